@@ -1,0 +1,40 @@
+"""One exception for everything that a person can mend: it names the cause and the cure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """Bad input, told in two parts: what is wrong (`cause`) and what to do about it (`cure`).
+
+    The command line prints both without a traceback and exits with status 2 (1 for a run that
+    had started); as a library exception its text holds both.
+    """
+
+    def __init__(self, cause: str, cure: str = "") -> None:
+        super().__init__(f"{cause}\n  {cure}" if cure else cause)
+        self.cause = cause
+        self.cure = cure
+
+
+class ConfigError(HarnessError):
+    """A configuration that cannot be run. Raised when it is composed, before any work is done."""
+
+
+class DataError(HarnessError):
+    """A data set that is missing, incomplete or damaged."""
+
+
+class TrainingError(HarnessError):
+    """Training cannot go on (no clusters, a loss that is not finite). The last checkpoint stays."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest of `known` to a misspelt `word`, or lists them all."""
+    options = sorted(set(known))
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    return f"Known: {', '.join(options)}." if options else ""

@@ -1,0 +1,279 @@
+"""The plugs, and the values that pass between them.
+
+A method is made of a `Backbone`, a `PseudoLabeler`, an `Objective` and a `Distiller`; images come
+from a `Dataset`. What a method may see and what it may not is a matter of type: `UnlabelledSet`
+(images, and cameras if the method declared them) goes in, `Split` (with identities) stays outside.
+
+Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is the global one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+# --------------------------------------------------------------------------- images and data sets
+
+
+class ImageSource(ABC):
+    """A fixed list of images that can be decoded one by one, from files or rendered."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The image's name within its data set (a relative path), unique in its split."""
+
+    @abstractmethod
+    def read(self, index: int) -> Image.Image:
+        """Decode image `index` as RGB. Raises OSError if it cannot be read or is truncated."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hex digest of what the images are, equal on every machine that holds the same."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One part of a data set, with its truth. Stays outside of methods.
+
+    identities: (N,) int64; -1 is junk (never matched, never counted), 0 may be used for distractors.
+    cameras: (N,) int64 from 0, or None when the data set has none.
+    """
+
+    images: ImageSource
+    identities: np.ndarray
+    cameras: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.identities):
+            raise ValueError(f"{len(self.images)} images but {len(self.identities)} identities")
+        if self.cameras is not None and len(self.cameras) != len(self.identities):
+            raise ValueError(f"{len(self.identities)} identities but {len(self.cameras)} cameras")
+
+    def subset(self, indices: np.ndarray) -> Split:
+        """The images at `indices`, in that order."""
+        cameras = None if self.cameras is None else self.cameras[indices]
+        return Split(Subset(self.images, indices), self.identities[indices], cameras)
+
+
+class Subset(ImageSource):
+    """Some images of another source."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+    def read(self, index: int) -> Image.Image:
+        return self.source.read(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        import hashlib
+
+        digest = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=16)
+        digest.update(self.indices.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ReIDData:
+    """A data set as loaded: a training part without use of its identities, and a test part."""
+
+    name: str
+    train: Split
+    query: Split
+    gallery: Split
+    notes: Mapping[str, int | float | str] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """One digest over the three parts, for records."""
+        import hashlib
+
+        digest = hashlib.blake2b(digest_size=16)
+        for split in (self.train, self.query, self.gallery):
+            digest.update(split.images.fingerprint().encode())
+            digest.update(np.ascontiguousarray(split.identities, dtype="<i8").tobytes())
+            if split.cameras is not None:
+                digest.update(np.ascontiguousarray(split.cameras, dtype="<i8").tobytes())
+        return digest.hexdigest()
+
+
+class Dataset(ABC):
+    """Where images come from. Built from `datasets/<name>/config.yaml`; cheap until `load`."""
+
+    @abstractmethod
+    def load(self) -> ReIDData:
+        """Find, parse and check the data set. Decodes no image.
+
+        Raises:
+            DataError: files are missing or do not parse, with the folder, the counts and where to
+                get the data set.
+        """
+
+
+@dataclass(frozen=True)
+class UnlabelledSet:
+    """All that a method ever sees of the training set: pixels, and cameras if it declared them.
+
+    images: (N, H, W, 3) uint8, decoded and resized once.
+    cameras: (N,) int64, or None if the data set has none or the method does not use them.
+    """
+
+    images: np.ndarray
+    cameras: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+# ------------------------------------------------------------------------------- parts of a method
+
+
+class Backbone(nn.Module, ABC):
+    """Images to embeddings.
+
+    Attributes:
+        views: names of the V views; the first is the global one.
+        dim: D, the size of each view's embedding.
+    """
+
+    views: tuple[str, ...]
+    dim: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W), normalised, to embeddings (B, V, D), not yet L2-normalised."""
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Labels for all training images.
+
+    labels: (N,) int64 on the CPU, 0 … K−1 with every number in use, -1 for outliers.
+    stats: plain numbers for the record and the progress line (at least clusters, outliers).
+    """
+
+    labels: Tensor
+    stats: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def clusters(self) -> int:
+        """K, the number of clusters."""
+        return int(self.labels.max()) + 1 if self.labels.numel() else 0
+
+    @property
+    def outliers(self) -> int:
+        """How many images have no label."""
+        return int((self.labels < 0).sum())
+
+
+class PseudoLabeler(ABC):
+    """Features to labels, once an epoch."""
+
+    #: whether `label` looks at cameras; if so, the method has to declare `uses_cameras`
+    uses_cameras: bool = False
+
+    @abstractmethod
+    def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
+        """Features (N, V, D) float32, L2-normalised per view, to labels.
+
+        Raises:
+            HarnessError: features that are not finite, or too few of them.
+        """
+
+    def describe(self) -> str:
+        """The settings that a person would change first, for error messages ("eps 0.6, …")."""
+        return type(self).__name__
+
+
+class Objective(nn.Module, ABC):
+    """Labels to a loss. Owns its memory, which is rebuilt or kept at each epoch's start.
+
+    A step is `loss = objective(...)`; `loss.backward()`; `objective.update()`. Memories change in
+    `update`, after the gradient was taken with the old ones.
+    """
+
+    uses_cameras: bool = False
+
+    @abstractmethod
+    def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Set up for the epoch's labels.
+
+        Args:
+            features: (N, V, D) float32, L2-normalised per view, of all training images.
+            labels: (N,) int64, -1 for outliers.
+            cameras: (N,) int64 if the method uses them.
+        """
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        """Embeddings (B, V, D) as the backbone gives them, labels (B,), image indices (B,) → loss."""
+
+    def update(self, frozen: bool = False) -> None:
+        """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""
+
+
+class Distiller(nn.Module, ABC):
+    """A teacher, and the loss that it adds."""
+
+    @property
+    def teacher(self) -> Backbone | None:
+        """The network that labels the warm-up epochs, or None."""
+        return None
+
+    @abstractmethod
+    def forward(self, student: Tensor, images: Tensor) -> Tensor:
+        """Student embeddings (B, V, D) and the batch that made them (B, 3, H, W) → extra loss."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called before each epoch's iterations (−1 is a warm-up epoch)."""
+
+    def step(self, student: nn.Module) -> None:
+        """Called after each optimiser step, for teachers that follow the student."""
+
+
+def check_features(features: Tensor, minimum: int = 1) -> None:
+    """Refuse features that would lead to silent wrong labels.
+
+    Raises:
+        HarnessError: not (N, V, D), fewer than `minimum` images, not finite, or rows of zero norm.
+    """
+    from harness.errors import HarnessError
+
+    if features.dim() != 3:
+        raise HarnessError(f"features must be (N, V, D), not {tuple(features.shape)}")
+    if len(features) < minimum:
+        raise HarnessError(
+            f"{len(features)} images are too few: this labeler looks at {minimum} neighbours",
+            "Use more images or a smaller k1.",
+        )
+    bad = ~torch.isfinite(features).all(dim=-1)
+    if bool(bad.any()):
+        raise HarnessError(
+            f"{int(bad.sum())} of {bad.numel()} feature vectors are not finite",
+            "Training has diverged: lower the learning rate or use precision=fp32.",
+        )
+    zero = features.norm(dim=-1) < 1e-6
+    if bool(zero.any()):
+        raise HarnessError(
+            f"{int(zero.sum())} of {zero.numel()} feature vectors are zero",
+            "The backbone collapsed or its weights do not fit.",
+        )
+
+
+def as_cameras(cameras: Sequence[int] | np.ndarray | None) -> Tensor | None:
+    """Camera ids as an int64 tensor, or None."""
+    return None if cameras is None else torch.as_tensor(np.asarray(cameras), dtype=torch.int64)
