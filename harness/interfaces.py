@@ -44,7 +44,7 @@ class ImageSource(ABC):
 class Split:
     """One part of a data set, with its truth. Stays outside of methods.
 
-    identities: (N,) int64; -1 is junk (never matched, never counted), 0 may be used for distractors.
+    identities: (N,) int64; -1 is junk (never matched nor counted), 0 may be used for distractors.
     cameras: (N,) int64 from 0, or None when the data set has none.
     """
 
@@ -220,7 +220,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """Embeddings (B, V, D) as the backbone gives them, labels (B,), image indices (B,) → loss."""
+        """Embeddings (B, V, D) as the backbone gives them, labels and indices (B,) → loss."""
 
     def update(self, frozen: bool = False) -> None:
         """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""

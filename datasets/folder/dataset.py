@@ -1,0 +1,204 @@
+"""Images of your own, listed in a CSV file: path, id, camera, split."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import DataError
+from harness.images.sources import Files
+from harness.interfaces import Dataset, ReIDData, Split
+
+COLUMNS = ("path", "id", "camera", "split")
+REQUIRED = ("path", "split")
+SPLITS = ("train", "query", "gallery")
+JUNK = -1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the CSV, stripped of blanks."""
+
+    line: int
+    path: str
+    id: str
+    camera: str
+    split: str
+
+
+class Folder(Dataset):
+    """A data set of three parts, from one CSV file with a header.
+
+    Args:
+        root: the folder that `csv` and `images` are relative to.
+        csv: the file. Columns `path` and `split`; `id` (needed in query and gallery) and `camera`
+            (in all rows or in none) as far as they are known.
+        images: the folder that paths are relative to; by default the one that holds the CSV.
+    """
+
+    def __init__(self, root: str | Path, csv: str | Path, images: str | Path | None = None) -> None:
+        root = Path(root).expanduser()
+        self.csv = root / Path(csv).expanduser()
+        self.images = self.csv.parent if images is None else root / Path(images).expanduser()
+
+    def load(self) -> ReIDData:
+        """Raises DataError with line numbers for everything that is wrong with the file."""
+        rows = self._rows()
+        self._check(rows)
+        identities = self._identities(rows)
+        cameras = self._cameras(rows)
+
+        def part(split: str) -> Split:
+            chosen = np.array([i for i, row in enumerate(rows) if row.split == split], dtype=int)
+            return Split(
+                Files(self.images, [rows[i].path for i in chosen]),
+                identities[chosen],
+                None if cameras is None else cameras[chosen],
+            )
+
+        return ReIDData("folder", part("train"), part("query"), part("gallery"))
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def _rows(self) -> list[Row]:
+        """Read the file; check its header."""
+        if not self.csv.is_file():
+            raise DataError(
+                f"There is no file {self.csv}",
+                "dataset.csv= is relative to data.root (HARNESS_DATA), or an absolute path.",
+            )
+        try:
+            # -sig: spreadsheets put a byte order mark first
+            with self.csv.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.reader(file)
+                header = [name.strip().lower() for name in next(reader, [])]
+                self._check_header(header)
+                rows = []
+                for values in reader:
+                    if any(value.strip() for value in values):
+                        cells = dict(zip(header, (value.strip() for value in values), strict=False))
+                        row = {column: cells.get(column, "") for column in COLUMNS}
+                        rows.append(Row(reader.line_num, **row))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{self.csv} is no CSV file in UTF-8: {error}") from error
+        return rows
+
+    def _check_header(self, header: list[str]) -> None:
+        twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
+        if twice:
+            raise DataError(f"{self.csv}, line 1: column '{twice[0]}' occurs twice")
+        missing = [name for name in COLUMNS if name not in header]
+        for name in missing:
+            near = difflib.get_close_matches(name, set(header) - set(COLUMNS), n=1, cutoff=0.75)
+            if near:
+                raise DataError(
+                    f"{self.csv}, line 1: unknown column '{near[0]}'", f"Did you mean '{name}'?"
+                )
+        needed = [name for name in missing if name in REQUIRED]
+        if needed:
+            raise DataError(
+                f"{self.csv}, line 1: column '{needed[0]}' is missing among {', '.join(header)}",
+                "The first line names the columns, separated by commas: path,id,camera,split",
+            )
+
+    # ----------------------------------------------------------------------------------- checking
+
+    def _check(self, rows: list[Row]) -> None:
+        unknown = [row for row in rows if row.split not in SPLITS]
+        if unknown:
+            raise self._error(
+                f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}", unknown, len(rows)
+            )
+        self._refuse("no path", [row for row in rows if not row.path], rows)
+        first: dict[str, Row] = {}
+        repeated = [row for row in rows if first.setdefault(row.path, row) is not row]
+        if repeated:
+            original = first[repeated[0].path].line
+            raise self._error(
+                f"{repeated[0].path} is listed already (line {original})", repeated, len(rows)
+            )
+        for split in SPLITS:
+            if not any(row.split == split for row in rows):
+                need = "training" if split == "train" else "evaluation, which needs both parts,"
+                raise DataError(
+                    f"{self.csv} lists no {split} images",
+                    f"Add rows with split={split} for {need} to work on.",
+                )
+        missing = [row for row in rows if not (self.images / row.path).is_file()]
+        if missing:
+            shown = ", ".join(row.path for row in missing[:3]) + (", …" if missing[3:] else "")
+            raise DataError(
+                f"{len(missing)} of {len(rows)} images are not in {self.images}: {shown} "
+                f"({_lines(missing)} of {self.csv})",
+                "Paths are relative to the CSV's folder; dataset.images= names another.",
+            )
+
+    # ---------------------------------------------------------------------------------- numbering
+
+    def _identities(self, rows: list[Row]) -> np.ndarray:
+        """(N,) int64. Numbers as they are, names numbered from 1 in sorted order."""
+        tested = [row for row in rows if row.split != "train"]
+        self._refuse(
+            "no id; every query and gallery image needs one (-1 for junk, 0 for a distractor)",
+            [row for row in tested if not row.id],
+            rows,
+        )
+        self._refuse(
+            "a query cannot be junk (id -1)",
+            [row for row in rows if row.split == "query" and row.id == str(JUNK)],
+            rows,
+        )
+        known = {row.id for row in rows} - {"", str(JUNK)}
+        if all(map(_is_integer, known)):
+            self._refuse(
+                "ids are negative; only -1, for junk, may be",
+                [row for row in rows if row.id not in ("", str(JUNK)) and int(row.id) < 0],
+                rows,
+            )
+            number = {name: int(name) for name in known}
+        else:
+            number = {name: i for i, name in enumerate(sorted(known - {"0"}), start=1)} | {"0": 0}
+        return np.array([number.get(row.id, JUNK) for row in rows], dtype=np.int64)
+
+    def _cameras(self, rows: list[Row]) -> np.ndarray | None:
+        """(N,) int64, numbered from 0 in sorted order; None if no row has one."""
+        names = {row.camera for row in rows} - {""}
+        if not names:
+            return None
+        self._refuse(
+            "no camera, though other rows have one", [row for row in rows if not row.camera], rows
+        )
+        numeric = all(map(_is_integer, names))
+        keys = {name: (int(name), "") if numeric else (0, name) for name in names}
+        number = {key: i for i, key in enumerate(sorted(set(keys.values())))}
+        return np.array([number[keys[row.camera]] for row in rows], dtype=np.int64)
+
+    # ------------------------------------------------------------------------------------- errors
+
+    def _refuse(self, what: str, wrong: list[Row], rows: list[Row]) -> None:
+        if wrong:
+            raise self._error(what, wrong, len(rows))
+
+    def _error(self, what: str, wrong: list[Row], total: int) -> DataError:
+        return DataError(
+            f"{self.csv}, {_lines(wrong)}: {what}",
+            f"Correct {len(wrong)} of {total} rows.",
+        )
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    """'line 3' or 'lines 3, 4, 9, …'."""
+    numbers = [str(row.line) for row in rows]
+    shown = ", ".join(numbers[:3]) + (", …" if len(numbers) > 3 else "")
+    return f"line {shown}" if len(numbers) == 1 else f"lines {shown}"
+
+
+def _is_integer(text: str) -> bool:
+    """Whether it is a number that int64 holds; longer ones are names."""
+    digits = text.removeprefix("-")
+    return digits.isdecimal() and len(digits) <= 18

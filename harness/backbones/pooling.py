@@ -1,0 +1,85 @@
+"""From a feature map to one embedding per view: pooling, and the batch-norm neck.
+
+Views are horizontal bands of the map, as in MSKD (arXiv 2204.09931): `global` is all rows, `upper`
+the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ConfigError, did_you_mean
+
+VIEWS = ("global", "upper", "lower")
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling, g = (mean over positions of max(x, eps)^p)^(1/p).
+
+    (B, C, H, W) → (B, C). Radenović et al., TPAMI 2019, eq. 3; p is one learned number from 3.
+    Powers are taken in fp32 (fp64 stays) whatever the precision of the map.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(float(p)))
+        self.eps = eps
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps if maps.dtype == torch.float64 else maps.float()
+            return maps.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
+
+
+class AveragePool(nn.Module):
+    """Mean over positions, in fp32 at least: (B, C, H, W) → (B, C)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        return maps.mean(dim=(2, 3))
+
+
+POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
+
+
+class ViewHeads(nn.Module):
+    """One pooling and one batch-norm neck per view: (B, C, H, W) → (B, V, C).
+
+    The neck's bias is fixed at 0, its weight learned from 1 (Luo et al., BoT, 2019). Outputs are
+    not L2-normalised: losses and extraction do that, in one place each.
+    """
+
+    def __init__(self, channels: int, views: Sequence[str] = ("global",), pooling: str = "gem"):
+        super().__init__()
+        for view in views:
+            if view not in VIEWS:
+                raise ConfigError(
+                    f"backbone.views has no view '{view}'.", did_you_mean(view, VIEWS)
+                )
+        if not views or views[0] != "global":
+            raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
+        if pooling not in POOLINGS:
+            raise ConfigError(
+                f"backbone.pooling='{pooling}' is unknown.", did_you_mean(pooling, POOLINGS)
+            )
+        self.views = tuple(views)
+        self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in views)
+        self.necks = nn.ModuleList(nn.BatchNorm1d(channels) for _ in views)
+        for neck in self.necks:  # PyTorch starts them at weight 1, bias 0
+            neck.get_parameter("bias").requires_grad_(False)
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Pooled features before the necks, (B, V, C)."""
+        half = maps.shape[2] // 2
+        bands = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
+        pools = zip(self.views, self.pools, strict=True)
+        return torch.stack([pool(bands[view]) for view, pool in pools], dim=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pooled = self.pooled(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            necks = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
+        return torch.stack(necks, dim=1)

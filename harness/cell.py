@@ -1,0 +1,49 @@
+"""A cell: method × data set × protocol × seed, and the name of its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.protocol import protocol_card
+
+#: settings that change where or whether a cell runs, not what comes out
+ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
+
+
+def portable_config(config: DictConfig, precision: str) -> dict[str, Any]:
+    """The resolved configuration without anything of this machine: no paths, no device."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    for key in ELSEWHERE:
+        plain.pop(key, None)
+    plain["dataset"].pop("root", None)
+    plain["train"]["precision"] = precision
+    weights = protocol_card(config, precision)["weights"]
+    if weights != "none" and not weights.startswith("imagenet"):
+        plain["backbone"]["weights"] = weights
+    return {str(key): _without_paths(value) for key, value in plain.items()}
+
+
+def _without_paths(value: Any) -> Any:
+    """Absolute paths cut to their last part, however deep they stand."""
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner) for inner in value]
+    if isinstance(value, str) and Path(value).expanduser().is_absolute():
+        return Path(value).name
+    return value
+
+
+def cell_name(config: DictConfig, precision: str) -> str:
+    """`METHOD-DATASET-sSEED-HASH`: the hash tells apart cells that differ in any other setting."""
+    if config.name:
+        return str(config.name)
+    text = json.dumps(portable_config(config, precision), sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{digest}"

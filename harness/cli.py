@@ -1,0 +1,196 @@
+"""The command line: `harness run` is Hydra's, everything else is a plain command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from harness.errors import ConfigError, HarnessError, did_you_mean
+
+HELP = """\
+example:  harness run method=mskd dataset=market1501
+
+usage: harness [--plugins DIR] COMMAND …
+
+  run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
+  table     compare what was run                         harness table --format markdown
+  list      methods, datasets, backbones, …, runs        harness list methods
+  eval      test a finished run again, without training  harness eval RUN --rerank
+  verify    check the arithmetic against golden vectors  harness verify
+
+harness COMMAND --help tells more. Images lie under $HARNESS_DATA (or data.root=, or ./data);
+records under results/runs. --plugins DIR, or $HARNESS_PLUGINS, adds your own methods/ and
+datasets/ folders. Exit status: 0 done, 1 failed on the way, 2 refused before any work.
+"""
+
+RUN_HELP = """\
+example:  harness run method=mskd dataset=market1501 seed=0
+
+usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
+
+  harness run method=mskd dataset=synthetic              minutes on a laptop, nothing to download
+  harness run method=mskd dataset=market1501             the published setting: one GPU, hours
+  harness run method=mskd +experiment=market1501_small   a small real run for CPUs
+  harness run -m method=mskd,cluster_contrast seed=0,1,2 every combination (multirun)
+  harness run method=mskd --cfg job                      show the whole configuration, run nothing
+  harness run method=mskd labeler.eps=0.5                change any value of it
+  harness run method=cluster_contrast distiller=offline_teacher distiller.teacher=RUN
+
+often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
+  backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda
+  data.root=DIR  store=DIR  force=true  evaluation.rerank=true  dataset.on_bad_image=skip
+
+A finished cell is not run twice; a killed one goes on when the same command is given again.
+harness run --hydra-help shows Hydra's own options; completion: harness run -sc install=bash.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `harness` command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except HarnessError as error:
+        print(f"error: {error.cause}", file=sys.stderr)
+        if error.cure:
+            print(f"  {error.cure}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from the last finished epoch.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # `harness table | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    arguments = _take_plugins(arguments)
+    if any(a.startswith("query=") for a in arguments):  # the shell asks for completions
+        words = os.environ.get("COMP_LINE", "").split(" ")
+        if words[1:2] == ["run"]:
+            os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        arguments = ["run", *arguments]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if arguments[0] == "--version":
+        import harness
+
+        print(f"harness {harness.__version__}")
+        return
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        hint = did_you_mean(command, COMMANDS)
+        if "=" in command:
+            hint = f"Did you mean 'harness run {' '.join(arguments)}'?"
+        raise ConfigError(f"There is no command '{command}'.", hint)
+    COMMANDS[command](rest)
+
+
+def _take_plugins(arguments: list[str]) -> list[str]:
+    """Move `--plugins DIR` into the environment, so that processes started later see it too."""
+    rest: list[str] = []
+    folders: list[str] = []
+    queue = iter(arguments)
+    for argument in queue:
+        if argument == "--plugins":
+            folder = next(queue, None)
+            if folder is None:
+                raise ConfigError("--plugins needs a folder.")
+            folders.append(folder)
+        elif argument.startswith("--plugins="):
+            folders.append(argument.split("=", 1)[1])
+        else:
+            rest.append(argument)
+    if folders:
+        old = [os.environ["HARNESS_PLUGINS"]] if os.environ.get("HARNESS_PLUGINS") else []
+        absolute = [os.path.abspath(folder) for folder in folders]
+        os.environ["HARNESS_PLUGINS"] = os.pathsep.join(absolute + old)
+    return rest
+
+
+def _run(arguments: list[str]) -> None:
+    if any(a in ("-h", "--help") for a in arguments):
+        print(RUN_HELP, end="")
+        return
+    from harness import hydra_app, plugins
+
+    plugins.register()
+    hydra_app.run(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help that begins with an example; errors that look like all others."""
+
+    def __init__(self, command: str, example: str, description: str) -> None:
+        super().__init__(prog=f"harness {command}", description=description, add_help=True)
+        self.example = example
+
+    def format_help(self) -> str:
+        return f"example:  {self.example}\n\n{super().format_help()}"
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
+
+
+def _table(arguments: list[str]) -> None:
+    parser = _Parser("table", "harness table --format markdown", "Compare finished runs.")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "csv"])
+    parser.add_argument("--dataset", help="only this data set")
+    parser.add_argument("--output", help="write to this file")
+    options = parser.parse_args(arguments)
+    from harness.results.tables import show
+
+    show(options.store, options.format, options.dataset, options.output)
+
+
+def _list(arguments: list[str]) -> None:
+    parser = _Parser("list", "harness list methods", "What there is to choose from.")
+    parser.add_argument("what", nargs="?", default="methods", help="methods, datasets, runs, …")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    options = parser.parse_args(arguments)
+    from harness.listing import show
+
+    show(options.what, options.store)
+
+
+def _eval(arguments: list[str]) -> None:
+    parser = _Parser("eval", "harness eval RUN --rerank", "Test a finished run again.")
+    parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
+    parser.add_argument("--stage", help="which of its networks; the last one if left out")
+    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    from harness.evaluate import evaluate_run
+
+    evaluate_run(**vars(options))
+
+
+def _verify(arguments: list[str]) -> None:
+    parser = _Parser(
+        "verify",
+        "harness verify",
+        "Check every method's arithmetic against vectors that its authors' code produced.",
+    )
+    parser.add_argument("folder", nargs="?", help="other vectors with the same arrays")
+    options = parser.parse_args(arguments)
+    from harness.verification import show
+
+    if not show(options.folder):
+        sys.exit(1)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "run": _run,
+    "table": _table,
+    "list": _list,
+    "eval": _eval,
+    "verify": _verify,
+}

@@ -1,0 +1,1 @@
+"""Hydra configuration of the harness; `config.yaml` is the table of contents."""

@@ -1,0 +1,5 @@
+"""Distillers: a teacher, and the loss that it adds."""
+
+from harness.distillers.offline_teacher import OfflineTeacher
+
+__all__ = ["OfflineTeacher"]

@@ -1,0 +1,397 @@
+"""mAP, CMC and mINP, without ever sorting a row or holding the query × gallery matrix.
+
+The standard protocol (Zheng et al., *Scalable Person Re-identification: A Benchmark*, ICCV 2015):
+for each query, the gallery images of the same identity *and* camera and all junk (identity -1) are
+removed; queries left without a correct image are skipped, counted and reported.
+
+With m correct images at ranks r_1 < … < r_m among the G′ gallery images that remain:
+
+- AP = 1/m Σ_j j / r_j (scikit-learn's average precision), mAP its mean over the valid queries;
+- CMC(k) = share of valid queries with r_1 ≤ k;
+- INP = m / r_m, mINP its mean (Ye et al., *Deep Learning for Person Re-identification: A Survey
+  and Outlook*, TPAMI 2021, eq. 3).
+
+Only the ranks of the correct images are needed. The bits of non-negative float32 numbers sort as
+the numbers do, so `bits << 32 | gallery index` is one integer that orders a row, with ties broken
+by index. Placing each of them among the few correct ones and counting gives r_1 … r_m exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+
+RANKS = (1, 5, 10, 20)
+Blocks = Iterable[tuple[int, Tensor]]
+Integers = np.ndarray | Tensor | Sequence[int]
+
+_REMOVED = 0x7F800000 << 32  # the key of +inf: above every finite distance
+_NONE = torch.iinfo(torch.int64).max  # padding, above every key
+_CHUNK = 1 << 22  # matrix entries counted at once: their keys take 8 bytes each
+
+
+@dataclass(frozen=True, eq=False)
+class RankingResult:
+    """What a ranking is worth. All metrics are fractions, 0 … 1; only `as_dict` gives percent.
+
+    ap: (Q,) float64, average precision per query, NaN where the query is skipped.
+    inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
+    first_match_rank: (Q,) int64 from 1, 0 where skipped.
+    gallery: number of gallery images that were ranked, junk not counted.
+    ranks: the k at which `cmc` is given.
+    """
+
+    ap: np.ndarray
+    inp: np.ndarray
+    first_match_rank: np.ndarray
+    gallery: int
+    ranks: tuple[int, ...] = RANKS
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(Q,) bool: the queries that have a correct image to find."""
+        return self.first_match_rank > 0
+
+    @property
+    def valid_queries(self) -> int:
+        """How many queries the means are taken over."""
+        return int(self.valid.sum())
+
+    @property
+    def skipped_queries(self) -> int:
+        """How many queries have no correct image in the gallery."""
+        return len(self.ap) - self.valid_queries
+
+    @property
+    def mAP(self) -> float:
+        """Mean average precision over the valid queries."""
+        return float(self.ap[self.valid].mean())
+
+    @property
+    def mINP(self) -> float:
+        """Mean inverse negative penalty over the valid queries."""
+        return float(self.inp[self.valid].mean())
+
+    def cmc_at(self, k: int) -> float:
+        """Share of the valid queries whose first correct image is within the top k."""
+        return float((self.first_match_rank[self.valid] <= k).mean())
+
+    @property
+    def cmc(self) -> dict[int, float]:
+        """`cmc_at` for each of `ranks`."""
+        return {k: self.cmc_at(k) for k in self.ranks}
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For JSON: mAP, rank1, rank5, rank10, rank20 and mINP in percent, and the counts."""
+        return {
+            "mAP": 100 * self.mAP,
+            **{f"rank{k}": 100 * self.cmc_at(k) for k in RANKS},
+            "mINP": 100 * self.mINP,
+            "queries": len(self.ap),
+            "queries_without_match": self.skipped_queries,
+            "gallery": self.gallery,
+        }
+
+
+def rank(
+    query_features: Tensor | None,
+    gallery_features: Tensor | None,
+    query_ids: Integers,
+    gallery_ids: Integers,
+    query_cams: Integers | None = None,
+    gallery_cams: Integers | None = None,
+    *,
+    query_names: Sequence[str] | None = None,
+    gallery_names: Sequence[str] | None = None,
+    distances: Blocks | None = None,
+    ranks: Iterable[int] = RANKS,
+    block: int = 512,
+) -> RankingResult:
+    """Rank the gallery for each query and measure the ranking.
+
+    Where either side has no cameras, nothing is removed but junk and the query image itself, which
+    is the gallery image of the same name if both sides have names.
+
+    Args:
+        query_features, gallery_features: (Q, D) and (G, D), L2-normalised. The work is done on the
+            device of the query features, in float32. May be None if `distances` is given.
+        query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
+        query_cams, gallery_cams: (Q,) and (G,) cameras.
+        query_names, gallery_names: Q and G image names; used only where there are no cameras.
+        distances: other distances than the Euclidean (re-ranked ones): pairs of (first row,
+            (b, G) non-negative tensor) which together hold every query once, in any order.
+        ranks: the k of the CMC.
+        block: rows of the distance matrix that exist at a time.
+
+    Raises:
+        HarnessError: shapes that do not match, features that are not finite or not normalised,
+            distances that are negative, not finite or incomplete, or no query with a correct image.
+    """
+    truth = _Truth.of(query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names)
+    ranks = tuple(ranks)
+    if not ranks or min(ranks) < 1 or block < 1:
+        raise HarnessError(f"ranks {ranks} and block {block} must be 1 or more")
+    if distances is None:
+        if query_features is None or gallery_features is None:
+            raise HarnessError("neither features nor distances were given")
+        _check_features("query", query_features, len(truth.query_ids))
+        _check_features("gallery", gallery_features, len(truth.gallery_ids))
+        if query_features.shape[1] != gallery_features.shape[1]:
+            raise HarnessError(
+                f"query features have {query_features.shape[1]} dimensions, "
+                f"gallery features {gallery_features.shape[1]}"
+            )
+        blocks: Blocks = squared_distances(query_features, gallery_features, block)
+    else:
+        blocks = _checked(distances, len(truth.query_ids), len(truth.gallery_ids))
+
+    queries = len(truth.query_ids)
+    ap, inp = np.full(queries, np.nan), np.full(queries, np.nan)
+    first = np.zeros(queries, dtype=np.int64)
+    chunk = max(1, _CHUNK // max(1, len(truth.gallery_ids)))
+    for start, rows in blocks:
+        truth = truth.to(rows.device)
+        for part in rows.split(chunk):
+            here = slice(start, start + len(part))
+            start += len(part)
+            ap[here], inp[here], first[here] = _scores(*_match_ranks(part, truth, here))
+    if not first.any():
+        raise _no_valid_query(truth)
+    return RankingResult(ap, inp, first, int((truth.gallery_ids >= 0).sum()), ranks)
+
+
+def squared_distances(
+    query: Tensor, gallery: Tensor, block: int = 512
+) -> Iterator[tuple[int, Tensor]]:
+    """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, block by block.
+
+    Args:
+        query, gallery: (Q, D) and (G, D), L2-normalised; computed in full float32 on the device of
+            `query`, whatever precision training uses.
+        block: rows at a time.
+
+    Yields:
+        (first row, (b, G) float32), the last block being the shorter one.
+    """
+    gallery = gallery.to(query.device, torch.float32).T
+    two = torch.full((1,), 2.0, device=query.device)
+    for start in range(0, len(query), block):
+        rows = query[start : start + block].float()
+        with _full_precision(query.device.type):
+            distances = torch.addmm(two, rows, gallery, alpha=-2)
+        yield start, distances.clamp_(min=0)
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """Neither autocast nor TF32: a ranking must not depend on how the model was trained."""
+    # these switches also work where training set the older, global one
+    switches = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+@dataclass(frozen=True, eq=False)
+class _Truth:
+    """Who is who, and for each query where its identity stands in the gallery.
+
+    by_identity: (G,) gallery indices sorted by identity; those of query q are
+        by_identity[begin[q] : end[q]].
+    itself: (Q,) gallery index of the query image, or -1.
+    """
+
+    query_ids: Tensor
+    gallery_ids: Tensor
+    query_cams: Tensor | None
+    gallery_cams: Tensor | None
+    itself: Tensor | None
+    by_identity: Tensor
+    begin: Tensor
+    end: Tensor
+    junk: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        query_ids: Integers,
+        gallery_ids: Integers,
+        query_cams: Integers | None,
+        gallery_cams: Integers | None,
+        query_names: Sequence[str] | None,
+        gallery_names: Sequence[str] | None,
+    ) -> _Truth:
+        query, gallery = _integers("query_ids", query_ids), _integers("gallery_ids", gallery_ids)
+        for what, values, ids in (
+            ("query cameras", query_cams, query),
+            ("gallery cameras", gallery_cams, gallery),
+            ("query names", query_names, query),
+            ("gallery names", gallery_names, gallery),
+        ):
+            if values is not None and len(values) != len(ids):
+                raise HarnessError(f"{len(values)} {what} for {len(ids)} identities")
+        itself = None
+        if query_cams is None or gallery_cams is None:
+            query_cams = gallery_cams = None
+            if query_names is not None and gallery_names is not None:
+                index = {name: i for i, name in enumerate(gallery_names)}
+                itself = torch.tensor([index.get(name, -1) for name in query_names])
+        by_identity = torch.argsort(gallery, stable=True)
+        ordered = gallery[by_identity]
+        return cls(
+            query,
+            gallery,
+            None if query_cams is None else _integers("query_cams", query_cams),
+            None if gallery_cams is None else _integers("gallery_cams", gallery_cams),
+            itself,
+            by_identity,
+            torch.searchsorted(ordered, query),
+            torch.searchsorted(ordered, query, right=True),
+            (gallery < 0).nonzero().flatten(),
+        )
+
+    def to(self, device: torch.device) -> _Truth:
+        """The same on another device; itself if it is there already."""
+        if self.query_ids.device == device:
+            return self
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
+        return _Truth(**moved)
+
+
+def _match_ranks(distances: Tensor, truth: _Truth, here: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks of the correct images of some queries.
+
+    Args:
+        distances: (b, G) float32, finite and ≥ 0; overwritten.
+        here: the b queries that these rows belong to.
+
+    Returns:
+        (b, M) ranks from 1, ascending, and (b,) how many of them are real; the rest is padding.
+    """
+    device = distances.device
+    begin, end = truth.begin[here, None], truth.end[here, None]
+    width = int((end - begin).max())
+    column = begin + torch.arange(width, device=device)
+    inside = column < end
+    same = truth.by_identity[column.clamp_(max=len(truth.by_identity) - 1)]
+
+    # what is removed goes to infinity, behind every correct image
+    if len(truth.junk):
+        distances.index_fill_(1, truth.junk, torch.inf)
+    if truth.query_cams is not None and truth.gallery_cams is not None:
+        seen = inside & (truth.gallery_cams[same] == truth.query_cams[here, None])
+        distances[seen.nonzero()[:, 0], same[seen]] = torch.inf
+    if truth.itself is not None:
+        itself = truth.itself[here]
+        distances[(itself >= 0).nonzero()[:, 0], itself[itself >= 0]] = torch.inf
+
+    keys = distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
+    keys.bitwise_or_(torch.arange(distances.shape[1], device=device))
+    matches = keys.gather(1, same)
+    matches.masked_fill_(~inside | (matches >= _REMOVED), _NONE)
+    matches = matches.sort(dim=1).values
+
+    # slot: how many correct images stand before this entry; an entry in slot s is counted by the
+    # ranks of the correct images s, s + 1, …
+    slots = torch.searchsorted(matches, keys)
+    slots += (width + 1) * torch.arange(len(slots), device=device)[:, None]
+    counts = torch.bincount(slots.flatten(), minlength=len(slots) * (width + 1))
+    match_ranks = counts.view(-1, width + 1).cumsum(dim=1)[:, :width]
+    return match_ranks.cpu().numpy(), (matches < _NONE).sum(dim=1).cpu().numpy()
+
+
+def _scores(ranks: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AP, INP and first rank (NaN, NaN and 0 without a match) from (b, M) ranks, (b,) counts."""
+    place = np.arange(1, ranks.shape[1] + 1)
+    some = found > 0
+    ap, inp, first = np.full(len(found), np.nan), np.full(len(found), np.nan), np.zeros(len(found))
+    if some.any():
+        ranks, found = ranks[some], found[some]
+        precision = np.where(place <= found[:, None], place / ranks, 0.0)
+        ap[some] = precision.sum(axis=1) / found
+        inp[some] = found / ranks[np.arange(len(found)), found - 1]
+        first[some] = ranks[:, 0]
+    return ap, inp, first
+
+
+def _integers(name: str, values: Integers) -> Tensor:
+    """One list of integers, on the CPU."""
+    tensor = torch.as_tensor(values).cpu()
+    if tensor.dim() != 1 or tensor.is_floating_point():
+        raise HarnessError(
+            f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    return tensor.to(torch.int64)
+
+
+def _check_features(side: str, features: Tensor, images: int) -> None:
+    if features.dim() != 2 or len(features) != images:
+        raise HarnessError(
+            f"{side} features are {tuple(features.shape)} for {images} identities",
+            "They must be (images, D); flatten or select the views first.",
+        )
+    norms = torch.linalg.vector_norm(features.float(), dim=1)
+    if bad := int((~torch.isfinite(norms)).sum()):
+        raise HarnessError(
+            f"{bad} of {images} {side} features are not finite",
+            "Training has diverged: lower the learning rate or use precision=fp32.",
+        )
+    if bad := int(((norms - 1).abs() > 1e-2).sum()):
+        raise HarnessError(
+            f"{bad} of {images} {side} features are not L2-normalised",
+            "Divide each row by its norm; rows of zeros mean that the backbone has collapsed.",
+        )
+
+
+def _checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
+    """Blocks from outside: complete, finite, ≥ 0, and copied, as they will be overwritten."""
+    missing = np.ones(queries, dtype=bool)
+    for start, rows in distances:
+        here = slice(start, start + len(rows))
+        if rows.dim() != 2 or rows.shape[1] != gallery or start < 0 or here.stop > queries:
+            raise HarnessError(
+                f"distances {tuple(rows.shape)} at row {start} do not fit {queries} × {gallery}"
+            )
+        if not missing[here].all():
+            raise HarnessError(f"distances of rows {start} to {here.stop - 1} were given twice")
+        missing[here] = False
+        if rows.numel() == 0:
+            continue
+        rows = rows.to(torch.float32) + 0.0  # makes −0, whose bits are those of a minimum, a +0
+        low, high = rows.aminmax()
+        if not (low >= 0 and high < torch.inf):
+            raise HarnessError(
+                f"distances of rows {start} to {here.stop - 1} are negative or not finite"
+            )
+        yield start, rows
+    if missing.any():
+        raise HarnessError(f"distances are missing for {missing.sum()} of {queries} queries")
+
+
+def _no_valid_query(truth: _Truth) -> HarnessError:
+    known = int(((truth.end > truth.begin) & (truth.query_ids >= 0)).sum())
+    if known == 0:
+        why = "no query identity occurs in the gallery"
+        cure = "Check that query and gallery come from one data set and how identities are parsed."
+    else:
+        why = f"{known} have gallery images of their identity, but all of these are removed"
+        cure = "Check how cameras are parsed; cameras=None evaluates without the camera rule."
+        if truth.query_cams is None:
+            cure = "The gallery holds only the query images themselves: check how it was split."
+    return HarnessError(
+        f"none of the {len(truth.query_ids)} queries has a correct image to find: {why}", cure
+    )

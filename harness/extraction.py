@@ -1,0 +1,50 @@
+"""Features of a whole set, in evaluation mode, from resized images without augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.images.augment import normalise
+from harness.interfaces import Backbone
+from harness.precision import arithmetic
+
+
+@torch.no_grad()
+def extract(
+    backbone: Backbone,
+    images: np.ndarray | Tensor,
+    device: torch.device,
+    precision: str = "fp32",
+    batch: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+    views: int | None = None,
+) -> Tensor:
+    """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalised.
+
+    Args:
+        views: keep only the first so many views (the test uses the global one alone).
+        progress: called with (images done, images in all).
+
+    The backbone is left in the mode in which it was found.
+    """
+    was_training = backbone.training
+    backbone.eval()
+    count = len(images)
+    kept = len(backbone.views) if views is None else views
+    features = torch.empty(count, kept, backbone.dim, device=device)
+    try:
+        for start in range(0, count, batch):
+            inputs = normalise(images[start : start + batch], device=device)
+            with arithmetic(precision, device):
+                embeddings = backbone(inputs)[:, :kept]
+            features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)
+            if progress is not None:
+                progress(min(start + batch, count), count)
+    finally:
+        backbone.train(was_training)
+    return features

@@ -1,0 +1,138 @@
+"""`harness run`: all of Hydra (overrides, multirun, `--cfg job`, launchers, completion), and what
+was meant when something is misspelt.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness import plugins
+from harness.errors import ConfigError, HarnessError, did_you_mean
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def _task(config: DictConfig) -> dict[str, Any]:
+    from harness.run import run_cell
+
+    plugins.register()  # a launcher may have started a new process
+    return dict(run_cell(config).record["metrics"])
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Hand the arguments to Hydra.
+
+    Raises:
+        HarnessError: anything that a person can mend.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions; we print them ourselves
+    arguments = [_normal(argument) for argument in arguments]
+    sys.argv = ["harness", *arguments]
+    try:
+        _task()
+    except HarnessError:
+        raise
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise _explained(error, arguments) from error
+
+
+def _normal(argument: str) -> str:
+    """`experiment=NAME` and `+experiment=NAME` are the same."""
+    return f"+{argument}" if argument.startswith("experiment=") else argument
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `harness run OVERRIDES` would run, in a library's or test's hands.
+
+    Raises:
+        HarnessError: something is misspelt or cannot be combined.
+    """
+    plugins.register()
+    overrides = [_normal(override) for override in overrides]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("harness.conf", version_base="1.3"):
+        try:
+            return hydra.compose("config", list(overrides))
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            problem = error
+    raise _explained(problem, overrides) from problem
+
+
+# --------------------------------------------------------------------------- what was meant
+
+
+def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
+    """The same error in words that name the nearest thing that exists."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HarnessError):
+            return cause
+        chain.append(cause)
+        cause = cause.__cause__
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-")]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("harness.conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
+        groups.pop("hydra", None)
+        try:
+            parsed = OverridesParser.create().parse_overrides(overrides)
+        except HydraException:
+            return ConfigError(f"{str(error).strip().splitlines()[0]}", "Write key=value.")
+        if not any(item.key_or_group == "method" for item in parsed):
+            return ConfigError(
+                "No method was given.",
+                f"Known: {', '.join(groups['method'])}. Example: harness run method=mskd.",
+            )
+        for item in parsed:
+            options = groups.get(item.key_or_group, [])
+            for value in getattr(item.value(), "list", [item.value()]):  # a sweep has several
+                if options and isinstance(value, str) and value not in options:
+                    return ConfigError(
+                        f"There is no {item.key_or_group} '{value}'.",
+                        did_you_mean(value, options),
+                    )
+        keys = set(_composed_keys(parsed, groups)) | set(groups)
+    for item in parsed:
+        key = item.key_or_group
+        if not item.is_add() and key not in keys and not key.startswith("hydra"):
+            return ConfigError(
+                f"There is no option '{key}'.",
+                did_you_mean(key, keys) if _near(key, keys) else "See harness run … --cfg job.",
+            )
+    text = str(chain[-1]).strip().splitlines()[0]
+    return ConfigError(re.sub(r"\s+", " ", text), "See harness run … --cfg job.")
+
+
+def _near(key: str, keys: set[str]) -> bool:
+    return did_you_mean(key, keys).startswith("Did")
+
+
+def _composed_keys(parsed: Sequence[Any], groups: dict[str, list[str]]) -> Iterator[str]:
+    """All dotted keys of the configuration that the group choices alone give."""
+    choices = [item.input_line for item in parsed if item.key_or_group in groups]
+    try:
+        config = hydra.compose("config", choices)
+    except (HydraException, OmegaConfBaseException):
+        return
+    plain = OmegaConf.to_container(config, resolve=False)
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(value, f"{prefix}{key}.")
+
+    yield from walk(plain, "")

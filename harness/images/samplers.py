@@ -1,0 +1,121 @@
+"""The identity-balanced P × K sampler that the contrastive methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.errors import TrainingError
+
+
+class IdentitySampler:
+    """P identities × K images, from as many cameras as there are.
+
+    The make-up of a pass is the published one (SpCL, MMT, Cluster Contrast, HHCL, PPLR, MSKD): all
+    labels in random order, for each of them a block of K images. A block is an anchor, uniform
+    among the label's images, and K − 1 more
+
+    - from the label's images of *other cameras* than the anchor's, if there are any,
+    - else from its other images (always so if `cameras` is None),
+
+    without replacement if there are at least K to draw from, otherwise with. A label of one image
+    gives a block of that image *alone*, so that later blocks are out of step with the batch
+    borders. A batch is the next P·K entries; the incomplete last one is dropped, and a new pass is
+    drawn whenever the list runs out. Outliers (label < 0) are never drawn.
+
+    Args:
+        labels: (N,) int64, negative for outliers.
+        cameras: (N,) int64, or None where they are unknown or must not be used.
+        identities_per_batch: P.
+        images_per_identity: K.
+        generator: CPU generator, the only source of randomness; advanced by each pass.
+
+    Raises:
+        TrainingError: the labels cannot fill one batch.
+        ValueError: shapes that do not match, P or K below 1.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        cameras: Tensor | None,
+        identities_per_batch: int,
+        images_per_identity: int,
+        generator: torch.Generator,
+    ) -> None:
+        if labels.dim() != 1 or (cameras is not None and cameras.shape != labels.shape):
+            shape = None if cameras is None else tuple(cameras.shape)
+            raise ValueError(f"labels are {tuple(labels.shape)}, cameras {shape}")
+        if identities_per_batch < 1 or images_per_identity < 1:
+            raise ValueError(
+                f"P = {identities_per_batch} and K = {images_per_identity} must be ≥ 1"
+            )
+        self.batch_size = identities_per_batch * images_per_identity
+        self.images_per_identity = images_per_identity
+        self.generator = generator
+
+        labels = labels.cpu()
+        images = (labels >= 0).nonzero().flatten()
+        order = torch.argsort(labels[images], stable=True)
+        self._images = images[order]  # grouped by label; below, positions in this list
+        _, self._label, self._size = torch.unique_consecutive(
+            labels[self._images], return_inverse=True, return_counts=True
+        )
+        self._start = self._size.cumsum(0) - self._size
+        # without cameras, each image counts as a camera of its own: the others are all the others
+        self._camera = torch.arange(len(images)) if cameras is None else cameras.cpu()[self._images]
+
+        clusters, singles = len(self._size), int((self._size == 1).sum())
+        self.images_per_pass = clusters * images_per_identity - singles * (images_per_identity - 1)
+        if self.images_per_pass < self.batch_size:
+            raise TrainingError(
+                f"{clusters} clusters ({singles} of a single image) give {self.images_per_pass} "
+                f"images a pass, but a batch needs P × K = {identities_per_batch} × "
+                f"{images_per_identity} = {self.batch_size}",
+                "Use a larger eps (or smaller min_samples) for more clusters, or a smaller P.",
+            )
+
+    def batches(self, iterations: int) -> Iterator[Tensor]:
+        """Yield `iterations` batches of image indices, each (P·K,) int64."""
+        left = iterations
+        while left > 0:
+            entries = self.draw()
+            for batch in entries.split(self.batch_size)[
+                : min(left, len(entries) // self.batch_size)
+            ]:
+                left -= 1
+                yield batch
+
+    def draw(self) -> Tensor:
+        """One pass through all labels, block after block: (images_per_pass,) int64 indices."""
+        clusters, draws = len(self._size), self.images_per_identity - 1
+        anchor = self._start + self._below(self._size)
+
+        # who may not follow the anchor: its camera, or only itself where there is no other camera
+        barred = self._camera == self._camera[anchor][self._label]
+        pool = self._size - torch.bincount(self._label[barred], minlength=clusters)
+        barred &= (pool > 0)[self._label]
+        barred[anchor] = True
+        pool = torch.where(pool > 0, pool, self._size - 1)
+
+        # shuffle within each label, barred images last: its pool is then the first `pool` entries
+        shuffle = torch.rand(len(self._label), dtype=torch.float64, generator=self.generator)
+        shuffled = torch.argsort(self._label + (shuffle + barred) / 2)
+        first = torch.arange(draws).expand(clusters, draws)
+        slots = torch.where(
+            (pool > draws)[:, None], first, self._below(pool[:, None].expand(clusters, draws))
+        )
+        followers = shuffled[self._start[:, None] + slots]
+
+        blocks = torch.cat([anchor[:, None], followers], dim=1)
+        emitted = (self._size > 1)[:, None].repeat(1, draws + 1)
+        emitted[:, 0] = True  # a single image is its whole block
+        turn = torch.randperm(clusters, generator=self.generator)
+        return self._images[blocks[turn][emitted[turn]]]
+
+    def _below(self, bounds: Tensor) -> Tensor:
+        """Uniform integers, 0 … bound − 1 (0 where the bound is 0)."""
+        uniform = torch.rand(bounds.shape, dtype=torch.float64, generator=self.generator)
+        return (uniform * bounds).to(torch.int64)

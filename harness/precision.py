@@ -1,0 +1,76 @@
+"""Device and arithmetic: what `device=auto` and `train.precision=auto` stand for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from harness.errors import ConfigError, did_you_mean
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the first GPU, or the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device={name} is unknown.", did_you_mean(name, ["auto", "cpu", "cuda"])
+        ) from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device={name}, but PyTorch sees {torch.cuda.device_count()} GPUs here.",
+            "Use device=auto or device=cpu, or install a PyTorch that fits the driver.",
+        )
+    return device
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed by the hardware (emulated, it is far slower than fp32)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`auto` is bf16 where the hardware has it, fp32 elsewhere.
+
+    Raises:
+        ConfigError: an unknown precision.
+    """
+    if name == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    if name not in PRECISIONS:
+        raise ConfigError(
+            f"train.precision={name} is unknown.", did_you_mean(name, ["auto", *PRECISIONS])
+        )
+    return name
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
+    """Run a network's forward pass in a precision; parts that need fp32 leave it themselves."""
+    before = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = cudnn

@@ -1,0 +1,101 @@
+"""What a person sees of a run: a live bar on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+QUIET_SECONDS = 30.0  # how often a plain log hears of a long phase
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """One finished epoch in one line."""
+    parts = [f"{row['stage']} {row['epoch']:>3}"]
+    if "loss" in row:
+        parts.append(f"loss {row['loss']:.3f}")
+    if "clusters" in row:
+        parts.append(f"{row['clusters']} clusters, {row['outliers']} outliers")
+    if "ari" in row:
+        parts.append(f"ARI {row['ari']:.2f}")
+    if "images_per_second" in row:
+        parts.append(f"{row['images_per_second']:.0f} images/s")
+    if "mAP" in row:
+        parts.append(f"mAP {row['mAP']:.1f}  Rank-1 {row['rank1']:.1f}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Reporter:
+    """Shows a run. `with Reporter() as r:` …; a bar is one `phase`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=False, highlight=False)
+        self.live = self.console.is_terminal
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._name = ""
+        self._left = ""
+        self._last = 0.0
+
+    def __enter__(self) -> Reporter:
+        if self.live:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("[dim]{task.fields[left]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        if not self.live:
+            sys.stdout.flush()
+
+    def time_left(self, seconds: float | None) -> None:
+        """How long the whole run still takes, as far as finished epochs tell."""
+        self._left = "" if seconds is None else f"run ends in {duration(seconds)}"
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        """A finished epoch."""
+        self.say(epoch_line(row) + (f"  [{self._left}]" if self._left and not self.live else ""))
+
+    def phase(self, name: str) -> Callable[[int, int], None]:
+        """Begin a phase; the function returned is called with (done, total) as it goes on."""
+        self._name, self._last = name, time.monotonic()
+        if self._bar is not None:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(name, total=1, left=self._left)
+        return self._advance
+
+    def _advance(self, done: int, total: int, note: str = "") -> None:
+        if self._bar is not None and self._task is not None:
+            text = f"{self._name} {note}" if note else self._name
+            self._bar.update(
+                self._task, completed=done, total=total, description=text, left=self._left
+            )
+        elif time.monotonic() - self._last > QUIET_SECONDS:
+            self._last = time.monotonic()
+            self.say(f"  {self._name} {done}/{total} {note}".rstrip())

@@ -1,0 +1,63 @@
+"""The protocol card: all that was held equal, hashed; rows of different cards never stand together.
+
+Two things belong on the card but not under its hash, as they are columns of every table: whether
+cameras were used, and how the checkpoint was selected. Were they hashed, the floor of a table
+(direct transfer, no cameras) could never stand in the same table as the methods above it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.backbones import describe_weights
+
+UNHASHED = ("cameras", "selection", "hash")
+RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
+
+
+def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
+    """The card of a cell, with its `hash` (8 hex digits).
+
+    Args:
+        config: the composed configuration.
+        precision: resolved (never `auto`).
+    """
+    backbone = OmegaConf.to_container(config.backbone, resolve=True)
+    assert isinstance(backbone, dict)
+    network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
+    card: dict[str, Any] = {
+        "name": config.protocol.name,
+        "input": f"{config.images.height}x{config.images.width}",
+        "augmentation": f"flip {config.images.flip:g}, pad {config.images.pad} and crop, "
+        f"erase {config.images.erase:g}",
+        "backbone": network,
+        "pooling": backbone.get("pooling"),
+        "weights": describe_weights(str(backbone.get("weights", "none"))),
+        "batch": f"{config.batch.identities} x {config.batch.images}",
+        "samples_per_bn": config.batch.samples_per_bn,
+        "schedule": f"{config.train.epochs} epochs x {config.train.iterations} iterations a stage",
+        "optimizer": f"Adam, lr {config.optimizer.lr:g}, weight decay "
+        f"{config.optimizer.weight_decay:g}, x{config.optimizer.gamma:g} every "
+        f"{config.optimizer.step} epochs",
+        "precision": precision,
+        "evaluation": RULE + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
+        "cameras": bool(config.method.uses_cameras),
+        "selection": config.selection,
+    }
+    if network == "small":
+        card["backbone"] = f"small {'-'.join(map(str, backbone['widths']))}"
+    if backbone.get("stride_in", "3x3") != "3x3":
+        card["backbone"] += f", stride in {backbone['stride_in']}"
+    card["hash"] = card_hash(card)
+    return card
+
+
+def card_hash(card: dict[str, Any]) -> str:
+    """8 hex digits over all that is held equal."""
+    held = {key: value for key, value in card.items() if key not in UNHASHED}
+    text = json.dumps(held, sort_keys=True, ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -1,0 +1,155 @@
+"""The referee knows the truth, and methods do not: cluster quality and test metrics come from here.
+
+Everything that touches identities during a run is in this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import DataError
+from harness.evaluation.clusters import cluster_quality
+from harness.evaluation.ranking import RankingResult, rank
+from harness.extraction import extract
+from harness.images.bank import Bank, build_bank
+from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
+from harness.progress import Reporter
+
+
+@dataclass
+class Referee:
+    """A data set decoded at one size, with its truth.
+
+    Attributes:
+        data: the data set without junk and without unreadable images.
+        skipped: names of images that could not be decoded and were left out.
+        last: the ranking behind the last call of `test`.
+    """
+
+    data: ReIDData
+    train_bank: Bank | None
+    query_bank: Bank
+    gallery_bank: Bank
+    device: torch.device
+    precision: str
+    rerank: bool
+    reporter: Reporter
+    skipped: list[str] = field(default_factory=list)
+    last: RankingResult | None = None
+
+    def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
+        """What a method may see of the training part."""
+        assert self.train_bank is not None
+        cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
+        return UnlabelledSet(self.train_bank.images, cameras)
+
+    def observe(self, labels: Tensor) -> dict[str, float]:
+        """Pseudo-labels (N,) against the truth, for the record. {} if there is none."""
+        identities = self.data.train.identities
+        if (identities < 0).all():
+            return {}
+        quality = cluster_quality(labels, identities)
+        return {key: round(float(value), 6) for key, value in quality.items()}
+
+    def test(self, backbone: Backbone) -> dict[str, float]:
+        """mAP, CMC and mINP in percent, on the global view."""
+        features = [
+            extract(
+                backbone,
+                bank.images,
+                self.device,
+                self.precision,
+                progress=self.reporter.phase(f"test: {part} features"),
+                views=1,
+            )[:, 0]
+            for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
+        ]
+        self.last = self.score(*features)
+        return self.last.as_dict()
+
+    def score(self, query: Tensor, gallery: Tensor) -> RankingResult:
+        """Rank the gallery (G, D) for every query (Q, D) by the protocol's rule."""
+        distances = None
+        if self.rerank:
+            from harness.evaluation.reranking import rerank_blocks
+
+            distances = rerank_blocks(query, gallery)
+        q, g = self.data.query, self.data.gallery
+        return rank(
+            query,
+            gallery,
+            q.identities,
+            g.identities,
+            q.cameras,
+            g.cameras,
+            query_names=[q.images.name(i) for i in range(len(q.images))],
+            gallery_names=[g.images.name(i) for i in range(len(g.images))],
+            distances=distances,
+        )
+
+
+def make_referee(
+    data: ReIDData,
+    size: tuple[int, int],
+    cache: Path,
+    *,
+    train: bool,
+    on_bad_image: str,
+    device: torch.device,
+    precision: str,
+    rerank: bool,
+    reporter: Reporter,
+) -> Referee:
+    """Decode a data set's parts (once: they are kept under `cache`).
+
+    Args:
+        size: (H, W). train: whether the training part is needed. on_bad_image: error or skip.
+
+    Raises:
+        DataError: images that cannot be decoded, or a test part without query or gallery.
+    """
+    skipped: list[str] = []
+
+    def decode(part: str, split: Split) -> tuple[Split, Bank]:
+        if not len(split.images):
+            raise DataError(f"{data.name} has no {part} images.", "Training and test need them.")
+        bank = build_bank(
+            split.images,
+            size,
+            cache,
+            on_bad_image="skip" if on_bad_image == "skip" else "error",
+            progress=_said_once(reporter, f"decoding {part} images"),
+        )
+        skipped.extend(bank.bad)
+        kept = split if len(bank) == len(split.images) else split.subset(bank.kept)
+        return kept, bank
+
+    ranked = np.flatnonzero(data.gallery.identities != -1)
+    gallery_split = data.gallery
+    if len(ranked) < len(gallery_split.identities):  # junk is never ranked: leave it out early
+        gallery_split = gallery_split.subset(ranked)
+    train_split, train_bank = decode("training", data.train) if train else (data.train, None)
+    query_split, query_bank = decode("query", data.query)
+    gallery_split, gallery_bank = decode("gallery", gallery_split)
+    kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
+    return Referee(
+        kept, train_bank, query_bank, gallery_bank, device, precision, rerank, reporter, skipped
+    )
+
+
+def _said_once(reporter: Reporter, phase: str) -> Callable[[int, int], None]:
+    """A progress function that opens its phase at the first call: opened banks stay silent."""
+    advance: list[Callable[[int, int], None]] = []
+
+    def progress(done: int, total: int) -> None:
+        if not advance:
+            advance.append(reporter.phase(phase))
+        advance[0](done, total)
+
+    return progress

@@ -1,0 +1,393 @@
+"""One cell: build, train, test, record. Killed at any moment, the same command goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.backbones import set_samples_per_bn
+from harness.backbones.weights import read_state
+from harness.cell import cell_name, portable_config
+from harness.environment import environment, peak_memory
+from harness.errors import ConfigError, DataError
+from harness.files import write_atomically, write_json
+from harness.interfaces import Backbone, Dataset
+from harness.precision import resolve_device, resolve_precision
+from harness.progress import Reporter, duration
+from harness.protocol import protocol_card
+from harness.recipe import (
+    Recipe,
+    Stage,
+    build,
+    build_backbone,
+    build_distiller,
+    build_labeler,
+    build_objective,
+    make_recipe,
+)
+from harness.referee import Referee, make_referee
+from harness.results.store import SCHEMA, Run, Store
+from harness.seeds import derive
+from harness.training import Parts, Trainer
+
+
+def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
+    """Run one cell and return its folder, finished; a finished cell is only reported.
+
+    Raises:
+        HarnessError: anything a person can mend, with cause and cure.
+    """
+    device = resolve_device(str(config.device))
+    precision = resolve_precision(str(config.train.precision), device)
+    recipe = make_recipe(config)
+    card = protocol_card(config, precision)
+    if config.threads:
+        torch.set_num_threads(int(config.threads))
+    run = Store(Path(config.store)).run(cell_name(config, precision))
+    with reporter or Reporter() as reporter:
+        if run.finished and not config.force:
+            reporter.say(f"{run.name} is finished already (force=true runs it again).")
+            _say_metrics(run, reporter)
+            return run
+        lock = run.lock()
+        try:
+            cell = Cell(config, recipe, card, device, precision, run, reporter)
+            if config.force:
+                cell.forget()
+            cell.run_all()
+        finally:
+            lock.release()
+        done = Run(run.folder)
+        _say_metrics(done, reporter)
+        return done
+
+
+@dataclass
+class Cell:
+    """A cell at work. `state` is what the checkpoint holds."""
+
+    config: DictConfig
+    recipe: Recipe
+    card: dict[str, Any]
+    device: torch.device
+    precision: str
+    run: Run
+    reporter: Reporter
+    history: list[dict[str, Any]] = field(default_factory=list)
+    #: stage → its metrics and cost, filled as stages end
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds_before: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    def forget(self) -> None:
+        """Remove what an earlier run of this cell left."""
+        for pattern in ("record.json", "checkpoint.pt", "history.json", "*.pt", "per_query.npz"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+
+    def run_all(self) -> None:
+        """All stages, then the record."""
+        self.reporter.say(
+            f"{self.run.name}: protocol {self.card['name']} ({self.card['hash']}), "
+            f"{self.device}, {self.precision}"
+        )
+        self._check_parts()
+        referee = self._referee()
+        write_json(self.folder / "config.json", portable_config(self.config, self.precision))
+        if not self.recipe.stages:
+            self._test_untrained(referee)
+            return
+        checkpoint = self._load_checkpoint()
+        for stage in self.recipe.stages:
+            if stage.name not in self.stages:
+                self._train(stage, referee, checkpoint)
+                checkpoint = None
+        self._finish(self.stages[self.recipe.stages[-1].name]["metrics"], referee)
+
+    def _test_untrained(self, referee: Referee) -> None:
+        """A method without stages: its only stage in the record is `initial`."""
+        backbone = self._backbone(self.config.backbone, "initial")
+        started = time.perf_counter()
+        metrics = referee.test(backbone)
+        seconds = {"test": round(time.perf_counter() - started, 3)}
+        self._save_network("initial", backbone)
+        self._remember("initial", referee)
+        self.stages["initial"] = {"metrics": metrics, "epoch": None, "seconds": seconds}
+        self._finish(metrics, referee)
+
+    # ---------------------------------------------------------------------- before training
+
+    def _check_parts(self) -> None:
+        """Build every part of every stage once, so that nothing is refused after an hour."""
+        for stage in self.recipe.stages:
+            build_labeler(stage)
+            build_objective(stage)
+            if stage.teacher_run is not None:
+                build_distiller(stage, self._teacher(stage))
+
+    def _referee(self) -> Referee:
+        config = self.config
+        node = OmegaConf.to_container(config.dataset, resolve=True)
+        assert isinstance(node, dict)
+        name, on_bad_image = str(node.pop("name")), str(node.pop("on_bad_image", "error"))
+        if on_bad_image not in ("error", "skip"):
+            raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
+        dataset: Dataset = build(OmegaConf.create(node), f"dataset {name}")
+        cache = Path(config.data.cache or Path(config.data.root) / ".harness")
+        referee = make_referee(
+            dataset.load(),
+            (int(config.images.height), int(config.images.width)),
+            cache,
+            train=bool(self.recipe.stages),
+            on_bad_image=on_bad_image,
+            device=self.device,
+            precision=self.precision,
+            rerank=bool(config.evaluation.rerank),
+            reporter=self.reporter,
+        )
+        if referee.skipped:
+            self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
+        return referee
+
+    def _backbone(self, node: DictConfig, stage: str) -> Backbone:
+        """A network with its initial weights, drawn from the cell's seed where they are random."""
+        torch.manual_seed(derive(int(self.config.seed), stage, "init"))
+        backbone = build_backbone(node)
+        set_samples_per_bn(backbone, int(self.config.batch.samples_per_bn))
+        return backbone.to(self.device).to(memory_format=torch.channels_last)
+
+    def _teacher(self, stage: Stage) -> Backbone | None:
+        """The finished network that a stage's distiller follows."""
+        if stage.teacher_stage is not None:
+            source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
+            backbone = self._backbone(source.config.backbone, source.name)
+            backbone.load_state_dict(read_state(self.folder / f"{source.name}.pt"))
+            return backbone
+        if stage.teacher_run is None:
+            return None
+        return teacher_of_run(self.config, stage, self.device)
+
+    # ----------------------------------------------------------------------------- training
+
+    def _train(self, stage: Stage, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
+        backbone = self._backbone(stage.config.backbone, stage.name)
+        parts = Parts(
+            backbone,
+            build_labeler(stage),
+            build_objective(stage),
+            build_distiller(stage, self._teacher(stage)),
+        )
+        trainer = Trainer(
+            name=stage.name,
+            config=stage.config,
+            parts=parts,
+            data=referee.unlabelled(self.recipe.uses_cameras),
+            device=self.device,
+            precision=self.precision,
+            reporter=self.reporter,
+            observe=referee.observe,
+            test=referee.test,
+        )
+        best: dict[str, Any] = {}
+        if checkpoint is not None:
+            trainer.load_state_dict(checkpoint["trainer"])
+            best = dict(checkpoint["best"])
+            self.reporter.say(f"{stage.name}: going on with epoch {trainer.next_epoch}.")
+        metrics: dict[str, Any] = {}
+        for row in trainer.epochs():
+            self.history.append(row)
+            tested = "mAP" in row
+            if tested:
+                metrics = {key: row[key] for key in referee.last.as_dict()} if referee.last else {}
+                metrics["epoch"] = row["epoch"]
+            if self.config.selection == "oracle" and tested and row["mAP"] > best.get("mAP", -1):
+                best = metrics
+                self._save_network(stage.name, backbone)
+                self._remember(stage.name, referee)
+            self.reporter.time_left(self._time_left(stage.name, trainer))
+            self.reporter.epoch(row)
+            ended = trainer.next_epoch > trainer.last_epoch
+            if ended:
+                if self.config.selection == "last":
+                    self._save_network(stage.name, backbone)
+                    self._remember(stage.name, referee)
+                self._end_stage(stage.name, best or metrics, trainer)
+            self._save_checkpoint(None if ended else trainer, best)
+
+    def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
+        speeds = [r["images_per_second"] for r in self.history if r["stage"] == name]
+        self.stages[name] = {
+            "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
+            "epoch": metrics["epoch"],
+            "images_per_second": round(float(np.median(speeds)), 2),
+            "seconds": {k: round(v, 3) for k, v in trainer.timings.items()},
+        }
+
+    def _time_left(self, stage: str, trainer: Trainer) -> float:
+        """Seconds to the end of the cell, from the mean of the epochs so far."""
+        mean = float(np.mean([row["seconds"] for row in self.history[-5:]]))
+        left = trainer.last_epoch - trainer.next_epoch + 1
+        names = [s.name for s in self.recipe.stages]
+        for later in self.recipe.stages[names.index(stage) + 1 :]:
+            left += later.config.train.epochs + later.config.train.warmup_epochs
+        return mean * left
+
+    # ------------------------------------------------------------------- what is kept, when
+
+    def _save_network(self, stage: str, backbone: Backbone) -> None:
+        state = backbone.state_dict()
+        write_atomically(self.folder / f"{stage}.pt", lambda file: torch.save(state, file))
+
+    def _remember(self, stage: str, referee: Referee) -> None:
+        """Keep the ranking behind a stage's metrics."""
+        assert referee.last is not None
+        arrays = {}
+        path = self.folder / "per_query.npz"
+        if path.is_file():
+            with np.load(path) as old:
+                arrays = {key: old[key] for key in old.files}
+        arrays[f"{stage}_ap"] = referee.last.ap.astype(np.float32)
+        arrays[f"{stage}_first_match_rank"] = referee.last.first_match_rank.astype(np.int32)
+        write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+    def _save_checkpoint(self, trainer: Trainer | None, best: Mapping[str, Any]) -> None:
+        """History first, then the checkpoint that refers to it."""
+        write_json(self.folder / "history.json", self.history)
+        state = {
+            "rows": len(self.history),
+            "stages": self.stages,
+            "seconds": self.seconds_before + time.perf_counter() - self.started,
+            "best": dict(best),
+            "trainer": trainer.state_dict() if trainer is not None else None,
+        }
+        write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+
+    def _load_checkpoint(self) -> Mapping[str, Any] | None:
+        """Set up `history` and `stages`; the state of a stage in progress, if there is one."""
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}).",
+                "Start the cell afresh with force=true.",
+            ) from error
+        self.history = self.run.history()[: state["rows"]]
+        self.stages = dict(state["stages"])
+        self.seconds_before = float(state["seconds"])
+        for name in self.stages:
+            self.reporter.say(f"{name}: finished before.")
+        return state if state["trainer"] is not None else None
+
+    def _finish(self, metrics: Mapping[str, Any], referee: Referee) -> None:
+        """Write the record, then drop the checkpoint."""
+        data = referee.data
+        seconds = self.seconds_before + time.perf_counter() - self.started
+        record = {
+            "schema": SCHEMA,
+            "cell": {
+                "method": self.recipe.method,
+                "dataset": str(self.config.dataset.name),
+                "protocol": self.card["name"],
+                "seed": int(self.config.seed),
+            },
+            "protocol": self.card,
+            "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
+            "stages": self.stages,
+            "dataset": {
+                "name": data.name,
+                "fingerprint": data.fingerprint(),
+                "train": len(data.train.images),
+                "query": len(data.query.images),
+                "gallery": len(data.gallery.images),
+                "unreadable": referee.skipped,
+                "notes": dict(data.notes),
+            },
+            "seconds": round(seconds, 2),
+            "memory_mib": peak_memory(self.device),
+            "environment": environment(self.device),
+            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+        write_json(self.folder / "record.json", record)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def teacher_of_run(config: DictConfig, stage: Stage, device: torch.device) -> Backbone:
+    """A teacher out of a finished run: its stage `teacher` if it has one, else its last stage.
+
+    Raises:
+        ConfigError: the run is unfinished, kept no weights, or its network gives other views or
+            another embedding size than the student's.
+    """
+    run = Store(Path(config.store)).find(str(stage.teacher_run))
+    if not run.finished or not run.record["stages"]:
+        raise ConfigError(
+            f"{run.name} has no finished, trained network to be a teacher.",
+            "Finish that run first, or choose another (harness list runs).",
+        )
+    names = list(run.record["stages"])
+    name = "teacher" if "teacher" in names else names[-1]
+    backbone = load_network(run, name)
+    student = build_backbone(_without_weights(stage.config.backbone))
+    if backbone.views != student.views or backbone.dim != student.dim:
+        raise ConfigError(
+            f"The teacher of {run.name} gives views {list(backbone.views)} of {backbone.dim} "
+            f"features, the student {list(student.views)} of {student.dim}.",
+            "Use the same backbone and backbone.views for both.",
+        )
+    set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
+    return backbone.to(device).to(memory_format=torch.channels_last)
+
+
+def load_network(run: Run, stage: str) -> Backbone:
+    """The network that a run's stage ended with.
+
+    Raises:
+        ConfigError: the run kept no weights. DataError: they cannot be read.
+    """
+    path = run.folder / f"{stage}.pt"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
+            "Records committed to a repository come without weights: run it again, force=true.",
+        )
+    node = OmegaConf.merge(run.config()["backbone"], _stage_backbone(run, stage))
+    assert isinstance(node, DictConfig)
+    backbone = build_backbone(_without_weights(node))
+    backbone.load_state_dict(read_state(path))
+    return backbone
+
+
+def _stage_backbone(run: Run, stage: str) -> dict[str, Any]:
+    return (run.config()["stages"].get(stage) or {}).get("backbone") or {}
+
+
+def _without_weights(node: DictConfig) -> DictConfig:
+    merged = OmegaConf.merge(node, {"weights": "none"})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _say_metrics(run: Run, reporter: Reporter) -> None:
+    record = run.record
+    for name, result in record["stages"].items():
+        m = result["metrics"]
+        label = f"{record['cell']['method']} ({name})"
+        reporter.say(
+            f"{label}: mAP {m['mAP']:.1f}  Rank-1 {m['rank1']:.1f}  Rank-5 {m['rank5']:.1f}  "
+            f"Rank-10 {m['rank10']:.1f}  mINP {m['mINP']:.1f}"
+        )
+    reporter.say(f"{run.folder}  ({duration(record['seconds'])})")

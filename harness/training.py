@@ -1,0 +1,253 @@
+"""Stages → epochs → steps: the one training loop that every method runs in.
+
+No identity reaches this module: it sees pixels, cameras if the method declared them, and calls
+`observe(labels)` and `test(backbone)`, which the caller closes over the truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from harness.errors import TrainingError
+from harness.extraction import extract
+from harness.images.augment import Augment
+from harness.images.samplers import IdentitySampler
+from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
+from harness.precision import arithmetic
+from harness.progress import Reporter
+from harness.seeds import derive, generator
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Parts:
+    """What a stage is made of, built."""
+
+    backbone: Backbone
+    labeler: PseudoLabeler
+    objective: Objective
+    distiller: Distiller | None
+
+
+@dataclass
+class Trainer:
+    """Trains one stage.
+
+    Attributes:
+        name: of the stage. config: of the stage. seed, device, precision: of the cell.
+        observe: labels (N,) → cluster quality against the truth, for the record only.
+        test: backbone → metrics on the test set.
+        next_epoch: where to go on; set by `load_state_dict`.
+    """
+
+    name: str
+    config: DictConfig
+    parts: Parts
+    data: UnlabelledSet
+    device: torch.device
+    precision: str
+    reporter: Reporter
+    observe: Callable[[Tensor], Mapping[str, float]]
+    test: Callable[[Backbone], Mapping[str, float]]
+    timings: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        train, images = self.config.train, self.config.images
+        self.first_epoch = -int(train.warmup_epochs)
+        self.last_epoch = int(train.epochs) - 1
+        self.next_epoch = self.first_epoch
+        self.augment = Augment(
+            (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
+        )
+        modules = [self.parts.backbone, self.parts.objective, self.parts.distiller]
+        self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
+        self.trained.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(
+            [p for p in self.trained.parameters() if p.requires_grad],
+            lr=float(self.config.optimizer.lr),
+            weight_decay=float(self.config.optimizer.weight_decay),
+        )
+
+    # ------------------------------------------------------------------------------- the epochs
+
+    def epochs(self) -> Iterator[Row]:
+        """Run the epochs that are left; yields a row for the history after each."""
+        while self.next_epoch <= self.last_epoch:
+            epoch = self.next_epoch
+            started = time.perf_counter()
+            row: Row = {"stage": self.name, "epoch": epoch, "lr": self._set_learning_rate(epoch)}
+            labels, features = self._label(epoch, row)
+            self._train(epoch, labels, features, row)
+            self.next_epoch = epoch + 1
+            last, every = epoch == self.last_epoch, int(self.config.evaluation.every)
+            if last or epoch == -1 or (epoch >= 0 and (epoch + 1) % every == 0):
+                with self._clock("test", row):
+                    row.update(self.test(self.parts.backbone))
+            row["seconds"] = round(time.perf_counter() - started, 3)
+            yield row
+
+    def _set_learning_rate(self, epoch: int) -> float:
+        """×gamma every `step` epochs, counted from the stage's first (warm-up) epoch."""
+        settings = self.config.optimizer
+        passed = epoch - self.first_epoch
+        rate = float(settings.lr) * float(settings.gamma) ** (passed // int(settings.step))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels (N,) of the epoch, and the features (N, V, D) that they come from."""
+        parts = self.parts
+        network = parts.backbone
+        if epoch < 0:
+            teacher = parts.distiller.teacher if parts.distiller is not None else None
+            if teacher is None:
+                raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
+            network = teacher
+        with self._clock("extract", row):
+            progress = self.reporter.phase(f"{self.name} {epoch}: features")
+            features = extract(
+                network, self.data.images, self.device, self.precision, progress=progress
+            )
+        with self._clock("label", row):
+            self.reporter.phase(f"{self.name} {epoch}: labels")
+            cameras = self.data.cameras if parts.labeler.uses_cameras else None
+            result = parts.labeler.label(features, cameras)
+        row.update({"clusters": result.clusters, "outliers": result.outliers})
+        row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
+        row.update(self.observe(result.labels))
+        if result.clusters == 0:
+            raise TrainingError(
+                f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
+                f"outliers ({parts.labeler.describe()}).",
+                "Raise labeler.eps, lower labeler.min_samples, or start from better weights. "
+                "The last checkpoint is kept.",
+            )
+        return result.labels, features
+
+    def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
+        """One epoch's iterations."""
+        parts, settings = self.parts, self.config.train
+        frozen = epoch < 0
+        iterations = int(settings.iterations) * (int(settings.warmup_iterations) if frozen else 1)
+        batch = self.config.batch
+        try:
+            sampler = IdentitySampler(
+                labels,
+                self.data.cameras,
+                int(batch.identities),
+                int(batch.images),
+                generator(self.seed, self.name, epoch, "sampler"),
+            )
+        except TrainingError as error:
+            raise TrainingError(
+                f"{self.name}, epoch {epoch}: {error.cause} ({parts.labeler.describe()}; "
+                f"{row['outliers']} outliers.)",
+                f"{error.cure} The last checkpoint is kept.",
+            ) from error
+        draws = generator(self.seed, self.name, epoch, "augment")
+        torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
+        device_labels = labels.to(self.device)
+        cameras = self.data.cameras if parts.objective.uses_cameras else None
+        with torch.no_grad():
+            parts.objective.start_epoch(features, device_labels, cameras)
+        del features
+        self.trained.train()
+        if parts.distiller is not None:
+            parts.distiller.start_epoch(epoch)
+        progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
+        total = torch.zeros((), device=self.device)
+        with self._clock("train", row):
+            for step, indices in enumerate(sampler.batches(iterations), start=1):
+                parameters = self.augment.draw(len(indices), draws)
+                images = self.augment.apply(
+                    self.data.images, parameters, indices=indices, device=self.device
+                )
+                total += self._step(images, indices, device_labels, frozen)
+                progress(step, iterations)
+                if step % 50 == 0 and not torch.isfinite(total):
+                    break
+            mean = total.item() / iterations
+        if not torch.isfinite(total):
+            raise TrainingError(
+                f"{self.name}, epoch {epoch}: the loss is not finite.",
+                "Lower optimizer.lr, or use train.precision=fp32. The last checkpoint is kept.",
+            )
+        row["loss"] = mean
+        images_done = iterations * int(batch.identities) * int(batch.images)
+        row["images_per_second"] = round(images_done / row["seconds_train"], 2)
+
+    def _step(self, images: Tensor, indices: Tensor, labels: Tensor, frozen: bool) -> Tensor:
+        """One optimiser step; returns the loss, detached."""
+        parts = self.parts
+        indices = indices.to(self.device)
+        with arithmetic(self.precision, self.device):
+            embeddings = parts.backbone(images)
+            distilled = None
+            if parts.distiller is not None:
+                distilled = parts.distiller(embeddings.float(), images)
+        loss = parts.objective(embeddings.float(), labels[indices], indices)
+        if distilled is not None:
+            loss = loss + distilled
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        parts.objective.update(frozen)
+        if parts.distiller is not None:
+            parts.distiller.step(parts.backbone)
+        return loss.detach()
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.seed)
+
+    def _clock(self, phase: str, row: Row) -> _Clock:
+        return _Clock(phase, row, self.timings, self.device)
+
+    # ------------------------------------------------------------------------------- to resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next epoch depends on, tensors and numbers only."""
+        return {
+            "next_epoch": self.next_epoch,
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "timings": dict(self.timings),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.next_epoch = int(state["next_epoch"])
+        self.timings.update(state["timings"])
+
+
+class _Clock:
+    """Adds the wall seconds of a phase to the row and to the stage's totals."""
+
+    def __init__(
+        self, phase: str, row: Row, totals: dict[str, float], device: torch.device
+    ) -> None:
+        self.phase, self.row, self.totals, self.device = phase, row, totals, device
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def __enter__(self) -> None:
+        self.started = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = self._now() - self.started
+        self.row[f"seconds_{self.phase}"] = round(seconds, 3)
+        self.totals[self.phase] = self.totals.get(self.phase, 0.0) + seconds
