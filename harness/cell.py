@@ -44,6 +44,13 @@ def cell_name(config: DictConfig, precision: str) -> str:
     """`METHOD-DATASET-sSEED-HASH`: the hash tells apart cells that differ in any other setting."""
     if config.name:
         return str(config.name)
-    text = json.dumps(portable_config(config, precision), sort_keys=True, default=str)
-    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{digest}"
+    settings = settings_hash(config, precision)
+    return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{settings}"
+
+
+def settings_hash(config: DictConfig, precision: str) -> str:
+    """8 hex digits over all settings but the seed: runs that share them are repeats."""
+    settings = portable_config(config, precision)
+    del settings["seed"]
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from harness.errors import ConfigError, HarnessError, did_you_mean
@@ -107,7 +108,7 @@ def _take_plugins(arguments: list[str]) -> list[str]:
             rest.append(argument)
     if folders:
         old = [os.environ["HARNESS_PLUGINS"]] if os.environ.get("HARNESS_PLUGINS") else []
-        absolute = [os.path.abspath(folder) for folder in folders]
+        absolute = [str(Path(folder).absolute()) for folder in folders]
         os.environ["HARNESS_PLUGINS"] = os.pathsep.join(absolute + old)
     return rest
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -27,7 +29,17 @@ def _task(config: DictConfig) -> dict[str, Any]:
     from harness.run import run_cell
 
     plugins.register()  # a launcher may have started a new process
-    return dict(run_cell(config).record["metrics"])
+    try:
+        return dict(run_cell(config).record["metrics"])
+    except HarnessError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            print(f"error: {error}", file=sys.stderr)  # now: other cells go on before Hydra reports
+            raise
+        _failed.append(error)  # past Hydra, which would print a traceback's worth of its own
+        return {}
+
+
+_failed: list[HarnessError] = []
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -39,8 +51,11 @@ def run(arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions; we print them ourselves
     arguments = [_normal(argument) for argument in arguments]
     sys.argv = ["harness", *arguments]
+    _failed.clear()
     try:
         _task()
+        if _failed:
+            raise _failed[0]
     except HarnessError:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:

@@ -144,7 +144,7 @@ def _check_target(target: str, where: str) -> None:
 def _check_values(config: DictConfig) -> None:
     for key in config:
         if key not in TOP_KEYS:
-            raise ConfigError(f"There is no option '{key}'.", did_you_mean(str(key), TOP_KEYS))
+            raise ConfigError(f"There is no option '{key!s}'.", did_you_mean(str(key), TOP_KEYS))
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"No value was given for {', '.join(missing)}.")

@@ -54,8 +54,7 @@ class Referee:
         identities = self.data.train.identities
         if (identities < 0).all():
             return {}
-        quality = cluster_quality(labels, identities)
-        return {key: round(float(value), 6) for key, value in quality.items()}
+        return dict(cluster_quality(labels, identities))
 
     def test(self, backbone: Backbone) -> dict[str, float]:
         """mAP, CMC and mINP in percent, on the global view."""

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
-from harness.cell import cell_name, portable_config
+from harness.cell import cell_name, portable_config, settings_hash
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
@@ -304,6 +304,7 @@ class Cell:
                 "protocol": self.card["name"],
                 "seed": int(self.config.seed),
             },
+            "settings": settings_hash(self.config, self.precision),
             "protocol": self.card,
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "stages": self.stages,

@@ -27,6 +27,18 @@ from harness.seeds import derive, generator
 Row = dict[str, Any]
 
 
+def learning_rate(base: float, gamma: float, step: int, passed: int) -> float:
+    """×gamma every `step` epochs; `passed` counts from the stage's first (warm-up) epoch."""
+    return base * gamma ** (passed // step)
+
+
+def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
+    """After which epochs the test set is looked at: every so many, after warm-up, at the end."""
+    regular = [epoch for epoch in range(epochs) if (epoch + 1) % every == 0]
+    ended = [] if epochs - 1 in regular else [epochs - 1]
+    return [*([-1] if warmup else []), *regular, *ended]
+
+
 @dataclass
 class Parts:
     """What a stage is made of, built."""
@@ -64,6 +76,8 @@ class Trainer:
         self.first_epoch = -int(train.warmup_epochs)
         self.last_epoch = int(train.epochs) - 1
         self.next_epoch = self.first_epoch
+        every = int(self.config.evaluation.every)
+        self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
         self.augment = Augment(
             (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
         )
@@ -87,18 +101,16 @@ class Trainer:
             labels, features = self._label(epoch, row)
             self._train(epoch, labels, features, row)
             self.next_epoch = epoch + 1
-            last, every = epoch == self.last_epoch, int(self.config.evaluation.every)
-            if last or epoch == -1 or (epoch >= 0 and (epoch + 1) % every == 0):
+            if epoch in self.tested:
                 with self._clock("test", row):
                     row.update(self.test(self.parts.backbone))
             row["seconds"] = round(time.perf_counter() - started, 3)
             yield row
 
     def _set_learning_rate(self, epoch: int) -> float:
-        """×gamma every `step` epochs, counted from the stage's first (warm-up) epoch."""
         settings = self.config.optimizer
         passed = epoch - self.first_epoch
-        rate = float(settings.lr) * float(settings.gamma) ** (passed // int(settings.step))
+        rate = learning_rate(float(settings.lr), float(settings.gamma), int(settings.step), passed)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         return rate

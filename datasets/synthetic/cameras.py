@@ -42,8 +42,8 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
     def around(value: float, spread: float) -> float:
         return value + strength * draws.uniform(-spread, spread)
 
-    saturation = around(0.88, 0.22)
-    gains = [around(1.0, 0.11), around(1.0, 0.06), around(1.0, 0.13)]
+    saturation = around(0.9, 0.16)
+    gains = [around(1.0, 0.08), around(1.0, 0.045), around(1.0, 0.1)]
     grey = (1 - saturation) / 3
     mixing = [
         [gains[o] * (grey + (saturation if o == i else 0.0)) * 1024 for i in range(3)]
@@ -52,9 +52,9 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
     favourite = draws.pick(("front", "back", "side"))
     return Camera(
         mixing=np.array([[round(value) for value in row] for row in mixing], dtype=np.int32),
-        tone=around(0.0, 0.4),
-        contrast=around(0.92, 0.1),
-        offset=around(4.0, 8.0),
+        tone=around(0.0, 0.3),
+        contrast=around(0.92, 0.08),
+        offset=around(4.0, 6.0),
         noise=round(draws.uniform(4, 12)),
         softness=draws.uniform(1.0, 1.7),
         headings=("front", "back", "side", favourite, favourite),
@@ -75,7 +75,9 @@ def _scene(draws: Draws, canvas: tuple[int, int]) -> Image.Image:
     draw = ImageDraw.Draw(scene)
     step = max(2, round(height * draws.uniform(0.05, 0.16)))
     for y in range(step, horizon, step):
-        draw.line((0, y, width, y), fill=tuple(c * 88 // 100 for c in wall), width=1 + height // 150)
+        draw.line(
+            (0, y, width, y), fill=tuple(c * 88 // 100 for c in wall), width=1 + height // 150
+        )
     for _ in range(9):
         x, y = draws.integer(width), draws.integer(horizon)
         w, h = height // 12 + draws.integer(width // 10), height // 10 + draws.integer(height // 3)

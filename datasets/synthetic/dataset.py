@@ -84,18 +84,17 @@ class Synthetic(Dataset):
         difficulty: float = 1.0,
         seed: int = 0,
     ) -> None:
-        _check("identities", identities, 2)
-        _check("test_identities", test_identities, 2)
-        _check("cameras", cameras, 2)
-        _check("images_per_camera", images_per_camera, 2)
+        _check("identities", identities, 2, whole=True)
+        _check("test_identities", test_identities, 2, whole=True)
+        _check("cameras", cameras, 2, whole=True)
+        _check("images_per_camera", images_per_camera, 2, whole=True)
         _check("distractors", distractors, 0)
-        _check("difficulty", difficulty, 0, 2)
-        if len(size) != 2:
-            raise ConfigError(
-                f"dataset.size={list(size)} is not a size", "Give height and width, as [64,32]."
-            )
-        _check("size (height)", size[0], 32)
-        _check("size (width)", size[1], 16)
+        _check("difficulty", difficulty, 0, high=2)
+        _check("seed", seed, 0, whole=True)
+        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
+            raise ConfigError(f"dataset.size={size} is no size.", "Give height and width: [64,32].")
+        _check("size[0]", size[0], 32, whole=True)
+        _check("size[1]", size[1], 16, whole=True)
         self.identities = int(identities)
         self.test_identities = int(test_identities)
         self.cameras = int(cameras)
@@ -113,8 +112,13 @@ class Synthetic(Dataset):
         test = self._shots("test", range(first_test, first_test + self.test_identities))
         query = [shot for shot in test if shot.index == 0]
         gallery = self._bad_detections() + [shot for shot in test if shot.index > 0]
-        parts = [self._split(world, shots) for shots in (train, query, gallery)]
-        return ReIDData("synthetic", *parts, notes={"seed": self.seed, "renderer": VERSION})
+        return ReIDData(
+            name="synthetic",
+            train=self._split(world, train),
+            query=self._split(world, query),
+            gallery=self._split(world, gallery),
+            notes={"seed": self.seed, "renderer": VERSION},
+        )
 
     def _shots(self, split: str, identities: range) -> list[Shot]:
         """Who is seen by which camera, and how often: uneven, as in life."""
@@ -147,8 +151,14 @@ class Synthetic(Dataset):
         )
 
 
-def _check(name: str, value: float, low: float, high: float | None = None) -> None:
-    """Refuse a value out of its range."""
-    if value < low or (high is not None and value > high) or value != value:
-        wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"dataset.{name.split()[0]}={value} makes no data set", f"Use {wanted}.")
+def _check(
+    name: str, value: object, low: int, high: float = float("inf"), whole: bool = False
+) -> None:
+    """Refuse what is no number, not finite, out of its range, or broken where it must be whole."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        finite = low <= value <= high and value != float("inf")  # NaN fails every comparison
+        if finite and not (whole and value % 1):
+            return
+    kind = "a whole number" if whole else "a number"
+    limits = f"of at least {low}" if high == float("inf") else f"from {low} to {high:g}"
+    raise ConfigError(f"dataset.{name}={value} makes no data set.", f"Give {kind} {limits}.")

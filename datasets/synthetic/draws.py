@@ -21,7 +21,7 @@ def _words(text: bytes) -> Iterator[int]:
     """32-bit numbers without end."""
     block = 0
     while True:
-        digest = hashlib.shake_128(b"%s/%d" % (text, block)).digest(4 * _BLOCK)
+        digest = hashlib.shake_128(b"%s#%d" % (text, block)).digest(4 * _BLOCK)
         yield from np.frombuffer(digest, dtype="<u4").tolist()
         block += 1
 
@@ -59,4 +59,4 @@ class Draws:
 
     def bytes(self, count: int) -> np.ndarray:
         """(count,) uint8, uniform; a stream of its own that does not move the others."""
-        return np.frombuffer(hashlib.shake_128(self._text + b"/bytes").digest(count), np.uint8)
+        return np.frombuffer(hashlib.shake_128(self._text + b"#bytes").digest(count), np.uint8)

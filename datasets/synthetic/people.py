@@ -60,6 +60,7 @@ class Look:
     shoes: Colour
     bag: str
     bag_colour: Colour
+    right_handed: bool  # the shoulder that carries the bag
     girth: float  # width relative to height
 
 
@@ -84,13 +85,14 @@ def draw_look(draws: Draws) -> Look:
         shoes=draws.pick(EXTRAS),
         bag=draws.pick(("none", "none", "backpack", "handbag", "strap")),
         bag_colour=_near(draws, draws.pick(EXTRAS)),
+        right_handed=draws.chance(0.5),
         girth=draws.uniform(1.2, 1.55),
     )
 
 
-def look_alike(draws: Draws, other: Look) -> Look:
-    """Somebody else in the same clothes: top and bottom are shared, the details are not."""
-    return replace(draw_look(draws), top=other.top, bottom=other.bottom, legs=other.legs)
+def in_clothes_of(look: Look, other: Look) -> Look:
+    """A look-alike: top and bottom are the other's, the details stay."""
+    return replace(look, top=other.top, bottom=other.bottom, legs=other.legs)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,6 @@ class Pose:
     view: str  # front, back or side
     stride: float  # −1 … 1, the walking phase
     mirrored: bool
-    carried_right: bool  # on which shoulder the bag hangs
 
 
 class _Pen:
@@ -116,7 +117,12 @@ class _Pen:
         self, a: tuple[float, float, float], b: tuple[float, float, float], colour: Colour
     ) -> None:
         """A tapering bar between two (x, y, half width)."""
-        corners = ((a[0] - a[2], a[1]), (a[0] + a[2], a[1]), (b[0] + b[2], b[1]), (b[0] - b[2], b[1]))
+        corners = (
+            (a[0] - a[2], a[1]),
+            (a[0] + a[2], a[1]),
+            (b[0] + b[2], b[1]),
+            (b[0] - b[2], b[1]),
+        )
         self.draw.polygon([self._point(*corner) for corner in corners], fill=colour)
 
     def blob(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
@@ -137,7 +143,7 @@ def draw_person(
     pen = _Pen(draw, x, y, unit, unit * look.girth * (-1 if pose.mirrored else 1))
     side = pose.view == "side"
     # the right shoulder is on the picture's right only from behind
-    strap = 1 if pose.carried_right == (pose.view == "back") else -1
+    strap = 1 if look.right_handed == (pose.view == "back") else -1
     shoulder = 0.075 if side else 0.118
     waist = 0.066 if side else 0.092
     if look.bag == "backpack" and side:
@@ -153,8 +159,14 @@ def draw_person(
             pen.limb((x_strap, 0.17, 0.014), (x_strap, 0.36, 0.014), look.bag_colour)
     _arm(pen, look, pose, 1, shoulder, _shade(look.top, 90), look.skin)
     if look.bag == "strap":
-        pen.limb((strap * shoulder * 0.7, 0.17, 0.016), (-strap * waist, 0.48, 0.016), look.bag_colour)
-        pen.limb((-strap * waist * 1.15, 0.46, 0.05), (-strap * waist * 1.15, 0.58, 0.055), look.bag_colour)
+        pen.limb(
+            (strap * shoulder * 0.7, 0.17, 0.016), (-strap * waist, 0.48, 0.016), look.bag_colour
+        )
+        pen.limb(
+            (-strap * waist * 1.15, 0.46, 0.05),
+            (-strap * waist * 1.15, 0.58, 0.055),
+            look.bag_colour,
+        )
     if look.bag == "handbag":
         at = 0.04 if side else strap * (shoulder + 0.035)
         pen.limb((at, 0.52, 0.045), (at, 0.66, 0.055), look.bag_colour)
@@ -189,7 +201,11 @@ def _arm(
     pen: _Pen, look: Look, pose: Pose, which: int, shoulder: float, cloth: Colour, skin: Colour
 ) -> None:
     if pose.view == "side":
-        top, elbow, hand = 0.0, -which * pose.stride * 0.06 - 0.01, -which * pose.stride * 0.12 + 0.02
+        top, elbow, hand = (
+            0.0,
+            -which * pose.stride * 0.06 - 0.01,
+            -which * pose.stride * 0.12 + 0.02,
+        )
     else:
         top, elbow = which * (shoulder - 0.012), which * (shoulder + 0.028)
         hand = which * (shoulder + 0.024)
@@ -214,9 +230,7 @@ def _torso(pen: _Pen, look: Look, pose: Pose, shoulder: float, waist: float) -> 
         at = 0.0 if pose.view == "front" else shoulder * 0.7
         pen.limb((at, 0.16, 0.022), (at, 0.51, 0.04 if pose.view == "front" else 0.02), look.second)
     if pose.view != "side":  # light comes from one side
-        pen.limb(
-            (-shoulder * 0.82, 0.2, 0.018), (-waist * 0.85, 0.52, 0.014), _shade(look.top, 82)
-        )
+        pen.limb((-shoulder * 0.82, 0.2, 0.018), (-waist * 0.85, 0.52, 0.014), _shade(look.top, 82))
 
 
 def _head(pen: _Pen, look: Look, pose: Pose) -> None:

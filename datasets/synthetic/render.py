@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 
 from .cameras import Camera, develop, make_camera
 from .draws import Draws
-from .people import Look, Pose, draw_look, draw_person, look_alike
+from .people import Look, Pose, draw_look, draw_person, in_clothes_of
 
 VERSION = 1  # goes into the fingerprint: raise it whenever a pixel changes
 _SUPERSAMPLING = 3
-_LOOK_ALIKES = 0.3
+_LOOK_ALIKES = 0.3  # share of people in the clothes of the one before them
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,10 @@ class World:
         """What a person looks like; some wear the clothes of the one before them."""
         if identity not in self._looks:
             draws = Draws(self.seed, "person", identity)
+            look = draw_look(draws)
             if identity > 1 and draws.chance(_LOOK_ALIKES):
-                original = draw_look(Draws(self.seed, "person", identity - 1))
-                self._looks[identity] = look_alike(draws, original)
-            else:
-                self._looks[identity] = draw_look(Draws(self.seed, "person", identity))
+                look = in_clothes_of(look, self.look(identity - 1))
+            self._looks[identity] = look
         return self._looks[identity]
 
     def render(self, shot: Shot) -> Image.Image:
@@ -75,33 +74,35 @@ class World:
         place = walk.uniform(0.0, 0.8)
         heading = walk.pick(camera.headings)
         mirrored = walk.chance(0.5)
-        carried_right = Draws(self.seed, "person", shot.identity, "hand").chance(0.5)
 
         picture = self._background(camera, shot.camera, hour, place, now)
         draw = ImageDraw.Draw(picture)
-        if now.chance(0.18 * self.difficulty):
+        if now.chance(0.14 * self.difficulty):
             self._passer_by(draw, now, behind=True)
         if shot.identity == 0:
             self._bad_detection(draw, shot, now)
         else:
             if now.chance(0.25):
                 heading = now.pick(("front", "back", "side"))
-            pose = Pose(heading, now.uniform(-1, 1), mirrored, carried_right)
+            pose = Pose(heading, now.uniform(-1, 1), mirrored)
             self._person(draw, self.look(shot.identity), pose, camera.tallness, now)
-        if now.chance(0.22 * self.difficulty):
+        if now.chance(0.16 * self.difficulty):
             self._occluder(draw, now)
-        elif now.chance(0.08 * self.difficulty):
+        elif now.chance(0.06 * self.difficulty):
             self._passer_by(draw, now, behind=False)
 
         picture = picture.reduce(_SUPERSAMPLING)
         softness = camera.softness * now.uniform(0.85, 1.25)
         if softness > 1.05:
-            coarse = (max(1, round(self.size[1] / softness)), max(1, round(self.size[0] / softness)))
+            coarse = (
+                max(1, round(self.size[1] / softness)),
+                max(1, round(self.size[0] / softness)),
+            )
             small = picture.resize(coarse, Image.Resampling.BILINEAR)
             picture = small.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
         daylight = Draws(self.seed, "hour", shot.camera, hour).uniform(0.88, 1.1)
-        exposure = daylight * (1 + self.difficulty * now.uniform(-0.1, 0.1))
-        light = self.difficulty * now.uniform(-0.6, 0.6)
+        exposure = daylight * (1 + self.difficulty * now.uniform(-0.08, 0.08))
+        light = self.difficulty * now.uniform(-0.45, 0.45)
         return Image.fromarray(develop(np.asarray(picture), camera, exposure, light, now))
 
     def _background(
@@ -144,7 +145,7 @@ class World:
         unit = height * (now.uniform(0.5, 0.75) if behind else now.uniform(0.95, 1.1))
         edge = now.uniform(-0.05, 0.15) if behind else now.uniform(-0.06, 0.1)
         x = width * (edge if now.chance(0.5) else 1 - edge)
-        pose = Pose(now.pick(("front", "back", "side")), now.uniform(-1, 1), now.chance(0.5), True)
+        pose = Pose(now.pick(("front", "back", "side")), now.uniform(-1, 1), now.chance(0.5))
         draw_person(draw, look, pose, x, height * now.uniform(0.04, 0.2), unit)
 
     def _occluder(self, draw: ImageDraw.ImageDraw, now: Draws) -> None:
@@ -169,7 +170,7 @@ class World:
             return
         height, width = self.canvas
         look = draw_look(Draws(self.seed, "stranger", shot.split, shot.index))
-        pose = Pose(now.pick(("front", "back", "side")), now.uniform(-1, 1), now.chance(0.5), True)
+        pose = Pose(now.pick(("front", "back", "side")), now.uniform(-1, 1), now.chance(0.5))
         unit = height * now.uniform(1.0, 1.6)
         y = height * now.pick((now.uniform(0.3, 0.5), now.uniform(-0.7, -0.4)))
         draw_person(draw, look, pose, width * now.uniform(0.1, 0.9), y, unit)

@@ -307,7 +307,7 @@ def _match_ranks(distances: Tensor, truth: _Truth, here: slice) -> tuple[np.ndar
 
     # slot: how many correct images stand before this entry; an entry in slot s is counted by the
     # ranks of the correct images s, s + 1, …
-    slots = torch.searchsorted(matches, keys)
+    slots = torch.searchsorted(matches, keys.contiguous())
     slots += (width + 1) * torch.arange(len(slots), device=device)[:, None]
     counts = torch.bincount(slots.flatten(), minlength=len(slots) * (width + 1))
     match_ranks = counts.view(-1, width + 1).cumsum(dim=1)[:, :width]

@@ -88,7 +88,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 @contextmanager
 def exact_matmul(device: torch.device) -> Iterator[None]:
     """Full float32 products, whatever a training loop has set: TF32 and autocast reorder ranks."""
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    mkldnn: Any = torch.backends.mkldnn  # its type stubs lack `matmul`
+    backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -126,7 +127,7 @@ def _search_faiss(x: Tensor, k: int) -> Tensor:
         raise ConfigError(
             f"faiss cannot be imported ({error})", "Install faiss, or use search=torch."
         ) from error
-    index = faiss.IndexFlatL2(x.shape[1])
+    index: Any = faiss.IndexFlatL2(x.shape[1])
     if x.is_cuda and hasattr(faiss, "StandardGpuResources"):
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), x.device.index or 0, index)
     array = x.detach().cpu().numpy()

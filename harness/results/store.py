@@ -55,7 +55,7 @@ class Run:
             return f"record.json cannot be read ({error})"
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             return "record.json is of another schema"
-        missing = [k for k in ("cell", "protocol", "metrics", "stages") if k not in record]
+        missing = [k for k in ("cell", "settings", "protocol", "metrics", "stages") if k not in record]
         return f"record.json lacks {', '.join(missing)}" if missing else record
 
     @property
@@ -152,7 +152,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, protocol,
-    protocol_hash, seed, cameras, selection, the metrics in percent, seconds, device. Damaged
+    protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in percent, seconds, device. Damaged
     records are left out; `Run.problem` tells of them.
     """
     import pandas as pd
@@ -170,6 +170,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "protocol": card["name"],
             "protocol_hash": card["hash"],
             "seed": cell["seed"],
+            "settings": record["settings"],
             "cameras": card["cameras"],
             "selection": card["selection"],
             "seconds": record.get("seconds"),

@@ -1,0 +1,84 @@
+"""`harness eval`: test the network of a finished run again, by another rule, without training."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from harness import plugins
+from harness.errors import ConfigError, did_you_mean
+from harness.precision import resolve_device
+from harness.progress import Reporter
+from harness.recipe import build
+from harness.referee import make_referee
+from harness.results.store import Run, Store
+from harness.run import load_network
+
+
+def evaluate_run(
+    run: str,
+    stage: str | None = None,
+    rerank: bool = False,
+    store: str = "results/runs",
+    data_root: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> dict[str, Any]:
+    """Metrics in percent of a run's network; printed, and not written into its record.
+
+    Raises:
+        HarnessError: no such run or stage, weights that were not kept, missing data.
+    """
+    found = Store(Path(store)).find(run)
+    stages = list(found.record.get("stages", {}))
+    if not stages:
+        raise ConfigError(f"{found.name} is not finished.", "Give its command again to finish it.")
+    stage = stage or stages[-1]
+    if stage not in stages:
+        raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
+    config = found.config()
+    root = Path(data_root or os.environ.get("HARNESS_DATA", "data"))
+    on = resolve_device(device)
+    backbone = load_network(found, stage).to(on)
+    with Reporter() as reporter:
+        referee = make_referee(
+            _dataset(found, config, root).load(),
+            (int(config["images"]["height"]), int(config["images"]["width"])),
+            root / ".harness",
+            train=False,
+            on_bad_image=config["dataset"].get("on_bad_image", "error"),
+            device=on,
+            precision=config["train"]["precision"],
+            rerank=rerank,
+            reporter=reporter,
+        )
+        metrics = referee.test(backbone)
+    result = {"run": found.name, "stage": stage, "rerank": rerank, **metrics}
+    if json:
+        print(jsonlib.dumps(result))
+    else:
+        print(
+            f"{found.name} ({stage}){' re-ranked' if rerank else ''}: mAP {metrics['mAP']:.1f}  "
+            f"Rank-1 {metrics['rank1']:.1f}  Rank-5 {metrics['rank5']:.1f}  "
+            f"Rank-10 {metrics['rank10']:.1f}  mINP {metrics['mINP']:.1f}"
+        )
+    return result
+
+
+def _dataset(run: Run, config: dict[str, Any], root: Path) -> Any:
+    """The run's data set, looked for under `root` (records hold no paths)."""
+    name = config["dataset"]["name"]
+    found = plugins.register()["datasets"]
+    if name not in found:
+        raise ConfigError(f"{run.name} is of data set '{name}', which is not installed here.")
+    own = OmegaConf.to_container(OmegaConf.load(found[name].folder / "config.yaml"), resolve=False)
+    assert isinstance(own, dict)
+    settings = own | config["dataset"]
+    settings = {k: v for k, v in settings.items() if k not in ("name", "on_bad_image", "defaults")}
+    if "root" in settings:
+        settings["root"] = str(root)
+    return build(OmegaConf.create(settings), f"dataset {name}")

@@ -1,0 +1,87 @@
+"""k-reciprocal re-ranking of query–gallery distances at test time.
+
+Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017:
+d* = (1 − λ) d_J + λ d̃ (eq. 12). Query and gallery images are encoded together, but only sparsely,
+and final distances come in blocks of queries, so no (Q + G)² matrix is ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.errors import ConfigError, HarnessError
+from harness.labelers.jaccard import distance_rows, encode, row_blocks
+from harness.labelers.neighbours import exact_matmul, nearest_and_farthest, squared_distances
+
+# ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
+# of published methods from a distance that is squared already.
+_POWERS = {"squared": 2, "euclidean": 1}
+
+
+def rerank_blocks(
+    query_features: Tensor,
+    gallery_features: Tensor,
+    k1: int = 20,
+    k2: int = 6,
+    lam: float = 0.3,
+    distance: str = "squared",
+) -> Iterator[tuple[int, Tensor]]:
+    """Re-ranked distances, block by block of queries.
+
+    With d the distance named, d̃(i, ·) = d(i, ·)² / max d(i, ·)² over query and gallery together;
+    neighbour lists have k1 + 1 entries, the image itself included, half lists round(k1/2) + 1.
+
+    Args:
+        query_features: (Q, D) float, L2-normalised.
+        gallery_features: (G, D) float, on the same device.
+        k1, k2: as in the paper.
+        lam: λ, the share of the plain distance.
+        distance: `squared` takes d as the squared Euclidean distance, which the evaluators of
+            SpCL, MMT, Cluster Contrast and MSKD do; `euclidean` is the paper's.
+
+    Returns:
+        An iterator of (first query of the block, distances (b, G) float32).
+
+    Raises:
+        ConfigError: k1, k2, lam or distance out of range.
+        HarnessError: features of unequal size, none at all, or not finite.
+    """
+    if not 1 <= k2 <= k1:
+        raise ConfigError(
+            f"k1 {k1} and k2 {k2} are not 1 <= k2 <= k1", "The usual values are 20 and 6."
+        )
+    if not 0 <= lam <= 1:
+        raise ConfigError(f"lambda {lam} is not in [0, 1]", "The usual value is 0.3.")
+    if distance not in _POWERS:
+        raise ConfigError(f"unknown distance '{distance}'", f"Use one of {', '.join(_POWERS)}.")
+    if query_features.dim() != 2 or query_features.shape[1:] != gallery_features.shape[1:]:
+        raise HarnessError(
+            f"query features {tuple(query_features.shape)} and gallery features "
+            f"{tuple(gallery_features.shape)} are not (Q, D) and (G, D)"
+        )
+    if not len(query_features) or not len(gallery_features):
+        raise HarnessError("re-ranking needs at least one query and one gallery image")
+    features = torch.cat([query_features, gallery_features]).detach().float()
+    if not bool(torch.isfinite(features).all()):
+        raise HarnessError("features are not finite", "Check the checkpoint that made them.")
+    return _blocks(features, len(query_features), k1, k2, lam, _POWERS[distance])
+
+
+def _blocks(
+    features: Tensor, queries: int, k1: int, k2: int, lam: float, power: int
+) -> Iterator[tuple[int, Tensor]]:
+    ranks, farthest = nearest_and_farthest(features, k1 + 1)
+    # where all images are the same, d̃ is 0, not 0/0
+    scale = farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
+    encoding = encode(features, ranks, k1, k2, scale, power)
+    gallery = features[queries:]
+    for start, stop in row_blocks(encoding.terms()[:queries], len(gallery)):
+        rows = torch.arange(start, stop, device=features.device)
+        with torch.no_grad(), exact_matmul(features.device):
+            plain = squared_distances(features[rows], gallery).pow_(power)
+        plain /= scale[rows, None]
+        jaccard = distance_rows([encoding], rows, first=queries)
+        yield start, jaccard.mul_(1 - lam).add_(plain, alpha=lam)

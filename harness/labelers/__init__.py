@@ -1,0 +1,16 @@
+"""Features to pseudo-labels."""
+
+from harness.labelers.dbscan import dbscan
+from harness.labelers.jaccard import Encoding, distance_rows, encode, radius_graph
+from harness.labelers.jaccard_dbscan import JaccardDBSCAN
+from harness.labelers.neighbours import nearest
+
+__all__ = [
+    "Encoding",
+    "JaccardDBSCAN",
+    "dbscan",
+    "distance_rows",
+    "encode",
+    "nearest",
+    "radius_graph",
+]

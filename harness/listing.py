@@ -1,0 +1,77 @@
+"""`harness list`: what there is to choose from, and what was run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness import plugins
+from harness.errors import ConfigError, did_you_mean
+from harness.results.store import Store
+
+CONF = Path(__file__).parent / "conf"
+#: plural on the command line → Hydra group
+PARTS = {
+    "backbones": "backbone",
+    "labelers": "labeler",
+    "objectives": "objective",
+    "distillers": "distiller",
+    "protocols": "protocol",
+    "experiments": "experiment",
+}
+KNOWN = ("methods", "datasets", *PARTS, "runs")
+
+
+def show(what: str, store: str) -> None:
+    """Print a list.
+
+    Raises:
+        ConfigError: there is no such list.
+    """
+    what = what if what.endswith("s") else f"{what}s"
+    if what not in KNOWN:
+        raise ConfigError(f"There is no list of '{what}'.", did_you_mean(what, KNOWN))
+    if what == "runs":
+        rows = _runs(store)
+    elif what in PARTS:
+        folder = CONF / PARTS[what]
+        rows = [(path.stem, _comment(path)) for path in sorted(folder.glob("*.yaml"))]
+    else:
+        found = plugins.find()[what]
+        rows = [
+            (p.name, p.summary + ("" if p.origin == "built in" else f" [{p.origin}: {p.folder}]"))
+            for p in sorted(found.values(), key=lambda p: p.name)
+        ]
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    for name, text in rows:
+        grid.add_row(name, text)
+    Console(highlight=False).print(grid if rows else f"No {what}.", markup=False)
+
+
+def _runs(store: str) -> list[tuple[str, str]]:
+    rows = []
+    for run in Store(Path(store)).runs():
+        if run.problem:
+            text = f"damaged: {run.problem}"
+        elif run.finished:
+            metrics = run.record["metrics"]
+            text = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
+        else:
+            history = run.history()
+            at = f" after {history[-1]['stage']} {history[-1]['epoch']}" if history else ""
+            text = f"unfinished{at}"
+        rows.append((run.name, text))
+    return rows
+
+
+def _comment(path: Path) -> str:
+    """The first sentence of a config's comment, or the option that it changes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [x[1:].strip() for x in lines if x.startswith("#") and not x.startswith("# @")]
+    if comments:
+        return re.split(r"(?<=[a-z])\.(?:\s|$)", " ".join(comments))[0]
+    settings = [x.split("#")[0].strip() for x in lines if x and not x.startswith(("_", "defaults"))]
+    return ", ".join(settings)

@@ -1,0 +1,189 @@
+"""Comparison tables: rows methods, one table a data set and protocol, mean ± std over seeds.
+
+Runs of different protocols never share a table. Published numbers stand in columns of their own,
+and only beside runs whose protocol is meant to reproduce them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.files import write_text
+from harness.results.store import Store, load
+
+METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+#: protocols whose runs may stand beside published numbers
+COMPARABLE = ("common", "published")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: its data set, its protocol card and its rows, best mAP last."""
+
+    dataset: str
+    card: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def caption(self) -> str:
+        """What was held equal, in words."""
+        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
+        held = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+        return f"Protocol `{self.card['name']}` ({self.card['hash']}): {held}."
+
+
+def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Comparison]:
+    """The tables of a store.
+
+    Raises:
+        HarnessError: nothing finished, or nothing of that data set.
+    """
+    runs = load(store)
+    if runs.empty:
+        raise HarnessError(f"There are no finished runs in {store}.", "harness run method=mskd …")
+    if dataset is not None and dataset not in set(runs["dataset"]):
+        raise ConfigError(
+            f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
+        )
+    cards = {run.record["protocol"]["hash"]: run.record["protocol"] for run in Store(
+        Path(store)).runs() if run.finished}  # fmt: skip
+    for (name, protocol), group in runs.groupby(["dataset", "protocol_hash"], sort=True):
+        if dataset in (None, name):
+            yield Comparison(str(name), cards[protocol], _rows(group, str(name), cards[protocol]))
+
+
+def _rows(runs: pd.DataFrame, dataset: str, card: dict[str, Any]) -> pd.DataFrame:
+    """One row a method, stage and variant, sorted by mAP."""
+    published = _published(dataset) if card["name"] in COMPARABLE else {}
+    runs = runs.assign(variant=_variants(runs))
+    rows = []
+    keys = ["method", "stage", "final", "variant", "cameras", "selection"]
+    for values, group in runs.groupby(keys, sort=False):
+        method, stage, final, variant, cameras, selection = values
+        label = method if final else f"{method} ({stage})"
+        row: dict[str, Any] = {
+            "method": f"{label} [{variant}]" if variant else label,
+            "cameras": "yes" if cameras else "no",
+            "selection": selection,
+            "seeds": group["seed"].nunique(),
+        }
+        for metric in METRICS:
+            row[metric] = group[metric].mean()
+            row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
+        row["images_per_second"] = group["images_per_second"].astype(float).median()
+        if final:
+            row |= published.get(str(method), {})
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values("mAP", kind="stable").reset_index(drop=True)
+
+
+def _variants(runs: pd.DataFrame) -> pd.Series:
+    """'' where a method has one configuration; else the hash at the end of the run's name.
+
+    Cells of one method and protocol that differ in anything but the seed are never averaged.
+    """
+    variants = pd.Series("", index=runs.index)
+    for _, group in runs.groupby("method"):
+        if group["settings"].nunique() > 1:
+            variants[group.index] = group["settings"]
+    return variants
+
+
+def _published(dataset: str) -> dict[str, dict[str, float]]:
+    """method → published mAP and Rank-1 (per cent), from `results/published.csv`."""
+    checkout = Path(__file__).resolve().parents[2] / "results" / "published.csv"
+    if checkout.is_file():
+        table = pd.read_csv(checkout)
+    else:
+        bundled = resources.files("harness._bundled") / "results" / "published.csv"
+        if not bundled.is_file():
+            return {}
+        with bundled.open() as file:
+            table = pd.read_csv(file)
+    table = table[table["dataset"] == dataset].drop_duplicates("method")
+    columns = {"mAP": "published_mAP", "rank1": "published_rank1"}
+    rows = table[["method", *columns]].rename(columns=columns).to_dict("records")
+    return {str(row.pop("method")): {str(k): v for k, v in row.items()} for row in rows}
+
+
+# ---------------------------------------------------------------------------------- as text
+
+
+def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of text."""
+    rows = comparison.rows
+    header = ["Method", "Cameras", *METRICS.values(), "Seeds", "Train images/s"]
+    published = "published_mAP" in rows
+    if published:
+        header.append("Published mAP / Rank-1")
+    if (rows["selection"] != "last").any():
+        header.append("Checkpoint")
+    body = []
+    for row in rows.to_dict("records"):
+        cells = [row["method"], row["cameras"]]
+        for metric in METRICS:
+            std = row[f"{metric}_std"]
+            cells.append(f"{row[metric]:.1f}" + ("" if pd.isna(std) else f" ± {std:.1f}"))
+        speed = row["images_per_second"]
+        cells += [str(row["seeds"]), "–" if pd.isna(speed) else f"{speed:.0f}"]
+        if published:
+            m, r = row.get("published_mAP"), row.get("published_rank1")
+            cells.append("–" if m is None or pd.isna(m) else f"{m:.1f} / {r:.1f}")
+        if "Checkpoint" in header:
+            cells.append({"last": "last", "oracle": "best on test (oracle)"}[row["selection"]])
+        body.append(cells)
+    return header, body
+
+
+def markdown(comparison: Comparison) -> str:
+    """A Markdown table under its heading, with the protocol below."""
+    header, body = _cells(comparison)
+    lines = [f"### {comparison.dataset}, protocol {comparison.card['name']}", ""]
+    lines.append("| " + " | ".join(header) + " |")
+    lines.append("| --- | --- |" + " ---: |" * (len(header) - 2))
+    lines += ["| " + " | ".join(cells) + " |" for cells in body]
+    return "\n".join([*lines, "", comparison.caption, ""])
+
+
+def show(store: str, style: str, dataset: str | None, output: str | None) -> None:
+    """`harness table`."""
+    tables = list(comparisons(store, dataset))
+    problems = [f"{run.name}: {run.problem}" for run in Store(Path(store)).runs() if run.problem]
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    if style == "terminal":
+        if output is not None:
+            raise ConfigError("--output needs --format markdown or csv.")
+        console = Console(highlight=False)
+        for comparison in tables:
+            header, body = _cells(comparison)
+            grid = Table(title=f"{comparison.dataset}, protocol {comparison.card['name']}")
+            for position, name in enumerate(header):
+                grid.add_column(name, justify="left" if position < 2 else "right")
+            for cells in body:
+                grid.add_row(*cells)
+            console.print(grid)
+            console.print(f"[dim]{comparison.caption}[/dim]")
+        return
+    if style == "csv":
+        frames = [
+            t.rows.assign(dataset=t.dataset, protocol=t.card["name"], protocol_hash=t.card["hash"])
+            for t in tables
+        ]
+        text = pd.concat(frames).to_csv(index=False)
+    else:
+        text = "\n".join(markdown(comparison) for comparison in tables)
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(Path(output), text)

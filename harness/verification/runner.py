@@ -1,0 +1,156 @@
+"""Runs the golden cases that a folder holds vectors for, and prints what they say.
+
+A case is a function from the arrays of one `NAME.npz` to checks. Tolerances are those that come
+with the vectors: 1e-9 in float64 (1e-8 through GeM or batch norm), 2e-6 for float32 distances,
+nothing at all for labels, ranks and counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from harness.errors import ConfigError
+
+
+class Vectors(dict[str, np.ndarray]):
+    """The arrays of one file, and the folder of its neighbours."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as file:
+            super().__init__((key, file[key]) for key in file.files)
+        self.folder = path.parent
+
+    def neighbour(self, name: str) -> Vectors | None:
+        """The arrays of `name.npz` in the same folder, if it is there."""
+        path = self.folder / f"{name}.npz"
+        return Vectors(path) if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One quantity of a case: its largest absolute error, and how large it may be."""
+
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """False for NaN, too."""
+        return self.error <= self.tolerance
+
+
+Case = Callable[[Vectors], Iterator[Check]]
+CASES: dict[str, Case] = {}
+
+
+def case(name: str) -> Callable[[Case], Case]:
+    """Register the checks of `NAME.npz`."""
+
+    def register(function: Case) -> Case:
+        CASES[name] = function
+        return function
+
+    return register
+
+
+def close(quantity: str, ours: object, theirs: object, tolerance: float) -> Check:
+    """Compare numbers; NaN equals NaN. A difference of shape is an infinite error."""
+    a, b = _array(ours), _array(theirs)
+    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+        return Check(quantity, float("inf"), tolerance)
+    errors = np.abs(a - b)[~np.isnan(a)]
+    return Check(quantity, float(errors.max(initial=0.0)), tolerance)
+
+
+def equal(quantity: str, ours: object, theirs: object) -> Check:
+    """Compare integers: the error is how many differ."""
+    a, b = _array(ours), _array(theirs)
+    wrong = float("inf") if a.shape != b.shape else float((a != b).sum())
+    return Check(quantity, wrong, 0.0)
+
+
+def _array(value: object) -> np.ndarray:
+    value = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    return np.asarray(value, dtype=np.float64)
+
+
+def golden_folder() -> Path:
+    """The vectors that come with the project: of the checkout, or of the installed wheel."""
+    checkout = Path(__file__).resolve().parents[2] / "tests" / "golden"
+    return (
+        checkout if checkout.is_dir() else Path(str(resources.files("harness._bundled") / "golden"))
+    )
+
+
+def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
+    """Run all cases that `folder` holds: (case, its checks).
+
+    An array that a case needs and the file lacks is a failed check, not a crash.
+
+    Raises:
+        ConfigError: the folder does not exist or holds no known vectors.
+    """
+    from harness.verification import evaluation, labels, mskd, schedules  # noqa: F401
+
+    folder = folder or golden_folder()
+    known = [name for name in sorted(CASES) if (folder / f"{name}.npz").is_file()]
+    if not known:
+        raise ConfigError(
+            f"{folder} holds no vectors that are known here.",
+            f"Expected files: {', '.join(f'{name}.npz' for name in sorted(CASES))}.",
+        )
+    for name in known:
+        checks: list[Check] = []
+        try:
+            checks.extend(CASES[name](Vectors(folder / f"{name}.npz")))
+        except (KeyError, ValueError, OSError) as error:
+            checks.append(Check(f"cannot be read: {error}", float("nan"), 0.0))
+        yield name, checks
+
+
+def _merged(checks: list[Check]) -> list[Check]:
+    """Checks of the same quantity over steps and settings as one, with the largest error."""
+    worst: dict[tuple[str, float], Check] = {}
+    for check in checks:
+        quantity = re.sub(r"(_step\d|_m\d\d| \d)(?= |$)", "", check.quantity)
+        old = worst.get((quantity, check.tolerance))
+        if old is None or (old.passed and not check.error <= old.error):
+            worst[quantity, check.tolerance] = Check(quantity, check.error, check.tolerance)
+    return list(worst.values())
+
+
+def show(folder: str | None = None) -> bool:
+    """Print a table of all checks, those of one quantity in one row; whether all passed."""
+    grid = Table("Case", "Quantity", "Largest error", "Tolerance", "")
+    for column in grid.columns[2:4]:
+        column.justify = "right"
+    failed = count = 0
+    for name, checks in verify(Path(folder) if folder else None):
+        count += len(checks)
+        failed += sum(not check.passed for check in checks)
+        rows = _merged(checks)
+        for position, check in enumerate(rows):
+            grid.add_row(
+                name if position == 0 else "",
+                check.quantity,
+                f"{check.error:.1e}" if check.error else "0",
+                f"{check.tolerance:.0e}" if check.tolerance else "equal",
+                "[green]ok[/]" if check.passed else "[bold red]FAILED[/]",
+                end_section=position == len(rows) - 1,
+            )
+    console = Console(highlight=False)
+    console.print(grid)
+    console.print(
+        f"{count} checks, all passed." if not failed else f"[bold red]{failed} of {count} failed."
+    )
+    return not failed

@@ -1,0 +1,183 @@
+"""The rendered data set: the same pixels each time, a sound protocol, a problem worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from harness.errors import ConfigError
+from harness.interfaces import Dataset, ReIDData, Split
+
+PIXEL_SUM = 110191999
+Make = Callable[..., Dataset]
+
+
+@pytest.fixture(scope="module")
+def synthetic(dataset_module: Callable[[str], ModuleType]) -> Make:
+    """The data set's class."""
+    return cast("Make", dataset_module("synthetic").Synthetic)
+
+
+def pixels(split: Split) -> np.ndarray:
+    """(N, H, W, 3) uint8."""
+    return np.stack([np.asarray(split.images.read(i)) for i in range(len(split.images))])
+
+
+def cameras(split: Split) -> np.ndarray:
+    assert split.cameras is not None
+    return split.cameras
+
+
+@pytest.fixture(scope="module")
+def default(synthetic: Make) -> ReIDData:
+    return synthetic().load()
+
+
+@pytest.fixture(scope="module")
+def drawn(default: ReIDData) -> dict[str, np.ndarray]:
+    """Pixels of the test set, part by part."""
+    return {"query": pixels(default.query), "gallery": pixels(default.gallery)}
+
+
+def test_the_same_pixels_from_two_loads_in_any_order(synthetic: Make) -> None:
+    first, second = (synthetic(identities=4, test_identities=2).load() for _ in range(2))
+    count = len(first.train.images)
+    backwards = [np.asarray(second.train.images.read(i)) for i in reversed(range(count))]
+    np.testing.assert_array_equal(pixels(first.train), np.stack(backwards[::-1]))
+    assert first.fingerprint() == second.fingerprint()
+
+
+def test_pixels_are_those_of_other_machines(synthetic: Make) -> None:
+    """Changed on purpose? Then raise `VERSION` of the renderer, and this sum with it.
+
+    The tolerance is for Pillow, whose polygons' borders may move with compiler and version.
+    """
+    data = synthetic(identities=6, test_identities=6).load()
+    total = sum(int(pixels(part).astype(np.int64).sum()) for part in (data.train, data.gallery))
+    assert total == pytest.approx(PIXEL_SUM, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"difficulty": 0.5},
+        {"size": (128, 64)},
+        {"cameras": 4},
+        {"identities": 5},
+        {"images_per_camera": 3},
+    ],
+)
+def test_every_setting_is_in_the_fingerprint(synthetic: Make, change: dict[str, Any]) -> None:
+    settings: dict[str, Any] = {"identities": 4, "test_identities": 2}
+    plain, changed = synthetic(**settings).load(), synthetic(**{**settings, **change}).load()
+    assert plain.train.images.fingerprint() != changed.train.images.fingerprint()
+    assert plain.fingerprint() != changed.fingerprint()
+
+
+def test_counts_and_names(default: ReIDData) -> None:
+    assert default.name == "synthetic"
+    assert set(default.train.identities) == set(range(1, 81))
+    assert set(default.query.identities) == set(range(81, 141))
+    assert set(default.gallery.identities) == {0, *range(81, 141)}
+    assert (default.gallery.identities == 0).sum() == 60
+    for part in (default.train, default.query, default.gallery):
+        names = [part.images.name(i) for i in range(len(part.images))]
+        assert len(set(names)) == len(names)
+        assert set(cameras(part)) == set(range(5))
+    _, images = np.unique(default.train.identities * 5 + cameras(default.train), return_counts=True)
+    assert images.min() >= 2
+    assert 3.5 < images.mean() < 4.5
+
+
+def test_one_query_per_person_and_camera_with_a_match_in_another(default: ReIDData) -> None:
+    query, gallery = default.query, default.gallery
+    seen = list(zip(query.identities.tolist(), cameras(query).tolist(), strict=True))
+    assert len(set(seen)) == len(seen)
+    for identity, camera in seen:
+        same = gallery.identities == identity
+        assert (same & (cameras(gallery) != camera)).any()
+
+
+@pytest.mark.parametrize("size", [(64, 32), (128, 64), (33, 17)])
+def test_pictures_are_rgb_of_the_size_asked_for(synthetic: Make, size: tuple[int, int]) -> None:
+    image = synthetic(identities=2, test_identities=2, size=size).load().gallery.images.read(0)
+    assert image.mode == "RGB"
+    assert image.size == (size[1], size[0])
+
+
+def test_pictures_of_one_walk_differ(default: ReIDData) -> None:
+    walk = [i for i in range(20) if default.train.identities[i] == 1]
+    drawn = {default.train.images.read(i).tobytes() for i in walk}
+    assert len(drawn) == len(walk)
+
+
+def test_cameras_differ_in_colour(default: ReIDData, drawn: dict[str, np.ndarray]) -> None:
+    """Mean colours of cameras lie farther apart than halves of one camera's pictures do."""
+    images, views = drawn["gallery"].mean(axis=(1, 2)), cameras(default.gallery)
+    between, within = [], []
+    for camera in range(5):
+        mine = images[views == camera]
+        within.append(np.abs(mine[::2].mean(0) - mine[1::2].mean(0)).max())
+        between += [
+            np.abs(mine.mean(0) - images[views == other].mean(0)).max() for other in range(camera)
+        ]
+    assert np.mean(between) > 3 * np.mean(within)
+
+
+def _histograms(images: np.ndarray) -> np.ndarray:
+    """(N, 3·512) float: joint 8 × 8 × 8 RGB histograms of three stripes, Hellinger-normalised."""
+    bins = images.astype(np.int64) // 32
+    codes = (bins[..., 0] * 8 + bins[..., 1]) * 8 + bins[..., 2]
+    stripes = np.array_split(codes, 3, axis=1)
+    counts = [[np.bincount(row.ravel(), minlength=512) for row in part] for part in stripes]
+    roots = np.sqrt(np.concatenate([np.array(part) for part in counts], axis=1))
+    return roots / np.linalg.norm(roots, axis=1, keepdims=True)
+
+
+def test_a_colour_histogram_helps_but_does_not_solve_it(
+    default: ReIDData, drawn: dict[str, np.ndarray]
+) -> None:
+    query, gallery = default.query, default.gallery
+    similar = _histograms(drawn["query"]) @ _histograms(drawn["gallery"]).T
+    precisions = []
+    for i, row in enumerate(similar):
+        mine = gallery.identities == query.identities[i]
+        shown = ~(mine & (cameras(gallery) == cameras(query)[i]))
+        ranks = np.flatnonzero(mine[shown][np.argsort(-row[shown], kind="stable")]) + 1
+        precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+    assert 0.05 < np.mean(precisions) < 0.25  # chance is about 0.02
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"identities": 1}, "identities"),
+        ({"test_identities": 0}, "test_identities"),
+        ({"cameras": 1}, "cameras"),
+        ({"images_per_camera": 1}, "images_per_camera"),
+        ({"distractors": -0.5}, "distractors"),
+        ({"difficulty": 3}, "difficulty"),
+        ({"difficulty": float("nan")}, "difficulty"),
+        ({"size": (16, 8)}, "size"),
+        ({"size": (64,)}, "size"),
+        ({"size": 64}, "size"),
+        ({"cameras": 2.5}, "cameras"),
+        ({"identities": "many"}, "identities"),
+        ({"distractors": float("inf")}, "distractors"),
+    ],
+)
+def test_nonsense_is_refused_with_a_cure(synthetic: Make, wrong: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word) as error:
+        synthetic(**wrong)
+    assert error.value.cure
+
+
+def test_the_smallest_one_is_a_sound_problem(synthetic: Make) -> None:
+    data = synthetic(identities=2, test_identities=2, cameras=2, images_per_camera=2, distractors=0)
+    small = data.load()
+    assert len(small.query.images) == len(small.gallery.images) == 4
