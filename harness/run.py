@@ -85,6 +85,10 @@ class Cell:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    environment: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.environment = environment(self.device)  # now: the checkout may change while we run
 
     @property
     def folder(self) -> Path:
@@ -319,7 +323,7 @@ class Cell:
             },
             "seconds": round(seconds, 2),
             "memory_mib": peak_memory(self.device),
-            "environment": environment(self.device),
+            "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }
         write_json(self.folder / "record.json", record)

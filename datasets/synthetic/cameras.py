@@ -42,8 +42,8 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
     def around(value: float, spread: float) -> float:
         return value + strength * draws.uniform(-spread, spread)
 
-    saturation = around(0.9, 0.16)
-    gains = [around(1.0, 0.08), around(1.0, 0.045), around(1.0, 0.1)]
+    saturation = around(0.9, 0.13)
+    gains = [around(1.0, 0.065), around(1.0, 0.035), around(1.0, 0.08)]
     grey = (1 - saturation) / 3
     mixing = [
         [gains[o] * (grey + (saturation if o == i else 0.0)) * 1024 for i in range(3)]
@@ -52,9 +52,9 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
     favourite = draws.pick(("front", "back", "side"))
     return Camera(
         mixing=np.array([[round(value) for value in row] for row in mixing], dtype=np.int32),
-        tone=around(0.0, 0.3),
-        contrast=around(0.92, 0.08),
-        offset=around(4.0, 6.0),
+        tone=around(0.0, 0.25),
+        contrast=around(0.92, 0.065),
+        offset=around(4.0, 5.0),
         noise=round(draws.uniform(4, 12)),
         softness=draws.uniform(1.0, 1.7),
         headings=("front", "back", "side", favourite, favourite),

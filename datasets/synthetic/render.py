@@ -13,7 +13,7 @@ from .people import Look, Pose, draw_look, draw_person, in_clothes_of
 
 VERSION = 1  # goes into the fingerprint: raise it whenever a pixel changes
 _SUPERSAMPLING = 3
-_LOOK_ALIKES = 0.3  # share of people in the clothes of the one before them
+_LOOK_ALIKES = 0.2  # share of people in the clothes of the one before them
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class World:
 
         picture = self._background(camera, shot.camera, hour, place, now)
         draw = ImageDraw.Draw(picture)
-        if now.chance(0.14 * self.difficulty):
+        if now.chance(0.12 * self.difficulty):
             self._passer_by(draw, now, behind=True)
         if shot.identity == 0:
             self._bad_detection(draw, shot, now)
@@ -86,9 +86,9 @@ class World:
                 heading = now.pick(("front", "back", "side"))
             pose = Pose(heading, now.uniform(-1, 1), mirrored)
             self._person(draw, self.look(shot.identity), pose, camera.tallness, now)
-        if now.chance(0.16 * self.difficulty):
+        if now.chance(0.14 * self.difficulty):
             self._occluder(draw, now)
-        elif now.chance(0.06 * self.difficulty):
+        elif now.chance(0.05 * self.difficulty):
             self._passer_by(draw, now, behind=False)
 
         picture = picture.reduce(_SUPERSAMPLING)
@@ -101,8 +101,8 @@ class World:
             small = picture.resize(coarse, Image.Resampling.BILINEAR)
             picture = small.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
         daylight = Draws(self.seed, "hour", shot.camera, hour).uniform(0.88, 1.1)
-        exposure = daylight * (1 + self.difficulty * now.uniform(-0.08, 0.08))
-        light = self.difficulty * now.uniform(-0.45, 0.45)
+        exposure = daylight * (1 + self.difficulty * now.uniform(-0.07, 0.07))
+        light = self.difficulty * now.uniform(-0.4, 0.4)
         return Image.fromarray(develop(np.asarray(picture), camera, exposure, light, now))
 
     def _background(
