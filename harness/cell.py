@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 
 def portable_config(config: DictConfig, precision: str) -> dict[str, Any]:
     """The resolved configuration without anything of this machine: no paths, no device."""
+    return _portable(config, precision, lambda path: path.name)
+
+
+def _portable(config: DictConfig, precision: str, written: Callable[[Path], str]) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     for key in ELSEWHERE:
@@ -26,18 +32,26 @@ def portable_config(config: DictConfig, precision: str) -> dict[str, Any]:
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights
-    return {str(key): _without_paths(value) for key, value in plain.items()}
+    return {str(key): _without_paths(value, written) for key, value in plain.items()}
 
 
-def _without_paths(value: Any) -> Any:
-    """Absolute paths cut to their last part, however deep they stand."""
+def _without_paths(value: Any, written: Callable[[Path], str]) -> Any:
+    """Absolute paths as `written` has them, however deep they stand."""
     if isinstance(value, dict):
-        return {key: _without_paths(inner) for key, inner in value.items()}
+        return {key: _without_paths(inner, written) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_paths(inner) for inner in value]
-    if isinstance(value, str) and Path(value).expanduser().is_absolute():
-        return Path(value).name
+        return [_without_paths(inner, written) for inner in value]
+    if isinstance(value, str):
+        path = Path(os.path.expanduser(value))  # noqa: PTH111 (Path's own refuses unknown users)
+        return written(path) if path.is_absolute() else value
     return value
+
+
+def _content(path: Path) -> str:
+    """A file's name and digest: two files of one name are different settings."""
+    if not path.is_file():
+        return path.name
+    return f"{path.name} {hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}"
 
 
 def cell_name(config: DictConfig, precision: str) -> str:
@@ -50,7 +64,7 @@ def cell_name(config: DictConfig, precision: str) -> str:
 
 def settings_hash(config: DictConfig, precision: str) -> str:
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
-    settings = portable_config(config, precision)
+    settings = _portable(config, precision, _content)
     del settings["seed"]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

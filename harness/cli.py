@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> None:
         words = os.environ.get("COMP_LINE", "").split(" ")
         if words[1:2] == ["run"]:
             os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        arguments = ["run", *arguments]
+        arguments = ["run", *(a for a in arguments if a != "run")]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return

@@ -31,6 +31,11 @@ class TrainingError(HarnessError):
     """Training cannot go on (no clusters, a loss that is not finite). The last checkpoint stays."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of `known` to a misspelt `word`, or lists them all."""
     options = sorted(set(known))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +33,7 @@ def _explained(path: Path) -> Iterator[None]:
             ) from error
         raise HarnessError(
             f"{path.parent} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Choose another place with store=.",
+            "Choose another place (store= for runs, data.cache= for image banks).",
         ) from error
 
 
@@ -57,7 +57,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
                 os.fsync(file.fileno())  # the new name must never stand on an empty file
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone already, or its folder never came to be
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,7 +78,10 @@ def make_folder(path: Path) -> None:
         HarnessError: it cannot be made or written, or the disk is full.
     """
     probe = path / f".{os.getpid()}.tmp"
-    with _explained(probe):
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b".")
-        probe.unlink()
+    try:
+        with _explained(probe):
+            path.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b".")
+    finally:
+        with suppress(OSError):
+            probe.unlink()

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness import plugins
-from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -30,6 +31,7 @@ def _task(config: DictConfig) -> dict[str, Any]:
 
     plugins.register()  # a launcher may have started a new process
     try:
+        _check_stages(HydraConfig.get().overrides.task)
         return dict(run_cell(config).record["metrics"])
     except HarnessError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -49,7 +51,8 @@ def run(arguments: Sequence[str]) -> None:
         HarnessError: anything that a person can mend.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions; we print them ourselves
-    arguments = [_normal(argument) for argument in arguments]
+    arguments = _ordered([_normal(argument) for argument in arguments])
+    _check_flags(arguments)
     sys.argv = ["harness", *arguments]
     _failed.clear()
     try:
@@ -60,11 +63,55 @@ def run(arguments: Sequence[str]) -> None:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, arguments) from error
+    except ValueError as error:  # Hydra's own for method=null
+        if "Config group override" not in str(error):
+            raise
+        raise _explained(error, arguments) from error
 
 
 def _normal(argument: str) -> str:
-    """`experiment=NAME` and `+experiment=NAME` are the same."""
-    return f"+{argument}" if argument.startswith("experiment=") else argument
+    """`experiment=…` is `+experiment=…`, and a stage takes changes that it does not name yet."""
+    if argument.startswith("experiment="):
+        return f"+{argument}"
+    return f"++{argument}" if argument.startswith("stages.") else argument
+
+
+def _ordered(arguments: Sequence[str]) -> list[str]:
+    """Flags first: `method=mskd -m seed=0,1` is more than argparse can read."""
+
+    def is_override(argument: str) -> bool:
+        return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+    return sorted(arguments, key=is_override)  # sorting is stable
+
+
+def _check_flags(arguments: Sequence[str]) -> None:
+    flags = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    for argument in arguments:
+        flag = argument.split("=")[0]
+        if flag.startswith("--") and not any(known.startswith(flag) for known in flags):
+            raise ConfigError(f"There is no option '{flag}'.", did_you_mean(flag, flags))
+
+
+def _check_stages(overrides: Sequence[str]) -> None:
+    """Refuse a change to a stage that the method does not have; Hydra would add the stage.
+
+    Raises:
+        ConfigError: there is no such stage.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    named = [item for item in parsed if item.key_or_group.startswith("stages.")]
+    if not named:
+        return
+    others = [str(item.input_line) for item in parsed if item not in named]
+    stages = list(hydra.compose("config", others).stages or {})
+    for item in named:
+        stage = item.key_or_group.split(".")[1]
+        if stage not in stages:
+            raise ConfigError(
+                f"This method has no stage '{stage}'.",
+                did_you_mean(stage, stages) or "It does not train.",
+            )
 
 
 def compose(overrides: Sequence[str]) -> DictConfig:
@@ -78,7 +125,9 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         try:
-            return hydra.compose("config", list(overrides))
+            config = hydra.compose("config", list(overrides))
+            _check_stages(overrides)
+            return config
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             problem = error
     raise _explained(problem, overrides) from problem
@@ -102,11 +151,27 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
         loader = GlobalHydra.instance().config_loader()
         groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
         groups.pop("hydra", None)
-        try:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-        except HydraException:
-            return ConfigError(f"{str(error).strip().splitlines()[0]}", "Write key=value.")
+        parsed = []
+        for override in overrides:
+            try:
+                parsed += OverridesParser.create().parse_overrides([override])
+            except HydraException as wrong:
+                text = " ".join(str(wrong).split())
+                return ConfigError(
+                    f"'{override}' cannot be read: {text}",
+                    "Write KEY=VALUE; quote what has brackets, commas or blanks: 'KEY=\"a, b\"'.",
+                )
+        for word in arguments:
+            if "=" not in word and not word.startswith(("-", "~")) and word in str(error):
+                fitting = [group for group, names in groups.items() if word in names]
+                known = f"Did you mean {fitting[0]}={word}?" if fitting else "Write KEY=VALUE."
+                return ConfigError(f"'{word}' is no setting.", known)
         if not any(item.key_or_group == "method" for item in parsed):
+            for item in parsed:
+                if item.key_or_group not in groups and _near(item.key_or_group, {"method"}):
+                    return ConfigError(
+                        f"There is no option '{item.key_or_group}'.", "Did you mean 'method'?"
+                    )
             return ConfigError(
                 "No method was given.",
                 f"Known: {', '.join(groups['method'])}. Example: harness run method=mskd.",
@@ -114,6 +179,7 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
         for item in parsed:
             options = groups.get(item.key_or_group, [])
             for value in getattr(item.value(), "list", [item.value()]):  # a sweep has several
+                value = "null" if value is None else value
                 if options and isinstance(value, str) and value not in options:
                     return ConfigError(
                         f"There is no {item.key_or_group} '{value}'.",
@@ -127,8 +193,7 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
                 f"There is no option '{key}'.",
                 did_you_mean(key, keys) if _near(key, keys) else "See harness run … --cfg job.",
             )
-    text = str(chain[-1]).strip().splitlines()[0]
-    return ConfigError(re.sub(r"\s+", " ", text), "See harness run … --cfg job.")
+    return ConfigError(re.sub(r"\s+", " ", first_line(chain[-1])), "See harness run … --cfg job.")
 
 
 def _near(key: str, keys: set[str]) -> bool:

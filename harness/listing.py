@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import plugins
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.results.store import Store
 
 CONF = Path(__file__).parent / "conf"
@@ -45,10 +45,20 @@ def show(what: str, store: str) -> None:
             (p.name, p.summary + ("" if p.origin == "built in" else f" [{p.origin}: {p.folder}]"))
             for p in sorted(found.values(), key=lambda p: p.name)
         ]
-    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
-    for name, text in rows:
-        grid.add_row(name, text)
-    Console(highlight=False).print(grid if rows else f"No {what}.", markup=False)
+    console = Console(highlight=False)
+    if not rows:
+        console.print(f"No {what}.")
+    elif not console.is_terminal:  # for grep and cut: one line each, never wrapped
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            print(f"{name:<{width}}   {text}".rstrip())
+    else:
+        grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column()
+        for name, text in rows:
+            grid.add_row(name, text)
+        console.print(grid, markup=False)
 
 
 def _runs(store: str) -> list[tuple[str, str]]:
@@ -60,7 +70,11 @@ def _runs(store: str) -> list[tuple[str, str]]:
             metrics = run.record["metrics"]
             text = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
         else:
-            history = run.history()
+            try:
+                history = run.history()
+            except HarnessError as error:
+                rows.append((run.name, f"damaged: {error.cause}"))
+                continue
             at = f" after {history[-1]['stage']} {history[-1]['epoch']}" if history else ""
             text = f"unfinished{at}"
         rows.append((run.name, text))

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
 
@@ -76,8 +76,17 @@ def _roots(extra: Sequence[str]) -> Iterator[tuple[str, dict[str, Path]]]:
     for root in user_roots(extra):
         yield "user", {kind: root / kind for kind in GROUPS}
     for entry in entry_points(group="harness.plugins"):
-        spec = importlib.util.find_spec(entry.value)
-        for place in (spec.submodule_search_locations or ()) if spec else ():
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except ImportError:  # the parent of a dotted name is missing
+            spec = None
+        if spec is None:
+            raise ConfigError(
+                f"The plug-in package '{entry.name}' cannot be found: its entry point names "
+                f"{entry.value}, which is no importable package.",
+                "Install it again, or uninstall it.",
+            )
+        for place in spec.submodule_search_locations or ():
             yield f"package {entry.name}", {kind: Path(place) / kind for kind in GROUPS}
     package = Path(__file__).resolve().parent
     checkout = package.parent
@@ -100,7 +109,9 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 name = config.parent.name
                 plugin = Plugin(kind, name, config.parent, origin)
                 other = found[kind].setdefault(name, plugin)
-                if other.folder != plugin.folder and plugin.origin != "built in":
+                # "package a" and "package b" are of one rank
+                equal = other.origin.split()[0] == plugin.origin.split()[0]
+                if other.folder != plugin.folder and equal:
                     raise ConfigError(
                         f"Two plug-ins are called '{name}': {other.folder} and {plugin.folder}.",
                         "Rename one of the folders.",
@@ -129,6 +140,7 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     _alias(ALIAS, [])
     store = ConfigStore.instance()
     for kind, plugins in found.items():
+        store.repo.get(GROUPS[kind], {}).clear()  # a folder that is no longer named is gone
         folders = dict.fromkeys(str(p.folder.parent) for p in plugins.values())
         _alias(f"{ALIAS}.{kind}", list(folders))
         for plugin in plugins.values():
@@ -137,8 +149,11 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 node = OmegaConf.load(path)
             except Exception as error:
                 raise ConfigError(f"{path} is not valid YAML: {error}") from error
-            if not OmegaConf.is_dict(node):
+            if not isinstance(node, DictConfig):
                 raise ConfigError(f"{path} must hold keys and values.")
-            package = "_global_" if kind == "methods" else "dataset"
-            store.store(group=GROUPS[kind], name=plugin.name, node=node, package=package)
+            if kind == "datasets":
+                # Nested by hand: a config whose package is `dataset` could not override /protocol.
+                defaults = node.pop("defaults", [])
+                node = OmegaConf.create({"defaults": defaults, "dataset": node})
+            store.store(group=GROUPS[kind], name=plugin.name, node=node, package="_global_")
     return found

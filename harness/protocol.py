@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from harness.backbones import describe_weights
 
 UNHASHED = ("cameras", "selection", "hash")
+#: what a stage may change of the sections held equal, because it is the method's own
+OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations")
+HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
 
@@ -52,8 +56,30 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         card["backbone"] = f"small {'-'.join(map(str, backbone['widths']))}"
     if backbone.get("stride_in", "3x3") != "3x3":
         card["backbone"] += f", stride in {backbone['stride_in']}"
+    changed = list(_changed_by_stages(config))
+    if changed:
+        card["stages"] = ", ".join(changed)
     card["hash"] = card_hash(card)
     return card
+
+
+def _changed_by_stages(config: DictConfig) -> Iterator[str]:
+    """`STAGE.KEY=VALUE` where a stage of its own takes something else than is held equal."""
+    for stage in config.stages or {}:
+        changes = OmegaConf.to_container(config.stages, resolve=True)
+        assert isinstance(changes, dict)
+        for key, value in _flat(changes[stage] or {}):
+            if key.startswith(HELD) and key not in OWN and value != OmegaConf.select(config, key):
+                value = describe_weights(str(value)) if key == "backbone.weights" else value
+                yield f"{stage}.{key}={value}"
+
+
+def _flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def card_hash(card: dict[str, Any]) -> str:

@@ -6,16 +6,22 @@ what it names: `stages: {teacher: {distiller: null}, student: {train: {warmup_ep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import logging
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hydra.utils import get_class, get_method, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
+
+# Hydra logs what it then raises; once, in our words, is enough
+logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
 
 #: the parts and settings that a stage may change
 STAGE_KEYS = (
@@ -25,10 +31,24 @@ TOP_KEYS = (
     *STAGE_KEYS, "seed", "protocol", "images", "evaluation", "selection", "method", "stages",
     "dataset", "data", "store", "name", "force", "device", "threads",
 )  # fmt: skip
-PARTS = ("labeler", "objective", "distiller")
+PLUGS: dict[str, type] = {
+    "backbone": Backbone, "labeler": PseudoLabeler, "objective": Objective, "distiller": Distiller,
+}  # fmt: skip
+SECTIONS = ("protocol", "images", "evaluation", "method", "dataset", "data")
 SELECTIONS = ("last", "oracle")
 POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
-            "train.epochs", "train.iterations", "optimizer.step", "evaluation.every")  # fmt: skip
+            "train.epochs", "train.iterations", "train.warmup_iterations", "optimizer.step",
+            "evaluation.every")  # fmt: skip
+FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads")
+TRUTHS = ("method.uses_cameras", "evaluation.rerank", "force")
+#: key → (lowest, highest); whether the lowest itself is allowed
+RANGES = {
+    "optimizer.lr": (0.0, math.inf, False),
+    "optimizer.gamma": (0.0, math.inf, False),
+    "optimizer.weight_decay": (0.0, math.inf, True),
+    "images.flip": (0.0, 1.0, True),
+    "images.erase": (0.0, 1.0, True),
+}
 
 
 @dataclass(frozen=True)
@@ -82,17 +102,23 @@ def make_recipe(config: DictConfig) -> Recipe:
 
 
 def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
-    changes = config.stages[name] or {}
-    for key in changes:
+    changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
+    if not isinstance(changes, DictConfig):
+        raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
+    for key in map(str, changes):
         if key not in STAGE_KEYS:
             raise ConfigError(
                 f"stages.{name}.{key}: a stage cannot change that.", did_you_mean(key, STAGE_KEYS)
             )
+    for key in _unknown(changes, config):
+        known = _keys(config, STAGE_KEYS)
+        raise ConfigError(f"stages.{name}.{key}: there is no such option.", _near(key, known))
     try:
         merged = OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"stages.{name}: {error}".splitlines()[0]) from error
+        raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
+    _check_numbers(merged, f"stages.{name}: " if changes else "")
     stage = Stage(name, merged)
     for part in ("labeler", "objective"):
         if not stage.has(part):
@@ -100,15 +126,20 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
                 f"{config.method.name} trains (stage '{name}') but has {part}=none.",
                 f"Choose one: harness list {part}s.",
             )
-    for part in PARTS:
+    for part in PLUGS:
         if stage.has(part):
-            _check_target(merged[part]._target_, part)
-            kind = get_class(merged[part]._target_)
+            kind = _target(merged[part]._target_, part)
             if getattr(kind, "uses_cameras", False) is True and not uses_cameras:
                 raise ConfigError(
                     f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
+    if merged.labeler.get("part_weight") and len(merged.backbone.get("views", "  ")) == 1:
+        raise ConfigError(
+            f"labeler.part_weight={merged.labeler.part_weight} needs part views, but "
+            f"backbone.views={list(merged.backbone.views)} has none.",
+            "Set labeler.part_weight=0, or backbone.views=[global,upper,lower].",
+        )
     if not stage.has("distiller"):
         if merged.train.warmup_epochs:
             raise ConfigError(
@@ -132,52 +163,97 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
     return Stage(name, merged, teacher_run=str(teacher))
 
 
-def _check_target(target: str, where: str) -> None:
+def _target(target: str, part: str) -> Any:
+    """The class or function that builds a part."""
     try:
-        get_method(target)
+        found = get_object(target)
     except Exception as error:
         raise ConfigError(
-            f"{where}._target_={target} cannot be imported: {str(error).splitlines()[0]}"
+            f"{part}._target_={target} cannot be imported: {' '.join(str(error).split())}"
         ) from error
+    if isinstance(found, type) and not issubclass(found, PLUGS[part]):
+        raise ConfigError(f"{part}._target_={target} is no {PLUGS[part].__name__}.")
+    return found
+
+
+def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
+    """Dotted keys of `changes` that `config` does not have."""
+    for name, value in changes.items_ex(resolve=False):
+        key = str(name)
+        if key not in config:
+            yield key
+        elif isinstance(value, DictConfig) and isinstance(config[key], DictConfig):
+            yield from (f"{key}.{inner}" for inner in _unknown(value, config[key]))
+
+
+def _keys(config: DictConfig, sections: tuple[str, ...]) -> list[str]:
+    return [f"{s}.{key}" for s in sections if config.get(s) is not None for key in config[s]]
+
+
+def _near(key: str, known: list[str]) -> str:
+    hint = did_you_mean(key, known)
+    return hint if hint.startswith("Did") else "See harness run … --cfg job."
 
 
 def _check_values(config: DictConfig) -> None:
     for key in config:
         if key not in TOP_KEYS:
             raise ConfigError(f"There is no option '{key!s}'.", did_you_mean(str(key), TOP_KEYS))
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except OmegaConfBaseException as error:  # ${…} of what is not there
+        raise ConfigError(
+            f"{error.full_key}: {first_line(error)}.", f"Give it: {error.full_key}=VALUE."
+        ) from error
     if missing:
-        raise ConfigError(f"No value was given for {', '.join(missing)}.")
+        raise ConfigError(
+            f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
+        )
+    for key in TOP_KEYS[: TOP_KEYS.index("seed")] + SECTIONS:
+        if not isinstance(config.get(key), DictConfig):
+            raise ConfigError(
+                f"{key}={config.get(key)} must hold keys and values.", f"Change one: {key}.KEY=…"
+            )
     if config.selection not in SELECTIONS:
         raise ConfigError(
             f"selection={config.selection} is unknown.",
             did_you_mean(str(config.selection), SELECTIONS),
         )
-    for key in POSITIVE:
+    for key in TRUTHS:
         value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{key}={value} must be a whole number, 1 or more.")
-    for key in ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads"):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key}={value} must be true or false.")
+    _check_numbers(config)
+
+
+def _check_numbers(config: DictConfig, where: str = "") -> None:
+    for key in (*POSITIVE, *FROM_ZERO):
         value = OmegaConf.select(config, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"{key}={value} must be a whole number, 0 or more.")
+        least = 1 if key in POSITIVE else 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"{where}{key}={value} must be a whole number, {least} or more.")
+    for key, (low, high, closed) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and math.isfinite(value) and low <= value <= high) or (
+            value == low and not closed
+        ):
+            limits = f"{low:g} or more" if closed else f"above {low:g}"
+            limits = limits if high == math.inf else f"from {low:g} to {high:g}"
+            raise ConfigError(f"{where}{key}={value} must be a number, {limits}.")
     batch, group = config.batch.identities * config.batch.images, config.batch.samples_per_bn
     if group == 1 or batch < 2:
         raise ConfigError(
-            f"Batches of {batch} with samples_per_bn={group}: a single image has no statistics.",
+            f"{where}Batches of {batch} with batch.samples_per_bn={group}: a single image has no "
+            "statistics.",
             "Use batch.samples_per_bn=0 (whole batch) or 2 and more, and batches of 2 and more.",
         )
     if group and batch % group and batch > group:
         raise ConfigError(
-            f"batch.samples_per_bn={group} does not divide the batch of {batch} images "
+            f"{where}batch.samples_per_bn={group} does not divide the batch of {batch} images "
             f"({config.batch.identities} × {config.batch.images}).",
             "Choose a divisor, or 0 for the whole batch.",
         )
-    for key in ("optimizer.lr", "optimizer.gamma"):
-        if not isinstance(OmegaConf.select(config, key), int | float) or (
-            OmegaConf.select(config, key) <= 0
-        ):
-            raise ConfigError(f"{key}={OmegaConf.select(config, key)} must be a number above 0.")
 
 
 # ------------------------------------------------------------------------------------- building
@@ -198,7 +274,19 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
                 raise cause from error
             cause = cause.__cause__
         root = error.__cause__ or error
-        raise ConfigError(f"{what} cannot be built: {str(root).splitlines()[0]}") from error
+        raise ConfigError(f"{what} cannot be built: {first_line(root)}", _options(node)) from error
+
+
+def _options(node: DictConfig) -> str:
+    """What a part can be told, if its config tells it something else."""
+    try:
+        known = list(inspect.signature(get_object(node._target_)).parameters)
+    except Exception:  # the error at hand says more than this one
+        return ""
+    for key in node:
+        if not str(key).startswith("_") and key not in known:
+            return did_you_mean(str(key), known)
+    return ""
 
 
 def build_backbone(node: DictConfig) -> Backbone:

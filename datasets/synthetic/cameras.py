@@ -43,7 +43,7 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
         return value + strength * draws.uniform(-spread, spread)
 
     saturation = around(0.9, 0.13)
-    gains = [around(1.0, 0.065), around(1.0, 0.035), around(1.0, 0.08)]
+    gains = [around(1.0, 0.08), around(1.0, 0.04), around(1.0, 0.1)]
     grey = (1 - saturation) / 3
     mixing = [
         [gains[o] * (grey + (saturation if o == i else 0.0)) * 1024 for i in range(3)]
@@ -52,7 +52,7 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
     favourite = draws.pick(("front", "back", "side"))
     return Camera(
         mixing=np.array([[round(value) for value in row] for row in mixing], dtype=np.int32),
-        tone=around(0.0, 0.25),
+        tone=around(0.0, 0.3),
         contrast=around(0.92, 0.065),
         offset=around(4.0, 5.0),
         noise=round(draws.uniform(4, 12)),

@@ -106,7 +106,7 @@ class Synthetic(Dataset):
 
     def load(self) -> ReIDData:
         """Lay out the three parts. Draws no image yet."""
-        world = World(self.seed, self.size, self.cameras, self.difficulty)
+        world = World(self.seed, self.size, self.difficulty)
         first_test = self.identities + 1
         train = self._shots("train", range(1, first_test))
         test = self._shots("test", range(first_test, first_test + self.test_identities))

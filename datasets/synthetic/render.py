@@ -35,14 +35,12 @@ class World:
     Args:
         seed: what all of it is drawn from.
         size: (height, width) of a picture in pixels.
-        cameras: how many there are.
         difficulty: 1 is the ordinary one; scales colour casts, occlusion and exposure.
     """
 
-    def __init__(self, seed: int, size: tuple[int, int], cameras: int, difficulty: float) -> None:
+    def __init__(self, seed: int, size: tuple[int, int], difficulty: float) -> None:
         self.seed, self.size, self.difficulty = seed, size, difficulty
         self.canvas = (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING)
-        self._count = cameras
         self._cameras: dict[int, Camera] = {}
         self._looks: dict[int, Look] = {}
 

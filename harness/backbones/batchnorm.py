@@ -34,22 +34,16 @@ class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
 
 
 def set_samples_per_bn(module: nn.Module, samples: int) -> None:
-    """Let every batch norm below `module` normalise over `samples` images at a time, in place.
+    """Let every batch norm in `module` normalise over `samples` images at a time, in place.
 
     Keys of the state dict stay as they are. 0 leaves the batch whole.
     """
     if samples == 0:
         return
-    for name, child in module.named_children():
-        kinds = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
+    kinds = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
+    for child in module.modules():
         kind = kinds.get(type(child))  # type: ignore[arg-type]
-        if kind is None:
-            set_samples_per_bn(child, samples)
-            continue
-        assert isinstance(child, _BatchNorm)
-        grouped = kind(child.num_features, child.eps, child.momentum)
-        grouped.load_state_dict(child.state_dict())
-        for key, parameter in child.named_parameters():
-            getattr(grouped, key).requires_grad_(parameter.requires_grad)
-        grouped.samples = samples
-        setattr(module, name, grouped)
+        if kind is not None:
+            # the class alone changes: parameters, buffers, device, precision and mode stay
+            child.__class__ = kind
+            child.samples = samples  # type: ignore[assignment]

@@ -34,7 +34,7 @@ class _Block(nn.Module):
 
 
 def small(
-    widths: Sequence[int] = (32, 64, 128, 256),
+    widths: Sequence[int] = (16, 32, 64, 128),
     strides: Sequence[int] = (1, 2, 2, 1),
     weights: str = "none",
     pooling: str = "gem",

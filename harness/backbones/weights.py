@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from harness.errors import ConfigError, DataError
+from harness.errors import ConfigError, DataError, first_line
 
 
 def describe_weights(weights: str) -> str:
@@ -33,17 +33,30 @@ def describe_weights(weights: str) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, read with `weights_only=True` (no code runs on loading)."""
+    """A state dict from a file, read with `weights_only=True` (no code runs on loading).
+
+    It may stand under the key `state_dict` of a larger checkpoint.
+
+    Raises:
+        DataError: the file cannot be read so, or holds something else.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
             f"{path} cannot be read as a file of weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}).",
+            f"{first_line(error)}).",
             "It must be a state dict saved by torch.save, holding tensors only.",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise DataError(
+            f"{path} holds no state dict (names and tensors) but something else.",
+            "Save module.state_dict() with torch.save.",
+        )
     return state
 
 

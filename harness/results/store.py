@@ -1,12 +1,12 @@
 """The store: one folder a cell. Safe with many writers: a folder has one owner at a time.
 
-    results/runs/mskd-market1501-s0-1a2b3c4d/
-        record.json      what came out: written once, last; a folder without it is unfinished
-        config.json      the resolved configuration
-        history.json     one row an epoch
-        per_query.npz    average precision and first match of every query, by stage
-        checkpoint.pt    to resume from, while unfinished
-        <stage>.pt       the network at the end of each stage
+results/runs/mskd-market1501-s0-1a2b3c4d/
+    record.json      what came out: written once, last; a folder without it is unfinished
+    config.json      the resolved configuration
+    history.json     one row an epoch
+    per_query.npz    average precision and first match of every query, by stage
+    checkpoint.pt    to resume from, while unfinished
+    <stage>.pt       the network at the end of each stage
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from harness.errors import HarnessError, did_you_mean
+from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.files import make_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
+#: section of a record → what tables need of it
+NEEDED = {
+    "cell": ("method", "dataset", "seed"),
+    "protocol": ("name", "hash", "cameras", "selection"),
+    "metrics": METRICS,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Run:
             return f"record.json cannot be read ({error})"
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             return "record.json is of another schema"
-        missing = [k for k in ("cell", "settings", "protocol", "metrics", "stages") if k not in record]
+        missing = list(_missing(record))
         return f"record.json lacks {', '.join(missing)}" if missing else record
 
     @property
@@ -86,11 +93,20 @@ class Run:
             raise HarnessError(f"{self.folder} has no readable config.json.") from error
 
     def history(self) -> list[dict[str, Any]]:
-        """One row an epoch; empty before the first."""
+        """One row an epoch; empty before the first.
+
+        Raises:
+            HarnessError: it is damaged.
+        """
         try:
             return json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
+        except (OSError, ValueError) as error:
+            raise HarnessError(
+                f"{self.folder}: history.json cannot be read ({error}).",
+                "Run it again with force=true.",
+            ) from error
 
     def lock(self) -> FileLock:
         """The right to write here; let go by the system when the process dies.
@@ -108,6 +124,27 @@ class Run:
                 "Wait for it, or choose another seed or store.",
             ) from error
         return lock
+
+
+def _missing(record: dict[str, Any]) -> Iterator[str]:
+    """What tables need of a record and it does not have."""
+    for section, keys in NEEDED.items():
+        inner = record.get(section)
+        if not isinstance(inner, dict):
+            yield section
+        else:
+            yield from (f"{section}.{key}" for key in keys if key not in inner)
+    if "settings" not in record:
+        yield "settings"
+    stages = record.get("stages")
+    if not isinstance(stages, dict) or not stages:
+        yield "stages"
+        return
+    for name, stage in stages.items():
+        metrics = stage.get("metrics") if isinstance(stage, dict) else None
+        for key in METRICS:
+            if not isinstance(metrics, dict) or not isinstance(metrics.get(key), int | float):
+                yield f"stages.{name}.metrics.{key}"
 
 
 @dataclass(frozen=True)
@@ -131,7 +168,7 @@ class Store:
         """A run by its folder, its name, or the beginning of its name if only one fits.
 
         Raises:
-            HarnessError: none or several fit.
+            ConfigError: none or several fit.
         """
         path = Path(name).expanduser()
         if (path / "config.json").is_file():
@@ -141,8 +178,9 @@ class Store:
         if len(fitting) == 1:
             return self.run(fitting[0])
         if fitting:
-            raise HarnessError(f"'{name}' fits several runs: {', '.join(fitting[:5])}.")
-        raise HarnessError(
+            more = ", …" if len(fitting) > 5 else ""
+            raise ConfigError(f"'{name}' fits several runs: {', '.join(fitting[:5])}{more}.")
+        raise ConfigError(
             f"There is no run '{name}' in {self.folder}.",
             did_you_mean(name, names) or "The store is empty.",
         )
@@ -152,8 +190,9 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, protocol,
-    protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in percent, seconds, device. Damaged
-    records are left out; `Run.problem` tells of them.
+    protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
+    percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
+    of them.
     """
     import pandas as pd
 

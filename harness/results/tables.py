@@ -7,17 +7,17 @@ and only beside runs whose protocol is meant to reproduce them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.errors import ConfigError, did_you_mean
 from harness.files import write_text
 from harness.results.store import Store, load
 
@@ -46,11 +46,16 @@ def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Compa
     """The tables of a store.
 
     Raises:
-        HarnessError: nothing finished, or nothing of that data set.
+        ConfigError: nothing finished, or nothing of that data set.
     """
     runs = load(store)
     if runs.empty:
-        raise HarnessError(f"There are no finished runs in {store}.", "harness run method=mskd …")
+        damaged = sum(run.problem is not None for run in Store(Path(store)).runs())
+        raise ConfigError(
+            f"There are no finished runs in {store}"
+            + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
+            "Make one: harness run method=mskd dataset=synthetic.",
+        )
     if dataset is not None and dataset not in set(runs["dataset"]):
         raise ConfigError(
             f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
@@ -65,6 +70,8 @@ def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Compa
 def _rows(runs: pd.DataFrame, dataset: str, card: dict[str, Any]) -> pd.DataFrame:
     """One row a method, stage and variant, sorted by mAP."""
     published = _published(dataset) if card["name"] in COMPARABLE else {}
+    # the same cell under two names (name=…) is one repeat, not two
+    runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
     runs = runs.assign(variant=_variants(runs))
     rows = []
     keys = ["method", "stage", "final", "variant", "cameras", "selection"]
@@ -105,11 +112,10 @@ def _published(dataset: str) -> dict[str, dict[str, float]]:
     if checkout.is_file():
         table = pd.read_csv(checkout)
     else:
-        bundled = resources.files("harness._bundled") / "results" / "published.csv"
+        bundled = Path(__file__).resolve().parents[1] / "_bundled" / "results" / "published.csv"
         if not bundled.is_file():
             return {}
-        with bundled.open() as file:
-            table = pd.read_csv(file)
+        table = pd.read_csv(bundled)
     table = table[table["dataset"] == dataset].drop_duplicates("method")
     columns = {"mAP": "published_mAP", "rank1": "published_rank1"}
     rows = table[["method", *columns]].rename(columns=columns).to_dict("records")
@@ -122,7 +128,7 @@ def _published(dataset: str) -> dict[str, dict[str, float]]:
 def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text."""
     rows = comparison.rows
-    header = ["Method", "Cameras", *METRICS.values(), "Seeds", "Train images/s"]
+    header = ["Method", "Cameras", *METRICS.values(), "Seeds", "Images/s"]
     published = "published_mAP" in rows
     if published:
         header.append("Published mAP / Rank-1")
@@ -138,9 +144,11 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         cells += [str(row["seeds"]), "–" if pd.isna(speed) else f"{speed:.0f}"]
         if published:
             m, r = row.get("published_mAP"), row.get("published_rank1")
-            cells.append("–" if m is None or pd.isna(m) else f"{m:.1f} / {r:.1f}")
+            both = " / ".join("–" if pd.isna(x) else f"{x:.1f}" for x in (m, r))
+            cells.append("–" if pd.isna(m) else both)
         if "Checkpoint" in header:
-            cells.append({"last": "last", "oracle": "best on test (oracle)"}[row["selection"]])
+            chosen = row["selection"]
+            cells.append("best on test (oracle)" if chosen == "oracle" else chosen)
         body.append(cells)
     return header, body
 
@@ -155,6 +163,19 @@ def markdown(comparison: Comparison) -> str:
     return "\n".join([*lines, "", comparison.caption, ""])
 
 
+def _grid(comparison: Comparison, leave_out: Sequence[str] = ()) -> Table:
+    """For the terminal; `leave_out` are columns that a narrow one has no room for."""
+    header, body = _cells(comparison)
+    title = f"{comparison.dataset}, protocol {comparison.card['name']}"
+    grid = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown = [position for position, name in enumerate(header) if name not in leave_out]
+    for position in shown:
+        grid.add_column(header[position], justify="left" if position < 2 else "right")
+    for cells in body:
+        grid.add_row(*(escape(cells[position]) for position in shown))  # variants have brackets
+    return grid
+
+
 def show(store: str, style: str, dataset: str | None, output: str | None) -> None:
     """`harness table`."""
     tables = list(comparisons(store, dataset))
@@ -164,16 +185,17 @@ def show(store: str, style: str, dataset: str | None, output: str | None) -> Non
     if style == "terminal":
         if output is not None:
             raise ConfigError("--output needs --format markdown or csv.")
-        console = Console(highlight=False)
         for comparison in tables:
-            header, body = _cells(comparison)
-            grid = Table(title=f"{comparison.dataset}, protocol {comparison.card['name']}")
-            for position, name in enumerate(header):
-                grid.add_column(name, justify="left" if position < 2 else "right")
-            for cells in body:
-                grid.add_row(*cells)
+            console = Console(highlight=False)
+            grid = _grid(comparison)
+            width = Console(width=1000).measure(grid).maximum
+            if not console.is_terminal:  # a file or pipe is as wide as need be
+                console = Console(highlight=False, width=max(width, 100))
+            elif width > console.width:
+                grid = _grid(comparison, leave_out=("Rank-5", "Rank-10"))
             console.print(grid)
-            console.print(f"[dim]{comparison.caption}[/dim]")
+            console.print(comparison.caption, style="dim", markup=False)
+            console.print()
         return
     if style == "csv":
         frames = [

@@ -113,8 +113,9 @@ def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
         checks: list[Check] = []
         try:
             checks.extend(CASES[name](Vectors(folder / f"{name}.npz")))
-        except (KeyError, ValueError, OSError) as error:
-            checks.append(Check(f"cannot be read: {error}", float("nan"), 0.0))
+        except Exception as error:  # damaged files raise anything from BadZipFile to IndexError
+            text = f"cannot be checked: {type(error).__name__}: {error}"
+            checks.append(Check(text, float("nan"), 0.0))
         yield name, checks
 
 
@@ -134,10 +135,10 @@ def show(folder: str | None = None) -> bool:
     grid = Table("Case", "Quantity", "Largest error", "Tolerance", "")
     for column in grid.columns[2:4]:
         column.justify = "right"
-    failed = count = 0
+    count, failed = 0, list[str]()
     for name, checks in verify(Path(folder) if folder else None):
         count += len(checks)
-        failed += sum(not check.passed for check in checks)
+        failed += [f"{name}: {check.quantity}" for check in checks if not check.passed]
         rows = _merged(checks)
         for position, check in enumerate(rows):
             grid.add_row(
@@ -150,7 +151,10 @@ def show(folder: str | None = None) -> bool:
             )
     console = Console(highlight=False)
     console.print(grid)
-    console.print(
-        f"{count} checks, all passed." if not failed else f"[bold red]{failed} of {count} failed."
-    )
+    if failed:
+        console.print(f"{len(failed)} of {count} checks failed:", style="bold red")
+        for line in failed:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+    else:
+        console.print(f"{count} checks, all passed.")
     return not failed

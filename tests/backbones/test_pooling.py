@@ -1,0 +1,66 @@
+"""GeM, and the views that it pools."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.backbones.pooling import VIEWS, AveragePool, GeM, ViewHeads
+from harness.errors import ConfigError
+
+
+def test_gem_is_the_generalised_mean() -> None:
+    maps = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]], dtype=torch.float64)
+    # negative values count as eps
+    expected = ((1 + 8 + 27 + 1e-18) / 4) ** (1 / 3)
+    torch.testing.assert_close(GeM()(maps), torch.tensor([[expected]], dtype=torch.float64))
+    mean = GeM(p=1.0)(maps.clamp(min=0.5))
+    torch.testing.assert_close(mean, AveragePool()(maps.clamp(min=0.5)))
+
+
+def test_gem_learns_its_exponent() -> None:
+    pool = GeM()
+    pool(torch.rand(2, 3, 4, 2)).sum().backward()
+    assert pool.p.grad is not None
+    assert pool.p.grad.abs() > 0
+
+
+@pytest.mark.parametrize("pooling", [GeM, AveragePool])
+def test_pooling_leaves_reduced_precision(pooling: type[torch.nn.Module]) -> None:
+    maps = torch.rand(1, 2, 3, 3).bfloat16()
+    assert pooling()(maps).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(pooling()(maps), pooling()(maps.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("height", [4, 5])
+def test_views_are_halves_and_an_odd_last_row_is_global_only(height: int) -> None:
+    heads = ViewHeads(1, VIEWS, pooling="avg")
+    maps = torch.arange(1.0, height + 1).view(1, 1, height, 1).repeat(1, 1, 1, 2)
+    pooled = heads.pooled(maps)[0, :, 0]
+    whole = sum(range(1, height + 1)) / height
+    assert pooled.tolist() == [whole, (1 + 2) / 2, (3 + 4) / 2]
+
+
+def test_each_view_has_a_neck_with_a_fixed_bias() -> None:
+    heads = ViewHeads(3, VIEWS)
+    assert heads(torch.rand(4, 3, 4, 2)).shape == (4, 3, 3)
+    assert len({id(neck) for neck in heads.necks}) == len({id(pool) for pool in heads.pools}) == 3
+    for neck in heads.necks:
+        assert neck.get_parameter("weight").requires_grad
+        assert not neck.get_parameter("bias").requires_grad
+        assert neck.get_parameter("bias").tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"views": ["global", "uper"]}, "no view 'uper'.*\n.*'upper'"),
+        ({"views": ["upper"]}, "first must be 'global'"),
+        ({"views": []}, "first must be 'global'"),
+        ({"pooling": "gme"}, "pooling='gme'.*\n.*'gem'"),
+    ],
+)
+def test_refusals(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ViewHeads(3, **options)  # type: ignore[arg-type]

@@ -1,0 +1,52 @@
+"""What all tests share: one thread, and the `harness` command in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from harness.cli import main
+
+torch.set_num_threads(1)  # sums in another order are other sums; and tests share their cores
+
+
+class Answer(NamedTuple):
+    """What a command answered."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """`command("list", "methods")` is `harness list methods`, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["harness"])
+    # set first, so that what a command leaves in the environment is undone with them
+    for name in ("HARNESS_PLUGINS", "HYDRA_FULL_ERROR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.delenv("HARNESS_DATA", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Answer:
+        capsys.readouterr()
+        try:
+            main(arguments)
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else 1
+        else:
+            status = 0
+        return Answer(status, *capsys.readouterr())
+
+    return run

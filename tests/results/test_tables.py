@@ -1,0 +1,215 @@
+"""Tables: which runs stand in one, what is averaged, and how it is written."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.errors import ConfigError
+from harness.results import tables
+from harness.results.tables import comparisons, markdown
+from tests.conftest import Command
+from tests.results.records import CARD, record, write
+
+
+def rows(store: Path) -> pd.DataFrame:
+    """The rows of the only table, by method."""
+    (only,) = comparisons(store)
+    return only.rows.set_index("method")
+
+
+def test_mean_and_standard_deviation_over_seeds(tmp_path: Path) -> None:
+    for seed, mAP in enumerate((10.0, 11.0, 15.0)):
+        write(tmp_path, f"mskd-{seed}", record(seed=seed, teacher=mAP - 4, student=mAP))
+    table = rows(tmp_path)
+    # (10 + 11 + 15) / 3 = 12; deviations −2, −1, 3; √((4 + 1 + 9) / (3 − 1)) = √7
+    assert table.loc["mskd", "mAP"] == pytest.approx(12.0)
+    assert table.loc["mskd", "mAP_std"] == pytest.approx(7**0.5)
+    assert table.loc["mskd", "rank1"] == pytest.approx(32.0)
+    assert table.loc["mskd", "mINP_std"] == pytest.approx(7**0.5 / 2)
+    assert table.loc["mskd", "seeds"] == 3
+    assert table.loc["mskd", "images_per_second"] == 101.0
+    assert table.loc["mskd (teacher)", "mAP"] == pytest.approx(8.0)
+    (only,) = comparisons(tmp_path)
+    text = markdown(only)
+    assert "| mskd | yes | 12.0 ± 2.6 | 32.0 ± 2.6 | 42.0 ± 2.6 | 47.0 ± 2.6 | 6.0 ± 1.3 |" in text
+    assert "| mskd (teacher) | yes | 8.0 ± 2.6 |" in text
+
+
+def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
+    write(tmp_path, "a", record(student=70.0))
+    assert rows(tmp_path)["mAP_std"].isna().all()
+    (only,) = comparisons(tmp_path)
+    assert "| 70.0 | 90.0 |" in markdown(only)
+
+
+def test_rows_are_sorted_by_map(tmp_path: Path) -> None:
+    write(tmp_path, "a", record("high", train=80.0))
+    write(tmp_path, "b", record("low", initial=2.0))
+    write(tmp_path, "c", record("mskd", teacher=30.0, student=40.0))
+    assert rows(tmp_path).index.tolist() == ["low", "mskd (teacher)", "mskd", "high"]
+
+
+def test_different_protocols_never_share_a_table(tmp_path: Path) -> None:
+    write(tmp_path, "a", record("one", train=50.0))
+    write(tmp_path, "b", record("two", train=51.0, card={"hash": "bbbbbbbb"}))  # the same name
+    write(tmp_path, "c", record("three", train=52.0, dataset="synthetic"))
+    found = [(t.dataset, t.card["hash"], t.rows["method"].tolist()) for t in comparisons(tmp_path)]
+    assert found == [
+        ("market1501", "aaaaaaaa", ["one"]),
+        ("market1501", "bbbbbbbb", ["two"]),
+        ("synthetic", "aaaaaaaa", ["three"]),
+    ]
+    only = list(comparisons(tmp_path, "synthetic"))
+    assert [t.dataset for t in only] == ["synthetic"]
+
+
+def test_cameras_and_selection_may_share_a_table_but_not_a_row(tmp_path: Path) -> None:
+    write(tmp_path, "a", record(train=50.0))
+    write(tmp_path, "b", record(train=60.0, settings="22222222", card={"selection": "oracle"}))
+    write(tmp_path, "c", record(train=40.0, settings="33333333", card={"cameras": False}))
+    (only,) = comparisons(tmp_path)
+    assert only.rows["mAP"].tolist() == [40.0, 50.0, 60.0]
+    assert only.rows["cameras"].tolist() == ["no", "yes", "yes"]
+    text = markdown(only)
+    assert "| Checkpoint |" in text
+    assert text.count("best on test (oracle)") == 1
+
+
+def test_variants_are_not_averaged(tmp_path: Path) -> None:
+    write(tmp_path, "a", record(seed=0, train=50.0))
+    write(tmp_path, "b", record(seed=1, train=60.0, settings="22222222"))
+    write(tmp_path, "c", record("other", train=70.0))
+    table = rows(tmp_path)
+    assert table.loc["mskd [11111111]", "mAP"] == 50.0
+    assert table.loc["mskd [22222222]", "mAP"] == 60.0
+    assert table.loc["other", "mAP"] == 70.0, "a method of one variant needs no hash"
+
+
+def test_a_copy_of_a_cell_is_no_repeat(tmp_path: Path) -> None:
+    write(tmp_path, "a", record(seed=0, train=50.0))
+    write(tmp_path, "a-copy", record(seed=0, train=50.0))
+    write(tmp_path, "b", record(seed=1, train=53.0))
+    table = rows(tmp_path)
+    assert table.loc["mskd", "mAP"] == pytest.approx(51.5)
+    assert table.loc["mskd", "seeds"] == 2
+
+
+# ------------------------------------------------------------------------- published numbers
+
+PUBLISHED = """method,dataset,mAP,rank1
+mskd,market1501,85.7,94.3
+mskd,msmt17,39.5,67.9
+half,market1501,50.0,
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another list of published numbers."""
+    module = tmp_path / "checkout" / "harness" / "results" / "tables.py"
+    file = tmp_path / "checkout" / "results" / "published.csv"
+    file.parent.mkdir(parents=True)
+    file.write_text(PUBLISHED)
+    monkeypatch.setattr(tables, "__file__", str(module))
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("name", ["common", "published"])
+def test_published_numbers_stand_beside_what_reproduces_them(tmp_path: Path, name: str) -> None:
+    card = {"name": name}
+    write(tmp_path, "a", record(teacher=60.0, student=70.0, card=card))
+    write(tmp_path, "b", record("half", train=80.0, card=card))
+    write(tmp_path, "c", record("unknown", train=90.0, card=card))
+    (only,) = comparisons(tmp_path)
+    body = [line for line in markdown(only).splitlines() if line.startswith("|")]
+    assert body[0].endswith("| Published mAP / Rank-1 |")
+    assert [line.rsplit("|", 2)[1].strip() for line in body[2:]] == [
+        "–",  # a teacher is no published result
+        "85.7 / 94.3",
+        "50.0 / –",
+        "–",
+    ]
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(
+    ("dataset", "card"),
+    [("market1501", {"name": "market1501_small"}), ("synthetic", {"name": "common"})],
+)
+def test_and_nowhere_else(tmp_path: Path, dataset: str, card: dict[str, Any]) -> None:
+    write(tmp_path, "a", record(dataset=dataset, card=card))
+    (only,) = comparisons(tmp_path)
+    assert "Published" not in markdown(only)
+    assert "85.7" not in markdown(only)
+
+
+def test_the_projects_own_list_has_the_baselines() -> None:
+    assert tables._published("market1501")["direct_transfer"] == {
+        "published_mAP": 2.2, "published_rank1": 6.7,
+    }  # fmt: skip
+    assert "mskd" in tables._published("market1501")
+
+
+# -------------------------------------------------------------------------------------- as text
+
+
+def test_the_protocol_stands_with_every_table(tmp_path: Path, command: Command) -> None:
+    write(tmp_path, "a", record())
+    for style in ("markdown", "terminal"):
+        answer = command("table", "--store", str(tmp_path), "--format", style)
+        assert answer.status == 0
+        text = " ".join(answer.out.split())
+        assert "Protocol `common` (aaaaaaaa): input 256x128; selection last." in text
+        assert "market1501, protocol common" in text
+
+
+def test_terminal_shows_every_column_and_variants(tmp_path: Path, command: Command) -> None:
+    write(tmp_path, "a", record("cluster_contrast", seed=0, train=50.0))
+    write(tmp_path, "b", record("cluster_contrast", seed=1, train=51.0))
+    write(tmp_path, "c", record("cluster_contrast", train=52.0, settings="22222222"))
+    out = command("table", "--store", str(tmp_path)).out
+    assert "cluster_contrast [11111111]  yes      50.5 ± 0.7" in out
+    assert "cluster_contrast [22222222]  yes            52.0" in out
+    for column in ("Rank-1", "Rank-5", "Rank-10", "mINP", "Seeds", "Images/s"):
+        assert column in out
+    assert "…" not in out
+
+
+def test_csv(tmp_path: Path, command: Command) -> None:
+    write(tmp_path, "a", record(seed=0, train=50.0))
+    write(tmp_path, "b", record(seed=1, train=51.0))
+    write(tmp_path, "c", record(dataset="synthetic", train=70.0))
+    out = command("table", "--store", str(tmp_path), "--format", "csv").out
+    parsed = {row["dataset"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert float(parsed["market1501"]["mAP"]) == 50.5
+    assert float(parsed["market1501"]["mAP_std"]) == pytest.approx(0.5**0.5)
+    assert parsed["market1501"]["protocol_hash"] == CARD["hash"]
+    assert parsed["synthetic"]["mAP_std"] == ""
+
+
+def test_output_to_a_file(tmp_path: Path, command: Command) -> None:
+    write(tmp_path / "runs", "a", record())
+    base = ("table", "--store", "runs")
+    printed = command(*base, "--format", "markdown").out
+    assert command(*base, "--format", "markdown", "--output", "new/t.md").out == ""
+    assert (tmp_path / "new" / "t.md").read_text(encoding="utf-8") == printed
+    refused = command(*base, "--output", "t.txt")
+    assert refused.status == 2
+    assert "--format markdown" in refused.err
+
+
+def test_nothing_to_show(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no finished runs"):
+        list(comparisons(tmp_path))
+    write(tmp_path, "bad", "{")
+    with pytest.raises(ConfigError, match="1 damaged"):
+        list(comparisons(tmp_path))
+    write(tmp_path, "good", record())
+    with pytest.raises(ConfigError, match="Did you mean 'market1501'"):
+        list(comparisons(tmp_path, "market1510"))

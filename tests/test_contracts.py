@@ -1,0 +1,217 @@
+"""What every registered part must keep, found where the harness finds it: in `harness/conf`.
+
+A new part is under contract as soon as its config file stands there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import harness
+from harness import plugins
+from harness.hydra_app import compose
+from harness.interfaces import (
+    Backbone,
+    Dataset,
+    Distiller,
+    Objective,
+    PseudoLabeler,
+    PseudoLabels,
+    ReIDData,
+)
+from harness.recipe import build, build_backbone, make_recipe
+from harness.referee import Referee
+from tests.tiny import tiny_config
+
+CONF = Path(harness.__file__).parent / "conf"
+
+
+def parts(group: str) -> list[str]:
+    """All options of a group that are a part."""
+    return [path.stem for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "none"]
+
+
+def config_of(group: str, name: str, *overrides: str) -> DictConfig:
+    """The config of one part as a run would see it."""
+    node = compose(["method=cluster_contrast", f"{group}={name}", *overrides])[group]
+    return OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+
+
+def people(count: int = 60, views: int = 1, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit features (N, V, D) around a few centres, and which centre each is of."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(count) % 6
+    centres = torch.randn(6, views, dim, generator=generator)
+    features = centres[truth] + 0.2 * torch.randn(count, views, dim, generator=generator)
+    return nn.functional.normalize(features, dim=-1), truth
+
+
+@pytest.mark.parametrize("name", parts("backbone"))
+@pytest.mark.parametrize("views", [["global"], ["global", "upper", "lower"]])
+def test_backbone(name: str, views: list[str]) -> None:
+    node = config_of("backbone", name, "backbone.weights=none")
+    node.views = views
+    backbone = build_backbone(node)
+    assert isinstance(backbone, Backbone)
+    assert list(backbone.views) == views
+    images = torch.randn(4, 3, 64, 32)
+    backbone.train()
+    out = backbone(images)
+    assert out.shape == (4, len(views), backbone.dim) and out.dtype == torch.float32
+    out.square().sum().backward()
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+    backbone.eval()
+    with torch.no_grad():
+        whole = backbone(images)
+        halves = torch.cat([backbone(images[:2]), backbone(images[2:])])
+    torch.testing.assert_close(whole, halves, rtol=1e-4, atol=1e-4)  # no image sees another
+
+
+@pytest.mark.parametrize("name", parts("labeler"))
+def test_labeler(name: str) -> None:
+    labeler = build(config_of("labeler", name, "neighbours={k1: 10, k2: 3}"), "labeler")
+    assert isinstance(labeler, PseudoLabeler)
+    features, truth = people()
+    cameras = truth % 2 if labeler.uses_cameras else None
+    result = labeler.label(features, cameras)
+    assert isinstance(result, PseudoLabels)
+    assert result.labels.shape == (60,) and result.labels.dtype == torch.int64
+    found = torch.unique(result.labels[result.labels >= 0])
+    assert torch.equal(found, torch.arange(result.clusters)) and result.clusters > 1
+    assert {"clusters", "outliers"} <= result.stats.keys()
+    assert torch.equal(labeler.label(features, cameras).labels, result.labels)
+    broken = features.clone()
+    broken[3, 0, 0] = float("nan")
+    with pytest.raises(harness.errors.HarnessError):
+        labeler.label(broken, cameras)
+    assert labeler.describe()
+
+
+@pytest.mark.parametrize("name", parts("objective"))
+@pytest.mark.parametrize("views", [1, 3])
+def test_objective(name: str, views: int) -> None:
+    objective = build(config_of("objective", name), "objective")
+    assert isinstance(objective, Objective)
+    features, labels = people(views=views)
+    labels[5] = -1  # an outlier of the epoch
+    cameras = labels % 2 if objective.uses_cameras else None
+    for clusters in (6, 4):  # the number of labels changes from epoch to epoch
+        epoch_labels = torch.where(labels < clusters, labels, -1)
+        objective.start_epoch(features, epoch_labels, cameras)
+        indices = torch.nonzero(epoch_labels >= 0)[:13, 0]
+        embeddings = (3 * features[indices]).requires_grad_()
+        loss = objective(embeddings, epoch_labels[indices], indices)
+        assert loss.shape == () and torch.isfinite(loss)
+        loss.backward()
+        assert embeddings.grad is not None and embeddings.grad.abs().max() > 0
+        objective.update()
+        with torch.no_grad():
+            assert torch.isfinite(objective(embeddings, epoch_labels[indices], indices))
+        objective.update(frozen=True)
+
+
+@pytest.mark.parametrize("name", parts("objective"))
+def test_frozen_memories_stay(name: str) -> None:
+    objective = build(config_of("objective", name), "objective")
+    features, labels = people()
+    objective.start_epoch(features, labels, labels % 2 if objective.uses_cameras else None)
+    indices = torch.arange(12)
+    noise = torch.randn(12, 1, 16, generator=torch.Generator().manual_seed(1))
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(objective(noise, labels[indices], indices))
+
+    before = loss()
+    objective.update(frozen=True)
+    assert loss() == before
+    objective.update()
+    assert loss() != before
+
+
+@pytest.mark.parametrize("name", parts("distiller"))
+def test_distiller(name: str) -> None:
+    node = config_of("distiller", name)
+    teacher = build_backbone(config_of("backbone", "small"))
+    extra = {"teacher": teacher} if "teacher" in node else {}
+    distiller = build(node, "distiller", **extra)
+    assert isinstance(distiller, Distiller)
+    before = {k: v.clone() for k, v in teacher.named_parameters()}
+    images = torch.randn(4, 3, 32, 16)
+    student = torch.randn(4, 1, teacher.dim, requires_grad=True)
+    distiller.start_epoch(0)
+    loss = distiller(student, images)
+    assert loss.shape == () and torch.isfinite(loss)
+    loss.backward()
+    assert student.grad is not None and student.grad.abs().max() > 0
+    assert all(p.grad is None for p in teacher.parameters())
+    assert all(torch.equal(before[k], v) for k, v in teacher.named_parameters())
+
+
+@pytest.mark.parametrize("name", sorted(plugins.find()["datasets"]))
+def test_dataset_config_fits_its_class(name: str) -> None:
+    """Every option in the config is an argument of the class, and the other way round."""
+    plugins.register()
+    node = compose(["method=direct_transfer", f"dataset={name}"]).dataset
+    kind = get_method(node._target_)
+    assert issubclass(kind, Dataset)
+    arguments = set(inspect.signature(kind).parameters)
+    assert set(node) - {"_target_", "name", "on_bad_image", "root"} == arguments - {"root"}
+    assert node.name == name and node.on_bad_image == "error"
+
+
+@pytest.mark.parametrize("name", sorted(plugins.find()["methods"]))
+@pytest.mark.parametrize("protocol", parts("protocol"))
+def test_method_composes_into_a_recipe(name: str, protocol: str) -> None:
+    recipe = make_recipe(compose([f"method={name}", f"protocol={protocol}", "dataset=synthetic"]))
+    assert recipe.method == name
+
+
+@pytest.mark.parametrize("kind", ["methods", "datasets"])
+def test_every_plugin_has_a_page(kind: str) -> None:
+    for plugin in plugins.find()[kind].values():
+        assert plugin.summary, f"{plugin.folder}/README.md says nothing"
+
+
+@pytest.mark.parametrize("name", sorted(plugins.find()["methods"]))
+@pytest.mark.parametrize(
+    "setting",
+    [(), ("method.uses_cameras=false",), ("batch.identities=3", "batch.images=5")],
+    ids=["as it is", "no cameras", "odd batch"],
+)
+def test_method_runs(name: str, setting: tuple[str, ...], tmp_path: Path) -> None:
+    from harness.run import run_cell
+
+    run = run_cell(tiny_config(tmp_path, f"method={name}", *setting))
+    assert 0 < run.record["metrics"]["mAP"] <= 100
+
+
+def test_methods_never_see_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shuffled training identities nothing changes but the cluster quality."""
+    from harness import run
+
+    honest = run.run_cell(tiny_config(tmp_path / "a", "method=mskd"))
+    original = run.make_referee
+
+    def shuffled(data: ReIDData, *args: Any, **kwargs: Any) -> Referee:
+        identities = np.random.default_rng(0).permutation(data.train.identities)
+        data = replace(data, train=replace(data.train, identities=identities))
+        return original(data, *args, **kwargs)
+
+    monkeypatch.setattr(run, "make_referee", shuffled)
+    blind = run.run_cell(tiny_config(tmp_path / "b", "method=mskd"))
+    assert blind.record["metrics"] == honest.record["metrics"]
+    for ours, theirs in zip(blind.history(), honest.history(), strict=True):
+        assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
+    assert blind.history()[0]["ari"] != honest.history()[0]["ari"]

@@ -1,0 +1,301 @@
+"""One cell from end to end: record, repeatability, resume after a real kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import ConfigError, HarnessError
+from harness.results.store import Run
+from harness.run import load_network, run_cell
+from tests.tiny import tiny, tiny_config
+
+
+def _weights(run: Run) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.stem}/{key}": value
+        for path in sorted(run.folder.glob("*.pt"))
+        for key, value in torch.load(path, weights_only=True).items()
+    }
+
+
+def _same(one: Run, other: Run) -> None:
+    """Metrics, per-query results, history (but for seconds) and weights, bit for bit."""
+    assert one.record["stages"].keys() == other.record["stages"].keys()
+    assert one.record["metrics"] == other.record["metrics"]
+    for name, stage in one.record["stages"].items():
+        assert stage["metrics"] == other.record["stages"][name]["metrics"]
+    with (
+        np.load(one.folder / "per_query.npz") as a,
+        np.load(other.folder / "per_query.npz") as b,
+    ):
+        assert a.files == b.files
+        for key in a.files:
+            np.testing.assert_array_equal(a[key], b[key])
+    timed = ("second", "images_per_second")
+    histories = [
+        [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in run.history()]
+        for run in (one, other)
+    ]
+    assert histories[0] == histories[1]
+    a, b = _weights(one), _weights(other)
+    assert a.keys() == b.keys() and a
+    for key, value in a.items():
+        assert torch.equal(value, b[key]), key
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted MSKD cell."""
+    return run_cell(tiny_config(tmp_path_factory.mktemp("reference"), "method=mskd"))
+
+
+def test_record_is_complete(reference: Run) -> None:
+    record = reference.record
+    assert record["cell"] == {
+        "method": "mskd", "dataset": "synthetic", "protocol": "debug", "seed": 0,
+    }  # fmt: skip
+    assert list(record["stages"]) == ["teacher", "student"]
+    assert record["metrics"] == record["stages"]["student"]["metrics"]
+    assert set(record["metrics"]) >= {"mAP", "rank1", "rank5", "rank10", "rank20", "mINP"}
+    for stage in record["stages"].values():
+        assert stage["images_per_second"] > 0
+        assert set(stage["seconds"]) == {"extract", "label", "train", "test"}
+    assert record["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert len(record["dataset"]["fingerprint"]) == 32
+    history = reference.history()
+    assert [(r["stage"], r["epoch"]) for r in history] == [
+        ("teacher", 0), ("teacher", 1), ("student", -1), ("student", 0), ("student", 1),
+    ]  # fmt: skip
+    assert {"loss", "lr", "clusters", "outliers", "ari", "nmi", "purity"} <= history[0].keys()
+    with np.load(reference.folder / "per_query.npz") as arrays:
+        ap = arrays["student_ap"]
+        assert np.nanmean(ap) * 100 == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
+    assert not (reference.folder / "checkpoint.pt").exists()
+
+
+def test_record_names_no_place(reference: Run) -> None:
+    for name in ("record.json", "config.json", "history.json"):
+        text = (reference.folder / name).read_text()
+        assert str(reference.folder.parent.parent) not in text
+        assert str(Path.home()) + "/" not in text
+
+
+def test_same_seed_same_numbers(reference: Run, tmp_path: Path) -> None:
+    _same(reference, run_cell(tiny_config(tmp_path, "method=mskd")))
+
+
+def test_another_seed_another_network(reference: Run, tmp_path: Path) -> None:
+    other = run_cell(tiny_config(tmp_path, "method=mskd", "seed=1"))
+    assert other.name != reference.name
+    assert other.record["settings"] == reference.record["settings"]
+    a, b = _weights(reference), _weights(other)
+    assert any(not torch.equal(a[key], b[key]) for key in a)
+
+
+# Kills this very process at the n-th call of a function, as a power cut would.
+BOMB = """
+import importlib, os, signal, sys
+module, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+owner = importlib.import_module(module)
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, last), [0]
+def bomb(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, last, bomb)
+import torch
+torch.set_num_threads(1)
+from harness.cli import main
+main(["run", *sys.argv[4:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "count"),
+    [
+        ("harness.labelers.jaccard_dbscan", "JaccardDBSCAN.label", 2),  # while labelling
+        ("harness.training", "Trainer._step", 7),  # in the student's warm-up epoch
+        ("harness.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
+        ("harness.files", "os.fsync", 13),
+        ("harness.run", "peak_memory", 1),  # all is done but the record
+    ],
+)
+def test_killed_and_resumed(
+    reference: Run, tmp_path: Path, module: str, name: str, count: int
+) -> None:
+    overrides = tiny(tmp_path, "method=mskd")
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, module, name, str(count), *overrides],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tmp_path / "runs" / reference.name
+    assert folder.is_dir() and not (folder / "record.json").exists()
+    resumed = run_cell(tiny_config(tmp_path, "method=mskd"))
+    _same(reference, resumed)
+
+
+def test_finished_cell_is_not_run_again(
+    reference: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = reference.folder.parent.parent
+    before = (reference.folder / "record.json").stat().st_mtime_ns
+    run_cell(tiny_config(root, "method=mskd"))
+    assert "finished already" in capsys.readouterr().out
+    assert (reference.folder / "record.json").stat().st_mtime_ns == before
+
+
+def test_force_runs_again(tmp_path: Path) -> None:
+    config = ("method=direct_transfer",)
+    first = run_cell(tiny_config(tmp_path, *config))
+    before = (first.folder / "record.json").stat().st_mtime_ns
+    again = run_cell(tiny_config(tmp_path, *config, "force=true"))
+    assert (again.folder / "record.json").stat().st_mtime_ns > before
+    assert again.record["metrics"] == first.record["metrics"]
+
+
+def test_teacher_of_another_run(reference: Run) -> None:
+    """With `distiller.teacher=RUN` only the student is trained, on the same teacher."""
+    root = reference.folder.parent.parent
+    run = run_cell(tiny_config(root, "method=mskd", f"distiller.teacher={reference.name}"))
+    assert list(run.record["stages"]) == ["student"]
+    assert run.record["metrics"] == reference.record["metrics"]
+    assert str(root) not in (run.folder / "config.json").read_text()
+
+
+def test_teacher_of_another_backbone_is_refused(reference: Run) -> None:
+    root = reference.folder.parent.parent
+    teacher = f"distiller.teacher={reference.name}"
+    for change, reason in (("backbone.views=[global]", "views"), ("backbone.widths=[8,8]", "8")):
+        part = ["labeler.part_weight=0"] if "views" in change else []
+        with pytest.raises(ConfigError, match=reason):
+            run_cell(tiny_config(root, "method=mskd", teacher, change, *part))
+
+
+def test_crossing_cluster_contrast_with_a_teacher(reference: Run) -> None:
+    """A part of one method serves another."""
+    root = reference.folder.parent.parent
+    run = run_cell(
+        tiny_config(
+            root, "method=cluster_contrast", "distiller=offline_teacher",
+            f"distiller.teacher={reference.folder}", "backbone.views=[global,upper,lower]",
+        )
+    )  # fmt: skip
+    assert list(run.record["stages"]) == ["train"]
+
+
+def test_oracle_selection_keeps_the_best(tmp_path: Path) -> None:
+    run = run_cell(
+        tiny_config(
+            tmp_path, "method=cluster_contrast", "selection=oracle", "train.epochs=3",
+            "evaluation.every=1",
+        )
+    )  # fmt: skip
+    tested = {row["epoch"]: row["mAP"] for row in run.history()}
+    assert len(tested) == 3
+    assert run.record["metrics"]["mAP"] == max(tested.values())
+    assert tested[run.record["stages"]["train"]["epoch"]] == max(tested.values())
+
+
+def test_no_clusters_is_explained_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    overrides = ("method=cluster_contrast", "labeler.min_samples=60")
+    with pytest.raises(HarnessError) as caught:
+        run_cell(tiny_config(tmp_path, *overrides))
+    assert "no clusters" in caught.value.cause and "eps 0.6" in caught.value.cause
+    assert "labeler.eps" in caught.value.cure
+
+
+def test_too_few_clusters_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        run_cell(tiny_config(tmp_path, "method=cluster_contrast", "batch.identities=64"))
+    assert "eps 0.6" in caught.value.cause and "outliers" in caught.value.cause
+
+
+def test_loss_that_is_not_finite_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.training import Trainer
+
+    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(HarnessError, match="not finite"):
+        run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.run import Cell
+
+    config = tiny_config(tmp_path, "method=cluster_contrast")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(config)
+    (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(HarnessError, match=r"checkpoint\.pt"):
+        run_cell(config)
+    run_cell(tiny_config(tmp_path, "method=cluster_contrast", "force=true"))
+
+
+def test_checkpoints_run_no_code(tmp_path: Path) -> None:
+    """`weights_only=True`: a pickled function is refused, not called."""
+    run = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    torch.save({"a": os.system}, run.folder / "initial.pt")
+    with pytest.raises(HarnessError, match="cannot be read"):
+        load_network(run, "initial")
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(HarnessError, match="cannot be written") as caught:
+        run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    assert "store=" in caught.value.cure
+
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    """An error by default; left out, and counted in the record, with on_bad_image=skip."""
+    people = tmp_path / "people"
+    people.mkdir()
+    rows = ["path,id,camera,split"]
+    generator = np.random.default_rng(0)
+    from PIL import Image
+
+    for identity in range(8):
+        for shot in range(4):
+            split = "train" if identity < 4 else ("query" if shot == 0 else "gallery")
+            name = f"{identity}_{shot}.png"
+            pixels = generator.integers(0, 255, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(people / name)
+            rows.append(f"{name},{identity + 1},{shot},{split}")
+    (people / "list.csv").write_text("\n".join(rows))
+    (people / "1_1.png").write_bytes((people / "1_1.png").read_bytes()[:60])
+    config = (
+        "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
+        "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
+        "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
+        f"store={tmp_path}/runs", f"data.root={tmp_path}/data", "device=cpu",
+    )  # fmt: skip
+    from harness.hydra_app import compose
+
+    with pytest.raises(HarnessError, match=r"1_1\.png") as caught:
+        run_cell(compose(config))
+    assert "on_bad_image=skip" in caught.value.cure
+    run = run_cell(compose([*config, "dataset.on_bad_image=skip"]))
+    assert run.record["dataset"]["unreadable"] == ["1_1.png"]
+    assert run.record["dataset"]["train"] == 15
+    assert str(tmp_path) not in json.dumps(run.record) + (run.folder / "config.json").read_text()
