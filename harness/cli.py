@@ -162,6 +162,9 @@ def _list(arguments: list[str]) -> None:
 def _eval(arguments: list[str]) -> None:
     parser = _Parser("eval", "harness eval RUN --rerank", "Test a finished run again.")
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
+    parser.add_argument(
+        "changes", nargs="*", metavar="dataset.KEY=VALUE", help="where data have moved, say"
+    )
     parser.add_argument("--stage", help="which of its networks; the last one if left out")
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--store", default="results/runs", help="folder of runs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ from omegaconf import OmegaConf
 
 from harness import plugins
 from harness.errors import ConfigError, did_you_mean
+from harness.networks import load_network
 from harness.precision import resolve_device
 from harness.progress import Reporter
 from harness.recipe import build
 from harness.referee import make_referee
 from harness.results.store import Run, Store
-from harness.run import load_network
 
 
 def evaluate_run(
     run: str,
+    changes: Sequence[str] = (),
     stage: str | None = None,
     rerank: bool = False,
     store: str = "results/runs",
@@ -29,6 +31,9 @@ def evaluate_run(
     json: bool = False,
 ) -> dict[str, Any]:
     """Metrics in percent of a run's network; printed, and not written into its record.
+
+    Args:
+        changes: `dataset.KEY=VALUE`, for data that have moved (records hold no places).
 
     Raises:
         HarnessError: no such run or stage, weights that were not kept, missing data.
@@ -41,6 +46,14 @@ def evaluate_run(
     if stage not in stages:
         raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
     config = found.config()
+    for change in changes:
+        key, _, value = change.partition("=")
+        name = key.removeprefix("dataset.")
+        if not key.startswith("dataset.") or not value:
+            raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
+        if name not in config["dataset"]:
+            raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, config["dataset"]))
+        config["dataset"][name] = value
     root = Path(data_root or os.environ.get("HARNESS_DATA", "data"))
     on = resolve_device(device)
     backbone = load_network(found, stage).to(on)

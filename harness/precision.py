@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,13 +65,32 @@ def resolve_precision(name: str, device: torch.device) -> str:
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Run a network's forward pass in a precision; parts that need fp32 leave it themselves."""
-    before = torch.get_float32_matmul_precision()
-    cudnn = torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    fp32 = "tf32" if precision == "tf32" else "ieee"
+    with (
+        _fp32_is(fp32, torch.backends.cuda.matmul, torch.backends.cudnn.conv),  # type: ignore[attr-defined]
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def exact_matmul(device: torch.device) -> Iterator[None]:
+    """Full fp32 products whatever a training loop has set: TF32 and autocast reorder ranks."""
+    with (
+        _fp32_is("ieee", torch.backends.cuda.matmul, torch.backends.mkldnn.matmul),  # type: ignore[attr-defined]
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _fp32_is(value: str, *switches: Any) -> Iterator[None]:
+    """Set what fp32 means to some of torch's back-ends, and set it back."""
+    before = [switch.fp32_precision for switch in switches]
     try:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        for switch in switches:
+            switch.fp32_precision = value
+        yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        torch.backends.cudnn.allow_tf32 = cudnn
+        for switch, old in zip(switches, before, strict=True):
+            switch.fp32_precision = old

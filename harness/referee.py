@@ -28,11 +28,13 @@ class Referee:
 
     Attributes:
         data: the data set without junk and without unreadable images.
+        fingerprint: of the data set as it was loaded, junk and unreadable images included.
         skipped: names of images that could not be decoded and were left out.
         last: the ranking behind the last call of `test`.
     """
 
     data: ReIDData
+    fingerprint: str
     train_bank: Bank | None
     query_bank: Bank
     gallery_bank: Bank
@@ -138,7 +140,16 @@ def make_referee(
     gallery_split, gallery_bank = decode("gallery", gallery_split)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
     return Referee(
-        kept, train_bank, query_bank, gallery_bank, device, precision, rerank, reporter, skipped
+        data=kept,
+        fingerprint=data.fingerprint(),
+        train_bank=train_bank,
+        query_bank=query_bank,
+        gallery_bank=gallery_bank,
+        device=device,
+        precision=precision,
+        rerank=rerank,
+        reporter=reporter,
+        skipped=skipped,
     )
 
 

@@ -19,6 +19,7 @@ from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset
+from harness.networks import check_parts, teacher_of_run
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -44,9 +45,9 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         HarnessError: anything a person can mend, with cause and cure.
     """
+    recipe = make_recipe(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
-    recipe = make_recipe(config)
     card = protocol_card(config, precision)
     if config.threads:
         torch.set_num_threads(int(config.threads))
@@ -56,6 +57,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
             reporter.say(f"{run.name} is finished already (force=true runs it again).")
             _say_metrics(run, reporter)
             return run
+        check_parts(config, recipe)
         lock = run.lock()
         try:
             cell = Cell(config, recipe, card, device, precision, run, reporter)
@@ -106,13 +108,12 @@ class Cell:
             f"{self.run.name}: protocol {self.card['name']} ({self.card['hash']}), "
             f"{self.device}, {self.precision}"
         )
-        self._check_parts()
         referee = self._referee()
         write_json(self.folder / "config.json", portable_config(self.config, self.precision))
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
-        checkpoint = self._load_checkpoint()
+        checkpoint = self._load_checkpoint(referee.fingerprint)
         for stage in self.recipe.stages:
             if stage.name not in self.stages:
                 self._train(stage, referee, checkpoint)
@@ -131,14 +132,6 @@ class Cell:
         self._finish(metrics, referee)
 
     # ---------------------------------------------------------------------- before training
-
-    def _check_parts(self) -> None:
-        """Build every part of every stage once, so that nothing is refused after an hour."""
-        for stage in self.recipe.stages:
-            build_labeler(stage)
-            build_objective(stage)
-            if stage.teacher_run is not None:
-                build_distiller(stage, self._teacher(stage))
 
     def _referee(self) -> Referee:
         config = self.config
@@ -227,7 +220,7 @@ class Cell:
                     self._save_network(stage.name, backbone)
                     self._remember(stage.name, referee)
                 self._end_stage(stage.name, best or metrics, trainer)
-            self._save_checkpoint(None if ended else trainer, best)
+            self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
 
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
         speeds = [r["images_per_second"] for r in self.history if r["stage"] == name]
@@ -265,10 +258,13 @@ class Cell:
         arrays[f"{stage}_first_match_rank"] = referee.last.first_match_rank.astype(np.int32)
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
-    def _save_checkpoint(self, trainer: Trainer | None, best: Mapping[str, Any]) -> None:
+    def _save_checkpoint(
+        self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str
+    ) -> None:
         """History first, then the checkpoint that refers to it."""
         write_json(self.folder / "history.json", self.history)
         state = {
+            "data": fingerprint,
             "rows": len(self.history),
             "stages": self.stages,
             "seconds": self.seconds_before + time.perf_counter() - self.started,
@@ -277,7 +273,7 @@ class Cell:
         }
         write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
 
-    def _load_checkpoint(self) -> Mapping[str, Any] | None:
+    def _load_checkpoint(self, fingerprint: str) -> Mapping[str, Any] | None:
         """Set up `history` and `stages`; the state of a stage in progress, if there is one."""
         path = self.folder / "checkpoint.pt"
         if not path.is_file():
@@ -289,6 +285,12 @@ class Cell:
                 f"{path} cannot be read ({type(error).__name__}).",
                 "Start the cell afresh with force=true.",
             ) from error
+        if state["data"] != fingerprint:
+            raise DataError(
+                f"The images of {self.config.dataset.name} are not those that {self.run.name} "
+                "was begun with.",
+                "Bring them back, or start the cell afresh with force=true.",
+            )
         self.history = self.run.history()[: state["rows"]]
         self.stages = dict(state["stages"])
         self.seconds_before = float(state["seconds"])
@@ -314,7 +316,7 @@ class Cell:
             "stages": self.stages,
             "dataset": {
                 "name": data.name,
-                "fingerprint": data.fingerprint(),
+                "fingerprint": referee.fingerprint,
                 "train": len(data.train.images),
                 "query": len(data.query.images),
                 "gallery": len(data.gallery.images),
@@ -328,62 +330,6 @@ class Cell:
         }
         write_json(self.folder / "record.json", record)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
-
-
-def teacher_of_run(config: DictConfig, stage: Stage, device: torch.device) -> Backbone:
-    """A teacher out of a finished run: its stage `teacher` if it has one, else its last stage.
-
-    Raises:
-        ConfigError: the run is unfinished, kept no weights, or its network gives other views or
-            another embedding size than the student's.
-    """
-    run = Store(Path(config.store)).find(str(stage.teacher_run))
-    if not run.finished or not run.record["stages"]:
-        raise ConfigError(
-            f"{run.name} has no finished, trained network to be a teacher.",
-            "Finish that run first, or choose another (harness list runs).",
-        )
-    names = list(run.record["stages"])
-    name = "teacher" if "teacher" in names else names[-1]
-    backbone = load_network(run, name)
-    student = build_backbone(_without_weights(stage.config.backbone))
-    if backbone.views != student.views or backbone.dim != student.dim:
-        raise ConfigError(
-            f"The teacher of {run.name} gives views {list(backbone.views)} of {backbone.dim} "
-            f"features, the student {list(student.views)} of {student.dim}.",
-            "Use the same backbone and backbone.views for both.",
-        )
-    set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
-    return backbone.to(device).to(memory_format=torch.channels_last)
-
-
-def load_network(run: Run, stage: str) -> Backbone:
-    """The network that a run's stage ended with.
-
-    Raises:
-        ConfigError: the run kept no weights. DataError: they cannot be read.
-    """
-    path = run.folder / f"{stage}.pt"
-    if not path.is_file():
-        raise ConfigError(
-            f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
-            "Records committed to a repository come without weights: run it again, force=true.",
-        )
-    node = OmegaConf.merge(run.config()["backbone"], _stage_backbone(run, stage))
-    assert isinstance(node, DictConfig)
-    backbone = build_backbone(_without_weights(node))
-    backbone.load_state_dict(read_state(path))
-    return backbone
-
-
-def _stage_backbone(run: Run, stage: str) -> dict[str, Any]:
-    return (run.config()["stages"].get(stage) or {}).get("backbone") or {}
-
-
-def _without_weights(node: DictConfig) -> DictConfig:
-    merged = OmegaConf.merge(node, {"weights": "none"})
-    assert isinstance(merged, DictConfig)
-    return merged
 
 
 def _say_metrics(run: Run, reporter: Reporter) -> None:

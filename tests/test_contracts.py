@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.utils import get_method
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -30,7 +30,7 @@ from harness.interfaces import (
     ReIDData,
 )
 from harness.recipe import build, build_backbone, make_recipe
-from harness.referee import Referee
+from harness.referee import Referee, make_referee
 from tests.tiny import tiny_config
 
 CONF = Path(harness.__file__).parent / "conf"
@@ -44,7 +44,9 @@ def parts(group: str) -> list[str]:
 def config_of(group: str, name: str, *overrides: str) -> DictConfig:
     """The config of one part as a run would see it."""
     node = compose(["method=cluster_contrast", f"{group}={name}", *overrides])[group]
-    return OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+    resolved = OmegaConf.create(OmegaConf.to_container(node, resolve=True))
+    assert isinstance(resolved, DictConfig)
+    return resolved
 
 
 def people(count: int = 60, views: int = 1, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,7 +166,7 @@ def test_dataset_config_fits_its_class(name: str) -> None:
     """Every option in the config is an argument of the class, and the other way round."""
     plugins.register()
     node = compose(["method=direct_transfer", f"dataset={name}"]).dataset
-    kind = get_method(node._target_)
+    kind = get_class(node._target_)
     assert issubclass(kind, Dataset)
     arguments = set(inspect.signature(kind).parameters)
     assert set(node) - {"_target_", "name", "on_bad_image", "root"} == arguments - {"root"}
@@ -202,12 +204,11 @@ def test_methods_never_see_identities(tmp_path: Path, monkeypatch: pytest.Monkey
     from harness import run
 
     honest = run.run_cell(tiny_config(tmp_path / "a", "method=mskd"))
-    original = run.make_referee
 
     def shuffled(data: ReIDData, *args: Any, **kwargs: Any) -> Referee:
         identities = np.random.default_rng(0).permutation(data.train.identities)
         data = replace(data, train=replace(data.train, identities=identities))
-        return original(data, *args, **kwargs)
+        return make_referee(data, *args, **kwargs)
 
     monkeypatch.setattr(run, "make_referee", shuffled)
     blind = run.run_cell(tiny_config(tmp_path / "b", "method=mskd"))

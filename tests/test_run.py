@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from harness.errors import ConfigError, HarnessError
+from harness.networks import load_network
 from harness.results.store import Run
-from harness.run import load_network, run_cell
+from harness.run import run_cell
 from tests.tiny import tiny, tiny_config
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.verification import verify
-from harness.verification.runner import CASES, Check, close, equal, golden_folder
+from harness.verification.cases import CASES, Check, close, equal
+from harness.verification.runner import golden_folder
 from tests.conftest import Command
 
 

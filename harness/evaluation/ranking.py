@@ -18,8 +18,7 @@ by index. Placing each of them among the few correct ones and counting gives r_1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +27,9 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.evaluation.distances import Blocks, check_normalised, checked, distance_blocks
 
 RANKS = (1, 5, 10, 20)
-Blocks = Iterable[tuple[int, Tensor]]
 Integers = np.ndarray | Tensor | Sequence[int]
 
 _REMOVED = 0x7F800000 << 32  # the key of +inf: above every finite distance
@@ -142,16 +141,16 @@ def rank(
     if distances is None:
         if query_features is None or gallery_features is None:
             raise HarnessError("neither features nor distances were given")
-        _check_features("query", query_features, len(truth.query_ids))
-        _check_features("gallery", gallery_features, len(truth.gallery_ids))
+        check_normalised("query", query_features, len(truth.query_ids))
+        check_normalised("gallery", gallery_features, len(truth.gallery_ids))
         if query_features.shape[1] != gallery_features.shape[1]:
             raise HarnessError(
                 f"query features have {query_features.shape[1]} dimensions, "
                 f"gallery features {gallery_features.shape[1]}"
             )
-        blocks: Blocks = squared_distances(query_features, gallery_features, block)
+        blocks: Blocks = distance_blocks(query_features, gallery_features, block)
     else:
-        blocks = _checked(distances, len(truth.query_ids), len(truth.gallery_ids))
+        blocks = checked(distances, len(truth.query_ids), len(truth.gallery_ids))
 
     queries = len(truth.query_ids)
     ap, inp = np.full(queries, np.nan), np.full(queries, np.nan)
@@ -166,44 +165,6 @@ def rank(
     if not first.any():
         raise _no_valid_query(truth)
     return RankingResult(ap, inp, first, int((truth.gallery_ids >= 0).sum()), ranks)
-
-
-def squared_distances(
-    query: Tensor, gallery: Tensor, block: int = 512
-) -> Iterator[tuple[int, Tensor]]:
-    """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, block by block.
-
-    Args:
-        query, gallery: (Q, D) and (G, D), L2-normalised; computed in full float32 on the device of
-            `query`, whatever precision training uses.
-        block: rows at a time.
-
-    Yields:
-        (first row, (b, G) float32), the last block being the shorter one.
-    """
-    gallery = gallery.to(query.device, torch.float32).T
-    two = torch.full((1,), 2.0, device=query.device)
-    for start in range(0, len(query), block):
-        rows = query[start : start + block].float()
-        with _full_precision(query.device.type):
-            distances = torch.addmm(two, rows, gallery, alpha=-2)
-        yield start, distances.clamp_(min=0)
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Neither autocast nor TF32: a ranking must not depend on how the model was trained."""
-    # these switches also work where training set the older, global one
-    switches = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,50 +297,6 @@ def _integers(name: str, values: Integers) -> Tensor:
             f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
         )
     return tensor.to(torch.int64)
-
-
-def _check_features(side: str, features: Tensor, images: int) -> None:
-    if features.dim() != 2 or len(features) != images:
-        raise HarnessError(
-            f"{side} features are {tuple(features.shape)} for {images} identities",
-            "They must be (images, D); flatten or select the views first.",
-        )
-    norms = torch.linalg.vector_norm(features.float(), dim=1)
-    if bad := int((~torch.isfinite(norms)).sum()):
-        raise HarnessError(
-            f"{bad} of {images} {side} features are not finite",
-            "Training has diverged: lower the learning rate or use precision=fp32.",
-        )
-    if bad := int(((norms - 1).abs() > 1e-2).sum()):
-        raise HarnessError(
-            f"{bad} of {images} {side} features are not L2-normalised",
-            "Divide each row by its norm; rows of zeros mean that the backbone has collapsed.",
-        )
-
-
-def _checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
-    """Blocks from outside: complete, finite, ≥ 0, and copied, as they will be overwritten."""
-    missing = np.ones(queries, dtype=bool)
-    for start, rows in distances:
-        here = slice(start, start + len(rows))
-        if rows.dim() != 2 or rows.shape[1] != gallery or start < 0 or here.stop > queries:
-            raise HarnessError(
-                f"distances {tuple(rows.shape)} at row {start} do not fit {queries} × {gallery}"
-            )
-        if not missing[here].all():
-            raise HarnessError(f"distances of rows {start} to {here.stop - 1} were given twice")
-        missing[here] = False
-        if rows.numel() == 0:
-            continue
-        rows = rows.to(torch.float32) + 0.0  # makes −0, whose bits are those of a minimum, a +0
-        low, high = rows.aminmax()
-        if not (low >= 0 and high < torch.inf):
-            raise HarnessError(
-                f"distances of rows {start} to {here.stop - 1} are negative or not finite"
-            )
-        yield start, rows
-    if missing.any():
-        raise HarnessError(f"distances are missing for {missing.sum()} of {queries} queries")
 
 
 def _no_valid_query(truth: _Truth) -> HarnessError:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
 from harness.labelers.jaccard import distance_rows, encode, row_blocks
-from harness.labelers.neighbours import exact_matmul, nearest_and_farthest, squared_distances
+from harness.labelers.neighbours import nearest_and_farthest, squared_distances
+from harness.precision import exact_matmul
 
 # ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
 # of published methods from a distance that is squared already.

@@ -25,7 +25,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.labelers.neighbours import exact_matmul
+from harness.precision import exact_matmul
 
 # V · 2^30 in int32. A row of V sums to 1, so overlaps fit, and an error of 2^-31 an entry is less
 # than float32 sums make.

@@ -6,14 +6,13 @@ neighbour, however many copies of it there are. Two distances tie when they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.errors import ConfigError
+from harness.precision import exact_matmul
 
 BACKENDS = ("auto", "torch", "faiss")
 
@@ -83,22 +82,6 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     squares = x.square().sum(dim=1), y.square().sum(dim=1)
     products = torch.addmm(squares[1][None, :], x, y.T, alpha=-2)
     return products.add_(squares[0][:, None]).clamp_(min=0)
-
-
-@contextmanager
-def exact_matmul(device: torch.device) -> Iterator[None]:
-    """Full float32 products, whatever a training loop has set: TF32 and autocast reorder ranks."""
-    mkldnn: Any = torch.backends.mkldnn  # its type stubs lack `matmul`
-    backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def _keys(distances: Tensor, first: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
-from harness.verification.runner import Check, Vectors, case, close
+from harness.verification.cases import Check, Vectors, case, close
 
 EXACT, DISTANCE = 1e-9, 2e-6
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.labelers import JaccardDBSCAN, dbscan, distance_rows, encode, nearest
 from harness.objectives.memory import centroids
-from harness.verification.runner import Check, Vectors, case, close, equal
+from harness.verification.cases import Check, Vectors, case, close, equal
 from harness.verification.schedules import mskd_schedules
 
 DISTANCE = 2e-6

@@ -14,7 +14,7 @@ from harness.backbones.pooling import VIEWS, GeM, ViewHeads
 from harness.distillers import OfflineTeacher
 from harness.interfaces import Backbone
 from harness.objectives import ClusterMemory
-from harness.verification.runner import Check, Vectors, case, close
+from harness.verification.cases import Check, Vectors, case, close
 
 EXACT, THROUGH_NORM = 1e-9, 1e-8
 

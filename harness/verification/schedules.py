@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from harness.training import learning_rate, tested_epochs
-from harness.verification.runner import Check, Vectors, case, close, equal
+from harness.verification.cases import Check, Vectors, case, close, equal
 
 
 @case("lr_schedules")

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.errors import HarnessError
-from harness.evaluation.ranking import RankingResult, rank, squared_distances
+from harness.evaluation.distances import distance_blocks
+from harness.evaluation.ranking import RankingResult, rank
 from tests.oracles.ranking import rank_slowly
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "eval.npz")
@@ -57,8 +58,8 @@ def test_golden_reranked_metrics_through_the_hook(rows: int) -> None:
     np.testing.assert_array_equal(given_in, GOLDEN["rerank_dist"])  # the caller's are not touched
 
 
-def test_golden_squared_distances() -> None:
-    found = torch.cat([rows for _, rows in squared_distances(FEATURES[0], FEATURES[1], block=8)])
+def test_golden_distances() -> None:
+    found = torch.cat([rows for _, rows in distance_blocks(FEATURES[0], FEATURES[1], block=8)])
     np.testing.assert_allclose(found, GOLDEN["dist"], rtol=0, atol=2e-6)
 
 
@@ -66,7 +67,7 @@ def test_distances_are_float32_under_autocast_and_leave_the_precision_setting() 
     torch.set_float32_matmul_precision("medium")
     try:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            ((_, rows),) = squared_distances(FEATURES[0], FEATURES[1])
+            ((_, rows),) = distance_blocks(FEATURES[0], FEATURES[1])
         assert torch.get_float32_matmul_precision() == "medium"
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
     finally:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.errors import ConfigError
 from harness.labelers import neighbours
-from harness.labelers.neighbours import exact_matmul, nearest, nearest_and_farthest
+from harness.labelers.neighbours import nearest, nearest_and_farthest
+from harness.precision import exact_matmul
 from tests.labelers.cases import blobs, golden, lattice
 from tests.oracles import jaccard as oracle
 

@@ -1,0 +1,81 @@
+"""Distances of queries to the gallery, block by block: Euclidean, or checked ones from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.errors import HarnessError
+from harness.precision import exact_matmul
+
+#: pairs of (first row, distances (b, G) of that row and the next ones)
+Blocks = Iterable[tuple[int, Tensor]]
+
+
+def distance_blocks(
+    query: Tensor, gallery: Tensor, block: int = 512
+) -> Iterator[tuple[int, Tensor]]:
+    """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, block by block.
+
+    Args:
+        query, gallery: (Q, D) and (G, D), L2-normalised; computed in full float32 on the device of
+            `query`, whatever precision training uses.
+        block: rows at a time.
+
+    Yields:
+        (first row, (b, G) float32), the last block being the shorter one.
+    """
+    gallery = gallery.to(query.device, torch.float32).T
+    two = torch.full((1,), 2.0, device=query.device)
+    for start in range(0, len(query), block):
+        rows = query[start : start + block].float()
+        with exact_matmul(query.device):
+            distances = torch.addmm(two, rows, gallery, alpha=-2)
+        yield start, distances.clamp_(min=0)
+
+
+def check_normalised(side: str, features: Tensor, images: int) -> None:
+    if features.dim() != 2 or len(features) != images:
+        raise HarnessError(
+            f"{side} features are {tuple(features.shape)} for {images} identities",
+            "They must be (images, D); flatten or select the views first.",
+        )
+    norms = torch.linalg.vector_norm(features.float(), dim=1)
+    if bad := int((~torch.isfinite(norms)).sum()):
+        raise HarnessError(
+            f"{bad} of {images} {side} features are not finite",
+            "Training has diverged: lower the learning rate or use precision=fp32.",
+        )
+    if bad := int(((norms - 1).abs() > 1e-2).sum()):
+        raise HarnessError(
+            f"{bad} of {images} {side} features are not L2-normalised",
+            "Divide each row by its norm; rows of zeros mean that the backbone has collapsed.",
+        )
+
+
+def checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
+    """Blocks from outside: complete, finite, ≥ 0, and copied, as they will be overwritten."""
+    missing = np.ones(queries, dtype=bool)
+    for start, rows in distances:
+        here = slice(start, start + len(rows))
+        if rows.dim() != 2 or rows.shape[1] != gallery or start < 0 or here.stop > queries:
+            raise HarnessError(
+                f"distances {tuple(rows.shape)} at row {start} do not fit {queries} × {gallery}"
+            )
+        if not missing[here].all():
+            raise HarnessError(f"distances of rows {start} to {here.stop - 1} were given twice")
+        missing[here] = False
+        if rows.numel() == 0:
+            continue
+        rows = rows.to(torch.float32) + 0.0  # makes −0, whose bits are those of a minimum, a +0
+        low, high = rows.aminmax()
+        if not (low >= 0 and high < torch.inf):
+            raise HarnessError(
+                f"distances of rows {start} to {here.stop - 1} are negative or not finite"
+            )
+        yield start, rows
+    if missing.any():
+        raise HarnessError(f"distances are missing for {missing.sum()} of {queries} queries")
