@@ -306,7 +306,7 @@ class Cell:
             "schema": SCHEMA,
             "cell": {
                 "method": self.recipe.method,
-                "dataset": str(self.config.dataset.name),
+                "dataset": data.name,  # a subset has a name of its own
                 "protocol": self.card["name"],
                 "seed": int(self.config.seed),
             },

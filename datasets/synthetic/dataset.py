@@ -65,7 +65,7 @@ class Synthetic(Dataset):
             test set one is the query).
         distractors: bad detections in the gallery, per test person.
         size: (height, width) of the pictures in pixels; at least 32 × 16.
-        difficulty: from 0 to 2: colour casts, exposure and occlusion. 1 is the ordinary problem.
+        difficulty: from 0 to 2: colour casts, exposure and occlusion.
         seed: what everything is drawn from; another seed is another data set.
 
     Raises:
@@ -81,7 +81,7 @@ class Synthetic(Dataset):
         images_per_camera: int = 4,
         distractors: float = 1.0,
         size: Sequence[int] = (64, 32),
-        difficulty: float = 1.0,
+        difficulty: float = 0.5,
         seed: int = 0,
     ) -> None:
         _check("identities", identities, 2, whole=True)

@@ -35,7 +35,7 @@ class World:
     Args:
         seed: what all of it is drawn from.
         size: (height, width) of a picture in pixels.
-        difficulty: 1 is the ordinary one; scales colour casts, occlusion and exposure.
+        difficulty: 0 … 2, scales colour casts, occlusion and exposure.
     """
 
     def __init__(self, seed: int, size: tuple[int, int], difficulty: float) -> None:

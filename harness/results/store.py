@@ -189,8 +189,8 @@ class Store:
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
-    Columns: run, method, stage, final (whether it is the run's last stage), dataset, protocol,
-    protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
+    Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
+    (fingerprint), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
     percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
     of them.
     """
@@ -206,6 +206,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "run": run.name,
             "method": cell["method"],
             "dataset": cell["dataset"],
+            "data": record.get("dataset", {}).get("fingerprint", "")[:8],
             "protocol": card["name"],
             "protocol_hash": card["hash"],
             "seed": cell["seed"],

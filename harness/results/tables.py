@@ -19,7 +19,7 @@ from rich.table import Table
 
 from harness.errors import ConfigError, did_you_mean
 from harness.files import write_text
-from harness.results.store import Store, load
+from harness.results.store import Run, Store, load
 
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 #: protocols whose runs may stand beside published numbers
@@ -28,11 +28,21 @@ COMPARABLE = ("common", "published")
 
 @dataclass(frozen=True)
 class Comparison:
-    """One table: its data set, its protocol card and its rows, best mAP last."""
+    """One table: its data set, its protocol card and its rows, best mAP last.
+
+    data: the data's fingerprint where the store holds several of this name, else ''.
+    """
 
     dataset: str
+    data: str
     card: dict[str, Any]
     rows: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """Data set and protocol."""
+        data = f" (data {self.data})" if self.data else ""
+        return f"{self.dataset}{data}, protocol {self.card['name']}"
 
     @property
     def caption(self) -> str:
@@ -62,17 +72,22 @@ def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Compa
         )
     cards = {run.record["protocol"]["hash"]: run.record["protocol"] for run in Store(
         Path(store)).runs() if run.finished}  # fmt: skip
-    for (name, protocol), group in runs.groupby(["dataset", "protocol_hash"], sort=True):
+    several = runs.groupby("dataset")["data"].nunique() > 1
+    for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
+        name, data, protocol = map(str, key)
         if dataset in (None, name):
-            yield Comparison(str(name), cards[protocol], _rows(group, str(name), cards[protocol]))
+            rows = _rows(group, name, cards[protocol], Path(store))
+            yield Comparison(name, data if several[name] else "", cards[protocol], rows)
 
 
-def _rows(runs: pd.DataFrame, dataset: str, card: dict[str, Any]) -> pd.DataFrame:
+def _rows(
+    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path
+) -> pd.DataFrame:
     """One row a method, stage and variant, sorted by mAP."""
     published = _published(dataset) if card["name"] in COMPARABLE else {}
     # the same cell under two names (name=…) is one repeat, not two
     runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
-    runs = runs.assign(variant=_variants(runs))
+    runs = runs.assign(variant=_variants(runs, store))
     rows = []
     keys = ["method", "stage", "final", "variant", "cameras", "selection"]
     for values, group in runs.groupby(keys, sort=False):
@@ -94,16 +109,37 @@ def _rows(runs: pd.DataFrame, dataset: str, card: dict[str, Any]) -> pd.DataFram
     return pd.DataFrame(rows).sort_values("mAP", kind="stable").reset_index(drop=True)
 
 
-def _variants(runs: pd.DataFrame) -> pd.Series:
-    """'' where a method has one configuration; else the hash at the end of the run's name.
+def _variants(runs: pd.DataFrame, store: Path) -> pd.Series:
+    """'' where a method has one configuration; else what sets each apart, as `key=value`.
 
     Cells of one method and protocol that differ in anything but the seed are never averaged.
     """
     variants = pd.Series("", index=runs.index)
     for _, group in runs.groupby("method"):
-        if group["settings"].nunique() > 1:
-            variants[group.index] = group["settings"]
+        if group["settings"].nunique() == 1:
+            continue
+        first = group.drop_duplicates("settings")
+        configs = {
+            str(row.settings): _flat(Run(store / str(row.run)).config())
+            for row in first.itertuples()
+        }
+        keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
+        apart = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
+        labels = {
+            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3]) or settings
+            for settings, config in configs.items()
+        }
+        if len(set(labels.values())) < len(labels):  # three keys do not tell them apart
+            labels = {settings: settings for settings in labels}
+        variants[group.index] = group["settings"].map(labels)
     return variants
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted keys."""
+    if not isinstance(node, dict):
+        return {prefix.removesuffix("."): node}
+    return {k: v for key, inner in node.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _published(dataset: str) -> dict[str, dict[str, float]]:
@@ -156,7 +192,7 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def markdown(comparison: Comparison) -> str:
     """A Markdown table under its heading, with the protocol below."""
     header, body = _cells(comparison)
-    lines = [f"### {comparison.dataset}, protocol {comparison.card['name']}", ""]
+    lines = [f"### {comparison.title}", ""]
     lines.append("| " + " | ".join(header) + " |")
     lines.append("| --- | --- |" + " ---: |" * (len(header) - 2))
     lines += ["| " + " | ".join(cells) + " |" for cells in body]
@@ -166,7 +202,7 @@ def markdown(comparison: Comparison) -> str:
 def _grid(comparison: Comparison, leave_out: Sequence[str] = ()) -> Table:
     """For the terminal; `leave_out` are columns that a narrow one has no room for."""
     header, body = _cells(comparison)
-    title = f"{comparison.dataset}, protocol {comparison.card['name']}"
+    title = comparison.title
     grid = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     shown = [position for position, name in enumerate(header) if name not in leave_out]
     for position in shown:
@@ -199,7 +235,7 @@ def show(store: str, style: str, dataset: str | None, output: str | None) -> Non
         return
     if style == "csv":
         frames = [
-            t.rows.assign(dataset=t.dataset, protocol=t.card["name"], protocol_hash=t.card["hash"])
+            t.rows.assign(dataset=t.dataset, data=t.data, protocol=t.card["name"], protocol_hash=t.card["hash"])
             for t in tables
         ]
         text = pd.concat(frames).to_csv(index=False)

@@ -65,7 +65,7 @@ def test_pixels_are_those_of_other_machines(synthetic: Make) -> None:
     "change",
     [
         {"seed": 1},
-        {"difficulty": 0.5},
+        {"difficulty": 1.0},
         {"size": (128, 64)},
         {"cameras": 4},
         {"identities": 5},
