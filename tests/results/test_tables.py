@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +214,21 @@ def test_nothing_to_show(tmp_path: Path) -> None:
     write(tmp_path, "good", record())
     with pytest.raises(ConfigError, match="Did you mean 'market1501'"):
         list(comparisons(tmp_path, "market1510"))
+
+
+def test_other_data_under_one_name_is_another_table(tmp_path: Path) -> None:
+    for seed, fingerprint in enumerate(("aaaa", "aaaa", "bbbb")):
+        content = record(seed=seed) | {"dataset": {"fingerprint": fingerprint * 8}}
+        write(tmp_path, f"run{seed}", content)
+    tables = list(comparisons(tmp_path))
+    assert [list(t.rows["seeds"]) for t in tables] == [[2, 2], [1, 1]]
+    assert "data aaaaaaaa" in tables[0].title and "data bbbbbbbb" in tables[1].title
+
+
+def test_variants_say_what_sets_them_apart(tmp_path: Path) -> None:
+    for eps in (0.5, 0.6):
+        folder = write(tmp_path, f"run{eps}", record(settings=str(eps), train=50.0))
+        config = {"seed": 0, "labeler": {"eps": eps, "k1": 30}}
+        (folder / "config.json").write_text(json.dumps(config))
+    (table,) = comparisons(tmp_path)
+    assert sorted(table.rows["method"]) == ["mskd [labeler.eps=0.5]", "mskd [labeler.eps=0.6]"]

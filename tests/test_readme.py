@@ -1,0 +1,54 @@
+"""The commands that README and the methods' pages show are commands that work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from harness import hydra_app
+from harness.cli import COMMANDS
+from harness.recipe import make_recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
+         *sorted(ROOT.glob("datasets/*/README.md"))]  # fmt: skip
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of code blocks that begin with `harness`, without their comments."""
+    blocks = re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("harness ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in commands(page):
+        words = [word for word in shlex.split(line)[1:] if not word.startswith("--plugins")]
+        if "--plugins" in line or "…" in line or "my_method" in line:
+            continue  # of the reader's own folder
+        assert words[0] in COMMANDS, line
+        if words[0] != "run":
+            continue
+        overrides = [word for word in words[1:] if "=" in word]
+        for choice in _combinations(overrides):
+            make_recipe(hydra_app.compose(choice))
+
+
+def _combinations(overrides: list[str]) -> list[list[str]]:
+    """One list an option of `method=a,b` (as a multirun has), the first of other sweeps."""
+    choices: list[list[str]] = [[]]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        values = value.split(",") if not value.startswith("[") else [value]
+        values = values if key == "method" else values[:1]
+        choices = [[*choice, f"{key}={v}"] for choice in choices for v in values]
+    return choices
+
+
+def test_pages_hold_commands() -> None:
+    """The pattern above finds something; a README without commands would pass silently."""
+    assert len(commands(ROOT / "README.md")) >= 10
