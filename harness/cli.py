@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.memory import ask_for_huge_pages
 
 HELP = """\
 example:  harness run method=mskd dataset=market1501
@@ -51,6 +52,7 @@ harness run --hydra-help shows Hydra's own options; completion: harness run -sc 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `harness` command."""
+    ask_for_huge_pages()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(arguments)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from harness import plugins
 from harness.errors import ConfigError, did_you_mean
+from harness.memory import keep_freed_memory
 from harness.networks import load_network
 from harness.precision import resolve_device
 from harness.progress import Reporter
@@ -56,6 +57,8 @@ def evaluate_run(
         config["dataset"][name] = value
     root = Path(data_root or os.environ.get("HARNESS_DATA", "data"))
     on = resolve_device(device)
+    if on.type == "cpu":
+        keep_freed_memory()
     backbone = load_network(found, stage).to(on)
     with Reporter() as reporter:
         referee = make_referee(

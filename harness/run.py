@@ -19,6 +19,7 @@ from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset
+from harness.memory import keep_freed_memory
 from harness.networks import check_parts, teacher_of_run
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
@@ -49,6 +50,8 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
     card = protocol_card(config, precision)
+    if device.type == "cpu":
+        keep_freed_memory()
     if config.threads:
         torch.set_num_threads(int(config.threads))
     run = Store(Path(config.store)).run(cell_name(config, precision))
