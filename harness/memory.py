@@ -1,6 +1,6 @@
-"""Let the C library keep freed memory: on CPUs a third of training time went into getting it back.
+"""Let the C library keep freed memory: a third of training time on CPUs went into getting it back.
 
-Every activation of a network is larger than glibc's threshold for asking the kernel for fresh pages,
+Every activation of a network is larger than glibc's threshold for asking the kernel for new pages,
 so each forward pass had millions of page faults. Measured on 2 cores with ResNet-50 (128 images,
 one process, before and after): training at 128×64 from 13.8 to 19.5 images/s, inference at 256×128
 from 10.7 to 15.6; with huge pages as well 18.7.
@@ -17,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def ask_for_huge_pages() -> None:
-    """Before torch is imported: its large CPU tensors ask for 2 MiB pages. A user's own value wins."""
+    """Before torch is imported: large CPU tensors take 2 MiB pages. A user's own value wins."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
