@@ -112,6 +112,7 @@ class Cell:
             f"{self.device}, {self.precision}"
         )
         referee = self._referee()
+        self._check_cameras(referee)
         write_json(self.folder / "config.json", portable_config(self.config, self.precision))
         if not self.recipe.stages:
             self._test_untrained(referee)
@@ -159,6 +160,19 @@ class Cell:
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
         return referee
+
+    def _check_cameras(self, referee: Referee) -> None:
+        """Where the data have no cameras samplers do without; parts that need them are refused."""
+        if referee.data.train.cameras is not None:
+            return
+        self.card["cameras"] = False
+        for stage in self.recipe.stages:
+            for part in (build_labeler(stage), build_objective(stage)):
+                if part.uses_cameras:
+                    raise ConfigError(
+                        f"{type(part).__name__} needs cameras, but {referee.data.name} has none.",
+                        "Add a camera column to the data, or choose another part.",
+                    )
 
     def _backbone(self, node: DictConfig, stage: str) -> Backbone:
         """A network with its initial weights, drawn from the cell's seed where they are random."""

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.errors import ConfigError, HarnessError
+from harness.hydra_app import compose
 from harness.networks import load_network
+from harness.objectives import ClusterMemory
 from harness.results.store import Run
-from harness.run import run_cell
+from harness.run import Cell, run_cell
 from tests.tiny import tiny, tiny_config
 
 
@@ -239,11 +242,9 @@ def test_loss_that_is_not_finite_is_explained(
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.run import Cell
-
     config = tiny_config(tmp_path, "method=cluster_contrast")
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Cell, "_finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_cell(config)
     (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
@@ -268,35 +269,64 @@ def test_store_that_cannot_be_written(tmp_path: Path) -> None:
     assert "store=" in caught.value.cure
 
 
-def test_unreadable_images(tmp_path: Path) -> None:
-    """An error by default; left out, and counted in the record, with on_bad_image=skip."""
-    people = tmp_path / "people"
+def _folder(folder: Path, cameras: bool = True) -> list[str]:
+    """Overrides of a tiny cell of own images: 8 people of noise, 4 shots each."""
+    people = folder / "people"
     people.mkdir()
-    rows = ["path,id,camera,split"]
+    rows = ["path,id,camera,split" if cameras else "path,id,split"]
     generator = np.random.default_rng(0)
-    from PIL import Image
-
     for identity in range(8):
         for shot in range(4):
             split = "train" if identity < 4 else ("query" if shot == 0 else "gallery")
             name = f"{identity}_{shot}.png"
             pixels = generator.integers(0, 255, (32, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(people / name)
-            rows.append(f"{name},{identity + 1},{shot},{split}")
+            rows.append(",".join([name, str(identity + 1), *([str(shot)] * cameras), split]))
     (people / "list.csv").write_text("\n".join(rows))
-    (people / "1_1.png").write_bytes((people / "1_1.png").read_bytes()[:60])
-    config = (
+    return [
         "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
         "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
         "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
-        f"store={tmp_path}/runs", f"data.root={tmp_path}/data", "device=cpu",
-    )  # fmt: skip
-    from harness.hydra_app import compose
+        f"store={folder}/runs", f"data.root={folder}/data", "device=cpu",
+    ]  # fmt: skip
 
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    """An error by default; left out, and counted in the record, with on_bad_image=skip."""
+    overrides = _folder(tmp_path)
+    bad = tmp_path / "people" / "1_1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(HarnessError, match=r"1_1\.png") as caught:
-        run_cell(compose(config))
+        run_cell(compose(overrides))
     assert "on_bad_image=skip" in caught.value.cure
-    run = run_cell(compose([*config, "dataset.on_bad_image=skip"]))
+    run = run_cell(compose([*overrides, "dataset.on_bad_image=skip"]))
     assert run.record["dataset"]["unreadable"] == ["1_1.png"]
     assert run.record["dataset"]["train"] == 15
     assert str(tmp_path) not in json.dumps(run.record) + (run.folder / "config.json").read_text()
+
+
+def test_data_without_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers do without and the card says so; an objective that needs cameras is refused."""
+    overrides = _folder(tmp_path, cameras=False)
+    run = run_cell(compose(overrides))
+    assert run.record["protocol"]["cameras"] is False
+    assert run.record["metrics"]["queries_without_match"] == 0
+    monkeypatch.setattr(ClusterMemory, "uses_cameras", True)
+    with pytest.raises(ConfigError, match="needs cameras"):
+        run_cell(compose([*overrides, "seed=1"]))
+
+
+def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of other images is refused, not continued."""
+    overrides = _folder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(compose(overrides))
+    Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
+    with pytest.raises(HarnessError, match="not those"):
+        run_cell(compose(overrides))
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

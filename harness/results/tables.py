@@ -22,6 +22,13 @@ from harness.files import write_text
 from harness.results.store import Run, Store, load
 
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+HEAD = """\
+# Leaderboard
+
+Made by `harness table --format markdown` from records; not to be edited. Per cent, mean ± standard
+deviation over seeds. Rows of different protocols or data never share a table. Cameras: whether the
+method sees them, be it in its sampler only. "Images/s" is training throughput.
+"""
 #: protocols whose runs may stand beside published numbers
 COMPARABLE = ("common", "published")
 
@@ -240,7 +247,7 @@ def show(store: str, style: str, dataset: str | None, output: str | None) -> Non
         ]
         text = pd.concat(frames).to_csv(index=False)
     else:
-        text = "\n".join(markdown(comparison) for comparison in tables)
+        text = "\n".join([HEAD, *(markdown(comparison) for comparison in tables)])
     if output is None:
         print(text, end="")
     else:

@@ -1,0 +1,32 @@
+"""The committed leaderboard is what its records say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.results.store import Store
+from harness.results.tables import show
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def test_page_matches_the_records(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    show(str(RESULTS / "leaderboard"), "markdown", None, str(page))
+    assert page.read_text() == (RESULTS / "README.md").read_text(), (
+        "make it anew: harness table --store results/leaderboard --format markdown "
+        "--output results/README.md"
+    )
+
+
+@pytest.mark.parametrize("run", Store(RESULTS / "leaderboard").runs(), ids=lambda run: run.name)
+def test_records_are_whole(run: object) -> None:
+    from harness.results.store import Run
+
+    assert isinstance(run, Run)
+    assert run.finished, run.problem
+    assert (run.folder / "per_query.npz").is_file() and run.config()
+    names = {path.name for path in run.folder.iterdir()}
+    assert not names & {"checkpoint.pt"}, "an unfinished run is no record"
