@@ -5,24 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness.errors import ConfigError
 from harness.protocol import protocol_card
 
 #: settings that change where or whether a cell runs, not what comes out
 ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 
 
-def portable_config(config: DictConfig, precision: str) -> dict[str, Any]:
-    """The resolved configuration without anything of this machine: no paths, no device."""
-    return _portable(config, precision, lambda path: path.name)
+def portable_config(
+    config: DictConfig, precision: str, teachers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The resolved configuration without anything of this machine: no paths, no device.
+
+    Args:
+        precision: resolved (never `auto`).
+        teachers: stage → description of the finished network that it takes as its teacher.
+    """
+    return _portable(config, precision, teachers or {}, lambda path: path.name)
 
 
-def _portable(config: DictConfig, precision: str, written: Callable[[Path], str]) -> dict[str, Any]:
+def _portable(
+    config: DictConfig,
+    precision: str,
+    teachers: Mapping[str, str],
+    written: Callable[[Path], str],
+) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     for key in ELSEWHERE:
@@ -32,6 +46,11 @@ def _portable(config: DictConfig, precision: str, written: Callable[[Path], str]
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights
+    if teachers:
+        plain["teachers"] = dict(teachers)  # instead of however their runs were named
+        for node in (plain, *(stage or {} for stage in plain["stages"].values())):
+            if (node.get("distiller") or {}).get("teacher") is not None:
+                node["distiller"]["teacher"] = "a finished run"
     return {str(key): _without_paths(value, written) for key, value in plain.items()}
 
 
@@ -54,17 +73,28 @@ def _content(path: Path) -> str:
     return f"{path.name} {hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}"
 
 
-def cell_name(config: DictConfig, precision: str) -> str:
-    """`METHOD-DATASET-sSEED-HASH`: the hash tells apart cells that differ in any other setting."""
+def cell_name(config: DictConfig, precision: str, teachers: Mapping[str, str] | None = None) -> str:
+    """`METHOD-DATASET-sSEED-HASH`: the hash tells apart cells that differ in any other setting.
+
+    Raises:
+        ConfigError: `name=` is no plain folder name.
+    """
     if config.name:
+        if not re.fullmatch(r"\w[\w.+-]*", str(config.name)):
+            raise ConfigError(
+                f"name={config.name} is no name of a folder.",
+                "Use letters, digits, '.', '_', '+' and '-'; store= says where it lies.",
+            )
         return str(config.name)
-    settings = settings_hash(config, precision)
+    settings = settings_hash(config, precision, teachers)
     return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{settings}"
 
 
-def settings_hash(config: DictConfig, precision: str) -> str:
+def settings_hash(
+    config: DictConfig, precision: str, teachers: Mapping[str, str] | None = None
+) -> str:
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
-    settings = _portable(config, precision, _content)
+    settings = _portable(config, precision, teachers or {}, _content)
     del settings["seed"]
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.memory import ask_for_huge_pages
 
 HELP = """\
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error.cause}", file=sys.stderr)
         if error.cure:
             print(f"  {error.cure}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on from the last finished epoch.", file=sys.stderr)
         sys.exit(130)
@@ -171,6 +171,7 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
+    parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -77,8 +76,12 @@ def _git(root: Path, *arguments: str) -> str:
 
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory of this process in MiB: `host`, and `device` on a GPU."""
-    scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts in KiB, macOS in bytes
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale}
+    peak = {}
+    if sys.platform != "win32":
+        import resource  # which Windows does not have
+
+        scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts KiB, macOS bytes
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
     return {name: round(value, 1) for name, value in peak.items()}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from harness import plugins
@@ -28,6 +29,7 @@ def evaluate_run(
     rerank: bool = False,
     store: str = "results/runs",
     data_root: str | None = None,
+    cache: str | None = None,
     device: str = "auto",
     json: bool = False,
 ) -> dict[str, Any]:
@@ -54,8 +56,8 @@ def evaluate_run(
             raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
         if name not in config["dataset"]:
             raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, config["dataset"]))
-        config["dataset"][name] = value
-    root = Path(data_root or os.environ.get("HARNESS_DATA", "data"))
+        config["dataset"][name] = yaml.safe_load(value)
+    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
     on = resolve_device(device)
     if on.type == "cpu":
         keep_freed_memory()
@@ -64,7 +66,7 @@ def evaluate_run(
         referee = make_referee(
             _dataset(found, config, root).load(),
             (int(config["images"]["height"]), int(config["images"]["width"])),
-            root / ".harness",
+            Path(cache).expanduser() if cache else root / ".harness",
             train=False,
             on_bad_image=config["dataset"].get("on_bad_image", "error"),
             device=on,
@@ -72,6 +74,8 @@ def evaluate_run(
             rerank=rerank,
             reporter=reporter,
         )
+        if referee.fingerprint != found.record["dataset"]["fingerprint"]:
+            reporter.say("These are not the images that the run's record was made with.")
         metrics = referee.test(backbone)
     result = {"run": found.name, "stage": stage, "rerank": rerank, **metrics}
     if json:

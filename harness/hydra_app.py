@@ -63,6 +63,12 @@ def run(arguments: Sequence[str]) -> None:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, arguments) from error
+    except OSError as error:
+        if not {"-m", "--multirun"} & set(arguments):
+            raise  # else Hydra's folder for its notes of a multirun
+        raise ConfigError(
+            f"The store cannot be written: {error.strerror or error}.", "Choose another: store=DIR."
+        ) from error
     except ValueError as error:  # Hydra's own for method=null
         if "Config group override" not in str(error):
             raise

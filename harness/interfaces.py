@@ -128,11 +128,11 @@ class Dataset(ABC):
 class UnlabelledSet:
     """All that a method ever sees of the training set: pixels, and cameras if it declared them.
 
-    images: (N, H, W, 3) uint8, decoded and resized once.
+    images: (N, H, W, 3) uint8, decoded and resized once; on the GPU where they fit.
     cameras: (N,) int64, or None if the data set has none or the method does not use them.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Tensor
     cameras: Tensor | None = None
 
     def __len__(self) -> int:

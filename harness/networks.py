@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.errors import ConfigError
 from harness.interfaces import Backbone
@@ -40,37 +39,65 @@ def check_parts(config: DictConfig, recipe: Recipe) -> None:
         build_objective(stage)
         teacher = None
         if stage.teacher_run is not None:
-            teacher = teacher_of_run(config, stage, torch.device("cpu"))
-        elif stage.teacher_stage is not None:  # any network will do here
-            teacher = build_backbone(_without_weights(stage.config.backbone))
+            teacher = load_network(*run_of_teacher(config, stage))
+        elif stage.teacher_stage is not None:
+            source = next(s for s in recipe.stages if s.name == stage.teacher_stage)
+            teacher = build_backbone(_without_weights(source.config.backbone))
+        if teacher is not None:
+            _check_teacher(teacher, stage)
         build_distiller(stage, teacher)
 
 
-def teacher_of_run(config: DictConfig, stage: Stage, device: torch.device) -> Backbone:
-    """A teacher out of a finished run: its stage `teacher` if it has one, else its last stage.
+def _check_teacher(teacher: Backbone, stage: Stage) -> None:
+    student = build_backbone(_without_weights(stage.config.backbone))
+    if teacher.views != student.views or teacher.dim != student.dim:
+        raise ConfigError(
+            f"The teacher of stage '{stage.name}' gives views {list(teacher.views)} of "
+            f"{teacher.dim} features, the student {list(student.views)} of {student.dim}.",
+            "Use the same backbone and backbone.views for both.",
+        )
+
+
+def run_of_teacher(config: DictConfig, stage: Stage) -> tuple[Run, str]:
+    """The finished run that a stage takes its teacher from, and which of its stages that is:
+    `teacher` if it has one, else its last.
 
     Raises:
-        ConfigError: the run is unfinished, kept no weights, or its network gives other views or
-            another embedding size than the student's.
+        ConfigError: there is no such run, or it is unfinished.
     """
-    run = Store(Path(config.store)).find(str(stage.teacher_run))
-    if not run.finished or not run.record["stages"]:
+    run = Store(Path(config.store).expanduser()).find(str(stage.teacher_run))
+    if not run.finished:
         raise ConfigError(
-            f"{run.name} has no finished, trained network to be a teacher.",
+            f"{run.name} has no finished network to be a teacher.",
             "Finish that run first, or choose another (harness list runs).",
         )
     names = list(run.record["stages"])
-    name = "teacher" if "teacher" in names else names[-1]
-    backbone = load_network(run, name)
-    student = build_backbone(_without_weights(stage.config.backbone))
-    if backbone.views != student.views or backbone.dim != student.dim:
+    return run, "teacher" if "teacher" in names else names[-1]
+
+
+def describe_teachers(config: DictConfig, recipe: Recipe) -> dict[str, str]:
+    """Stage → run, stage and digest of the teacher that it takes from a finished run.
+
+    Raises:
+        ConfigError: there is no such run, it is unfinished, or it kept no weights.
+    """
+    teachers = {}
+    for stage in recipe.stages:
+        if stage.teacher_run is not None:
+            run, name = run_of_teacher(config, stage)
+            digest = hashlib.blake2b(_weights(run, name).read_bytes(), digest_size=8).hexdigest()
+            teachers[stage.name] = f"{run.name} {name} {digest}"
+    return teachers
+
+
+def _weights(run: Run, stage: str) -> Path:
+    path = run.folder / f"{stage}.pt"
+    if not path.is_file():
         raise ConfigError(
-            f"The teacher of {run.name} gives views {list(backbone.views)} of {backbone.dim} "
-            f"features, the student {list(student.views)} of {student.dim}.",
-            "Use the same backbone and backbone.views for both.",
+            f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
+            "Records committed to a repository come without weights: run it again, force=true.",
         )
-    set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
-    return backbone.to(device).to(memory_format=torch.channels_last)
+    return path
 
 
 def load_network(run: Run, stage: str) -> Backbone:
@@ -79,12 +106,7 @@ def load_network(run: Run, stage: str) -> Backbone:
     Raises:
         ConfigError: the run kept no weights. DataError: they cannot be read.
     """
-    path = run.folder / f"{stage}.pt"
-    if not path.is_file():
-        raise ConfigError(
-            f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
-            "Records committed to a repository come without weights: run it again, force=true.",
-        )
+    path = _weights(run, stage)
     node = OmegaConf.merge(run.config()["backbone"], _stage_backbone(run, stage))
     assert isinstance(node, DictConfig)
     backbone = build_backbone(_without_weights(node))

@@ -65,11 +65,21 @@ def resolve_precision(name: str, device: torch.device) -> str:
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Run a network's forward pass in a precision; parts that need fp32 leave it themselves."""
-    fp32 = "tf32" if precision == "tf32" else "ieee"
     with (
-        _fp32_is(fp32, torch.backends.cuda.matmul, torch.backends.cudnn.conv),  # type: ignore[attr-defined]
+        fp32_as(precision),
         torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def fp32_as(precision: str) -> Iterator[None]:
+    """What fp32 means on a GPU, forward and backward: TF32 only where it was asked for.
+
+    torch's own default lets convolutions use TF32.
+    """
+    value = "tf32" if precision == "tf32" else "ieee"
+    with _fp32_is(value, torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
         yield
 
 

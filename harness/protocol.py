@@ -19,6 +19,8 @@ from harness.backbones import describe_weights
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations")
+#: options of a backbone that have a line of their own, or (views) are the method's
+ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
@@ -52,10 +54,10 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
-    if network == "small":
-        card["backbone"] = f"small {'-'.join(map(str, backbone['widths']))}"
     if backbone.get("stride_in", "3x3") != "3x3":
         card["backbone"] += f", stride in {backbone['stride_in']}"
+    for key in sorted(set(backbone) - {"_target_", *ON_CARD}):
+        card["backbone"] += f", {key} {backbone[key]}"
     changed = list(_changed_by_stages(config))
     if changed:
         card["stages"] = ", ".join(changed)

@@ -49,7 +49,12 @@ class Referee:
         """What a method may see of the training part."""
         assert self.train_bank is not None
         cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
-        return UnlabelledSet(self.train_bank.images, cameras)
+        images: np.ndarray | Tensor = self.train_bank.images
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if images.nbytes < free // 4:  # the rest is for training
+                images = self.train_bank.tensor(self.device)
+        return UnlabelledSet(images, cameras)
 
     def observe(self, labels: Tensor) -> dict[str, float]:
         """Pseudo-labels (N,) against the truth, for the record. {} if there is none."""
@@ -138,6 +143,7 @@ def make_referee(
     train_split, train_bank = decode("training", data.train) if train else (data.train, None)
     query_split, query_bank = decode("query", data.query)
     gallery_split, gallery_bank = decode("gallery", gallery_split)
+    _check_matches(query_split, gallery_split, data.name)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
     return Referee(
         data=kept,
@@ -151,6 +157,26 @@ def make_referee(
         reporter=reporter,
         skipped=skipped,
     )
+
+
+def _check_matches(query: Split, gallery: Split, name: str) -> None:
+    """Refuse a test part in which no query can be answered, before any training."""
+    if query.cameras is None or gallery.cameras is None:
+        possible = bool(np.isin(query.identities, gallery.identities).any())
+    else:
+        seen: dict[int, set[int]] = {}
+        for identity, camera in zip(gallery.identities, gallery.cameras, strict=True):
+            seen.setdefault(int(identity), set()).add(int(camera))
+        possible = any(
+            seen.get(int(identity), set()) - {int(camera)}
+            for identity, camera in zip(query.identities, query.cameras, strict=True)
+        )
+    if not possible:
+        raise DataError(
+            f"No query of {name} has a correct gallery image: none of its identity"
+            + ("." if query.cameras is None else " from another camera."),
+            "Check how identities and cameras are given; without cameras nothing is left out.",
+        )
 
 
 def _said_once(reporter: Reporter, phase: str) -> Callable[[int, int], None]:

@@ -18,9 +18,9 @@ from harness.cell import cell_name, portable_config, settings_hash
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
-from harness.interfaces import Backbone, Dataset
+from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
-from harness.networks import check_parts, teacher_of_run
+from harness.networks import check_parts, describe_teachers, load_network, run_of_teacher
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -49,29 +49,68 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     recipe = make_recipe(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
-    card = protocol_card(config, precision)
+    teachers = describe_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
     if config.threads:
         torch.set_num_threads(int(config.threads))
-    run = Store(Path(config.store)).run(cell_name(config, precision))
+    run = Store(Path(config.store).expanduser()).run(cell_name(config, precision, teachers))
+    settings = settings_hash(config, precision, teachers)
     with reporter or Reporter() as reporter:
-        if run.finished and not config.force:
-            reporter.say(f"{run.name} is finished already (force=true runs it again).")
-            _say_metrics(run, reporter)
-            return run
-        check_parts(config, recipe)
-        lock = run.lock()
-        try:
-            cell = Cell(config, recipe, card, device, precision, run, reporter)
-            if config.force:
-                cell.forget()
-            cell.run_all()
-        finally:
-            lock.release()
-        done = Run(run.folder)
-        _say_metrics(done, reporter)
-        return done
+        if not (run.finished and not config.force):
+            check_parts(config, recipe)
+            with run.lock():
+                run = Run(run.folder)  # read anew: it may have been finished meanwhile
+                if not (run.finished and not config.force):
+                    card = protocol_card(config, precision)
+                    Cell(
+                        config, recipe, card, settings, teachers, device, precision, run, reporter
+                    ).run_all()
+                    run = Run(run.folder)
+                    _say_metrics(run, reporter)
+                    return run
+        _check_same(run, config, settings)
+        reporter.say(f"{run.name} is finished already (force=true runs it again).")
+        _say_metrics(run, reporter)
+        return run
+
+
+def _check_same(run: Run, config: DictConfig, settings: str) -> None:
+    """Whether a finished run is really the cell that is asked for, made with the same images.
+
+    Raises:
+        ConfigError: its settings or seed are others (`name=`). DataError: its images are.
+    """
+    record = run.record
+    if (record["settings"], record["cell"]["seed"]) != (settings, int(config.seed)):
+        raise ConfigError(
+            f"{run.name} is another cell: its settings or its seed are not those asked for.",
+            "Choose another name=, or replace it with force=true.",
+        )
+    try:
+        data = load_data(config)
+    except DataError:
+        return  # records can be read where the images are not
+    if data.fingerprint() != record["dataset"]["fingerprint"]:
+        raise DataError(
+            f"{run.name} is finished, but with other images than {data.name} has now.",
+            "Keep both with name=, or replace it with force=true.",
+        )
+
+
+def load_data(config: DictConfig) -> ReIDData:
+    """The data set of a configuration, found and parsed; no image is decoded.
+
+    Raises:
+        ConfigError: options that it refuses. DataError: it is missing or incomplete.
+    """
+    node = OmegaConf.to_container(config.dataset, resolve=True)
+    assert isinstance(node, dict)
+    name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
+    if on_bad_image not in ("error", "skip"):
+        raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
+    dataset: Dataset = build(OmegaConf.create(node), f"dataset {name}")
+    return dataset.load()
 
 
 @dataclass
@@ -81,6 +120,8 @@ class Cell:
     config: DictConfig
     recipe: Recipe
     card: dict[str, Any]
+    settings: str
+    teachers: Mapping[str, str]
     device: torch.device
     precision: str
     run: Run
@@ -101,19 +142,25 @@ class Cell:
 
     def forget(self) -> None:
         """Remove what an earlier run of this cell left."""
-        for pattern in ("record.json", "checkpoint.pt", "history.json", "*.pt", "per_query.npz"):
+        for pattern in ("record.json", "history.json", "*.pt", "per_query.npz"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 
     def run_all(self) -> None:
         """All stages, then the record."""
+        if self.config.force:
+            self.forget()
+        for left in self.folder.glob("*.tmp"):  # by a kill in the middle of writing
+            left.unlink()
         self.reporter.say(
             f"{self.run.name}: protocol {self.card['name']} ({self.card['hash']}), "
             f"{self.device}, {self.precision}"
         )
         referee = self._referee()
         self._check_cameras(referee)
-        write_json(self.folder / "config.json", portable_config(self.config, self.precision))
+        write_json(
+            self.folder / "config.json", portable_config(self.config, self.precision, self.teachers)
+        )
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
@@ -126,7 +173,7 @@ class Cell:
 
     def _test_untrained(self, referee: Referee) -> None:
         """A method without stages: its only stage in the record is `initial`."""
-        backbone = self._backbone(self.config.backbone, "initial")
+        backbone = self._backbone(self.config, "initial")
         started = time.perf_counter()
         metrics = referee.test(backbone)
         seconds = {"test": round(time.perf_counter() - started, 3)}
@@ -139,19 +186,13 @@ class Cell:
 
     def _referee(self) -> Referee:
         config = self.config
-        node = OmegaConf.to_container(config.dataset, resolve=True)
-        assert isinstance(node, dict)
-        name, on_bad_image = str(node.pop("name")), str(node.pop("on_bad_image", "error"))
-        if on_bad_image not in ("error", "skip"):
-            raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
-        dataset: Dataset = build(OmegaConf.create(node), f"dataset {name}")
-        cache = Path(config.data.cache or Path(config.data.root) / ".harness")
+        root = Path(config.data.root).expanduser()
         referee = make_referee(
-            dataset.load(),
+            load_data(config),
             (int(config.images.height), int(config.images.width)),
-            cache,
+            Path(config.data.cache).expanduser() if config.data.cache else root / ".harness",
             train=bool(self.recipe.stages),
-            on_bad_image=on_bad_image,
+            on_bad_image=config.dataset.get("on_bad_image", "error"),
             device=self.device,
             precision=self.precision,
             rerank=bool(config.evaluation.rerank),
@@ -174,28 +215,30 @@ class Cell:
                         "Add a camera column to the data, or choose another part.",
                     )
 
-    def _backbone(self, node: DictConfig, stage: str) -> Backbone:
+    def _backbone(self, config: DictConfig, stage: str) -> Backbone:
         """A network with its initial weights, drawn from the cell's seed where they are random."""
         torch.manual_seed(derive(int(self.config.seed), stage, "init"))
-        backbone = build_backbone(node)
-        set_samples_per_bn(backbone, int(self.config.batch.samples_per_bn))
+        return self._placed(build_backbone(config.backbone), config)
+
+    def _placed(self, backbone: Backbone, config: DictConfig) -> Backbone:
+        set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
         return backbone.to(self.device).to(memory_format=torch.channels_last)
 
     def _teacher(self, stage: Stage) -> Backbone | None:
-        """The finished network that a stage's distiller follows."""
-        if stage.teacher_stage is not None:
-            source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
-            backbone = self._backbone(source.config.backbone, source.name)
-            backbone.load_state_dict(read_state(self.folder / f"{source.name}.pt"))
-            return backbone
-        if stage.teacher_run is None:
+        """The finished network that a stage's distiller follows, on that stage's batches."""
+        if stage.teacher_run is not None:
+            return self._placed(load_network(*run_of_teacher(self.config, stage)), stage.config)
+        if stage.teacher_stage is None:
             return None
-        return teacher_of_run(self.config, stage, self.device)
+        source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
+        backbone = build_backbone(source.config.backbone)
+        backbone.load_state_dict(read_state(self.folder / f"{source.name}.pt"))
+        return self._placed(backbone, stage.config)
 
     # ----------------------------------------------------------------------------- training
 
     def _train(self, stage: Stage, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
-        backbone = self._backbone(stage.config.backbone, stage.name)
+        backbone = self._backbone(stage.config, stage.name)
         parts = Parts(
             backbone,
             build_labeler(stage),
@@ -281,7 +324,10 @@ class Cell:
         """History first, then the checkpoint that refers to it."""
         write_json(self.folder / "history.json", self.history)
         state = {
+            "settings": self.settings,
+            "seed": int(self.config.seed),
             "data": fingerprint,
+            "environment": self.environment,
             "rows": len(self.history),
             "stages": self.stages,
             "seconds": self.seconds_before + time.perf_counter() - self.started,
@@ -302,6 +348,11 @@ class Cell:
                 f"{path} cannot be read ({type(error).__name__}).",
                 "Start the cell afresh with force=true.",
             ) from error
+        if (state["settings"], state["seed"]) != (self.settings, int(self.config.seed)):
+            raise ConfigError(
+                f"{self.run.name} was begun as another cell: with other settings or another seed.",
+                "Choose another name=, or start it afresh with force=true.",
+            )
         if state["data"] != fingerprint:
             raise DataError(
                 f"The images of {self.config.dataset.name} are not those that {self.run.name} "
@@ -310,6 +361,7 @@ class Cell:
             )
         self.history = self.run.history()[: state["rows"]]
         self.stages = dict(state["stages"])
+        self.environment = state["environment"]  # that in which the cell was begun
         self.seconds_before = float(state["seconds"])
         for name in self.stages:
             self.reporter.say(f"{name}: finished before.")
@@ -327,7 +379,7 @@ class Cell:
                 "protocol": self.card["name"],
                 "seed": int(self.config.seed),
             },
-            "settings": settings_hash(self.config, self.precision),
+            "settings": self.settings,
             "protocol": self.card,
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "stages": self.stages,

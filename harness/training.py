@@ -20,7 +20,7 @@ from harness.extraction import extract
 from harness.images.augment import Augment
 from harness.images.samplers import IdentitySampler
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
-from harness.precision import arithmetic
+from harness.precision import arithmetic, fp32_as
 from harness.progress import Reporter
 from harness.seeds import derive, generator
 
@@ -135,13 +135,14 @@ class Trainer:
             result = parts.labeler.label(features, cameras)
         row.update({"clusters": result.clusters, "outliers": result.outliers})
         row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
-        row.update(self.observe(result.labels))
+        truth = self.observe(result.labels)  # counts of images of unknown identity stay ours
+        row.update({key: value for key, value in truth.items() if key not in row})
         if result.clusters == 0:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
                 f"outliers ({parts.labeler.describe()}).",
                 "Raise labeler.eps, lower labeler.min_samples, or start from better weights. "
-                "The last checkpoint is kept.",
+                "The last checkpoint, if there is one, is kept.",
             )
         return result.labels, features
 
@@ -163,12 +164,14 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: {error.cause} ({parts.labeler.describe()}; "
                 f"{row['outliers']} outliers.)",
-                f"{error.cure} The last checkpoint is kept.",
+                f"{error.cure} The last checkpoint, if there is one, is kept.",
             ) from error
         draws = generator(self.seed, self.name, epoch, "augment")
         torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
         device_labels = labels.to(self.device)
-        cameras = self.data.cameras if parts.objective.uses_cameras else None
+        cameras = None
+        if parts.objective.uses_cameras and self.data.cameras is not None:
+            cameras = self.data.cameras.to(self.device)
         with torch.no_grad():
             parts.objective.start_epoch(features, device_labels, cameras)
         del features
@@ -177,7 +180,7 @@ class Trainer:
             parts.distiller.start_epoch(epoch)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
-        with self._clock("train", row):
+        with self._clock("train", row), fp32_as(self.precision):  # gradients too
             for step, indices in enumerate(sampler.batches(iterations), start=1):
                 parameters = self.augment.draw(len(indices), draws)
                 images = self.augment.apply(
@@ -191,11 +194,12 @@ class Trainer:
         if not torch.isfinite(total):
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: the loss is not finite.",
-                "Lower optimizer.lr, or use train.precision=fp32. The last checkpoint is kept.",
+                "Lower optimizer.lr, or use train.precision=fp32. "
+                "The last checkpoint, if there is one, is kept.",
             )
         row["loss"] = mean
         images_done = iterations * int(batch.identities) * int(batch.images)
-        row["images_per_second"] = round(images_done / row["seconds_train"], 2)
+        row["images_per_second"] = round(images_done / max(row["seconds_train"], 1e-3), 2)
 
     def _step(self, images: Tensor, indices: Tensor, labels: Tensor, frozen: bool) -> Tensor:
         """One optimiser step; returns the loss, detached."""

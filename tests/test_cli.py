@@ -100,7 +100,7 @@ def test_a_slip_is_answered_with_what_was_meant(
     for words in SLIPS[typed]:
         assert words in answer.err
     assert not answer.out
-    assert not list(tmp_path.glob("results/runs/*")), "refused, but only after some work"
+    assert not list(tmp_path.glob("results/runs/[!.]*")), "refused, but only after some work"
     assert not (tmp_path / "data").exists()
 
 
@@ -147,7 +147,7 @@ def test_multirun_runs_every_combination(command: Command, tmp_path: Path) -> No
     # flags may stand among the overrides
     answer = command("run", "method=direct_transfer", "-m", "seed=0,1", *tiny(tmp_path))
     assert answer.status == 0
-    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    names = sorted(path.name for path in (tmp_path / "runs").glob("[!.]*"))
     assert [name.split("-")[:3] for name in names] == [
         ["direct_transfer", "synthetic", "s0"],
         ["direct_transfer", "synthetic", "s1"],

@@ -155,6 +155,20 @@ def test_killed_and_resumed(
     _same(reference, resumed)
 
 
+def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -> None:
+    settings = (
+        "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",
+    )  # fmt: skip
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, "harness.training", "Trainer._step", "8",
+         *tiny(tmp_path / "killed", *settings)],
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    _same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+
+
 def test_finished_cell_is_not_run_again(
     reference: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +177,62 @@ def test_finished_cell_is_not_run_again(
     run_cell(tiny_config(root, "method=mskd"))
     assert "finished already" in capsys.readouterr().out
     assert (reference.folder / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`name=` neither answers with another cell's record nor goes on from its checkpoint."""
+    named = ("method=cluster_contrast", "name=mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path, *named))
+    for other in ("seed=1", "optimizer.lr=1e-9"):
+        with pytest.raises(ConfigError, match="another cell"):
+            run_cell(tiny_config(tmp_path, *named, other))
+    run_cell(tiny_config(tmp_path, *named))
+    for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
+        with pytest.raises(ConfigError, match="another cell"):
+            run_cell(tiny_config(tmp_path, *named, other))
+    with pytest.raises(ConfigError, match="no name"):
+        run_cell(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
+
+
+def test_finished_with_other_images(tmp_path: Path) -> None:
+    """A finished cell is no answer for images that have changed since."""
+    overrides = _folder(tmp_path)
+    run_cell(compose(overrides))
+    run_cell(compose(overrides))
+    Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
+    with pytest.raises(HarnessError, match="other images"):
+        run_cell(compose(overrides))
+    for image in (tmp_path / "people").glob("*.png"):
+        image.unlink()
+    assert run_cell(compose(overrides)).finished  # records are read where the images are not
+
+
+def test_stage_teacher_of_another_backbone_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the student"):
+        run_cell(tiny_config(tmp_path, "method=mskd", "stages.student.backbone.widths=[8,8]"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_possible_match_is_refused_before_training(tmp_path: Path) -> None:
+    overrides = _folder(tmp_path)
+    table = tmp_path / "people" / "list.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join([r[0], r[1], "camera" if i == 0 else "0", r[3]])
+                               for i, r in enumerate(rows)))  # fmt: skip
+    with pytest.raises(HarnessError, match="No query"):
+        run_cell(compose(overrides))
+    assert not list((tmp_path / "runs").glob("*/history.json"))
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    run = run_cell(config)
+    (run.folder / "record.json").unlink()
+    (run.folder / "checkpoint.pt.123.tmp").write_bytes(b"half")
+    assert not list(run_cell(config).folder.glob("*.tmp"))
 
 
 def test_force_runs_again(tmp_path: Path) -> None:

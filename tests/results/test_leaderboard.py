@@ -21,6 +21,10 @@ def test_page_matches_the_records(tmp_path: Path) -> None:
     )
 
 
+def test_there_are_records() -> None:
+    assert len(list(Store(RESULTS / "leaderboard").runs())) >= 10
+
+
 @pytest.mark.parametrize("run", Store(RESULTS / "leaderboard").runs(), ids=lambda run: run.name)
 def test_records_are_whole(run: object) -> None:
     from harness.results.store import Run
