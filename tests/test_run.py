@@ -400,3 +400,14 @@ def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_bf16_on_the_cpu(tmp_path: Path) -> None:
+    """Emulated or not, it runs, and the card says so: other numbers, another protocol."""
+    fp32 = run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
+    bf16 = run_cell(tiny_config(tmp_path, "method=cluster_contrast", "train.precision=bf16"))
+    assert bf16.record["protocol"]["precision"] == "bf16"
+    assert bf16.record["protocol"]["hash"] != fp32.record["protocol"]["hash"]
+    first = [run.history()[0]["loss"] for run in (fp32, bf16)]
+    assert first[0] != first[1]
+    assert first[1] == pytest.approx(first[0], rel=0.2)

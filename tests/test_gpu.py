@@ -1,0 +1,58 @@
+"""Whole cells on a CUDA device: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.recipe import build_backbone
+from harness.run import run_cell
+from tests.tiny import tiny_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_mskd_cell(tmp_path: Path, precision: str) -> None:
+    """Teacher and student run through, bank and augmentation on the device."""
+    config = tiny_config(tmp_path, "method=mskd", f"train.precision={precision}")
+    config.device = "cuda"
+    run = run_cell(config)
+    assert run.record["memory_mib"]["device"] > 0
+    assert run.record["protocol"]["precision"] == precision
+    assert 0 < run.record["metrics"]["mAP"] <= 100
+
+
+def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:
+    cpu = run_cell(tiny_config(tmp_path / "cpu", "method=direct_transfer"))
+    config = tiny_config(tmp_path / "gpu", "method=direct_transfer")
+    config.device = "cuda"
+    gpu = run_cell(config)
+    assert gpu.record["metrics"]["mAP"] == pytest.approx(cpu.record["metrics"]["mAP"], abs=0.5)
+
+
+def test_fp32_gradients_are_fp32(tmp_path: Path) -> None:
+    """With train.precision=fp32 the backward convolutions do not fall back to TF32."""
+    from harness.precision import arithmetic, fp32_as
+
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    torch.manual_seed(0)
+    backbone = build_backbone(config.backbone)
+    images = torch.randn(8, 3, 32, 16)
+
+    def gradient(device: str) -> torch.Tensor:
+        network = build_backbone(config.backbone).to(device)
+        network.load_state_dict(backbone.state_dict())
+        with fp32_as("fp32"):
+            with arithmetic("fp32", torch.device(device)):
+                out = network(images.to(device))
+            out.square().sum().backward()
+        (first, *_) = [p.grad for p in network.parameters() if p.grad is not None]
+        return first.cpu()
+
+    torch.testing.assert_close(gradient("cuda"), gradient("cpu"), rtol=1e-4, atol=1e-4)
