@@ -25,7 +25,9 @@ def test_there_are_records() -> None:
     assert len(list(Store(RESULTS / "leaderboard").runs())) >= 10
 
 
-@pytest.mark.parametrize("run", Store(RESULTS / "leaderboard").runs(), ids=lambda run: run.name)
+@pytest.mark.parametrize(
+    "run", list(Store(RESULTS / "leaderboard").runs()), ids=lambda run: run.name
+)
 def test_records_are_whole(run: object) -> None:
     from harness.results.store import Run
 
