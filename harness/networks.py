@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +76,25 @@ def run_of_teacher(config: DictConfig, stage: Stage) -> tuple[Run, str]:
     return run, "teacher" if "teacher" in names else names[-1]
 
 
-def describe_teachers(config: DictConfig, recipe: Recipe) -> dict[str, str]:
-    """Stage → run, stage and digest of the teacher that it takes from a finished run.
+def find_teachers(config: DictConfig, recipe: Recipe) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with the folders of the runs that teachers come from, looked up once: what a
+    beginning of a name fits may change as soon as this cell has a folder of its own.
+
+    Returns:
+        The recipe, and stage → run, stage and digest of its teacher.
 
     Raises:
         ConfigError: there is no such run, it is unfinished, or it kept no weights.
     """
-    teachers = {}
+    stages, teachers = [], {}
     for stage in recipe.stages:
         if stage.teacher_run is not None:
             run, name = run_of_teacher(config, stage)
             digest = hashlib.blake2b(_weights(run, name).read_bytes(), digest_size=8).hexdigest()
             teachers[stage.name] = f"{run.name} {name} {digest}"
-    return teachers
+            stage = replace(stage, teacher_run=str(run.folder.absolute()))
+        stages.append(stage)
+    return replace(recipe, stages=tuple(stages)), teachers
 
 
 def _weights(run: Run, stage: str) -> Path:

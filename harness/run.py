@@ -20,7 +20,7 @@ from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
-from harness.networks import check_parts, describe_teachers, load_network, run_of_teacher
+from harness.networks import check_parts, find_teachers, load_network, run_of_teacher
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -49,7 +49,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     recipe = make_recipe(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
-    teachers = describe_teachers(config, recipe)
+    recipe, teachers = find_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
     if config.threads:
