@@ -1,7 +1,7 @@
 """Let the C library keep freed memory: a third of training time on CPUs went into getting it back.
 
 Every activation of a network is larger than glibc's threshold for asking the kernel for new pages,
-so each forward pass had millions of page faults. Measured on 2 cores with ResNet-50 (128 images,
+so a training step had over a million page faults. On 2 cores with ResNet-50 (128 at once,
 one process, before and after): training at 128×64 from 13.8 to 19.5 images/s, inference at 256×128
 from 10.7 to 15.6; with huge pages as well 18.7.
 """

@@ -115,7 +115,7 @@ def load_data(config: DictConfig) -> ReIDData:
 
 @dataclass
 class Cell:
-    """A cell at work. `state` is what the checkpoint holds."""
+    """A cell at work: what it was asked for, and what has come out so far."""
 
     config: DictConfig
     recipe: Recipe
@@ -158,13 +158,13 @@ class Cell:
         )
         referee = self._referee()
         self._check_cameras(referee)
+        checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
         write_json(
             self.folder / "config.json", portable_config(self.config, self.precision, self.teachers)
         )
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
-        checkpoint = self._load_checkpoint(referee.fingerprint)
         for stage in self.recipe.stages:
             if stage.name not in self.stages:
                 self._train(stage, referee, checkpoint)

@@ -186,9 +186,12 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         patch.setattr(Cell, "_finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_cell(tiny_config(tmp_path, *named))
+    config = tmp_path / "runs" / "mine" / "config.json"
+    begun = config.read_text()
     for other in ("seed=1", "optimizer.lr=1e-9"):
         with pytest.raises(ConfigError, match="another cell"):
             run_cell(tiny_config(tmp_path, *named, other))
+        assert config.read_text() == begun
     run_cell(tiny_config(tmp_path, *named))
     for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
         with pytest.raises(ConfigError, match="another cell"):

@@ -22,8 +22,8 @@ class OfflineTeacher(Distiller):
         weight: μ.
         part_weight: λ2.
         batch_norm: `train` normalises the teacher's features by the batch's own statistics, as the
-            published code does (its running statistics then drift, which nothing reads); `eval`
-            uses the teacher's running statistics.
+            published code does (its running statistics then drift, which nothing reads with one
+            warm-up epoch, as published: that is labelled first); `eval` takes the running ones.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ overlap little:
 
 Most pairs do not overlap at all, at distance 1, and are never touched: time grows with the overlaps
 that there are, and memory is that of the sparse rows, of the pairs asked for and of one block of
-rows. V is held in fixed point. Sums of integers do not depend on their order, so distances are
-symmetric and equal from run to run, bit for bit, with any number of threads, on CPU and GPU.
+rows. V is held in fixed point. Sums of integers do not depend on their order, so from equal V the
+distances are symmetric and equal bit for bit, however the sums are split among threads.
 """
 
 from __future__ import annotations
