@@ -1,7 +1,8 @@
 """Features to pseudo-labels."""
 
 from harness.labelers.dbscan import dbscan
-from harness.labelers.jaccard import Encoding, distance_rows, encode, radius_graph
+from harness.labelers.encoding import Encoding, encode
+from harness.labelers.jaccard import distance_rows, radius_graph
 from harness.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.labelers.neighbours import nearest
 
