@@ -22,6 +22,7 @@ usage: harness [--plugins DIR] COMMAND …
   list      methods, datasets, backbones, …, runs        harness list methods
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
+  bench     time labels or evaluation on this machine    harness bench labels
 
 harness COMMAND --help tells more. Images lie under $HARNESS_DATA (or data.root=, or ./data);
 records under results/runs. --plugins DIR, or $HARNESS_PLUGINS, adds your own methods/ and
@@ -194,10 +195,42 @@ def _verify(arguments: list[str]) -> None:
         sys.exit(1)
 
 
+def _bench(arguments: list[str]) -> None:
+    parser = _Parser("bench", "harness bench labels", "Time the label step or evaluation here.")
+    parser.add_argument("what", choices=["labels", "eval"])
+    parser.add_argument("--size", default="market1501", choices=["market1501", "msmt17"])
+    parser.add_argument("--images", type=int, help="labels: another number of images")
+    parser.add_argument("--views", type=int, default=1, help="labels: views of each image")
+    parser.add_argument("--sweep", action="store_true", help="labels: 4k to 32k images, growth")
+    parser.add_argument("--scale", type=float, default=1.0, help="eval: a share of the test set")
+    parser.add_argument("--rerank", action="store_true", help="eval: with re-ranking")
+    parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all cores")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = vars(parser.parse_args(arguments))
+    import torch
+
+    from harness.precision import resolve_device
+
+    threads = options.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    options["device"] = str(resolve_device(options["device"]))
+    from harness.bench import evaluation, labels
+
+    kept = ("size", "repeats", "device", "json")
+    if options["what"] == "labels":
+        labels.run(**{k: options[k] for k in (*kept, "images", "views", "sweep")})
+    else:
+        evaluation.run(**{k: options[k] for k in (*kept, "scale", "rerank")})
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
     "list": _list,
     "eval": _eval,
     "verify": _verify,
+    "bench": _bench,
 }

@@ -10,10 +10,12 @@ from 10.7 to 15.6; with huge pages as well 18.7.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from harness.notices import say_once
@@ -66,3 +68,35 @@ def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
         say_once(
             f"the GPU is short of memory: {what} goes on in smaller blocks, with equal results"
         )
+
+
+class PeakMemory:
+    """How far the process's resident memory rose above where it was: `with PeakMemory() as peak`.
+
+    Attributes:
+        mib: MiB, once the block has ended. On Linux the kernel's mark is reset first; elsewhere
+            only memory beyond the largest so far is seen.
+    """
+
+    mib: float = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before = _resident("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.mib = max(0.0, _resident("VmHWM") - self._before)
+
+
+def _resident(field: str) -> float:
+    """Resident MiB of this process: now (VmRSS) or at most (VmHWM)."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        import resource
+
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
