@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from harness.errors import ConfigError, DataError, did_you_mean, first_line
 
-_PIECE = 1 << 24  # bytes read at a time
+_PIECE = 1 << 22  # bytes read at a time
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
 
 
@@ -89,7 +89,8 @@ class ArrayFile:
         """An array in pieces, in the order in which it is stored.
 
         Yields:
-            (where, values) along the first axis, or along the last one in Fortran order.
+            (where, values) along the first axis, or along the last one in Fortran order; values
+            are overwritten by the next piece.
 
         Raises:
             DataError: as for `header`, or the file is damaged.
@@ -98,9 +99,12 @@ class ArrayFile:
             axes = header.shape[::-1] if header.fortran else header.shape
             row = math.prod(axes[1:]) * header.dtype.itemsize
             step = max(1, _PIECE // max(1, row))
+            # one buffer for all: freed ones of this size leave holes that memory grows by
+            buffer = memoryview(bytearray(min(step, axes[0]) * row))
             for start in range(0, axes[0], step):
                 stop = min(start + step, axes[0])
-                data = file.read((stop - start) * row)
+                data = buffer[: (stop - start) * row]
+                _fill(data, file)
                 values = np.frombuffer(data, header.dtype).reshape(stop - start, *axes[1:])
                 yield slice(start, stop), values.T if header.fortran else values
 
@@ -118,7 +122,7 @@ class ArrayFile:
                 f"{header.where} has shape {header.shape}, but there are {length} images.",
                 "One entry an image is needed, in the order of the features.",
             )
-        return np.concatenate([values for _, values in self.pieces(name)])
+        return np.concatenate([values.copy() for _, values in self.pieces(name)])
 
     def integers(self, name: str, length: int) -> np.ndarray:
         """(length,) int64.
@@ -178,3 +182,12 @@ class ArrayFile:
             raise DataError(
                 f"{self.path} cannot be read: {first_line(e)}.", "Write or copy it again."
             ) from e
+
+
+def _fill(buffer: memoryview, file: IO[bytes]) -> None:
+    """Read as many bytes as fit; an archive's members come in smaller portions."""
+    while buffer:
+        count = file.readinto(buffer)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("it ends too early")
+        buffer = buffer[count:]

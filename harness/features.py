@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.arrays import ArrayFile, Header
 from harness.errors import DataError, HarnessError
 
-_ROWS = 1 << 22  # elements looked at at a time
+_ROWS = 1 << 20  # elements looked at at a time, in float64
 _UNIT = 1e-3  # how far a norm may be off 1: rounding to float16 stays below
 _ZERO = 1e-12
 
@@ -97,14 +97,18 @@ def _make_unit(values: Tensor, header: Header) -> str:
     views, n, d = values.shape
     rows = values.view(-1, d)
     step = max(1, _ROWS // d)
-    # in float64: squares of large float32 numbers are beyond float32
-    norms = torch.cat([torch.linalg.vector_norm(r.double(), dim=1) for r in rows.split(step)])
+    # In float64, as squares of large float32 numbers are beyond float32; and in one buffer, as
+    # freed ones of this size leave holes that memory grows by.
+    scratch = torch.empty(min(step, len(rows)), d, dtype=torch.float64)
+    norms = torch.empty(len(rows), dtype=torch.float64)
+    for part, norm in zip(rows.split(step), norms.split(step), strict=True):
+        torch.linalg.vector_norm(scratch[: len(part)].copy_(part), dim=1, out=norm)
     _refuse(~norms.isfinite(), "not finite (NaN or Inf)", header, n, views)
     _refuse(norms < _ZERO, "zero", header, n, views)
     if bool(((norms - 1).abs() <= _UNIT).all()):
         return ""
     for part, norm in zip(rows.split(step), norms.split(step), strict=True):
-        part.copy_(part.double() / norm[:, None])
+        part.copy_(scratch[: len(part)].copy_(part).div_(norm[:, None]))
     low, high = norms.aminmax()
     return (
         f"{header.where} was not L2-normalised (norms {low:.3g} to {high:.3g}): every row"

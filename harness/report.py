@@ -13,7 +13,6 @@ import torch
 from harness.environment import device_name, peak_memory
 from harness.errors import ConfigError, HarnessError
 from harness.files import make_folder
-from harness.memory import keep_freed_memory
 from harness.precision import resolve_device
 
 
@@ -33,8 +32,6 @@ class Report:
         self.device = resolve_device(device)
         if self.device.type not in ("cpu", "cuda"):
             raise ConfigError(f"--device {device} is not supported.", "Use auto, cpu or cuda.")
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.json = json
         self.seconds: dict[str, float] = {}
         self.before = peak_memory(self.device)  # libraries
