@@ -16,7 +16,7 @@ from harness.labelers import JaccardDBSCAN
 from harness.memory import PeakMemory
 from harness.precision import exact_matmul
 
-_TILE = 2048
+_TILE = 1024
 
 
 def matrix_product(features: Tensor) -> float:

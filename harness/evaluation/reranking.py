@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
-from harness.labelers.encoding import encode
+from harness.labelers.encoding import Encoding, encode
 from harness.labelers.jaccard import distance_rows
-from harness.labelers.neighbours import search, squared_distances
+from harness.labelers.neighbours import compiled_for, search
 from harness.labelers.sparse import row_blocks
 from harness.precision import exact_matmul
 
 # ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
 # of published methods from a distance that is squared already.
 _POWERS = {"squared": 2, "euclidean": 1}
+
+_ROWS = 512  # queries at a time where loops are compiled
 
 
 def rerank_blocks(
@@ -82,10 +84,20 @@ def _blocks(
     scale = found.farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
     encoding = encode(features, found.ranks, k1, k2, scale, power, found.distances)
     gallery = features[queries:]
-    for start, stop in row_blocks(encoding.terms()[:queries], len(gallery)):
+    squares = features.square().sum(dim=1)
+    for start, stop in _row_ranges(encoding, queries):
         rows = torch.arange(start, stop, device=features.device)
         with torch.no_grad(), exact_matmul(features.device):
-            plain = squared_distances(features[rows], gallery).pow_(power)
-        plain /= scale[rows, None]
+            plain = torch.addmm(squares[None, queries:], features[start:stop], gallery.T, alpha=-2)
+        plain.add_(squares[start:stop, None]).clamp_(min=0).pow_(power)
+        plain.mul_(lam / scale[start:stop, None])
         jaccard = distance_rows([encoding], rows, first=queries)
-        yield start, jaccard.mul_(1 - lam).add_(plain, alpha=lam)
+        yield start, plain.add_(jaccard, alpha=1 - lam)
+
+
+def _row_ranges(encoding: Encoding, queries: int) -> Iterator[tuple[int, int]]:
+    """Blocks of queries: by the size of the sums for tensors, all alike for compiled loops."""
+    if compiled_for(encoding.columns, len(encoding), "overlaps") is None:
+        yield from row_blocks(encoding.terms()[:queries], len(encoding) - queries)
+    else:
+        yield from ((i, min(i + _ROWS, queries)) for i in range(0, queries, _ROWS))

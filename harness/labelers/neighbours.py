@@ -26,9 +26,10 @@ from harness.precision import exact_matmul
 BACKENDS = ("auto", "torch", "faiss")
 
 # Sides of the square tiles that distances are computed in.
-_TILE_CPU, _TILE_COMPILED, _TILE_GPU = 1024, 2048, 4096
+_TILE_CPU, _TILE_GPU = 1024, 4096
+_SMALLEST_TILE, _LARGEST_TILE, _TILES = 256, 2048, 12  # compiled: tiles a side, if they can be
 #: below so many images the compiled loops do not pay for loading them
-WORTH_COMPILING = 1024
+WORTH_COMPILING = 256
 _LARGEST_KEY = torch.iinfo(torch.int64).max
 
 
@@ -108,7 +109,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 def _search_compiled(x: Tensor, k: int, farthest: bool, loops: ModuleType) -> Neighbours:
     """Products by torch, the choice among them by compiled loops."""
-    n, tile = len(x), _TILE_COMPILED
+    n = len(x)
+    tile = min(max(n // _TILES, _SMALLEST_TILE), _LARGEST_TILE)
     squares = x.square().sum(dim=1).numpy()
     heaps = np.full((n, k - 1), 0x7F800000 << 32, dtype=np.int64)  # a distance of infinity
     far = np.zeros(n if farthest else 0, dtype=np.int32)

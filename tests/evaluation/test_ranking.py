@@ -160,6 +160,19 @@ def test_equals_the_oracle(problem: tuple[np.ndarray, dict[str, Any], int]) -> N
     assert result.gallery == sum(truth["gallery_ids"] >= 0)
 
 
+@pytest.mark.parametrize("each", [90, 110, 300])
+def test_equals_the_oracle_with_many_correct_images(each: int) -> None:
+    generator = np.random.default_rng(each)
+    ids, cams = np.repeat([0, 1, -1], each), generator.integers(0, 2, 3 * each)
+    distances = generator.integers(0, 40, (4, 3 * each)).astype(np.float32)  # many ties
+    queries = ([0, 1, 1, 0], ids.tolist(), [0, 1, 0, 1], cams.tolist())
+    found = rank(None, None, *queries, distances=blocks(distances.copy(), 3))
+    ap, inp, first = rank_slowly(distances, [0, 1, 1, 0], ids.tolist(), [0, 1, 0, 1], cams.tolist())
+    np.testing.assert_allclose(found.ap, ap, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.inp, inp, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(found.first_match_rank, first)
+
+
 def test_equals_the_oracle_when_rows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.evaluation.ranking._CHUNK", 400)  # 2 rows of 160 at a time
     ap, inp, _ = rank_slowly(GOLDEN["dist"], *TRUTH)

@@ -110,3 +110,59 @@ def test_faiss_may_be_missing_or_broken(
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ConfigError, match="annoy"):
         nearest(blobs(2, 5), 3, "annoy")
+
+
+def test_a_gpu_short_of_memory_gets_smaller_blocks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features = blobs(6, 20)
+    expected = nearest(features, 20)
+    whole = neighbours._search_torch
+    tried = []
+
+    def short(x: torch.Tensor, k: int, tile: int) -> neighbours.Neighbours:
+        tried.append(tile)
+        if tile > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(x, k, tile)
+
+    monkeypatch.setattr(neighbours, "compiled_for", lambda *_: None)
+    monkeypatch.setattr(neighbours, "_search_torch", short)
+    monkeypatch.setattr(notices, "_said", set())
+    for _ in range(2):
+        np.testing.assert_array_equal(nearest(features, 20), expected)
+    assert tried == [1024, 512, 256] * 2
+    assert capsys.readouterr().err.count("short of memory") == 1
+
+
+def test_not_even_single_rows_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> neighbours.Neighbours:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(neighbours, "compiled_for", lambda *_: None)
+    monkeypatch.setattr(neighbours, "_search_torch", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        nearest(blobs(2, 5), 3)
+
+
+def test_distances_belong_to_the_ranks() -> None:
+    features = blobs(8, 12, spread=0.4)
+    found = search(features, 10, farthest=True)
+    expected = oracle.squared_distances(features.numpy())
+    rows = np.arange(96)[:, None]
+    np.testing.assert_allclose(found.distances, expected[rows, found.ranks], rtol=0, atol=1e-6)
+    assert found.farthest is not None
+    np.testing.assert_allclose(found.farthest, expected.max(axis=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_does_not_matter(threads: int) -> None:
+    features = blobs(40, 15, dim=32, spread=0.5)
+    expected = search(features, 20)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = search(features, 20)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found.ranks, expected.ranks)

@@ -1,0 +1,46 @@
+"""One table for all benchmarks: seconds, peak memory, and both as multiples of our own.
+
+python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.memory import PeakMemory
+
+_rows: list[tuple[str, str, float, float]] = []
+
+
+@pytest.fixture
+def measure(benchmark: Any) -> Callable[..., Any]:
+    """Time `function()` under pytest-benchmark and note its peak memory; returns its result."""
+
+    def run(group: str, name: str, function: Callable[[], Any], rounds: int = 1) -> Any:
+        benchmark.group = group
+        if name == "ours":  # compiled loops are loaded before the clock starts
+            function()
+        with PeakMemory() as peak:
+            result = benchmark.pedantic(function, rounds=rounds, iterations=1)
+        benchmark.extra_info["peak_mib"] = peak.mib
+        if not benchmark.disabled:
+            _rows.append((group, name, benchmark.stats.stats.median, peak.mib))
+        return result
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not _rows:
+        return
+    ours = {group: (s, m) for group, name, s, m in _rows if name == "ours"}
+    terminalreporter.section("ours and the dense oracle")
+    for group, name, seconds, mib in sorted(_rows):
+        s, m = ours.get(group, (seconds, mib))
+        terminalreporter.write_line(
+            f"{group:42} {name:8} {seconds:9.3f} s ({seconds / s:6.1f} ×) "
+            f"{mib:8.0f} MiB ({mib / max(m, 1):6.1f} ×)"
+        )

@@ -1,0 +1,77 @@
+"""The label step beside the dense procedure, on the same features in the same run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from harness.bench.features import CAMERAS, SIZES, clustered
+from harness.labelers import JaccardDBSCAN
+from tests.benchmarks import dense
+
+#: images → identities
+SMALL, MARKET = (1_500, 90), SIZES["market1501"]["train"]
+MSMT = SIZES["msmt17"]["train"]
+SIZED = [SMALL, pytest.param(MARKET, marks=pytest.mark.slow)]
+
+
+@functools.cache
+def features(images: int, identities: int, views: int = 1) -> Tensor:
+    return clustered(images, identities, CAMERAS["market1501"], views).features
+
+
+@functools.cache
+def dense_labels(images: int, identities: int) -> np.ndarray:
+    return dense.labels(features(images, identities)[:, 0], 30, 6, 0.6, 4)
+
+
+@pytest.mark.parametrize("size", SIZED)
+@pytest.mark.parametrize("name", ["ours", "dense"])
+def test_one_view(measure: Callable[..., Any], name: str, size: tuple[int, int]) -> None:
+    x = features(*size)
+
+    def ours() -> np.ndarray:
+        return JaccardDBSCAN().label(x).labels.numpy()
+
+    def theirs() -> np.ndarray:
+        dense_labels.cache_clear()
+        return dense_labels(*size)
+
+    found = measure(f"labels, {size[0]:,} images", name, ours if name == "ours" else theirs)
+    np.testing.assert_array_equal(found, dense_labels(*size))
+    assert 0 < (found < 0).sum() < len(found) and found.max() > 20
+
+
+@pytest.mark.parametrize("search", ["torch", "faiss"])
+@pytest.mark.parametrize("size", SIZED)
+def test_back_ends(measure: Callable[..., Any], search: str, size: tuple[int, int]) -> None:
+    if search == "faiss":
+        pytest.importorskip("faiss")
+    x = features(*size)
+    name = "ours" if search == "torch" else search
+    found = measure(
+        f"search by torch and faiss, {size[0]:,}",
+        name,
+        lambda: JaccardDBSCAN(search=search).label(x),
+    )
+    np.testing.assert_array_equal(found.labels, dense_labels(*size))
+
+
+@pytest.mark.slow
+def test_market_three_views(measure: Callable[..., Any]) -> None:
+    x = features(*MARKET, views=3)
+    labeler = JaccardDBSCAN(part_weight=0.15)
+    found = measure("labels, 12,936 images, three views", "ours", lambda: labeler.label(x))
+    assert found.clusters > 100
+
+
+@pytest.mark.slow
+def test_msmt17_size(measure: Callable[..., Any]) -> None:
+    x = features(*MSMT)
+    found = measure("labels, 32,621 images", "ours", lambda: JaccardDBSCAN().label(x))
+    assert found.clusters > 100
