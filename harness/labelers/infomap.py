@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+import importlib.util
+import io
+import subprocess
+import sys
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
 from harness.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.labelers.laps import Laps
 from harness.labelers.neighbours import BACKENDS, nearest
@@ -70,7 +72,7 @@ class Infomap(PseudoLabeler):
             raise ConfigError(f"seed {seed} is not 1 or more", "Infomap counts seeds from 1.")
         if search not in BACKENDS:
             raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
-        self.package = _package()  # now, not after an epoch's features
+        _check_package()  # now, not after an epoch's features
         self.k1 = k1
         self.min_similarity = min_similarity
         self.min_images = min_images
@@ -127,16 +129,8 @@ class Infomap(PseudoLabeler):
         """The community of each image (N,); images without a link are each their own."""
         modules = -1 - np.arange(count)
         if len(sources):
-            network = self.package.Infomap(
-                f"--two-level --directed --silent --no-file-output --seed {self.seed}"
-            )
-            network.add_links(
-                zip(sources.tolist(), targets.tolist(), weights.tolist(), strict=True)
-            )
-            result = network.run()
-            # releases for older Pythons have the second way only, new ones are to lose it
-            found = result.modules() if hasattr(result, "modules") else network.get_modules()
-            modules[list(found.keys())] = list(found.values())
+            images, found = _communities(sources, targets, weights, self.seed)
+            modules[images] = found
         return modules
 
 
@@ -152,16 +146,66 @@ def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:
     return number[module]
 
 
-def _package() -> ModuleType:
-    """The optional package.
+def _check_package() -> None:
+    """Look whether the optional package works.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: it is not installed, or does not run.
     """
+    cure = 'pip install "usl-reid-harness[infomap]"'
     try:
-        return importlib.import_module("infomap")
-    except Exception as error:  # a broken build raises more than ImportError
-        raise ConfigError(
-            f"labeler=infomap needs the package infomap, which cannot be imported ({error})",
-            'pip install "usl-reid-harness[infomap]"',
-        ) from error
+        known = importlib.util.find_spec("infomap") is not None
+    except ValueError:  # it is in sys.modules, but as nothing
+        known = False
+    if not known:
+        raise ConfigError("labeler=infomap needs the package infomap, which is not installed", cure)
+    try:
+        _communities(np.array([0, 1]), np.array([1, 0]), np.ones(2), seed=1)
+    except HarnessError as error:
+        raise ConfigError(error.cause, cure) from error
+
+
+def _communities(
+    sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run Infomap on links (E,): the images that have any (M,), and their communities (M,).
+
+    In a process of its own: the packages infomap and faiss are both made with SWIG, take each
+    other's iterators for their own where one process has both, and crash.
+
+    Raises:
+        HarnessError: that process failed.
+    """
+    given = io.BytesIO()
+    np.savez(given, sources=sources, targets=targets, weights=weights)
+    command = [sys.executable, "-c", _SCRIPT, str(seed)]
+    done = subprocess.run(command, input=given.getvalue(), capture_output=True, check=False)
+    if done.returncode:
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise HarnessError(
+            f"Infomap failed (status {done.returncode}: {last})", "Choose another labeler."
+        )
+    found = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+    return found[0], found[1]
+
+
+# Links come on standard input as an npz, communities leave on standard output as an npy.
+_SCRIPT = """
+import io, os, sys
+sys.path[:] = [folder for folder in sys.path if folder]  # not what lies in the current folder
+import numpy as np
+from infomap import Infomap
+out = os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)  # whatever is printed does not get between the numbers
+with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as links:
+    rows = [links[name].tolist() for name in ("sources", "targets", "weights")]
+network = Infomap(f"--two-level --directed --silent --no-file-output --seed {sys.argv[1]}")
+network.add_links(zip(*rows))
+result = network.run()
+# releases for older Pythons have the second way only, later ones are to lose it
+modules = result.modules() if hasattr(result, "modules") else network.get_modules()
+answer = io.BytesIO()
+np.save(answer, np.array([list(modules.keys()), list(modules.values())], dtype=np.int64))
+out.write(answer.getvalue())
+out.close()
+"""

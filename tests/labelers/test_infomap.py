@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from harness.errors import ConfigError, HarnessError
-from harness.labelers import Infomap
+from harness.labelers import Infomap, infomap
 from harness.labelers.infomap import _numbered
 from tests.labelers.cases import blobs
 
@@ -30,7 +31,8 @@ def test_labels_are_numbered_by_first_image_and_small_ones_are_outliers() -> Non
 class TestWithThePackage:
     @pytest.fixture(autouse=True)
     def package(self) -> None:
-        pytest.importorskip("infomap")
+        if find_spec("infomap") is None:  # not imported: see test_beside_faiss
+            pytest.skip("the package infomap is not installed")
 
     def test_separate_clusters_are_found(self) -> None:
         order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
@@ -81,6 +83,23 @@ class TestWithThePackage:
     def test_one_cluster(self) -> None:
         found = Infomap(k1=20).label(blobs(1, 20, spread=0.01)[:, None])
         assert (found.clusters, found.outliers) == (1, 0)
+
+    def test_beside_faiss(self) -> None:
+        """In one process, the two packages take each other's iterators for their own and crash."""
+        faiss = pytest.importorskip("faiss")
+        assert faiss.IndexFlatL2(4).ntotal == 0
+        features = blobs(4, 8, spread=0.05)[:, None]
+        found = [Infomap(k1=8, search=search).label(features) for search in ("faiss", "torch")]
+        assert torch.equal(found[0].labels, found[1].labels)
+        assert found[0].clusters == 4
+
+    def test_a_failure_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        labeler = Infomap(k1=8)
+        monkeypatch.setattr(infomap, "_SCRIPT", "raise SystemExit('no such luck')")
+        with pytest.raises(HarnessError, match="no such luck"):
+            labeler.label(blobs(4, 8)[:, None])
+        with pytest.raises(ConfigError, match="no such luck"):
+            Infomap()
 
     def test_equal_features_give_equal_labels(self) -> None:
         features = blobs(20, 6, spread=0.4)[:, None]
