@@ -22,6 +22,9 @@ usage: harness [--plugins DIR] COMMAND …
   list      methods, datasets, backbones, …, runs        harness list methods
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
+  bench     time labels or evaluation on this machine    harness bench labels
+  label     pseudo-labels for features of your own       harness label FEATURES.npy --out LABELS.npy
+  score     rank features of your own: mAP, Rank-k       harness score QUERY.npz GALLERY.npz
 
 harness COMMAND --help tells more. Images lie under $HARNESS_DATA (or data.root=, or ./data);
 records under results/runs. --plugins DIR, or $HARNESS_PLUGINS, adds your own methods/ and
@@ -62,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"  {error.cure}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from the last finished epoch.", file=sys.stderr)
+        cure = " The same command goes on from the last finished epoch."
+        print(f"\nStopped.{cure if 'run' in arguments[:1] else ''}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -194,10 +198,90 @@ def _verify(arguments: list[str]) -> None:
         sys.exit(1)
 
 
+def _bench(arguments: list[str]) -> None:
+    parser = _Parser("bench", "harness bench labels", "Time the label step or evaluation here.")
+    parser.add_argument("what", choices=["labels", "eval"])
+    parser.add_argument("--size", default="market1501", choices=["market1501", "msmt17"])
+    parser.add_argument("--images", type=int, help="labels: another number of images")
+    parser.add_argument("--views", type=int, default=1, help="labels: views of each image")
+    parser.add_argument("--sweep", action="store_true", help="labels: 4k to 32k images, growth")
+    parser.add_argument("--scale", type=float, default=1.0, help="eval: a share of the test set")
+    parser.add_argument("--rerank", action="store_true", help="eval: with re-ranking")
+    parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all cores")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = vars(parser.parse_args(arguments))
+    import torch
+
+    from harness.precision import resolve_device
+
+    threads = options.pop("threads")
+    if threads:
+        torch.set_num_threads(threads)
+    options["device"] = str(resolve_device(options["device"]))
+    from harness.bench import evaluation, labels
+
+    kept = ("size", "repeats", "device", "json")
+    if options["what"] == "labels":
+        labels.run(**{k: options[k] for k in (*kept, "images", "views", "sweep")})
+    else:
+        evaluation.run(**{k: options[k] for k in (*kept, "scale", "rerank")})
+
+
+def _label(arguments: list[str]) -> None:
+    parser = _Parser(
+        "label",
+        "harness label FEATURES.npy labeler.eps=0.5 --out LABELS.npy",
+        "Pseudo-labels for features of your own, without training. See harness list labelers.",
+    )
+    parser.add_argument("features", help=".npy, or .npz with `features`: (N, D) or (N, V, D)")
+    parser.add_argument(
+        "changes", nargs="*", metavar="labeler[.KEY]=VALUE", help="another labeler, its options"
+    )
+    parser.add_argument("--out", required=True, help="the .npy to write: (N,), -1 for outliers")
+    parser.add_argument("--cams", help=".npy, or .npz with `cams`, for labelers that use cameras")
+    _add_shared(parser)
+    options = parser.parse_intermixed_args(arguments)
+    from harness.label import label_features
+
+    label_features(**vars(options))
+
+
+def _score(arguments: list[str]) -> None:
+    parser = _Parser(
+        "score",
+        "harness score QUERY.npz GALLERY.npz --rerank",
+        "Rank a gallery for each query and say how well. Arrays: features (N, D) or (N, V, D), "
+        "ids (N,), and if there are any cams (N,), names (N,).",
+    )
+    parser.add_argument("query", help=".npz of the queries")
+    parser.add_argument("gallery", help=".npz of the gallery")
+    parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking, too")
+    parser.add_argument("--no-cams", action="store_true", help="leave cameras out of account")
+    parser.add_argument("--out", help="the .json to write")
+    parser.add_argument("--per-query", help="the .npz to write: AP, INP and first match by query")
+    _add_shared(parser)
+    options = parser.parse_args(arguments)
+    from harness.score import score_features
+
+    score_features(**vars(options))
+
+
+def _add_shared(parser: _Parser) -> None:
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
+    parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    parser.add_argument("--json", action="store_true", help="print JSON; notes go to stderr")
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
     "list": _list,
     "eval": _eval,
     "verify": _verify,
+    "bench": _bench,
+    "label": _label,
+    "score": _score,
 }

@@ -20,7 +20,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
@@ -128,6 +127,14 @@ def _alias(name: str, paths: list[str]) -> None:
     module.__path__ = paths
 
 
+def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
+    """Let Python files of plug-ins be imported under their alias."""
+    _alias(ALIAS, [])
+    for kind, plugins in found.items():
+        folders = dict.fromkeys(str(p.folder.parent) for p in plugins.values())
+        _alias(f"{ALIAS}.{kind}", list(folders))
+
+
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """Find the plug-ins, make them importable, and put their configs into Hydra's `ConfigStore`.
 
@@ -136,13 +143,13 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     Raises:
         ConfigError: a config.yaml that is no valid YAML mapping; names the file.
     """
+    from hydra.core.config_store import ConfigStore  # slow, and `harness label` needs none of it
+
     found = find(extra)
-    _alias(ALIAS, [])
+    make_importable(found)
     store = ConfigStore.instance()
     for kind, plugins in found.items():
         store.repo.get(GROUPS[kind], {}).clear()  # a folder that is no longer named is gone
-        folders = dict.fromkeys(str(p.folder.parent) for p in plugins.values())
-        _alias(f"{ALIAS}.{kind}", list(folders))
         for plugin in plugins.values():
             path = plugin.folder / "config.yaml"
             try:

@@ -13,6 +13,7 @@ import yaml
 from harness.cli import COMMANDS
 from harness.hydra_app import compose
 from tests.conftest import Command
+from tests.own_features import ROOT
 from tests.tiny import tiny
 
 
@@ -214,6 +215,16 @@ def test_lists(command: Command) -> None:
         assert all(len(rows[name].split()) > 1 for name in known), "each says what it is"
     assert command("list", "method").out == command("list", "methods").out
     assert command("list", "runs").out == "No runs.\n"
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    code = "import sys, harness.cli, harness.errors; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "harness.cli" in modules
+    assert not modules & {"torch", "numpy", "scipy", "hydra", "omegaconf", "rich", "pandas"}
 
 
 def test_a_real_process(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from harness.recipe import build_backbone
 from harness.run import run_cell
+from tests.conftest import Command
+from tests.own_features import write_test_set
 from tests.tiny import tiny_config
 
 pytestmark = [
@@ -56,3 +60,20 @@ def test_fp32_gradients_are_fp32(tmp_path: Path) -> None:
         return first.cpu()
 
     torch.testing.assert_close(gradient("cuda"), gradient("cpu"), rtol=1e-4, atol=1e-4)
+
+
+def test_own_features_on_the_device(command: Command, tmp_path: Path) -> None:
+    """`harness label` and `harness score` give what they give on the CPU."""
+    arrays = write_test_set(tmp_path)
+    np.save(tmp_path / "f.npy", arrays["g_features"])
+    answers = {}
+    for device in ("cpu", "cuda"):
+        on = ("--json", "--device", device)
+        label = command("label", "f.npy", "labeler.k1=8", "--out", f"{device}.npy", *on)
+        score = command("score", "q.npz", "g.npz", "--rerank", *on)
+        answers[device] = json.loads(label.out), json.loads(score.out)
+    cpu, cuda = answers["cpu"], answers["cuda"]
+    assert np.array_equal(np.load(tmp_path / "cpu.npy"), np.load(tmp_path / "cuda.npy"))
+    for key in ("metrics", "reranked"):
+        assert cuda[1][key] == pytest.approx(cpu[1][key])
+    assert cuda[0]["peak_mib"]["device"] > 0

@@ -6,11 +6,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness import hydra_app
 from harness.cli import COMMANDS
 from harness.recipe import make_recipe
+from tests.conftest import Command
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
@@ -19,7 +21,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("method
 
 def commands(page: Path) -> list[str]:
     """Lines of code blocks that begin with `harness`, without their comments."""
-    blocks = re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return commands_in(page.read_text(encoding="utf-8"))
+
+
+def commands_in(text: str) -> list[str]:
+    """The same of a text."""
+    blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("harness ")]
 
@@ -47,6 +54,21 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
         values = values if key == "method" else values[:1]
         choices = [[*choice, f"{key}={v}"] for choice in choices for v in values]
     return choices
+
+
+def test_use_without_training(command: Command, tmp_path: Path) -> None:
+    """The section's Python and its commands, run one after another as they stand."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## Use without training\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
+    (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(compile(python, "README.md", "exec"), {})  # in the empty folder that `command` went to
+    lines = commands_in(section)
+    assert [line.split()[1] for line in lines] == ["label", "score"]
+    answers = [command(*shlex.split(line)[1:]) for line in lines]
+    assert [answer.status for answer in answers] == [0, 0], answers
+    labels = np.load(tmp_path / "labels.npy")
+    assert np.array_equal(labels, np.arange(100).repeat(12)), "a cluster is a person"
+    assert "re-ranked mAP 100.0" in answers[1].out
 
 
 def test_pages_hold_commands() -> None:

@@ -37,6 +37,20 @@ def distance_blocks(
         yield start, distances.clamp_(min=0)
 
 
+def product_blocks(
+    query: Tensor, gallery: Tensor, block: int = 512
+) -> Iterator[tuple[int, Tensor]]:
+    """x·y of the same rows, in full float32; each block is overwritten by the next."""
+    gallery = gallery.to(query.device, torch.float32).T
+    scratch = torch.empty(min(block, len(query)) * gallery.shape[1], device=query.device)
+    for start in range(0, len(query), block):
+        rows = query[start : start + block].float()
+        out = scratch[: len(rows) * gallery.shape[1]].view(len(rows), -1)
+        with exact_matmul(query.device):
+            torch.mm(rows, gallery, out=out)
+        yield start, out
+
+
 def check_normalised(side: str, features: Tensor, images: int) -> None:
     if features.dim() != 2 or len(features) != images:
         raise HarnessError(

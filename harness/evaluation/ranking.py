@@ -13,24 +13,35 @@ With m correct images at ranks r_1 < … < r_m among the G′ gallery images tha
 
 Only the ranks of the correct images are needed. The bits of non-negative float32 numbers sort as
 the numbers do, so `bits << 32 | gallery index` is one integer that orders a row, with ties broken
-by index. Placing each of them among the few correct ones and counting gives r_1 … r_m exactly.
+by index. Placing each of them among the few correct ones and counting gives r_1 … r_m exactly; on
+the CPU compiled loops count, for each correct image, those before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness.compiled import in_threads, kernels, pieces
 from harness.errors import HarnessError
-from harness.evaluation.distances import Blocks, check_normalised, checked, distance_blocks
+from harness.evaluation.distances import (
+    Blocks,
+    check_normalised,
+    checked,
+    distance_blocks,
+    product_blocks,
+)
+from harness.evaluation.truth import Integers, Truth, no_valid_query
+from harness.memory import halving
 
 RANKS = (1, 5, 10, 20)
-Integers = np.ndarray | Tensor | Sequence[int]
+#: fewer pairs than this do not pay for loading the compiled loops
+WORTH_COMPILING = 1 << 21
 
 _REMOVED = 0x7F800000 << 32  # the key of +inf: above every finite distance
 _NONE = torch.iinfo(torch.int64).max  # padding, above every key
@@ -134,7 +145,7 @@ def rank(
         HarnessError: shapes that do not match, features that are not finite or not normalised,
             distances that are negative, not finite or incomplete, or no query with a correct image.
     """
-    truth = _Truth.of(query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names)
+    truth = Truth.of(query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names)
     ranks = tuple(ranks)
     if not ranks or min(ranks) < 1 or block < 1:
         raise HarnessError(f"ranks {ranks} and block {block} must be 1 or more")
@@ -148,92 +159,54 @@ def rank(
                 f"query features have {query_features.shape[1]} dimensions, "
                 f"gallery features {gallery_features.shape[1]}"
             )
-        blocks: Blocks = distance_blocks(query_features, gallery_features, block)
+        x, y = query_features, gallery_features
+        loops = _loops(len(x) * len(y)) if x.device.type == "cpu" else None
+        blocks = distance_blocks if loops is None else product_blocks
+        ap, inp, first = halving(
+            lambda rows: _score(truth, blocks(x, y, rows), loops, products=loops is not None),
+            block,
+            "evaluation",
+        )
     else:
-        blocks = checked(distances, len(truth.query_ids), len(truth.gallery_ids))
+        size = len(truth.query_ids), len(truth.gallery_ids)
+        ap, inp, first = _score(truth, checked(distances, *size), _loops(size[0] * size[1]))
+    if not first.any():
+        raise no_valid_query(truth)
+    return RankingResult(ap, inp, first, int((truth.gallery_ids >= 0).sum()), ranks)
 
+
+def _loops(pairs: int) -> ModuleType | None:
+    """The compiled loops, where they can be had and so many pairs are worth loading them."""
+    return kernels("harness.evaluation.loops") if pairs >= WORTH_COMPILING else None
+
+
+def _score(
+    truth: Truth, blocks: Blocks, loops: ModuleType | None, products: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AP, INP and first rank of all queries, (Q,) each; NaN, NaN and 0 where skipped.
+
+    Args:
+        blocks: pairs of (first row, (b, G) distances), or x·y of unit rows if `products`.
+    """
     queries = len(truth.query_ids)
     ap, inp = np.full(queries, np.nan), np.full(queries, np.nan)
     first = np.zeros(queries, dtype=np.int64)
     chunk = max(1, _CHUNK // max(1, len(truth.gallery_ids)))
     for start, rows in blocks:
+        if loops is not None and rows.device.type == "cpu":
+            fixed = (rows.numpy(), products, start, *truth.arrays(), ap, inp, first)
+            parts = pieces(len(rows), 4 * torch.get_num_threads())
+            in_threads(loops.score_rows, [(*fixed, *part) for part in parts])
+            continue
         truth = truth.to(rows.device)
         for part in rows.split(chunk):
             here = slice(start, start + len(part))
             start += len(part)
             ap[here], inp[here], first[here] = _scores(*_match_ranks(part, truth, here))
-    if not first.any():
-        raise _no_valid_query(truth)
-    return RankingResult(ap, inp, first, int((truth.gallery_ids >= 0).sum()), ranks)
+    return ap, inp, first
 
 
-@dataclass(frozen=True, eq=False)
-class _Truth:
-    """Who is who, and for each query where its identity stands in the gallery.
-
-    by_identity: (G,) gallery indices sorted by identity; those of query q are
-        by_identity[begin[q] : end[q]].
-    itself: (Q,) gallery index of the query image, or -1.
-    """
-
-    query_ids: Tensor
-    gallery_ids: Tensor
-    query_cams: Tensor | None
-    gallery_cams: Tensor | None
-    itself: Tensor | None
-    by_identity: Tensor
-    begin: Tensor
-    end: Tensor
-    junk: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        query_ids: Integers,
-        gallery_ids: Integers,
-        query_cams: Integers | None,
-        gallery_cams: Integers | None,
-        query_names: Sequence[str] | None,
-        gallery_names: Sequence[str] | None,
-    ) -> _Truth:
-        query, gallery = _integers("query_ids", query_ids), _integers("gallery_ids", gallery_ids)
-        for what, values, ids in (
-            ("query cameras", query_cams, query),
-            ("gallery cameras", gallery_cams, gallery),
-            ("query names", query_names, query),
-            ("gallery names", gallery_names, gallery),
-        ):
-            if values is not None and len(values) != len(ids):
-                raise HarnessError(f"{len(values)} {what} for {len(ids)} identities")
-        itself = None
-        if query_cams is None or gallery_cams is None:
-            query_cams = gallery_cams = None
-            if query_names is not None and gallery_names is not None:
-                index = {name: i for i, name in enumerate(gallery_names)}
-                itself = torch.tensor([index.get(name, -1) for name in query_names])
-        by_identity = torch.argsort(gallery, stable=True)
-        ordered = gallery[by_identity]
-        return cls(
-            query,
-            gallery,
-            None if query_cams is None else _integers("query_cams", query_cams),
-            None if gallery_cams is None else _integers("gallery_cams", gallery_cams),
-            itself,
-            by_identity,
-            torch.searchsorted(ordered, query),
-            torch.searchsorted(ordered, query, right=True),
-            (gallery < 0).nonzero().flatten(),
-        )
-
-    def to(self, device: torch.device) -> _Truth:
-        """The same on another device; itself if it is there already."""
-        if self.query_ids.device == device:
-            return self
-        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
-        return _Truth(**moved)
-
-
-def _match_ranks(distances: Tensor, truth: _Truth, here: slice) -> tuple[np.ndarray, np.ndarray]:
+def _match_ranks(distances: Tensor, truth: Truth, here: slice) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the correct images of some queries.
 
     Args:
@@ -287,28 +260,3 @@ def _scores(ranks: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarra
         inp[some] = found / ranks[np.arange(len(found)), found - 1]
         first[some] = ranks[:, 0]
     return ap, inp, first
-
-
-def _integers(name: str, values: Integers) -> Tensor:
-    """One list of integers, on the CPU."""
-    tensor = torch.as_tensor(values).cpu()
-    if tensor.dim() != 1 or tensor.is_floating_point():
-        raise HarnessError(
-            f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
-        )
-    return tensor.to(torch.int64)
-
-
-def _no_valid_query(truth: _Truth) -> HarnessError:
-    known = int(((truth.end > truth.begin) & (truth.query_ids >= 0)).sum())
-    if known == 0:
-        why = "no query identity occurs in the gallery"
-        cure = "Check that query and gallery come from one data set and how identities are parsed."
-    else:
-        why = f"{known} have gallery images of their identity, but all of these are removed"
-        cure = "Check how cameras are parsed; cameras=None evaluates without the camera rule."
-        if truth.query_cams is None:
-            cure = "The gallery holds only the query images themselves: check how it was split."
-    return HarnessError(
-        f"none of the {len(truth.query_ids)} queries has a correct image to find: {why}", cure
-    )

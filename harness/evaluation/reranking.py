@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
-from harness.labelers.jaccard import distance_rows, encode, row_blocks
-from harness.labelers.neighbours import nearest_and_farthest, squared_distances
+from harness.labelers.encoding import encode
+from harness.labelers.jaccard import distance_rows
+from harness.labelers.neighbours import search, squared_distances
+from harness.labelers.sparse import row_blocks
 from harness.precision import exact_matmul
 
 # ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
@@ -74,10 +76,11 @@ def rerank_blocks(
 def _blocks(
     features: Tensor, queries: int, k1: int, k2: int, lam: float, power: int
 ) -> Iterator[tuple[int, Tensor]]:
-    ranks, farthest = nearest_and_farthest(features, k1 + 1)
+    found = search(features, k1 + 1, farthest=True)
+    assert found.farthest is not None
     # where all images are the same, d̃ is 0, not 0/0
-    scale = farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
-    encoding = encode(features, ranks, k1, k2, scale, power)
+    scale = found.farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
+    encoding = encode(features, found.ranks, k1, k2, scale, power, found.distances)
     gallery = features[queries:]
     for start, stop in row_blocks(encoding.terms()[:queries], len(gallery)):
         rows = torch.arange(start, stop, device=features.device)

@@ -2,8 +2,9 @@
 
 from harness.labelers.bottom_up import BottomUp, merge
 from harness.labelers.dbscan import dbscan
+from harness.labelers.encoding import Encoding, encode
 from harness.labelers.infomap import Infomap
-from harness.labelers.jaccard import Encoding, distance_rows, encode, radius_graph
+from harness.labelers.jaccard import distance_rows, radius_graph
 from harness.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.labelers.kmeans import KMeans
 from harness.labelers.neighbours import nearest

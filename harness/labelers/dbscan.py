@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.cluster import DBSCAN
+from scipy.sparse.csgraph import connected_components
 
 
 def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
@@ -13,6 +13,9 @@ def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
     Ester, Kriegel, Sander, Xu, *A Density-Based Algorithm for Discovering Clusters in Large Spatial
     Databases with Noise*, KDD 1996. An image is its own neighbour, the radius is inclusive, border
     images go to the cluster found first, and clusters are numbered by their first core image.
+
+    Clusters are then the connected components of the core images, and the cluster that a border
+    image is found by first is the one of the lowest number among its core neighbours.
 
     Args:
         graph: (N, N) symmetric; stored entries, zeros included, are distances, all others are
@@ -23,12 +26,26 @@ def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
     Returns:
         (N,) int64 labels from 0, -1 for outliers.
     """
+    n = graph.shape[0]
+    row = np.repeat(np.arange(n, dtype=np.int32), np.diff(graph.indptr))
     # float32 distances have to be compared with the radius as float32, as a dense matrix would be
-    kept = graph.data <= graph.data.dtype.type(eps)
-    starts = np.concatenate([[0], np.cumsum(kept)])[graph.indptr]
-    # Who is a neighbour is settled here. With distances of zero scikit-learn, which wants each row
-    # ordered by distance, has nothing to sort; stored zeros count as neighbours.
-    zeros = np.zeros(int(kept.sum()), dtype=np.float32)
-    neighbours = csr_matrix((zeros, graph.indices[kept], starts), shape=graph.shape)
-    found = DBSCAN(eps=0.5, min_samples=min_samples, metric="precomputed").fit(neighbours)
-    return np.asarray(found.labels_, dtype=np.int64)
+    near = (graph.data <= graph.data.dtype.type(eps)) & (graph.indices != row)
+    row, column = row[near], graph.indices[near]
+    core = np.bincount(row, minlength=n) + 1 >= min_samples
+
+    within = core[row] & core[column]
+    links = csr_matrix((np.ones(int(within.sum()), np.int8), (row[within], column[within])), (n, n))
+    component = connected_components(links, directed=False)[1]
+    labels = np.full(n, -1, dtype=np.int64)
+    first, number = np.unique(component[core], return_index=True)[1], component[core]
+    order = np.argsort(first)  # components by their first core image
+    rank = np.empty(component.max(initial=-1) + 1, dtype=np.int64)
+    rank[number[first[order]]] = np.arange(len(first))
+    labels[core] = rank[number]
+
+    border = ~core[row] & core[column]
+    lowest = np.full(n, n, dtype=np.int64)
+    np.minimum.at(lowest, row[border], labels[column[border]])
+    reached = lowest < n
+    labels[reached] = lowest[reached]
+    return labels

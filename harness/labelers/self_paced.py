@@ -18,10 +18,11 @@ from torch import Tensor
 from harness.errors import ConfigError
 from harness.interfaces import PseudoLabels, check_features
 from harness.labelers.dbscan import dbscan
-from harness.labelers.jaccard import encode, radius_graph
+from harness.labelers.encoding import encode
+from harness.labelers.jaccard import radius_graph
 from harness.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.labelers.laps import Laps
-from harness.labelers.neighbours import nearest
+from harness.labelers.neighbours import search
 
 # Which of the first epoch's clusters, in order of R_indep, sets the threshold for all epochs.
 _QUANTILE = 0.9
@@ -147,10 +148,11 @@ class SelfPaced(JaccardDBSCAN):
         """
         check_features(features, minimum=self.k1)
         laps = Laps(features)
-        view = features[:, 0]
-        ranks = nearest(view, self.k1, self.search)
+        view = features[:, 0].float().contiguous()
+        near = search(view, self.k1, self.search)
         laps.lap("search")
-        graph = radius_graph([encode(view, ranks, self.k1, self.k2)], self.eps + self.gap)
+        encoding = encode(view, near.ranks, self.k1, self.k2, distances=near.distances)
+        graph = radius_graph([encoding], self.eps + self.gap)
         laps.lap("jaccard")
         normal, tight, loose = three_radii(graph, self.eps, self.gap, self.min_samples)
         laps.lap("cluster")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
 from harness.evaluation.reranking import rerank_blocks
-from harness.labelers import jaccard
+from harness.labelers import sparse
 from tests.labelers.cases import blobs, lattice
 from tests.oracles import jaccard as oracle
 
@@ -60,7 +60,7 @@ def test_agrees_with_the_oracle(
     k2 = data.draw(st.integers(1, k1))
     query, gallery = features[:queries], features[queries:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaccard, "_TERMS_CPU", terms)
+        patch.setattr(sparse, "_TERMS_CPU", terms)
         found = rerank(
             torch.from_numpy(query),
             torch.from_numpy(gallery),

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.labelers import jaccard
-from harness.labelers.jaccard import Encoding, distance_rows, encode, radius_graph
-from harness.labelers.neighbours import nearest, nearest_and_farthest
+from harness.labelers import encoding, jaccard, sparse
+from harness.labelers.encoding import Encoding, encode
+from harness.labelers.jaccard import distance_rows, radius_graph
+from harness.labelers.neighbours import nearest, search
 from tests.labelers.cases import blobs, golden, lattice
 from tests.oracles import jaccard as oracle
 
@@ -36,17 +37,18 @@ def test_distances_are_the_golden_ones(name: str) -> None:
 @pytest.mark.parametrize("name", GOLDEN)
 def test_without_query_expansion(name: str) -> None:
     case = golden(name)
-    encoding = encoded(case["features"], int(case["k1"]), 1)
-    rows = distance_rows([encoding], torch.arange(100))
+    v = encoded(case["features"], int(case["k1"]), 1)
+    rows = distance_rows([v], torch.arange(100))
     np.testing.assert_allclose(rows, case["dist_k2_1_first100"], rtol=0, atol=2e-6)
 
 
 def test_the_classical_variant_of_mmt() -> None:
     case = golden("jaccard_k20_k2_6")
     features = torch.from_numpy(case["features"])
-    ranks, farthest = nearest_and_farthest(features, int(case["k1"]) + 1)
-    encoding = encode(features, ranks, int(case["k1"]), int(case["k2"]), scale=farthest)
-    rows = distance_rows([encoding], torch.arange(100))
+    found = search(features, int(case["k1"]) + 1, farthest=True)
+    ranks, farthest = found.ranks, found.farthest
+    v = encode(features, ranks, int(case["k1"]), int(case["k2"]), scale=farthest)
+    rows = distance_rows([v], torch.arange(100))
     np.testing.assert_allclose(rows, case["dist_dense_first100"], rtol=0, atol=2e-6)
 
 
@@ -94,12 +96,13 @@ def test_the_graph_holds_the_pairs_of_the_dense_rows(
 ) -> None:
     encodings = [encoded(blobs(5, 7, seed=seed + v, spread=0.4), 10, 3) for v in range(views)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaccard, "_TERMS_CPU", terms)
+        patch.setattr(sparse, "_TERMS_CPU", terms)
         graph = radius_graph(encodings, eps, part_weight)
     dense = all_rows(*encodings, part_weight=part_weight)
     stored = np.zeros(dense.shape, dtype=bool)
     stored[np.repeat(np.arange(35), np.diff(graph.indptr)), graph.indices] = True
-    np.testing.assert_array_equal(stored, dense <= np.float32(eps))
+    near = (dense <= np.float32(eps)) & ~np.eye(35, dtype=bool)
+    np.testing.assert_array_equal(stored, near)
     np.testing.assert_array_equal(graph.toarray()[stored], dense[stored])
 
 
@@ -135,17 +138,17 @@ def test_half_sets_round_half_to_even() -> None:
 
 
 def test_some_rows_and_columns() -> None:
-    encoding = encoded(blobs(6, 9), 12, 4)
+    v = encoded(blobs(6, 9), 12, 4)
     rows = torch.tensor([50, 3, 3, 17])
-    part = distance_rows([encoding], rows, first=20)
-    np.testing.assert_array_equal(part, all_rows(encoding)[rows, 20:])
+    part = distance_rows([v], rows, first=20)
+    np.testing.assert_array_equal(part, all_rows(v)[rows, 20:])
 
 
 def test_equal_from_run_to_run_and_with_any_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     features = blobs(20, 15, spread=0.3)
     first = radius_graph([encoded(features, 20, 6)], 0.7)
-    monkeypatch.setattr(jaccard, "_TERMS_CPU", 1000)
-    monkeypatch.setattr(jaccard, "_CHUNK", 37)
+    monkeypatch.setattr(sparse, "_TERMS_CPU", 1000)
+    monkeypatch.setattr(encoding, "_CHUNK", 37)
     second = radius_graph([encoded(features, 20, 6)], 0.7)
     for name in ("data", "indices", "indptr"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
@@ -162,20 +165,21 @@ def test_an_image_without_reciprocal_neighbours_is_far_from_all() -> None:
 
 def test_too_many_pairs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaccard, "_MOST_PAIRS", 100)
-    encoding = encoded(blobs(1, 1).expand(40, -1), 10, 6)
+    v = encoded(blobs(1, 1).expand(40, -1), 10, 6)
     with pytest.raises(HarnessError, match="pairs"):
-        radius_graph([encoding], 0.6)
+        radius_graph([v], 0.6)
 
 
 @given(features=lattice(3), eps=st.sampled_from([0.3, 0.5, 0.6]))
 @settings(max_examples=30, deadline=None)
 def test_a_pair_at_the_radius_is_within_it(features: np.ndarray, eps: float) -> None:
-    encoding = encoded(features, 6, 2)
-    dense = all_rows(encoding)
+    v = encoded(features, 6, 2)
+    dense = all_rows(v)
+    np.fill_diagonal(dense, 2)  # the graph leaves it out
     others = dense[(dense > 0.05) & (dense < 1)]
     assume(len(others))
     radius = float(others.flat[int(eps * len(others))])
-    graph = radius_graph([encoding], radius)
+    graph = radius_graph([v], radius)
     assert graph.nnz == (dense <= radius).sum()
-    below = radius_graph([encoding], float(np.nextafter(np.float32(radius), np.float32(0))))
+    below = radius_graph([v], float(np.nextafter(np.float32(radius), np.float32(0))))
     assert below.nnz == (dense < radius).sum()

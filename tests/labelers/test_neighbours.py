@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import notices
 from harness.errors import ConfigError
 from harness.labelers import neighbours
-from harness.labelers.neighbours import nearest, nearest_and_farthest
+from harness.labelers.neighbours import nearest, search
 from harness.precision import exact_matmul
 from tests.labelers.cases import blobs, golden, lattice
 from tests.oracles import jaccard as oracle
@@ -45,7 +46,7 @@ def test_ties_go_to_the_lower_number(backend: str, features: np.ndarray, k: int,
 def test_farthest_is_the_row_maximum(features: np.ndarray, tile: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_TILE_CPU", tile)
-        farthest = nearest_and_farthest(torch.from_numpy(features), 1)[1]
+        farthest = search(torch.from_numpy(features), 1, farthest=True).farthest
     np.testing.assert_array_equal(farthest, oracle.squared_distances(features).max(axis=1))
 
 
@@ -90,12 +91,20 @@ def _without_faiss(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", [ImportError("no faiss"), OSError("libcuda missing")])
-def test_faiss_may_be_missing_or_broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_faiss_may_be_missing_or_broken(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
     _without_faiss(monkeypatch, error)
-    assert nearest(blobs(2, 5), 3, "auto").shape == (10, 3)
-    with pytest.raises(ConfigError, match=str(error)) as raised:
-        nearest(blobs(2, 5), 3, "faiss")
-    assert "search=torch" in raised.value.cure
+    monkeypatch.setattr(notices, "_said", set())
+    features = blobs(2, 5)
+    expected = nearest(features, 3, "torch")
+    np.testing.assert_array_equal(nearest(features, 3, "auto"), expected)
+    assert capsys.readouterr().err == ""  # nobody asked for faiss
+    for _ in range(2):
+        np.testing.assert_array_equal(nearest(features, 3, "faiss"), expected)
+    said = capsys.readouterr().err
+    assert str(error) in said and "torch" in said
+    assert said.count("\n") == 1
 
 
 def test_an_unknown_backend_is_refused() -> None:

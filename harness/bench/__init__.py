@@ -1,0 +1,1 @@
+"""What takes how long: the label step and evaluation, stage by stage, beside their floor."""

@@ -1,0 +1,47 @@
+"""Rows of different lengths in tensors: where they begin, and blocks of them of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Elements of scratch: a block of rows times its width, and terms of sums. Small blocks stay in a
+# CPU's cache; a GPU wants large ones.
+_SCRATCH_CPU, _SCRATCH_GPU = 1 << 22, 1 << 26
+_TERMS_CPU, _TERMS_GPU = 1 << 19, 1 << 25
+
+
+def offsets(sizes: Tensor) -> Tensor:
+    """Where ranges of these sizes begin, one after another, and where the last one ends."""
+    return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+
+
+def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
+    """The ranges start … stop−1 one after another: for each element its range, and the element."""
+    size = stop - start
+    owner = torch.repeat_interleave(size)
+    offset = start - (size.cumsum(0) - size)
+    return owner, offset[owner].add_(torch.arange(len(owner), device=owner.device))
+
+
+def row_blocks(terms: Tensor, width: int, shrink: int = 1) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks (start, stop) of bounded scratch.
+
+    Args:
+        terms: (R,) int64, the terms of each row's sums; see `Encoding.terms`.
+        width: columns of the block.
+        shrink: make blocks so many times smaller than usual.
+    """
+    cpu = terms.device.type == "cpu"
+    most_rows = max(1, (_SCRATCH_CPU if cpu else _SCRATCH_GPU) // shrink // max(1, width))
+    most_terms = (_TERMS_CPU if cpu else _TERMS_GPU) // shrink
+    total = terms.cumsum(0).cpu().numpy()
+    start, done = 0, 0
+    while start < len(total):
+        stop = int(np.searchsorted(total, done + most_terms, "right"))
+        stop = min(max(stop, start + 1), start + most_rows)
+        yield start, min(stop, len(total))
+        start, done = stop, int(total[min(stop, len(total)) - 1])

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from harness.compiled import kernels
+from harness.evaluation import ranking
+from harness.labelers import neighbours
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this folder runs with compiled loops, whatever the size, and without any."""
+    if request.param == "compiled" and kernels("harness.evaluation.loops") is None:
+        pytest.skip("numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ranking, neighbours):
+            patch.setattr(module, "WORTH_COMPILING", 0 if request.param == "compiled" else 1 << 60)
+        yield request.param
