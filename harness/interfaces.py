@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -164,6 +165,8 @@ class PseudoLabels:
 
     labels: (N,) int64 on the CPU, 0 … K−1 with every number in use, -1 for outliers.
     stats: plain numbers for the record and the progress line (at least clusters, outliers).
+        A labeler may count otherwise than the labels do, and says how: SpCL's gives outliers labels
+        of their own, yet they are outliers here, and labels of one image are no clusters.
     """
 
     labels: Tensor
@@ -171,7 +174,7 @@ class PseudoLabels:
 
     @property
     def clusters(self) -> int:
-        """K, the number of clusters."""
+        """K, the number of labels."""
         return int(self.labels.max()) + 1 if self.labels.numel() else 0
 
     @property
@@ -181,10 +184,17 @@ class PseudoLabels:
 
 
 class PseudoLabeler(ABC):
-    """Features to labels, once an epoch."""
+    """Features to labels, once an epoch.
+
+    Equal features and an equal state give equal labels. A labeler without memory of earlier epochs
+    has no state; one that has keeps it in `state_dict`, so that a killed run goes on as if nothing
+    had been.
+    """
 
     #: whether `label` looks at cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
+    #: what to change where too few clusters are found, for error messages
+    cure: str = "Raise labeler.eps, lower labeler.min_samples"
 
     @abstractmethod
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
@@ -197,6 +207,13 @@ class PseudoLabeler(ABC):
     def describe(self) -> str:
         """The settings that a person would change first, for error messages ("eps 0.6, …")."""
         return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next `label` depends on besides its arguments: tensors and plain numbers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Go on from a `state_dict`."""
 
 
 class Objective(nn.Module, ABC):

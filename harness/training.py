@@ -133,7 +133,8 @@ class Trainer:
             self.reporter.phase(f"{self.name} {epoch}: labels")
             cameras = self.data.cameras if parts.labeler.uses_cameras else None
             result = parts.labeler.label(features, cameras)
-        row.update({"clusters": result.clusters, "outliers": result.outliers})
+        for key in ("clusters", "outliers"):
+            row[key] = result.stats.get(key, getattr(result, key))
         row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
         truth = self.observe(result.labels)  # counts of images of unknown identity stay ours
         row.update({key: value for key, value in truth.items() if key not in row})
@@ -141,7 +142,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
                 f"outliers ({parts.labeler.describe()}).",
-                "Raise labeler.eps, lower labeler.min_samples, or start from better weights. "
+                f"{parts.labeler.cure}, or start from better weights. "
                 "The last checkpoint, if there is one, is kept.",
             )
         return result.labels, features
@@ -236,6 +237,7 @@ class Trainer:
             "next_epoch": self.next_epoch,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "labeler": self.parts.labeler.state_dict(),
             "timings": dict(self.timings),
         }
 
@@ -243,6 +245,8 @@ class Trainer:
         """Go on from a `state_dict`."""
         self.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "labeler" in state:  # checkpoints of the first version lack it
+            self.parts.labeler.load_state_dict(state["labeler"])
         self.next_epoch = int(state["next_epoch"])
         self.timings.update(state["timings"])
 

@@ -202,7 +202,7 @@ def test_lists(command: Command) -> None:
         "methods": ["mskd", "cluster_contrast", "direct_transfer"],
         "datasets": ["market1501", "folder", "synthetic"],
         "backbones": ["resnet50", "small"],
-        "labelers": ["jaccard_dbscan"],
+        "labelers": ["jaccard_dbscan", "self_paced", "kmeans", "infomap", "bottom_up"],
         "objectives": ["cluster_memory"],
         "distillers": ["offline_teacher"],
         "protocols": ["common", "published", "demo", "debug"],

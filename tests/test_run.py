@@ -155,6 +155,46 @@ def test_killed_and_resumed(
     _same(reference, resumed)
 
 
+def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
+    """The second epoch's labels are merged from the first's, which only the checkpoint has."""
+    settings = (
+        "method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3",
+        "~labeler.eps", "~labeler.min_samples",  # which the method sets for its own labeler
+    )  # fmt: skip
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    images = whole.record["dataset"]["train"]
+    assert [row["clusters"] for row in whole.history()] == [images, images - int(images * 0.3)]
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, "harness.labelers.bottom_up", "BottomUp.label", "2",
+         *tiny(tmp_path / "killed", *settings)],
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    _same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+
+
+def test_checkpoints_from_before_labelers_had_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("method=cluster_contrast",)
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_time_left", _interrupted_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path / "old", *settings))
+    (path,) = (tmp_path / "old" / "runs").glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["trainer"].pop("labeler") == {}
+    torch.save(state, path)
+    _same(whole, run_cell(tiny_config(tmp_path / "old", *settings)))
+
+
+def _interrupted_in_the_second_epoch(cell: Cell, *_: object) -> float:
+    if len(cell.history) == 2:
+        raise KeyboardInterrupt
+    return 0.0
+
+
 def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -> None:
     settings = (
         "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",

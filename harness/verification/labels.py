@@ -1,4 +1,4 @@
-"""Golden cases of distances, DBSCAN and MSKD's label step."""
+"""Golden cases of distances, DBSCAN, and the label steps of MSKD, SpCL and BUC."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from harness.labelers import JaccardDBSCAN, dbscan, distance_rows, encode, nearest
+from harness.labelers import (
+    JaccardDBSCAN,
+    dbscan,
+    distance_rows,
+    encode,
+    merge,
+    nearest,
+    self_paced,
+    three_radii,
+)
 from harness.objectives.memory import centroids
 from harness.verification.cases import Check, Vectors, case, close, equal
 from harness.verification.schedules import mskd_schedules
@@ -39,10 +48,13 @@ for _name in ("jaccard_k20_k2_6", "jaccard_k30_k2_6"):
 
 
 def _labels(distances: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
-    """DBSCAN on what a dense matrix holds within eps, zeros included."""
+    return dbscan(_graph(distances, eps), eps, min_samples)
+
+
+def _graph(distances: np.ndarray, eps: float) -> csr_matrix:
+    """What a dense matrix holds within eps, zeros included."""
     rows, columns = np.nonzero(distances <= eps)
-    graph = csr_matrix((distances[rows, columns], (rows, columns)), shape=distances.shape)
-    return dbscan(graph, eps, min_samples)
+    return csr_matrix((distances[rows, columns], (rows, columns)), shape=distances.shape)
 
 
 @case("dbscan")
@@ -84,3 +96,38 @@ def pipeline(z: Vectors) -> Iterator[Check]:
     yield equal("labels", labels, z["labels"])
     yield close("centroids", centroids(features, labels), z["centroids"], DISTANCE)
     yield from mskd_schedules(z)
+
+
+@case("spcl_selfpaced")
+def self_paced_labels(z: Vectors) -> Iterator[Check]:
+    """Three epochs of SpCL's labels, from distances and from the authors' DBSCAN labels."""
+    eps, gap, samples = float(z["eps"]), float(z["eps_gap"]), int(z["min_samples"])
+    threshold = None
+    for epoch, distances in enumerate(z["dist"]):
+        radii = three_radii(_graph(distances, eps + gap), eps, gap, samples)
+        theirs = [z[f"epoch{epoch}_dbscan_{name}"] for name in ("normal", "tight", "loose")]
+        yield equal(f"DBSCAN at three radii {epoch}", np.stack(radii), np.stack(theirs))
+        for source, labels in (("distances", radii), ("DBSCAN labels", theirs)):
+            found = self_paced(labels[0], labels[1], labels[2], threshold)
+            yield equal(f"labels from {source} {epoch}", found.labels, z[f"epoch{epoch}_labels"])
+            if threshold is None:  # the published values were computed in float32
+                theirs_first = z["first_epoch_cluster_R_indep"]
+                yield close("R_indep of clusters", found.independence, theirs_first, DISTANCE)
+        threshold = found.threshold
+        yield close(f"threshold {epoch}", threshold, z["indep_thres"], DISTANCE)
+
+
+@case("buc_merge")
+def merging(z: Vectors) -> Iterator[Check]:
+    """Three rounds of BUC's merging, each from the authors' labels and from our own."""
+    penalty, merges = float(z["size_penalty"]), int(z["nums_to_merge"])
+    ours = torch.from_numpy(z["labels_before0"])
+    share = float(z["merge_percent"])
+    yield equal("merges per round", int(len(ours) * share), merges)
+    for step in range(3):
+        features = torch.from_numpy(z[f"features{step}"])
+        before = torch.from_numpy(z[f"labels_before{step}"])
+        after = z[f"labels_after{step}"]
+        yield equal(f"labels of round {step}", merge(features, before, merges, penalty), after)
+        ours = merge(features, ours, merges, penalty)
+        yield equal(f"labels of all rounds so far {step}", ours, after)
