@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from harness.errors import ConfigError, DataError, HarnessError, did_you_mean
-from harness.memory import ask_for_huge_pages
+from harness.memory import before_torch
 
 HELP = """\
 example:  harness run method=mskd dataset=market1501
@@ -55,7 +55,7 @@ harness run --hydra-help shows Hydra's own options; completion: harness run -sc 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `harness` command."""
-    ask_for_huge_pages()
+    before_torch()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(arguments)

@@ -277,16 +277,18 @@ def check_features(features: Tensor, minimum: int = 1) -> None:
             f"{len(features)} images are too few: this labeler looks at {minimum} neighbours",
             "Use more images or a smaller k1.",
         )
-    bad = ~torch.isfinite(features).all(dim=-1)
-    if bool(bad.any()):
+    norms = torch.linalg.vector_norm(features, dim=-1)  # one pass finds both faults
+    if not bool(torch.isfinite(norms).all()):
+        bad = int((~torch.isfinite(features).all(dim=-1)).sum())
+        if bad:
+            raise HarnessError(
+                f"{bad} of {norms.numel()} feature vectors are not finite",
+                "Training has diverged: lower the learning rate or use precision=fp32.",
+            )
+    zero = int((norms < 1e-6).sum())
+    if zero:
         raise HarnessError(
-            f"{int(bad.sum())} of {bad.numel()} feature vectors are not finite",
-            "Training has diverged: lower the learning rate or use precision=fp32.",
-        )
-    zero = features.norm(dim=-1) < 1e-6
-    if bool(zero.any()):
-        raise HarnessError(
-            f"{int(zero.sum())} of {zero.numel()} feature vectors are zero",
+            f"{zero} of {norms.numel()} feature vectors are zero",
             "The backbone collapsed or its weights do not fit.",
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.errors import ConfigError, HarnessError
 from harness.labelers.encoding import Encoding, encode
 from harness.labelers.jaccard import distance_rows
-from harness.labelers.neighbours import compiled_for, search
+from harness.labelers.neighbours import compiled_for, search, squared_norms
 from harness.labelers.sparse import row_blocks
 from harness.precision import exact_matmul
 
@@ -84,7 +84,7 @@ def _blocks(
     scale = found.farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
     encoding = encode(features, found.ranks, k1, k2, scale, power, found.distances)
     gallery = features[queries:]
-    squares = features.square().sum(dim=1)
+    squares = squared_norms(features)
     for start, stop in _row_ranges(encoding, queries):
         rows = torch.arange(start, stop, device=features.device)
         with torch.no_grad(), exact_matmul(features.device):

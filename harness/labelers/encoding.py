@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.compiled import in_threads, pieces
-from harness.labelers.neighbours import compiled_for
+from harness.labelers.neighbours import compiled_for, squared_norms
 from harness.labelers.sparse import offsets, row_blocks, spans
 from harness.precision import exact_matmul
 
@@ -116,7 +116,7 @@ def encode(
         return _encode_compiled(x, ranks, half, k2, scale, power, distances, loops)
     starts, columns = _expanded_sets(ranks, half)
     rows = torch.arange(len(x), device=x.device).repeat_interleave(starts.diff())
-    squares = x.square().sum(dim=1)
+    squares = squared_norms(x)
     cost = squares[rows] + squares[columns] - 2 * _dot_products(x, starts, columns)
     cost = cost.clamp_(min=0) ** power
     if scale is not None:
@@ -145,7 +145,7 @@ def _encode_compiled(
     neighbours = ranks.to(torch.int32).numpy()
     near = np.full(ranks.shape, -1, dtype=np.float32) if distances is None else distances.numpy()
     divisors = np.ones(n, dtype=np.float32) if scale is None else scale.float().numpy()
-    squares = x.square().sum(dim=1).numpy()
+    squares = squared_norms(x).numpy()
     sizes, sets = np.empty(n, dtype=np.int32), np.empty((n, half), dtype=np.int32)
     in_threads(loops.half_sets, [(neighbours, half, sizes, sets, *p) for p in pieces(n)])
     fixed = (x.numpy(), squares, neighbours, near, sizes, sets, divisors, power, ONE)
