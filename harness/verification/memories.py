@@ -74,7 +74,7 @@ def exclusive_memory(z: Vectors) -> Iterator[Check]:
         clusters, dim = z["memory0"].shape
         objective = ExclusiveMemory(float(z["t"]))
         objective.prepare(1, dim, clusters)
-        objective.memory = objective.memory.double()
+        objective.to(_tensor(z["memory0"]).dtype)
         objective.start_epoch(torch.empty(0), torch.arange(clusters))
         if not name:
             objective.memory.copy_(_tensor(z["memory0"]))
