@@ -225,6 +225,20 @@ class Objective(nn.Module, ABC):
 
     uses_cameras: bool = False
 
+    def prepare(self, views: int, dim: int, images: int) -> None:
+        """Called once, before the optimiser is made and a checkpoint is loaded: the moment for
+        parameters and buffers whose size depends on the network or on the training set.
+
+        Args:
+            views, dim: V and D of the backbone. images: N.
+        """
+
+    def features(self) -> Tensor | None:
+        """Features (N, V, D), L2-normalised per view, that the next epoch is labelled from instead
+        of freshly extracted ones; None (the default) to extract. Warm-up epochs always extract.
+        """
+        return None
+
     @abstractmethod
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Set up for the epoch's labels.
@@ -244,7 +258,14 @@ class Objective(nn.Module, ABC):
 
 
 class Distiller(nn.Module, ABC):
-    """A teacher, and the loss that it adds."""
+    """A teacher, and the loss that it adds.
+
+    Attributes:
+        copies_student: whether its `teacher` argument is a copy of the stage's untrained network,
+            made when the stage begins, in place of a finished network.
+    """
+
+    copies_student: bool = False
 
     @property
     def teacher(self) -> Backbone | None:

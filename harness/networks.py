@@ -38,6 +38,9 @@ def check_parts(config: DictConfig, recipe: Recipe) -> None:
     for stage in recipe.stages:
         build_labeler(stage)
         build_objective(stage)
+        if not stage.has("distiller"):
+            continue
+        student = build_backbone(_without_weights(stage.config.backbone))
         teacher = None
         if stage.teacher_run is not None:
             teacher = load_network(*run_of_teacher(config, stage))
@@ -45,12 +48,11 @@ def check_parts(config: DictConfig, recipe: Recipe) -> None:
             source = next(s for s in recipe.stages if s.name == stage.teacher_stage)
             teacher = build_backbone(_without_weights(source.config.backbone))
         if teacher is not None:
-            _check_teacher(teacher, stage)
-        build_distiller(stage, teacher)
+            _check_teacher(teacher, student, stage)
+        build_distiller(stage, teacher, student)
 
 
-def _check_teacher(teacher: Backbone, stage: Stage) -> None:
-    student = build_backbone(_without_weights(stage.config.backbone))
+def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
     if teacher.views != student.views or teacher.dim != student.dim:
         raise ConfigError(
             f"The teacher of stage '{stage.name}' gives views {list(teacher.views)} of "

@@ -6,6 +6,7 @@ what it names: `stages: {teacher: {distiller: null}, student: {train: {warmup_ep
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import math
@@ -154,6 +155,14 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
             )
         return stage
     teacher = merged.distiller.get("teacher")
+    if _copies_student(stage):
+        if teacher is not None and teacher not in names:
+            raise ConfigError(
+                f"distiller.teacher={teacher} means nothing to the distiller of stage '{name}': "
+                "its teacher begins as a copy of the student.",
+                "Leave it out, or choose distiller=offline_teacher.",
+            )
+        return stage
     if teacher is None:
         return stage
     earlier = names[: names.index(name)]
@@ -166,6 +175,12 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
             "Name a finished run: distiller.teacher=RUN (harness list runs), or use method=mskd.",
         )
     return Stage(name, merged, teacher_run=str(teacher))
+
+
+def _copies_student(stage: Stage) -> bool:
+    """Whether the stage's distiller teaches with a copy of the student."""
+    kind = _target(stage.config.distiller._target_, "distiller")
+    return getattr(kind, "copies_student", False) is True
 
 
 def _target(target: str, part: str) -> Any:
@@ -309,10 +324,12 @@ def build_objective(stage: Stage) -> Objective:
     return build(stage.config.objective, "objective")
 
 
-def build_distiller(stage: Stage, teacher: Backbone | None) -> Distiller | None:
-    """The stage's distiller around its teacher, or None."""
+def build_distiller(stage: Stage, teacher: Backbone | None, student: Backbone) -> Distiller | None:
+    """The stage's distiller around its teacher (or a copy of the student), or None."""
     if not stage.has("distiller"):
         return None
+    if _copies_student(stage):
+        teacher = copy.deepcopy(student)
     if teacher is None:
         return build(stage.config.distiller, "distiller")
     return build(stage.config.distiller, "distiller", teacher=teacher)

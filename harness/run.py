@@ -243,7 +243,7 @@ class Cell:
             backbone,
             build_labeler(stage),
             build_objective(stage),
-            build_distiller(stage, self._teacher(stage)),
+            build_distiller(stage, self._teacher(stage), backbone),
         )
         trainer = Trainer(
             name=stage.name,

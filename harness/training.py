@@ -81,7 +81,9 @@ class Trainer:
         self.augment = Augment(
             (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
         )
-        modules = [self.parts.backbone, self.parts.objective, self.parts.distiller]
+        backbone = self.parts.backbone
+        self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
+        modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
@@ -119,16 +121,18 @@ class Trainer:
         """Pseudo-labels (N,) of the epoch, and the features (N, V, D) that they come from."""
         parts = self.parts
         network = parts.backbone
+        features = parts.objective.features() if epoch >= 0 else None
         if epoch < 0:
             teacher = parts.distiller.teacher if parts.distiller is not None else None
             if teacher is None:
                 raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
             network = teacher
-        with self._clock("extract", row):
-            progress = self.reporter.phase(f"{self.name} {epoch}: features")
-            features = extract(
-                network, self.data.images, self.device, self.precision, progress=progress
-            )
+        if features is None:
+            with self._clock("extract", row):
+                progress = self.reporter.phase(f"{self.name} {epoch}: features")
+                features = extract(
+                    network, self.data.images, self.device, self.precision, progress=progress
+                )
         with self._clock("label", row):
             self.reporter.phase(f"{self.name} {epoch}: labels")
             cameras = self.data.cameras if parts.labeler.uses_cameras else None

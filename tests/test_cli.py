@@ -57,7 +57,7 @@ SLIPS = {
     "verify nowhere": ["nowhere", "mskd_loss.npz"],
     "--plugins": ["--plugins needs a folder"],
     "--plugins=nowhere list": ["nowhere does not exist"],
-    "run": ["No method", "cluster_contrast, direct_transfer, mskd"],
+    "run": ["No method", "cluster_contrast, direct_transfer"],
     "run -m": ["No method"],
     "run mthod=mskd": ["no option 'mthod'", "'method'"],
     "run mskd": ["'mskd' is no setting", "method=mskd"],

@@ -13,6 +13,7 @@ from harness.recipe import build_backbone
 from harness.run import run_cell
 from tests.conftest import Command
 from tests.own_features import write_test_set
+from tests.test_training import CROSSED
 from tests.tiny import tiny_config
 
 pytestmark = [
@@ -30,6 +31,21 @@ def test_mskd_cell(tmp_path: Path, precision: str) -> None:
     assert run.record["memory_mib"]["device"] > 0
     assert run.record["protocol"]["precision"] == precision
     assert 0 < run.record["metrics"]["mAP"] <= 100
+
+
+OTHERS = {
+    "hhcl": ("method=hhcl",),
+    "strong baseline": ("method=strong_baseline",),
+    **{name: ("method=cluster_contrast", *changes) for name, changes in CROSSED.items()},
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_cells(tmp_path: Path, case: str) -> None:
+    """Every objective and distiller has its state where the embeddings are."""
+    config = tiny_config(tmp_path, *OTHERS[case])
+    config.device = "cuda"
+    assert 0 < run_cell(config).record["metrics"]["mAP"] <= 100
 
 
 def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:

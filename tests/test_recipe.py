@@ -6,13 +6,21 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from harness.backbones import small
 from harness.errors import ConfigError
 from harness.hydra_app import compose
 from harness.interfaces import PseudoLabeler
-from harness.recipe import build, build_labeler, build_objective, make_recipe
+from harness.recipe import (
+    build,
+    build_distiller,
+    build_labeler,
+    build_objective,
+    make_recipe,
+)
 
 
 class CameraLabeler(PseudoLabeler):
@@ -235,6 +243,28 @@ def test_the_batch_may_be_whole_or_smaller_than_its_groups(mskd: DictConfig) -> 
 def test_a_missing_teacher_stage() -> None:
     with pytest.raises(ConfigError, match="'train' of cluster_contrast wants its teacher"):
         make_recipe(compose(["method=cluster_contrast", "distiller=offline_teacher"]))
+
+
+def test_a_mean_teacher_comes_from_no_stage_and_no_run() -> None:
+    """It begins as a copy of the student; MSKD's teacher stage is then not needed."""
+    (student,) = make_recipe(compose(["method=mskd", "distiller=mean_teacher"])).stages
+    assert (student.name, student.teacher_stage, student.teacher_run) == ("student", None, None)
+    with pytest.raises(ConfigError, match=r"distiller\.teacher=some_run means nothing") as refusal:
+        make_recipe(
+            compose(["method=mskd", "distiller=mean_teacher", "distiller.teacher=some_run"])
+        )
+    assert "distiller=offline_teacher" in refusal.value.cure
+
+
+def test_a_mean_teacher_is_a_copy_of_the_student() -> None:
+    (stage,) = make_recipe(compose(["method=mskd", "distiller=mean_teacher"])).stages
+    student = small(widths=(4,), strides=(1,))
+    distiller = build_distiller(stage, None, student)
+    assert distiller is not None and distiller.teacher is not None
+    for own, copied in zip(student.parameters(), distiller.teacher.parameters(), strict=True):
+        assert torch.equal(own, copied) and own is not copied
+        assert not copied.requires_grad
+    assert any(parameter.requires_grad for parameter in student.parameters())
 
 
 # ------------------------------------------------------------------------------------ building

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.verification import verify
-from harness.verification.cases import CASES, Check, close, equal
+from harness.verification.cases import CASES, Check, Vectors, close, equal
 from harness.verification.runner import golden_folder
 from tests.conftest import Command
 
@@ -88,6 +88,18 @@ def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -
     with pytest.raises(ConfigError, match="no vectors that are known"):
         list(verify(tmp_path))
     assert command("verify", str(tmp_path)).status == 2
+
+
+@pytest.mark.parametrize("name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss"])
+def test_float32_keeps_what_float64_proves(name: str) -> None:
+    """Training runs in float32; the vectors come with the bound 1e-5 for that."""
+    vectors = Vectors(golden_folder() / f"{name}.npz")
+    for key, array in vectors.items():
+        if array.dtype == np.float64:
+            vectors[key] = array.astype(np.float32)
+    checks = list(CASES[name](vectors))
+    assert max(check.error for check in checks) <= 1e-5
+    assert max(check.error for check in checks) > 1e-9, "it did not run in float32"
 
 
 def test_what_counts_as_equal() -> None:

@@ -1,5 +1,7 @@
 """Distillers: a teacher, and the loss that it adds."""
 
+from harness.distillers.feature_teacher import FeatureTeacher
+from harness.distillers.mean_teacher import MeanTeacher
 from harness.distillers.offline_teacher import OfflineTeacher
 
-__all__ = ["OfflineTeacher"]
+__all__ = ["FeatureTeacher", "MeanTeacher", "OfflineTeacher"]

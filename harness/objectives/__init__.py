@@ -1,5 +1,15 @@
 """Objectives: labels to a loss; each owns its memory."""
 
 from harness.objectives.cluster_memory import ClusterMemory
+from harness.objectives.exclusive import ExclusiveMemory
+from harness.objectives.hybrid_contrast import HardHybridMemory
+from harness.objectives.hybrid_memory import HybridMemory
+from harness.objectives.softmax_triplet import SoftmaxTriplet
 
-__all__ = ["ClusterMemory"]
+__all__ = [
+    "ClusterMemory",
+    "ExclusiveMemory",
+    "HardHybridMemory",
+    "HybridMemory",
+    "SoftmaxTriplet",
+]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from harness.errors import ConfigError
 from harness.interfaces import Objective
 from harness.objectives.memory import centroids, ema_rows, hardest
-from harness.objectives.views import view_weights
+from harness.objectives.views import view_cross_entropies, view_logits, view_weights
 
 
 class ClusterMemory(Objective):
@@ -58,9 +58,7 @@ class ClusterMemory(Objective):
             self.memory = self.memory.to(embeddings.device)
         normal = F.normalize(embeddings, dim=-1)
         views = embeddings.shape[1]
-        logits = torch.einsum("bvd,vkd->vbk", normal, self.memory) / self.temperature
-        flat = F.cross_entropy(logits.flatten(0, 1), labels.repeat(views), reduction="none")
-        terms = flat.view(views, -1).mean(dim=1)
+        terms = view_cross_entropies(view_logits(normal, self.memory) / self.temperature, labels)
         self.terms = terms.detach()
         self._batch = (normal.detach(), labels)
         return (view_weights(views, self.part_weight, terms) * terms).sum()

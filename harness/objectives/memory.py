@@ -14,10 +14,18 @@ def centroids(features: Tensor, labels: Tensor) -> Tensor:
     """
     keep = labels >= 0
     labels, features = labels[keep], features[keep]
-    clusters = int(labels.max()) + 1
+    return F.normalize(label_means(features, labels, int(labels.max()) + 1), dim=-1)
+
+
+def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
+    """Mean of the features of each label, not normalised: (N, V, D), (N,) → (V, K, D).
+
+    Args:
+        labels: (N,) in 0 … K−1. clusters: K; labels that nothing has get a row of zeros.
+    """
     sums = features.new_zeros(clusters, *features.shape[1:]).index_add_(0, labels, features)
-    counts = torch.bincount(labels, minlength=clusters).to(features.dtype)
-    return F.normalize(sums / counts[:, None, None], dim=-1).transpose(0, 1).contiguous()
+    counts = torch.bincount(labels, minlength=clusters).clamp(min=1).to(features.dtype)
+    return (sums / counts[:, None, None]).transpose(0, 1).contiguous()
 
 
 def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:

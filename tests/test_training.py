@@ -1,0 +1,123 @@
+"""Parts that need more of the training loop than labels and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.distillers import MeanTeacher
+from harness.extraction import extract
+from harness.interfaces import PseudoLabels
+from harness.labelers import JaccardDBSCAN
+from harness.objectives import HybridMemory
+from harness.results.store import Run
+from harness.run import run_cell
+from harness.training import Trainer
+from tests.tiny import tiny_config
+
+#: Cluster Contrast's labels with another objective or teacher
+CROSSED = {
+    "hybrid memory": ("objective=hybrid_memory", "~objective.hard"),
+    "exclusive": ("objective=exclusive", "~objective.hard", "~objective.temperature"),
+    "classifier": (
+        "objective=softmax_triplet", "~objective.hard", "~objective.temperature",
+        "~objective.momentum",
+    ),
+    "mean teacher": ("distiller=mean_teacher",),
+    "mean teacher of warm-up": (
+        "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
+        "~objective.hard",
+    ),
+}  # fmt: skip
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run.folder / "train.pt", weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize("case", CROSSED)
+def test_interrupted_and_resumed(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memories, classifiers and averages that outlive an epoch go on where they were."""
+    overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
+    whole = run_cell(tiny_config(tmp_path / "whole", *overrides))
+    steps = [0]
+    original = Trainer._step
+
+    def interrupted(*arguments: Any) -> Tensor:
+        steps[0] += 1
+        if steps[0] == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path / "parts", *overrides))
+    resumed = run_cell(tiny_config(tmp_path / "parts", *overrides))
+    assert steps[0] == 6, "it did go on, and did not start afresh"
+    assert resumed.record["metrics"] == whole.record["metrics"]
+    for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
+        assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
+    a, b = _weights(whole), _weights(resumed)
+    assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_labels_come_from_the_memory_once_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SpCL extracts before its first epoch, and never again."""
+    extracted, labelled, memories = [], [], []
+
+    def extracting(*arguments: Any, **options: Any) -> Tensor:
+        extracted.append(extract(*arguments, **options))
+        return extracted[-1]
+
+    def label(self: JaccardDBSCAN, features: Tensor, *cameras: Any) -> PseudoLabels:
+        labelled.append(features.clone())
+        return label_as_ever(self, features, *cameras)
+
+    def start_epoch(self: HybridMemory, *arguments: Any) -> None:
+        memories.append(self.memory.clone())
+        start_as_ever(self, *arguments)
+
+    label_as_ever, start_as_ever = JaccardDBSCAN.label, HybridMemory.start_epoch
+    monkeypatch.setattr("harness.training.extract", extracting)
+    monkeypatch.setattr(JaccardDBSCAN, "label", label)
+    monkeypatch.setattr(HybridMemory, "start_epoch", start_epoch)
+    case = CROSSED["hybrid memory"]
+    run = run_cell(tiny_config(tmp_path, "method=cluster_contrast", *case, "train.epochs=3"))
+    assert len(extracted) == 1 and len(labelled) == 3
+    assert torch.equal(labelled[0], extracted[0])
+    assert torch.equal(labelled[1], memories[1]) and torch.equal(labelled[2], memories[2])
+    assert not torch.equal(labelled[1], labelled[2])
+    assert ["seconds_extract" in row for row in run.history()] == [True, False, False]
+
+
+def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ablation of the offline teacher: as many epochs, the same batches, another teacher."""
+    taught: list[MeanTeacher] = []
+    step = MeanTeacher.step
+
+    def spied(self: MeanTeacher, student: torch.nn.Module) -> None:
+        step(self, student)
+        taught.append(self)
+
+    monkeypatch.setattr(MeanTeacher, "step", spied)
+    run = run_cell(tiny_config(tmp_path, "method=mskd", "distiller=mean_teacher"))
+    assert list(run.record["stages"]) == ["student"]
+    assert [row["epoch"] for row in run.history()] == [-1, 0, 1]
+    assert len(taught) == 2 * 2 + 2 + 2 == taught[-1].steps
+    assert all(teacher is taught[0] for teacher in taught)
+    student = torch.load(run.folder / "student.pt", weights_only=True)
+    average = dict(taught[0].teacher.named_parameters())
+    assert average.keys() < student.keys()
+    assert any(not torch.equal(average[name], student[name]) for name in average)
