@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import Augment
-from harness.images.samplers import IdentitySampler
+from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
 from harness.precision import arithmetic, fp32_as
 from harness.progress import Reporter
@@ -81,7 +81,9 @@ class Trainer:
         self.augment = Augment(
             (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
         )
-        modules = [self.parts.backbone, self.parts.objective, self.parts.distiller]
+        backbone = self.parts.backbone
+        self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
+        modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
@@ -153,7 +155,7 @@ class Trainer:
         iterations = int(settings.iterations) * (int(settings.warmup_iterations) if frozen else 1)
         batch = self.config.batch
         try:
-            sampler = IdentitySampler(
+            sampler = SAMPLERS[str(batch.sampler)](
                 labels,
                 self.data.cameras,
                 int(batch.identities),

@@ -7,17 +7,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def centroids(features: Tensor, labels: Tensor) -> Tensor:
-    """Normalised mean of each cluster's features: (N, V, D), (N,) → (V, K, D).
+def cluster_means(features: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each cluster's features, not normalised: (N, V, D), (N,) → (V, K, D).
 
-    Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalised.
+    Outliers (-1) are left out.
     """
     keep = labels >= 0
     labels, features = labels[keep], features[keep]
     clusters = int(labels.max()) + 1
     sums = features.new_zeros(clusters, *features.shape[1:]).index_add_(0, labels, features)
     counts = torch.bincount(labels, minlength=clusters).to(features.dtype)
-    return F.normalize(sums / counts[:, None, None], dim=-1).transpose(0, 1).contiguous()
+    return (sums / counts[:, None, None]).transpose(0, 1)
+
+
+def centroids(features: Tensor, labels: Tensor) -> Tensor:
+    """Normalised mean of each cluster's features: (N, V, D), (N,) → (V, K, D).
+
+    Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalised.
+    """
+    return F.normalize(cluster_means(features, labels), dim=-1).contiguous()
 
 
 def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
