@@ -180,7 +180,8 @@ class PartRefinement(Objective):
         if self.classifiers is None:
             raise HarnessError("PartRefinement has no classifiers.", "Call prepare first.")
         logits = torch.einsum("bvd,vkd->vbk", embeddings, self.classifiers[:, : self.clusters])
-        agreement, cameras = self.agreement[indices].to(embeddings.device), None
+        self.agreement = self.agreement.to(embeddings.device)
+        agreement, cameras = self.agreement[indices], None
         if self.proxies is not None:
             self.proxies = self.proxies.to(embeddings.device)
             cameras = self.proxies.cameras[self.proxies.of_image[indices]]
