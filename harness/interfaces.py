@@ -196,6 +196,11 @@ class PseudoLabeler(ABC):
     #: what to change where too few clusters are found, for error messages
     cure: str = "Raise labeler.eps, lower labeler.min_samples"
 
+    @classmethod
+    def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
+        """What `uses_cameras` will be of one built with these options; asked before it is built."""
+        return cls.uses_cameras
+
     @abstractmethod
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """Features (N, V, D) float32, L2-normalised per view, to labels.
@@ -223,7 +228,24 @@ class Objective(nn.Module, ABC):
     `update`, after the gradient was taken with the old ones.
     """
 
+    #: whether it looks at cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
+    #: the fewest views V that it can do with
+    least_views: int = 1
+
+    @classmethod
+    def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
+        """What `uses_cameras` will be of one built with these options; asked before it is built."""
+        return cls.uses_cameras
+
+    def prepare(self, views: int, dim: int, images: int) -> None:
+        """Make the parameters and buffers that depend on the data's and the backbone's size.
+
+        Called once, before the optimiser is built and before anything else.
+
+        Args:
+            views: V. dim: D. images: N, of the training set.
+        """
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         """Called once, before the optimiser is made and a checkpoint is loaded: the moment for

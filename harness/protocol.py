@@ -43,7 +43,8 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "backbone": network,
         "pooling": backbone.get("pooling"),
         "weights": describe_weights(str(backbone.get("weights", "none"))),
-        "batch": f"{config.batch.identities} x {config.batch.images}",
+        "batch": f"{config.batch.identities} x {config.batch.images}"
+        + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
         "schedule": f"{config.train.epochs} epochs x {config.train.iterations} iterations a stage",
         "optimizer": f"Adam, lr {config.optimizer.lr:g}, weight decay "

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
+from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 
 # Hydra logs what it then raises; once, in our words, is enough
@@ -135,11 +136,13 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
     for part in PLUGS:
         if stage.has(part):
             kind = _target(merged[part]._target_, part)
-            if getattr(kind, "uses_cameras", False) is True and not uses_cameras:
+            needs = getattr(kind, "needs_cameras", None)
+            if needs is not None and needs(merged[part]) and not uses_cameras:
                 raise ConfigError(
                     f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
+    _check_views(merged)
     if merged.labeler.get("part_weight") and len(merged.backbone.get("views", "  ")) == 1:
         raise ConfigError(
             f"labeler.part_weight={merged.labeler.part_weight} needs part views, but "
@@ -181,6 +184,18 @@ def _copies_student(stage: Stage) -> bool:
     """Whether the stage's distiller teaches with a copy of the student."""
     kind = _target(stage.config.distiller._target_, "distiller")
     return getattr(kind, "copies_student", False) is True
+
+
+def _check_views(config: DictConfig) -> None:
+    """Whether the backbone gives the objective the part views that it is made for."""
+    kind = _target(config.objective._target_, "objective")
+    least = getattr(kind, "least_views", 1)
+    if len(config.backbone.get("views", "?" * least)) < least:
+        raise ConfigError(
+            f"{kind.__name__} needs {least - 1} part view or more, but "
+            f"backbone.views={list(config.backbone.views)}.",
+            "Set backbone.views=[global,upper,lower], or choose another objective.",
+        )
 
 
 def _target(target: str, part: str) -> Any:
@@ -247,6 +262,16 @@ def _check_values(config: DictConfig) -> None:
 
 
 def _check_numbers(config: DictConfig, where: str = "") -> None:
+    sampler = config.batch.get("sampler")
+    if sampler not in SAMPLERS:
+        raise ConfigError(
+            f"{where}batch.sampler={sampler} is unknown.", did_you_mean(str(sampler), SAMPLERS)
+        )
+    if SAMPLERS[sampler].needs_cameras and not config.method.uses_cameras:
+        raise ConfigError(
+            f"{where}batch.sampler={sampler} needs cameras, but method.uses_cameras is false.",
+            "Set method.uses_cameras=true (tables will show it), or batch.sampler=identity.",
+        )
     for key in (*POSITIVE, *FROM_ZERO):
         value = OmegaConf.select(config, key)
         least = 1 if key in POSITIVE else 0

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import Augment
-from harness.images.samplers import IdentitySampler
+from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
 from harness.precision import arithmetic, fp32_as
 from harness.progress import Reporter
@@ -158,7 +158,7 @@ class Trainer:
         iterations = int(settings.iterations) * (int(settings.warmup_iterations) if frozen else 1)
         batch = self.config.batch
         try:
-            sampler = IdentitySampler(
+            sampler = SAMPLERS[str(batch.sampler)](
                 labels,
                 self.data.cameras,
                 int(batch.identities),

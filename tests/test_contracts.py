@@ -133,6 +133,10 @@ def test_objective(name: str, views: int) -> None:
     objective = build(config_of("objective", name), "objective")
     assert isinstance(objective, Objective)
     features, labels = people(views=views)
+    if views < objective.least_views:
+        with pytest.raises(harness.errors.ConfigError):
+            objective.prepare(views, features.shape[2], len(features))
+        return
     objective.prepare(views, features.shape[2], len(features))
     labels[5] = -1  # an outlier of the epoch
     cameras = labels % 2 if objective.uses_cameras else None
@@ -184,11 +188,12 @@ def test_objectives_resume(name: str) -> None:
 @pytest.mark.parametrize("name", parts("objective"))
 def test_frozen_memories_stay(name: str) -> None:
     objective = build(config_of("objective", name), "objective")
-    features, labels = people()
-    objective.prepare(1, features.shape[2], len(features))
+    views = objective.least_views
+    features, labels = people(views=views)
+    objective.prepare(views, features.shape[2], len(features))
     objective.start_epoch(features, labels, labels % 2 if objective.uses_cameras else None)
     indices = torch.arange(12)
-    noise = torch.randn(12, 1, 16, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(12, views, 16, generator=torch.Generator().manual_seed(1))
 
     def loss() -> float:
         torch.manual_seed(0)  # for dropout
@@ -257,7 +262,15 @@ def test_every_plugin_has_a_page(kind: str) -> None:
 def test_method_runs(name: str, setting: tuple[str, ...], tmp_path: Path) -> None:
     from harness.run import run_cell
 
-    run = run_cell(tiny_config(tmp_path, f"method={name}", *setting))
+    config = tiny_config(tmp_path, f"method={name}", *setting)
+    parts = [config[key] for key in ("labeler", "objective") if config[key].get("_target_")]
+    kinds: list[Any] = [get_class(node._target_) for node in parts]
+    needs = any(k.needs_cameras(node) for k, node in zip(kinds, parts, strict=True))
+    if needs and "method.uses_cameras=false" in setting:
+        with pytest.raises(harness.errors.ConfigError, match="needs cameras"):
+            run_cell(config)
+        return
+    run = run_cell(config)
     assert 0 < run.record["metrics"]["mAP"] <= 100
 
 

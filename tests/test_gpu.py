@@ -48,6 +48,15 @@ def test_other_cells(tmp_path: Path, case: str) -> None:
     assert 0 < run_cell(config).record["metrics"]["mAP"] <= 100
 
 
+@pytest.mark.parametrize("setting", [("cap", "inter_epoch=0"), ("pplr", "camera_weight=0.5")])
+def test_objectives_with_cameras(tmp_path: Path, setting: tuple[str, str]) -> None:
+    """Proxies, agreement scores and classifiers lie where the embeddings do."""
+    method, option = setting
+    config = tiny_config(tmp_path, f"method={method}", f"objective.{option}")
+    config.device = "cuda"
+    assert 0 < run_cell(config).record["metrics"]["mAP"] <= 100
+
+
 def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:
     cpu = run_cell(tiny_config(tmp_path / "cpu", "method=direct_transfer"))
     config = tiny_config(tmp_path / "gpu", "method=direct_transfer")

@@ -215,6 +215,26 @@ REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
     "another plug": (
         {"labeler___target_": "harness.objectives.ClusterMemory"}, "is no PseudoLabeler", "",
     ),
+    "no such sampler": (
+        {"batch__sampler": "proxies"}, "batch.sampler=proxies is unknown", "Did you mean 'proxy'?",
+    ),
+    "a sampler's cameras": (
+        {"batch__sampler": "proxy", "method__uses_cameras": False},
+        "batch.sampler=proxy needs cameras", "batch.sampler=identity",
+    ),
+    "an objective's parts": (
+        {"backbone__views": ["global"], "labeler__part_weight": 0,
+         "objective___target_": "harness.objectives.PartRefinement"},
+        "PartRefinement needs 1 part view or more, but backbone.views=['global']",
+        "backbone.views=[global,upper,lower]",
+    ),
+    "an option's cameras": (
+        {"objective": {"_target_": "harness.objectives.PartRefinement", "camera_weight": 0.5,
+                       "part_weight": 0.0},
+         "method__uses_cameras": False},
+        "PartRefinement needs cameras, but method.uses_cameras is false",
+        "method.uses_cameras=true",
+    ),
     "cameras undeclared": (
         {"labeler___target_": f"{__name__}.CameraLabeler", "method__uses_cameras": False},
         "CameraLabeler needs cameras, but method.uses_cameras is false",
@@ -238,6 +258,13 @@ def test_refused_with_cause_and_cure(mskd: DictConfig, case: str) -> None:
 def test_the_batch_may_be_whole_or_smaller_than_its_groups(mskd: DictConfig) -> None:
     make_recipe(changed(mskd, batch__samples_per_bn=0))
     make_recipe(changed(mskd, batch__samples_per_bn=512))
+
+
+def test_an_objective_declares_cameras_only_if_its_options_want_them(mskd: DictConfig) -> None:
+    options = {"_target_": "harness.objectives.PartRefinement", "part_weight": 0.0}
+    config = mskd.copy()
+    OmegaConf.update(config, "objective", {**options, "camera_weight": 0.0}, merge=False)
+    make_recipe(changed(config, method__uses_cameras=False))
 
 
 def test_a_missing_teacher_stage() -> None:

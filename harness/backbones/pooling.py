@@ -1,7 +1,9 @@
 """From a feature map to one embedding per view: pooling, and the batch-norm neck.
 
-Views are horizontal bands of the map, as in MSKD (arXiv 2204.09931): `global` is all rows, `upper`
-the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone).
+Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` is all rows, `upper`
+the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone). As in
+PPLR (CVPR 2022) `top`, `middle` and `bottom` are thirds: rows ⌊iH/3⌋ to ⌈(i+1)H/3⌉, which share
+rows where 3 does not divide H (adaptive pooling).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from harness.errors import ConfigError, did_you_mean
 
 VIEWS = ("global", "upper", "lower")
+THIRDS = ("top", "middle", "bottom")
 
 
 class GeM(nn.Module):
@@ -55,9 +58,9 @@ class ViewHeads(nn.Module):
     def __init__(self, channels: int, views: Sequence[str] = ("global",), pooling: str = "gem"):
         super().__init__()
         for view in views:
-            if view not in VIEWS:
+            if view not in (*VIEWS, *THIRDS):
                 raise ConfigError(
-                    f"backbone.views has no view '{view}'.", did_you_mean(view, VIEWS)
+                    f"backbone.views has no view '{view}'.", did_you_mean(view, (*VIEWS, *THIRDS))
                 )
         if not views or views[0] != "global":
             raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
@@ -73,8 +76,11 @@ class ViewHeads(nn.Module):
 
     def pooled(self, maps: Tensor) -> Tensor:
         """Pooled features before the necks, (B, V, C)."""
-        half = maps.shape[2] // 2
+        height = maps.shape[2]
+        half = height // 2
         bands = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
+        for i, third in enumerate(THIRDS):
+            bands[third] = maps[:, :, i * height // 3 : -(-(i + 1) * height // 3)]
         pools = zip(self.views, self.pools, strict=True)
         return torch.stack([pool(bands[view]) for view, pool in pools], dim=1)
 

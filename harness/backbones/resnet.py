@@ -74,7 +74,7 @@ def resnet(
             or `1x1` as the first generation of ResNet weights (He et al., 2016). Weights put into
             the other kind load without complaint and lose accuracy.
         pooling: `gem` or `avg`.
-        views: `global`, and if wanted `upper`, `lower`.
+        views: `global`, and if wanted `upper`, `lower`, or `top`, `middle`, `bottom`.
 
     Raises:
         ConfigError: an unknown name. DataError: weights that cannot be had or do not fit.

@@ -1,7 +1,8 @@
-"""The identity-balanced P × K sampler that the contrastive methods share."""
+"""P × K samplers: balanced over identities, as most methods share it, or over camera proxies."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +11,51 @@ from torch import Tensor
 from harness.errors import TrainingError
 
 
-class IdentitySampler:
+class Sampler(ABC):
+    """Batches of image indices from passes through all labels."""
+
+    #: whether it means anything without cameras
+    needs_cameras = False
+
+    def __init__(
+        self,
+        labels: Tensor,
+        cameras: Tensor | None,
+        identities_per_batch: int,
+        images_per_identity: int,
+        generator: torch.Generator,
+    ) -> None:
+        if labels.dim() != 1 or (cameras is not None and cameras.shape != labels.shape):
+            shape = None if cameras is None else tuple(cameras.shape)
+            raise ValueError(f"labels are {tuple(labels.shape)}, cameras {shape}")
+        if identities_per_batch < 1 or images_per_identity < 1:
+            raise ValueError(
+                f"P = {identities_per_batch} and K = {images_per_identity} must be ≥ 1"
+            )
+        self.batch_size = identities_per_batch * images_per_identity
+        self.images_per_identity = images_per_identity
+        self.generator = generator
+
+    @abstractmethod
+    def draw(self) -> Tensor:
+        """One pass through all labels, block after block: image indices, int64."""
+
+    def batches(self, iterations: int) -> Iterator[Tensor]:
+        """Yield `iterations` batches of image indices, each (P·K,) int64.
+
+        The incomplete last one of a pass is dropped; passes are drawn as they run out.
+        """
+        left = iterations
+        while left > 0:
+            entries = self.draw()
+            for batch in entries.split(self.batch_size)[
+                : min(left, len(entries) // self.batch_size)
+            ]:
+                left -= 1
+                yield batch
+
+
+class IdentitySampler(Sampler):
     """P identities × K images, from as many cameras as there are.
 
     The make-up of a pass is the published one (SpCL, MMT, Cluster Contrast, HHCL, PPLR, MSKD): all
@@ -45,17 +90,7 @@ class IdentitySampler:
         images_per_identity: int,
         generator: torch.Generator,
     ) -> None:
-        if labels.dim() != 1 or (cameras is not None and cameras.shape != labels.shape):
-            shape = None if cameras is None else tuple(cameras.shape)
-            raise ValueError(f"labels are {tuple(labels.shape)}, cameras {shape}")
-        if identities_per_batch < 1 or images_per_identity < 1:
-            raise ValueError(
-                f"P = {identities_per_batch} and K = {images_per_identity} must be ≥ 1"
-            )
-        self.batch_size = identities_per_batch * images_per_identity
-        self.images_per_identity = images_per_identity
-        self.generator = generator
-
+        super().__init__(labels, cameras, identities_per_batch, images_per_identity, generator)
         labels = labels.cpu()
         images = (labels >= 0).nonzero().flatten()
         order = torch.argsort(labels[images], stable=True)
@@ -76,17 +111,6 @@ class IdentitySampler:
                 f"{images_per_identity} = {self.batch_size}",
                 "Use a larger eps (or smaller min_samples) for more clusters, or a smaller P.",
             )
-
-    def batches(self, iterations: int) -> Iterator[Tensor]:
-        """Yield `iterations` batches of image indices, each (P·K,) int64."""
-        left = iterations
-        while left > 0:
-            entries = self.draw()
-            for batch in entries.split(self.batch_size)[
-                : min(left, len(entries) // self.batch_size)
-            ]:
-                left -= 1
-                yield batch
 
     def draw(self) -> Tensor:
         """One pass through all labels, block after block: (images_per_pass,) int64 indices."""
@@ -119,3 +143,63 @@ class IdentitySampler:
         """Uniform integers, 0 … bound − 1 (0 where the bound is 0)."""
         uniform = torch.rand(bounds.shape, dtype=torch.float64, generator=self.generator)
         return (uniform * bounds).to(torch.int64)
+
+
+class ProxySampler(Sampler):
+    """P camera proxies × K images: each cluster is in a pass once for every camera that it has.
+
+    The make-up of a pass is CAP's (Wang et al., AAAI 2021): all (label, camera) pairs in random
+    order, for each of them K of its images without replacement; one of fewer than K images has
+    each of them K times in the urn that its block is drawn from. Batches as `IdentitySampler`'s.
+    Without cameras each label is one proxy.
+
+    Args:
+        identities_per_batch: P, proxies here. The others as for `IdentitySampler`.
+
+    Raises:
+        TrainingError: the labels cannot fill one batch.
+        ValueError: shapes that do not match, P or K below 1.
+    """
+
+    needs_cameras = True
+
+    def __init__(
+        self,
+        labels: Tensor,
+        cameras: Tensor | None,
+        identities_per_batch: int,
+        images_per_identity: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(labels, cameras, identities_per_batch, images_per_identity, generator)
+        labels = labels.cpu()
+        cameras = torch.zeros_like(labels) if cameras is None else cameras.cpu()
+        images = (labels >= 0).nonzero().flatten()
+        pairs = labels[images] * (int(cameras.max()) + 1) + cameras[images]
+        _, proxy, size = torch.unique(pairs, return_inverse=True, return_counts=True)
+        copies = torch.where(size < images_per_identity, images_per_identity, 1)
+        entries = torch.arange(len(images)).repeat_interleave(copies[proxy])
+        self._images, self._proxy = images[entries], proxy[entries]
+        urn = size * copies
+        self._start = urn.cumsum(0) - urn
+
+        self.images_per_pass = len(size) * images_per_identity
+        if self.images_per_pass < self.batch_size:
+            raise TrainingError(
+                f"{len(size)} camera proxies give {self.images_per_pass} images a pass, but a "
+                f"batch needs P × K = {identities_per_batch} × {images_per_identity} = "
+                f"{self.batch_size}",
+                "Use a larger eps (or smaller min_samples) for more clusters, or a smaller P.",
+            )
+
+    def draw(self) -> Tensor:
+        """One pass through all proxies, block after block: (images_per_pass,) int64 indices."""
+        shuffle = torch.rand(len(self._proxy), dtype=torch.float64, generator=self.generator)
+        shuffled = torch.argsort(self._proxy + shuffle)  # within each proxy
+        blocks = shuffled[self._start[:, None] + torch.arange(self.images_per_identity)]
+        turn = torch.randperm(len(self._start), generator=self.generator)
+        return self._images[blocks[turn].flatten()]
+
+
+#: `batch.sampler` → its class
+SAMPLERS: dict[str, type[Sampler]] = {"identity": IdentitySampler, "proxy": ProxySampler}

@@ -12,9 +12,16 @@ def centroids(features: Tensor, labels: Tensor) -> Tensor:
 
     Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalised.
     """
+    return F.normalize(cluster_means(features, labels), dim=-1)
+
+
+def cluster_means(features: Tensor, labels: Tensor) -> Tensor:
+    """Mean of each cluster's features, not normalised: (N, V, D), (N,) → (V, K, D).
+
+    Outliers (-1) are left out.
+    """
     keep = labels >= 0
-    labels, features = labels[keep], features[keep]
-    return F.normalize(label_means(features, labels, int(labels.max()) + 1), dim=-1)
+    return label_means(features[keep], labels[keep], int(labels.max()) + 1)
 
 
 def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:

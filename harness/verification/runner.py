@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import ConfigError
-from harness.verification import evaluation, labels, memories, mmt, mskd, schedules
+from harness.verification import cameras, evaluation, labels, memories, mmt, mskd, schedules
 from harness.verification.cases import CASES, Check, Vectors
 
 #: importing a module registers its cases
-MODULES = (evaluation, labels, memories, mmt, mskd, schedules)
+MODULES = (cameras, evaluation, labels, memories, mmt, mskd, schedules)
 
 
 def golden_folder() -> Path:

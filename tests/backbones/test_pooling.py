@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.backbones.pooling import VIEWS, AveragePool, GeM, ViewHeads
+from harness.backbones.pooling import THIRDS, VIEWS, AveragePool, GeM, ViewHeads
 from harness.errors import ConfigError
 
 
@@ -64,3 +64,11 @@ def test_each_view_has_a_neck_with_a_fixed_bias() -> None:
 def test_refusals(options: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         ViewHeads(3, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("height", [1, 2, 3, 8, 24, 25])
+def test_thirds_are_those_of_adaptive_pooling(height: int) -> None:
+    maps = torch.rand(2, 4, height, 3)
+    pooled = ViewHeads(4, ("global", *THIRDS), pooling="avg").pooled(maps)[:, 1:]
+    expected = torch.nn.functional.adaptive_avg_pool2d(maps, (3, 1))[..., 0].transpose(1, 2)
+    torch.testing.assert_close(pooled, expected)

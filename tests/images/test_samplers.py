@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import TrainingError
-from harness.images.samplers import IdentitySampler
+from harness.images.samplers import SAMPLERS, IdentitySampler, ProxySampler
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -213,3 +213,55 @@ def test_a_pass_is_fast() -> None:
         assert (time.process_time() - start) / 5 < 0.05
     finally:
         torch.set_num_threads(threads)
+
+
+# ------------------------------------------------------------------------------- camera proxies
+
+
+@given(case=label_sets())
+def test_make_up_of_a_pass_over_proxies(case: tuple[list[int], list[int], int, int]) -> None:
+    numbers, cams, k, seed = case
+    labels, cameras = torch.tensor(numbers), torch.tensor(cams)
+    if max(numbers) < 0:
+        with pytest.raises(TrainingError, match="0 camera proxies"):
+            ProxySampler(labels, cameras, 1, k, seeded(seed))
+        return
+    entries = ProxySampler(labels, cameras, 1, k, seeded(seed)).draw().view(-1, k)
+    pairs = list(zip(numbers, cams, strict=True))
+    drawn = []
+    for block in entries.tolist():
+        (pair,) = {pairs[image] for image in block}
+        drawn.append(pair)
+        members = [i for i, other in enumerate(pairs) if other == pair]
+        if len(members) >= k:
+            assert len(set(block)) == k
+    assert sorted(drawn) == sorted({pair for pair in pairs if pair[0] >= 0})
+
+
+def test_a_small_proxy_is_drawn_from_k_copies_of_its_images() -> None:
+    labels, cameras = torch.zeros(6, dtype=torch.int64), torch.tensor([0, 0, 1, 1, 1, 1])
+    sampler = ProxySampler(labels, cameras, 1, 4, seeded())
+    alone, passes, first = 0, 3000, torch.zeros(2)
+    for _ in range(passes):
+        blocks = sampler.draw().view(2, 4)
+        small = blocks[blocks.amax(dim=1) < 2][0]
+        alone += len(small.unique()) == 1
+        first[0 if blocks[0].max() < 2 else 1] += 1
+        assert len(blocks[blocks.amax(dim=1) >= 2][0].unique()) == 4
+    # 4 of the urn 0000 1111: all the same in 2 of the 70 ways
+    assert alone / passes == pytest.approx(2 / 70, abs=0.012)
+    assert first[0] / passes == pytest.approx(0.5, abs=0.04)
+
+
+def test_proxies_fill_batches_and_without_cameras_are_the_clusters() -> None:
+    sampler = ProxySampler(LABELS, CAMERAS, 2, 4, seeded())
+    assert sampler.images_per_pass == (2 + 1 + 1 + 3) * 4  # of labels 0, 1, 2, 4
+    assert [len(batch) for batch in sampler.batches(5)] == [8] * 5
+    assert ProxySampler(LABELS, None, 2, 4, seeded()).images_per_pass == 4 * 4
+    with pytest.raises(TrainingError, match=r"7 camera proxies .* 28 images .* 8 × 4 = 32"):
+        ProxySampler(LABELS, CAMERAS, 8, 4, seeded())
+
+
+def test_samplers_are_found_by_name() -> None:
+    assert {"identity": IdentitySampler, "proxy": ProxySampler} == SAMPLERS
+    assert [kind.needs_cameras for kind in SAMPLERS.values()] == [False, True]
