@@ -239,15 +239,6 @@ class Objective(nn.Module, ABC):
         return cls.uses_cameras
 
     def prepare(self, views: int, dim: int, images: int) -> None:
-        """Make the parameters and buffers that depend on the data's and the backbone's size.
-
-        Called once, before the optimiser is built and before anything else.
-
-        Args:
-            views: V. dim: D. images: N, of the training set.
-        """
-
-    def prepare(self, views: int, dim: int, images: int) -> None:
         """Called once, before the optimiser is made and a checkpoint is loaded: the moment for
         parameters and buffers whose size depends on the network or on the training set.
 
