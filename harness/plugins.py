@@ -19,13 +19,19 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
 
+if TYPE_CHECKING:
+    from hydra.core.config_store import ConfigStore
+
 #: folder of plug-ins → the Hydra group that it fills
 GROUPS = {"methods": "method", "datasets": "dataset"}
+#: the parts whose options differ, and what is chosen of each (conf/config.yaml) unless a method does
+PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller": "none"}
 ALIAS = "harness_plugins"
 
 
@@ -135,6 +141,24 @@ def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
         _alias(f"{ALIAS}.{kind}", list(folders))
 
 
+def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> None:
+    """A method's settings for a part hold for the part that it chose, and for no other.
+
+    With `labeler=kmeans` the eps of the method's DBSCAN is nothing to merge. So its sections are
+    taken out and stored under the choice's name, where conf/config.yaml looks up the final choice.
+    """
+    chosen = dict(PARTS)
+    for entry in node.get("defaults") or []:
+        if isinstance(entry, DictConfig):
+            for key, value in entry.items():
+                chosen[str(key).removeprefix("override /")] = value
+    for part in PARTS:
+        if isinstance(node.get(part), DictConfig):
+            own = OmegaConf.create({part: node.pop(part)})
+            name = f"{method}-{chosen[part]}"
+            store.store(group=f"own_{part}", name=name, node=own, package="_global_")
+
+
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """Find the plug-ins, make them importable, and put their configs into Hydra's `ConfigStore`.
 
@@ -162,5 +186,7 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 # Nested by hand: a config whose package is `dataset` could not override /protocol.
                 defaults = node.pop("defaults", [])
                 node = OmegaConf.create({"defaults": defaults, "dataset": node})
+            else:
+                _only_with_its_parts(store, plugin.name, node)
             store.store(group=GROUPS[kind], name=plugin.name, node=node, package="_global_")
     return found
