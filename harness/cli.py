@@ -243,7 +243,7 @@ def _label(arguments: list[str]) -> None:
     parser.add_argument("--cams", help=".npy, or .npz with `cams`, for labelers that use cameras")
     _add_shared(parser)
     options = parser.parse_intermixed_args(arguments)
-    from harness.label import label_features
+    from harness.standalone.label import label_features
 
     label_features(**vars(options))
 
@@ -263,7 +263,7 @@ def _score(arguments: list[str]) -> None:
     parser.add_argument("--per-query", help="the .npz to write: AP, INP and first match by query")
     _add_shared(parser)
     options = parser.parse_args(arguments)
-    from harness.score import score_features
+    from harness.standalone.score import score_features
 
     score_features(**vars(options))
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: folder of plug-ins → the Hydra group that it fills
 GROUPS = {"methods": "method", "datasets": "dataset"}
-#: the parts whose options differ, and what is chosen of each (conf/config.yaml) unless a method does
+#: the parts whose options differ, and what conf/config.yaml chooses unless a method does
 PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller": "none"}
 ALIAS = "harness_plugins"
 

@@ -13,7 +13,7 @@ import yaml
 from harness.cli import COMMANDS
 from harness.hydra_app import compose
 from tests.conftest import Command
-from tests.own_features import ROOT
+from tests.standalone.own_features import ROOT
 from tests.tiny import tiny
 
 

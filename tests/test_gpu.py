@@ -12,7 +12,7 @@ import torch
 from harness.recipe import build_backbone
 from harness.run import run_cell
 from tests.conftest import Command
-from tests.own_features import write_test_set
+from tests.standalone.own_features import write_test_set
 from tests.test_training import CROSSED
 from tests.tiny import tiny_config
 

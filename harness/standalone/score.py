@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.arrays import ArrayFile
 from harness.errors import DataError
 from harness.evaluation.ranking import RANKS, RankingResult, rank
-from harness.features import feature_shape, read_features
 from harness.files import write_atomically, write_json
-from harness.report import Report, check_output, make_output_folder
+from harness.standalone.arrays import ArrayFile
+from harness.standalone.features import feature_shape, read_features
+from harness.standalone.report import Report, check_output, make_output_folder
 
 
 def score_features(

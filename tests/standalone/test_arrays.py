@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness import arrays
-from harness.arrays import ArrayFile
 from harness.errors import ConfigError, DataError, HarnessError
-from harness.features import read_features
-from tests.own_features import ROOT, people
+from harness.standalone import arrays
+from harness.standalone.arrays import ArrayFile
+from harness.standalone.features import read_features
+from tests.standalone.own_features import ROOT, people
 
 UNIT = people(8, 5)
 VIEWS = np.stack([UNIT, people(8, 5, seed=1), people(8, 5, seed=2)], axis=1)
@@ -205,8 +205,8 @@ def test_reading_takes_no_second_copy(tmp_path: Path) -> None:
     code = """
 import re, sys
 from pathlib import Path
-from harness.arrays import ArrayFile
-from harness.features import read_features
+from harness.standalone.arrays import ArrayFile
+from harness.standalone.features import read_features
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**10

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def people(count: int, each: int, dim: int = 16, spread: float = 0.1, seed: int = 0) -> np.ndarray:
@@ -38,14 +38,11 @@ def write_test_set(folder: Path, spread: float = 0.9, seed: int = 0) -> dict[str
 
 
 #: what a start must not wait for
-SLOW = ("torchvision", "hydra", "pandas", "optuna")
+SLOW = ("torchvision", "hydra", "pandas", "optuna", "sklearn")
 
 
 def slow_imports(folder: Path, *arguments: str) -> set[str]:
-    """Which of SLOW a process has imported once it has run a command.
-
-    scikit-learn imports pandas where that is installed, so pandas counts only without it.
-    """
+    """Which of SLOW a process has imported once it has run a command."""
     code = (
         "import sys\nfrom harness.cli import main\nmain(sys.argv[1:])\n"
         "print(*sys.modules, file=sys.stderr)"
@@ -58,4 +55,4 @@ def slow_imports(folder: Path, *arguments: str) -> set[str]:
     assert done.returncode == 0, done.stderr
     modules = set(done.stderr.splitlines()[-1].split())
     assert "harness.cli" in modules
-    return (modules & set(SLOW)) - ({"pandas"} if "sklearn" in modules else set())
+    return modules & set(SLOW)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness import score
+from harness.standalone import score
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
 from tests.conftest import Command
-from tests.own_features import slow_imports, write_test_set
+from tests.standalone.own_features import slow_imports, write_test_set
 
 Arrays = dict[str, Any]
 

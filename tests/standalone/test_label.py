@@ -11,7 +11,7 @@ import torch
 
 from harness.labelers import JaccardDBSCAN
 from tests.conftest import Command
-from tests.own_features import people, slow_imports
+from tests.standalone.own_features import people, slow_imports
 
 FEW = ("labeler.k1=8", "labeler.k2=3")
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.arrays import ArrayFile
 from harness.errors import ConfigError, DataError
-from harness.features import feature_shape, read_features
 from harness.files import write_atomically
 from harness.interfaces import PseudoLabeler
-from harness.labeler_conf import make_labeler
-from harness.report import Report, check_output, make_output_folder
+from harness.standalone.arrays import ArrayFile
+from harness.standalone.features import feature_shape, read_features
+from harness.standalone.labeler_conf import make_labeler
+from harness.standalone.report import Report, check_output, make_output_folder
 
 
 def label_features(

@@ -18,7 +18,7 @@ from harness import plugins
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.interfaces import PseudoLabeler
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 
 
 def make_labeler(changes: Sequence[str] = ()) -> tuple[str, PseudoLabeler]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.arrays import ArrayFile, Header
 from harness.errors import DataError, HarnessError
+from harness.standalone.arrays import ArrayFile, Header
 
 _ROWS = 1 << 20  # elements looked at at a time, in float64
 _UNIT = 1e-3  # how far a norm may be off 1: rounding to float16 stays below
