@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from harness.cli import main
+from harness.memory import before_torch
+
+before_torch()  # as the command does
+
+import torch  # noqa: E402
+
+from harness.cli import main  # noqa: E402
 
 torch.set_num_threads(1)  # sums in another order are other sums; and tests share their cores
 

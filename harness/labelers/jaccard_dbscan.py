@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from harness.errors import ConfigError
@@ -12,6 +11,7 @@ from harness.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.labelers.dbscan import dbscan
 from harness.labelers.encoding import encode
 from harness.labelers.jaccard import radius_graph
+from harness.labelers.laps import Laps
 from harness.labelers.neighbours import BACKENDS, search
 
 
@@ -79,6 +79,21 @@ class JaccardDBSCAN(PseudoLabeler):
             ConfigError: `part_weight` with a single view, or too large for the number of views.
             HarnessError: features that are not finite or zero, or fewer images than k1.
         """
+        laps = Laps(features)
+        graph = self.graph(features, self.eps, laps)
+        labels = torch.from_numpy(dbscan(graph, self.eps, self.min_samples))
+        laps.lap("cluster")
+        counts = {"clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum())}
+        return PseudoLabels(labels, counts | laps.seconds)
+
+    def graph(self, features: Tensor, eps: float, laps: Laps) -> csr_matrix:
+        """All pairs within `eps`, of the (fused) Jaccard distance; see `radius_graph`.
+
+        Args:
+            features: (N, V, D), L2-normalised per view. laps: takes the laps `search`, `jaccard`.
+
+        Raises: as `label`.
+        """
         check_features(features, minimum=self.k1)
         parts = features.shape[1] - 1
         if self.part_weight > 0 and parts == 0:
@@ -91,39 +106,19 @@ class JaccardDBSCAN(PseudoLabeler):
                 f"{parts} parts of weight {self.part_weight} leave nothing to the global view",
                 f"Use a part_weight below {1 / parts:g}.",
             )
-        views = features.shape[1] if self.part_weight > 0 else 1
-
-        searching, encodings = 0.0, []
-        started = _now(features)
-        for view in range(views):  # one after another: a view's copy is gone before the next
+        encodings = []
+        # one view after another: the copy of one is gone before the next is made
+        for view in range(features.shape[1] if self.part_weight > 0 else 1):
             x = features[:, view].float().contiguous()
-            begun = _now(features)
+            laps.lap("jaccard")
             found = search(x, self.k1, self.search)
-            searching += _now(features) - begun
+            laps.lap("search")
             encodings.append(encode(x, found.ranks, self.k1, self.k2, distances=found.distances))
-        graph = radius_graph(encodings, self.eps, self.part_weight)
-        measured = _now(features)
-        labels = torch.from_numpy(dbscan(graph, self.eps, self.min_samples))
-        clustered = _now(features)
-        return PseudoLabels(
-            labels,
-            {
-                "clusters": int(labels.max()) + 1,
-                "outliers": int((labels < 0).sum()),
-                "seconds_search": searching,
-                "seconds_jaccard": measured - started - searching,
-                "seconds_cluster": clustered - measured,
-            },
-        )
+        graph = radius_graph(encodings, eps, self.part_weight)
+        laps.lap("jaccard")
+        return graph
 
     def describe(self) -> str:
         """The settings, for messages and the record."""
         text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {self.k1}, k2 {self.k2}"
         return f"{text}, part_weight {self.part_weight:g}" if self.part_weight else text
-
-
-def _now(features: Tensor) -> float:
-    """Seconds, once the device has done what it was given."""
-    if features.is_cuda:
-        torch.cuda.synchronize(features.device)
-    return time.perf_counter()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-import sys
 import warnings
 from types import ModuleType
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans as ScikitKMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
 from harness.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.labelers.laps import Laps
+from harness.notices import say_once
 
 VIEWS = ("global", "mean")
 
@@ -112,7 +109,7 @@ class KMeans(PseudoLabeler):
 
     def _with_faiss(self, faiss: ModuleType, x: np.ndarray, gpu: bool) -> np.ndarray:
         """Numbers of the clusters (N,); some of them may not occur."""
-        _say(f"k-means by faiss {faiss.__version__}")
+        say_once(f"k-means by faiss {faiss.__version__}")
         runs = faiss.Kmeans(
             x.shape[1],
             self.clusters,
@@ -130,7 +127,12 @@ class KMeans(PseudoLabeler):
 
     def _with_scikit_learn(self, x: np.ndarray) -> np.ndarray:
         """Numbers of the clusters (N,); some of them may not occur."""
-        _say("k-means by scikit-learn (faiss cannot be imported); its labels differ from faiss's")
+        say_once(
+            "k-means by scikit-learn (faiss cannot be imported); its labels differ from faiss's"
+        )
+        from sklearn.cluster import KMeans as ScikitKMeans  # slow, and seldom needed
+        from sklearn.exceptions import ConvergenceWarning
+
         runs = ScikitKMeans(
             self.clusters, n_init=self.restarts, max_iter=self.iterations, random_state=self.seed
         )
@@ -145,9 +147,3 @@ def _faiss() -> ModuleType | None:
         return importlib.import_module("faiss")
     except Exception:  # a broken build raises more than ImportError
         return None
-
-
-@functools.cache
-def _say(text: str) -> None:
-    """A line for the person at the terminal, once."""
-    print(text, file=sys.stderr)

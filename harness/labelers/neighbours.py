@@ -45,11 +45,13 @@ class Neighbours:
     ranks: (N, k) int64, nearest first, column 0 the image itself.
     distances: (N, k) float32, squared Euclidean.
     farthest: (N,) float32, each image's largest squared distance, if asked for.
+    kept: (K, N − K) float32, squared distances of the first K images to all others, if asked for.
     """
 
     ranks: Tensor
     distances: Tensor
     farthest: Tensor | None = None
+    kept: Tensor | None = None
 
 
 def nearest(features: Tensor, k: int, backend: str = "auto") -> Tensor:
@@ -58,7 +60,9 @@ def nearest(features: Tensor, k: int, backend: str = "auto") -> Tensor:
 
 
 @torch.no_grad()
-def search(features: Tensor, k: int, backend: str = "auto", farthest: bool = False) -> Neighbours:
+def search(
+    features: Tensor, k: int, backend: str = "auto", farthest: bool = False, keep: int = 0
+) -> Neighbours:
     """The k nearest images of each image.
 
     Args:
@@ -70,6 +74,7 @@ def search(features: Tensor, k: int, backend: str = "auto", farthest: bool = Fal
             the products of faiss's index (measured 2.0 to 2.9 times as fast on CPUs). Where faiss
             cannot be imported, or fails, torch takes its place and a line says so.
         farthest: find the largest distances, too.
+        keep: keep the distances of so many first images to all others.
 
     Raises:
         ConfigError: an unknown backend.
@@ -78,7 +83,7 @@ def search(features: Tensor, k: int, backend: str = "auto", farthest: bool = Fal
         raise ConfigError(f"unknown search '{backend}'", f"Use one of {', '.join(BACKENDS)}.")
     x = features.float().contiguous()
     k = min(k, len(x))
-    if backend == "faiss" and not farthest:
+    if backend == "faiss" and not farthest and not keep:
         try:
             return _from_keys(_search_faiss(x, k))
         except Exception as error:  # a broken build raises more than ImportError
@@ -86,9 +91,9 @@ def search(features: Tensor, k: int, backend: str = "auto", farthest: bool = Fal
             say_once(f"faiss cannot search here ({reason}); torch does, with the same result")
     compiled = compiled_for(x, len(x), "selection") if k > 1 else None
     if compiled is not None:
-        return _search_compiled(x, k, farthest, compiled)
+        return _search_compiled(x, k, farthest, keep, compiled)
     tile = _TILE_CPU if x.device.type == "cpu" else _TILE_GPU
-    return halving(lambda side: _search_torch(x, k, side), tile, "the neighbour search")
+    return halving(lambda side: _search_torch(x, k, keep, side), tile, "the neighbour search")
 
 
 def compiled_for(x: Tensor, images: int, loops: str) -> ModuleType | None:
@@ -117,13 +122,14 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 # -------------------------------------------------------------------------------- the back-ends
 
 
-def _search_compiled(x: Tensor, k: int, farthest: bool, loops: ModuleType) -> Neighbours:
+def _search_compiled(x: Tensor, k: int, farthest: bool, keep: int, loops: ModuleType) -> Neighbours:
     """Products by torch, the choice among them by compiled loops."""
     n = len(x)
     tile = next((side for most, side in _TILES if n <= most), _LARGEST_TILE)
     squares = squared_norms(x).numpy()
     heaps = np.full((n, k - 1), 0x7F800000 << 32, dtype=np.int64)  # a distance of infinity
     far = np.zeros(n if farthest else 0, dtype=np.int32)
+    kept = torch.empty(keep, n - keep)
     scratch = torch.empty(min(tile, n) ** 2)
     with exact_matmul(x.device):
         for top in range(0, n, tile):
@@ -139,17 +145,29 @@ def _search_compiled(x: Tensor, k: int, farthest: bool, loops: ModuleType) -> Ne
                     loops.select_columns,
                     [(array, top, left, heaps, far, *p) for p in pieces(len(columns), _STRIPS)],
                 )
+                _keep(products, top, left, kept)
     heaps.sort(axis=1)
     itself = np.arange(n, dtype=np.int64)[:, None] | np.int64(-1 << 63)  # at −0, below all others
     keys = torch.from_numpy(np.concatenate([itself, heaps], axis=1))
-    return _from_keys(keys, torch.from_numpy(far.view(np.float32)) if farthest else None)
+    largest = torch.from_numpy(far.view(np.float32)) if farthest else None
+    return _from_keys(keys, largest, kept if keep else None)
 
 
-def _search_torch(x: Tensor, k: int, tile: int) -> Neighbours:
+def _keep(tile: Tensor, top: int, left: int, kept: Tensor) -> None:
+    """Copy a tile's part of the distances of images 0 … K−1 to K … N−1, all above the diagonal."""
+    first = len(kept)
+    if top < first < left + tile.shape[1]:
+        part = tile[: first - top, max(0, first - left) :]
+        column = max(0, left - first)
+        kept[top : top + len(part), column : column + part.shape[1]] = part
+
+
+def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
     """The same in tensor operations, for GPUs and where nothing can be compiled."""
     n = len(x)
     best = torch.full((n, k), _LARGEST_KEY, device=x.device)
     farthest = torch.zeros(n, device=x.device)
+    kept = torch.empty(keep, n - keep, device=x.device)
 
     def merge(rows: slice, distances: Tensor, first: int) -> None:
         keys = _smallest(_keys(distances, first), k)
@@ -162,12 +180,13 @@ def _search_torch(x: Tensor, k: int, tile: int) -> Neighbours:
             for left in range(top, n, tile):
                 columns = slice(left, left + tile)
                 distances = squared_distances(x[rows], x[columns])
+                _keep(distances, top, left, kept)
                 if left == top:
                     distances.fill_diagonal_(-0.0)  # see _keys
                 else:  # the tile below the diagonal is this one's transpose
                     merge(columns, distances.T.contiguous(), top)
                 merge(rows, distances, left)
-    return _from_keys(best.sort(dim=1).values, farthest)
+    return _from_keys(best.sort(dim=1).values, farthest, kept if keep else None)
 
 
 def _search_faiss(x: Tensor, k: int) -> Tensor:
@@ -212,9 +231,11 @@ def _keys(distances: Tensor, first: int) -> Tensor:
     return distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
 
 
-def _from_keys(keys: Tensor, farthest: Tensor | None = None) -> Neighbours:
+def _from_keys(
+    keys: Tensor, farthest: Tensor | None = None, kept: Tensor | None = None
+) -> Neighbours:
     distances = (keys >> 32).to(torch.int32).view(torch.float32).abs_()
-    return Neighbours(keys & 0xFFFFFFFF, distances, farthest)
+    return Neighbours(keys & 0xFFFFFFFF, distances, farthest, kept)
 
 
 def _smallest(keys: Tensor, k: int) -> Tensor:

@@ -16,13 +16,10 @@ from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from harness.errors import ConfigError
-from harness.interfaces import PseudoLabels, check_features
+from harness.interfaces import PseudoLabels
 from harness.labelers.dbscan import dbscan
-from harness.labelers.encoding import encode
-from harness.labelers.jaccard import radius_graph
 from harness.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.labelers.laps import Laps
-from harness.labelers.neighbours import search
 
 # Which of the first epoch's clusters, in order of R_indep, sets the threshold for all epochs.
 _QUANTILE = 0.9
@@ -95,7 +92,7 @@ def self_paced(
 
 
 class SelfPaced(JaccardDBSCAN):
-    """Self-paced labels from the Jaccard distance of the global view, at three radii.
+    """Self-paced labels from the (fused) Jaccard distance at three radii.
 
     By SpCL's definition every image keeps a label, if need be alone, and the numbers have gaps (see
     `self_paced`). Here the numbers are closed up, in the same order, so that each is in use; what
@@ -107,7 +104,8 @@ class SelfPaced(JaccardDBSCAN):
     Args:
         eps: DBSCAN's normal radius.
         gap: how much the tight radius is below it, and the loose one above.
-        min_samples, k1, k2, search: as in `JaccardDBSCAN`. The paper's values are the defaults.
+        min_samples, k1, k2, part_weight, search: as in `JaccardDBSCAN`. The paper's values are the
+            defaults.
 
     Raises:
         ConfigError: a value outside of its range, or radii outside of (0, 1].
@@ -121,9 +119,12 @@ class SelfPaced(JaccardDBSCAN):
         min_samples: int = 4,
         k1: int = 30,
         k2: int = 6,
+        part_weight: float = 0.0,
         search: str = "auto",
     ) -> None:
-        super().__init__(eps=eps, min_samples=min_samples, k1=k1, k2=k2, search=search)
+        super().__init__(
+            eps=eps, min_samples=min_samples, k1=k1, k2=k2, part_weight=part_weight, search=search
+        )
         if not gap >= 0:
             raise ConfigError(f"gap {gap} is not 0 or more", "The usual value is 0.02.")
         if not (eps - gap > 0 and eps + gap <= 1):
@@ -146,14 +147,8 @@ class SelfPaced(JaccardDBSCAN):
         Raises:
             HarnessError: features that are not finite or zero, or fewer images than k1.
         """
-        check_features(features, minimum=self.k1)
         laps = Laps(features)
-        view = features[:, 0].float().contiguous()
-        near = search(view, self.k1, self.search)
-        laps.lap("search")
-        encoding = encode(view, near.ranks, self.k1, self.k2, distances=near.distances)
-        graph = radius_graph([encoding], self.eps + self.gap)
-        laps.lap("jaccard")
+        graph = self.graph(features, self.eps + self.gap, laps)
         normal, tight, loose = three_radii(graph, self.eps, self.gap, self.min_samples)
         laps.lap("cluster")
         found = self_paced(normal, tight, loose, self.threshold)

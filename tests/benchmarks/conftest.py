@@ -5,14 +5,26 @@ python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from harness.memory import PeakMemory
 
 _rows: list[tuple[str, str, float, float]] = []
+
+
+@pytest.fixture(autouse=True)
+def all_threads(benchmark: Any) -> Iterator[None]:
+    """Where time counts, all cores work; where only results do, one is enough."""
+    before = torch.get_num_threads()
+    if not benchmark.disabled:
+        torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from harness import notices
 from harness.errors import ConfigError, HarnessError
-from harness.labelers import KMeans, kmeans
+from harness.labelers import KMeans
 from tests.labelers.cases import blobs
 
 
@@ -19,7 +20,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.importorskip("faiss")
     else:
         monkeypatch.setitem(sys.modules, "faiss", None)
-    kmeans._say.cache_clear()
+    monkeypatch.setattr(notices, "_said", set())
     return str(request.param)
 
 

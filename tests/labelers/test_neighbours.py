@@ -120,11 +120,11 @@ def test_a_gpu_short_of_memory_gets_smaller_blocks(
     whole = neighbours._search_torch
     tried = []
 
-    def short(x: torch.Tensor, k: int, tile: int) -> neighbours.Neighbours:
+    def short(x: torch.Tensor, k: int, keep: int, tile: int) -> neighbours.Neighbours:
         tried.append(tile)
         if tile > 300:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(x, k, tile)
+        return whole(x, k, keep, tile)
 
     monkeypatch.setattr(neighbours, "compiled_for", lambda *_: None)
     monkeypatch.setattr(neighbours, "_search_torch", short)
@@ -166,3 +166,16 @@ def test_the_number_of_threads_does_not_matter(threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found.ranks, expected.ranks)
+
+
+@given(count=st.integers(2, 40), keep=st.integers(1, 39), tile=st.sampled_from([3, 8, 16, 100]))
+@settings(max_examples=40, deadline=None)
+def test_kept_distances_are_those_of_the_first_images(count: int, keep: int, tile: int) -> None:
+    features, keep = blobs(1, count, spread=0.5, seed=count), min(keep, count - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbours, "_TILE_CPU", tile)
+        patch.setattr(neighbours, "_TILES", ((1 << 60, tile),))
+        kept = search(features, 3, keep=keep).kept
+    assert kept is not None
+    expected = oracle.squared_distances(features.numpy())[:keep, keep:]
+    np.testing.assert_allclose(kept, expected, rtol=0, atol=2e-6)

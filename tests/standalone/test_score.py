@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from harness.standalone import score
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
+from harness.standalone import score
 from tests.conftest import Command
 from tests.standalone.own_features import slow_imports, write_test_set
 
