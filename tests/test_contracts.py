@@ -162,13 +162,14 @@ def test_objective(name: str, views: int) -> None:
 @pytest.mark.parametrize("name", parts("objective"))
 def test_objectives_resume(name: str) -> None:
     """What an epoch depends on is in `state_dict`, and fits whatever the labels were."""
-    features, labels = people()
     objectives = [build(config_of("objective", name), "objective") for _ in range(2)]
+    views = objectives[0].least_views
+    features, labels = people(views=views)
     for objective in objectives:
-        objective.prepare(1, features.shape[2], len(features))
+        objective.prepare(views, features.shape[2], len(features))
     one, other = objectives
     cameras = labels % 2 if one.uses_cameras else None
-    noise = torch.randn(12, 1, 16, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(12, views, 16, generator=torch.Generator().manual_seed(1))
     indices = torch.arange(12)
     one.start_epoch(features, labels, cameras)
     one(noise, labels[indices], indices)

@@ -278,7 +278,7 @@ def test_a_mean_teacher_comes_from_no_stage_and_no_run() -> None:
     assert (student.name, student.teacher_stage, student.teacher_run) == ("student", None, None)
     with pytest.raises(ConfigError, match=r"distiller\.teacher=some_run means nothing") as refusal:
         make_recipe(
-            compose(["method=mskd", "distiller=mean_teacher", "distiller.teacher=some_run"])
+            compose(["method=mskd", "distiller=mean_teacher", "+distiller.teacher=some_run"])
         )
     assert "distiller=offline_teacher" in refusal.value.cure
 
