@@ -199,7 +199,11 @@ def _verify(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
-    parser = _Parser("bench", "harness bench labels", "Time the label step or evaluation here.")
+    parser = _Parser(
+        "bench",
+        "harness bench labels",
+        "Time the label step or evaluation on made-up features: one to three minutes at full size.",
+    )
     parser.add_argument("what", choices=["labels", "eval"])
     parser.add_argument("--size", default="market1501", choices=["market1501", "msmt17"])
     parser.add_argument("--images", type=int, help="labels: another number of images")
@@ -208,10 +212,16 @@ def _bench(arguments: list[str]) -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="eval: a share of the test set")
     parser.add_argument("--rerank", action="store_true", help="eval: with re-ranking")
     parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, help="CPU threads; default all cores")
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = vars(parser.parse_args(arguments))
+    labels_only, eval_only = ("images", "views", "sweep"), ("scale", "rerank")
+    for key in eval_only if options["what"] == "labels" else labels_only:
+        if options[key] != parser.get_default(key):
+            raise ConfigError(f"harness bench {options['what']} has no --{key}.")
+    if not 0 <= options["threads"] <= 1024:
+        raise ConfigError(f"--threads {options['threads']} must be 0 (all) or more.")
     import torch
 
     from harness.precision import resolve_device
@@ -224,9 +234,9 @@ def _bench(arguments: list[str]) -> None:
 
     kept = ("size", "repeats", "device", "json")
     if options["what"] == "labels":
-        labels.run(**{k: options[k] for k in (*kept, "images", "views", "sweep")})
+        labels.run(**{k: options[k] for k in (*kept, *labels_only)})
     else:
-        evaluation.run(**{k: options[k] for k in (*kept, "scale", "rerank")})
+        evaluation.run(**{k: options[k] for k in (*kept, *eval_only)})
 
 
 def _label(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -16,23 +17,62 @@ from typing import Any, TypeVar
 
 import torch
 
+from harness.notices import say_once
+
 Result = TypeVar("Result")
+
+
+def loop(function: Callable[..., Any] | None = None, *, fastmath: bool = False) -> Any:
+    """Decorate a function that numba is to compile; `fastmath` lets it reorder float sums.
+
+    Raises:
+        ImportError: numba is missing.
+    """
+    if function is None:
+        return functools.partial(loop, fastmath=fastmath)
+    from numba import njit
+
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+    try:
+        return njit(function, cache=True, **options)
+    except RuntimeError:  # neither the source's folder nor the user's cache can be written
+        return njit(function, **options)
 
 
 @functools.cache
 def kernels(module: str) -> ModuleType | None:
-    """A module of compiled loops, or None where numba is missing or broken."""
+    """A module of compiled loops, or None, with a notice, where numba is missing or broken."""
     try:
+        _say_when_compiling()
         return importlib.import_module(module)
-    except Exception:  # a numba that does not fit its numpy raises more than ImportError
+    except Exception as error:  # a numba that does not fit its numpy raises more than ImportError
+        reason = " ".join(str(error).split())[:100]
+        say_once(f"numba cannot be used ({reason}): torch does its work, more slowly")
         return None
 
 
-def pieces(total: int, threads: int | None = None, least: int = 1) -> list[tuple[int, int]]:
-    """Cut 0 … total−1 into (start, stop) ranges, one a thread, none shorter than `least`."""
-    count = max(1, min(threads or torch.get_num_threads(), total // max(1, least)))
-    edges = [total * i // count for i in range(count + 1)]
-    return list(itertools.pairwise(edges))
+@functools.cache
+def _say_when_compiling() -> None:
+    from numba.core import event
+
+    class Listener(event.Listener):  # type: ignore[misc]
+        def on_start(self, event: Any) -> None:
+            say_once("compiling the loops of labels and evaluation, once on this machine …")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Listener())
+
+
+def pieces(total: int, count: int | None = None, least: int = 64) -> list[tuple[int, int]]:
+    """Cut 0 … total−1 into (start, stop) ranges of about equal length.
+
+    Args:
+        count: how many, one a thread if left out. least: none is shorter, but for a lone one.
+    """
+    count = max(1, min(count or torch.get_num_threads(), total // least))
+    return list(itertools.pairwise(total * i // count for i in range(count + 1)))
 
 
 def in_threads(
@@ -49,3 +89,7 @@ def in_threads(
 @functools.cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="harness")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -312,18 +312,21 @@ def check_features(features: Tensor, minimum: int = 1) -> None:
             "Use more images or a smaller k1.",
         )
     norms = torch.linalg.vector_norm(features, dim=-1)  # one pass finds both faults
-    if not bool(torch.isfinite(norms).all()):
-        bad = int((~torch.isfinite(features).all(dim=-1)).sum())
-        if bad:
-            raise HarnessError(
-                f"{bad} of {norms.numel()} feature vectors are not finite",
-                "Training has diverged: lower the learning rate or use precision=fp32.",
-            )
+    if bad := int((~torch.isfinite(norms)).sum()):
+        raise HarnessError(
+            f"{bad} of {norms.numel()} feature vectors are not finite, or their norms are not",
+            "Training has diverged: lower the learning rate or use precision=fp32.",
+        )
     zero = int((norms < 1e-6).sum())
     if zero:
         raise HarnessError(
             f"{zero} of {norms.numel()} feature vectors are zero",
             "The backbone collapsed or its weights do not fit.",
+        )
+    if bad := int(((norms - 1).abs() > 1e-2).sum()):
+        raise HarnessError(
+            f"{bad} of {norms.numel()} feature vectors are not L2-normalised",
+            "Divide each by its norm, view by view.",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,11 +87,32 @@ def fp32_as(precision: str) -> Iterator[None]:
 @contextlib.contextmanager
 def exact_matmul(device: torch.device) -> Iterator[None]:
     """Full fp32 products whatever a training loop has set: TF32 and autocast reorder ranks."""
-    with (
-        _fp32_is("ieee", torch.backends.cuda.matmul, torch.backends.mkldnn.matmul),  # type: ignore[attr-defined]
-        torch.autocast(device.type, enabled=False),
-    ):
+    with _exact, torch.autocast(device.type, enabled=False):
         yield
+
+
+class _Exact:
+    """The switches are the process's, so with several threads the last one out sets them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._state = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                switches = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+                self._state.enter_context(_fp32_is("ieee", *switches))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._state.close()
+
+
+_exact = _Exact()
 
 
 @contextlib.contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
+from harness.compiled import loop
 
 #: gallery images looked at together: their distances stay in the first-level cache
 _GROUP = 4096
@@ -15,7 +14,7 @@ _GROUP = 4096
 _MANY = 96
 
 
-@_compiled
+@loop
 def score_rows(
     rows: Any, products: Any, first: Any, begin: Any, end: Any, by_identity: Any, junk: Any,
     query_cams: Any, gallery_cams: Any, itself: Any, ap: Any, inp: Any, rank: Any,
@@ -65,7 +64,7 @@ def score_rows(
         rank[query] = ranks[0]
 
 
-@_compiled
+@loop
 def _counted(row: Any, keys: Any) -> Any:
     """The ranks of sorted keys: 1 and the images before each, counted for each by vectors."""
     ranks = np.ones(len(keys), dtype=np.int64)
@@ -79,7 +78,7 @@ def _counted(row: Any, keys: Any) -> Any:
     return ranks
 
 
-@_compiled
+@loop
 def _below(group: Any, distance: Any) -> Any:
     count = np.int32(0)
     for place in range(len(group)):
@@ -87,7 +86,7 @@ def _below(group: Any, distance: Any) -> Any:
     return count
 
 
-@_compiled
+@loop
 def _not_above(group: Any, distance: Any) -> Any:
     count = np.int32(0)
     for place in range(len(group)):
@@ -95,7 +94,7 @@ def _not_above(group: Any, distance: Any) -> Any:
     return count
 
 
-@_compiled
+@loop
 def _looked_up(row: Any, keys: Any) -> Any:
     """The same by a binary search of each image among the keys."""
     bits = row.view(np.int32)

@@ -111,6 +111,7 @@ class RankingResult:
         }
 
 
+@torch.no_grad()
 def rank(
     query_features: Tensor | None,
     gallery_features: Tensor | None,

@@ -11,11 +11,10 @@ are, and memory is that of the sparse rows, of the pairs asked for and of one bl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix, csr_matrix
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from harness.compiled import in_threads, pieces
@@ -25,8 +24,8 @@ from harness.labelers.neighbours import compiled_for
 from harness.labelers.sparse import row_blocks, spans
 from harness.memory import halving
 
-# About 4 GB of graph. Real features stay thousands of times below it at any useful radius.
-_MOST_PAIRS = 1 << 28
+# About 3 GB at the peak. Real features stay hundreds of times below it at any useful radius.
+_MOST_PAIRS = 1 << 26
 
 
 def view_weights(views: int, part_weight: float) -> list[float]:
@@ -78,34 +77,54 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
     # at a radius of 1 pairs that share nothing count, and the loops never see those
     loops = compiled_for(encodings[0].columns, n, "overlaps") if radius < 1 else None
     if loops is not None:
-        fixed = (*_arrays(encodings), np.array(shares), radius, ONE, _MOST_PAIRS)
-        # small ranges, as later rows have less to do
-        ranges = pieces(n, 8 * torch.get_num_threads())
-        parts = in_threads(loops.near_pairs, [(*fixed, *p) for p in ranges])
+        ranges = pieces(n, 8 * torch.get_num_threads())  # later rows have less to do
+        totals = np.zeros(len(ranges), dtype=np.int64)
+        fixed = (*_arrays(encodings), np.array(shares), radius, ONE, totals, _MOST_PAIRS)
+        parts = in_threads(loops.near_pairs, [(*fixed, me, *p) for me, p in enumerate(ranges)])
     else:
         parts = halving(
             lambda scratch: _near_pairs(encodings, float(radius), shares, _SHRINK // scratch),
             _SHRINK,
             "the Jaccard distance",
         )
-    sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
-    if len(columns) > _MOST_PAIRS:
+    if sum(len(columns) for _, columns, _ in parts) > _MOST_PAIRS:
         raise HarnessError(
-            f"more than {_MOST_PAIRS} pairs of images lie within eps {eps:g}",
+            f"more than {_MOST_PAIRS:,} pairs of images lie within eps {eps:g}",
             "Lower eps; if it is not high, the features have collapsed to a point.",
         )
-    rows = np.repeat(np.arange(n, dtype=np.int32), sizes)
-    both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
-    return coo_matrix((np.concatenate([values, values]), both), shape=(n, n)).tocsr()
+    sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    del parts
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return _mirrored(csr_matrix((values, columns, starts), shape=(n, n)))
+
+
+def _mirrored(above: csr_matrix) -> csr_matrix:
+    """A matrix with nothing on or below its diagonal, and its transpose; explicit zeros stay."""
+    below = above.T.tocsr()
+    starts = above.indptr.astype(np.int64) + below.indptr
+    out = [np.empty(starts[-1], dtype=part.dtype) for part in (above.data, above.indices)]
+    # of each row first what is left of the diagonal
+    for part, before in ((below, above.indptr[:-1]), (above, below.indptr[1:])):
+        place = np.arange(part.nnz) + np.repeat(before, np.diff(part.indptr))
+        out[0][place], out[1][place] = part.data, part.indices
+    whole = csr_matrix((*out, starts), shape=above.shape)
+    whole.sort_indices()
+    return whole
 
 
 _SHRINK = 1 << 10  # blocks may become so many times smaller before the GPU is too small
 
 
-def _arrays(encodings: Sequence[Encoding]) -> tuple[Any, ...]:
-    """What the compiled loops read: six tuples with an array for each view."""
-    views = [(e.starts, e.columns, e.weights, *e.by_column) for e in encodings]
-    return tuple(tuple(t.numpy() for t in kind) for kind in zip(*views, strict=True))
+def _arrays(encodings: Sequence[Encoding]) -> tuple[np.ndarray, ...]:
+    """What the compiled loops read: the views' arrays one after another (see loops/overlaps.py)."""
+    views = [((e.starts, e.columns, e.weights), e.by_column) for e in encodings]
+    arrays: list[np.ndarray] = []
+    for sides in zip(*views, strict=True):  # by row, then by column
+        starts, entries, weights = zip(*sides, strict=True)
+        shift = np.cumsum([0] + [len(part) for part in entries[:-1]])
+        arrays.append(np.stack([s.numpy() + by for s, by in zip(starts, shift, strict=True)]))
+        arrays += [torch.cat(entries).numpy(), torch.cat(weights).numpy()]
+    return tuple(arrays)
 
 
 def overlaps(encoding: Encoding, rows: Tensor, first: int = 0) -> Tensor:

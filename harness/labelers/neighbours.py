@@ -1,7 +1,8 @@
 """Exact nearest neighbours of every image among all images, without an N×N matrix.
 
 Order is by squared Euclidean distance, then by image number, and an image is always its own first
-neighbour, however many copies of it there are. Two distances tie when they are equal as computed.
+neighbour. Distances are rounded to float32, by each back-end in its own way: neighbours nearer to
+each other than that may change places between back-ends. Copies of a row never do (`copies.py`).
 
 Distances are symmetric, so tiles on and above the diagonal are enough: half of a matrix product.
 From each tile an image keeps its k smallest keys, a key being `bits of the distance << 32 | image`.
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from harness.compiled import in_threads, kernels, pieces
 from harness.errors import ConfigError
+from harness.labelers.copies import find_copies, spread
 from harness.memory import halving
 from harness.notices import say_once
 from harness.precision import exact_matmul
@@ -83,12 +85,26 @@ def search(
         raise ConfigError(f"unknown search '{backend}'", f"Use one of {', '.join(BACKENDS)}.")
     x = features.float().contiguous()
     k = min(k, len(x))
+    copies = find_copies(x) if k > 1 else None
+    if copies is None:
+        return _search(x, k, backend, farthest, keep)
+    first, which = copies
+    among = _search(x[first], min(k, len(first)), backend, farthest=False, keep=0)
+    ranks, distances = spread(among.ranks, among.distances, which, k)
+    if not (farthest or keep):
+        return Neighbours(ranks, distances)
+    rest = _search(x, 2, backend, farthest, keep)
+    return Neighbours(ranks, distances, rest.farthest, rest.kept)
+
+
+def _search(x: Tensor, k: int, backend: str, farthest: bool, keep: int) -> Neighbours:
+    """The search among rows as they are."""
     if backend == "faiss" and not farthest and not keep:
         try:
             return _from_keys(_search_faiss(x, k))
         except Exception as error:  # a broken build raises more than ImportError
             reason = " ".join(str(error).split())[:100]
-            say_once(f"faiss cannot search here ({reason}); torch does, with the same result")
+            say_once(f"faiss cannot search here ({reason}): torch does, as exactly")
     compiled = compiled_for(x, len(x), "selection") if k > 1 else None
     if compiled is not None:
         return _search_compiled(x, k, farthest, keep, compiled)

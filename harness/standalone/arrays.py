@@ -116,7 +116,9 @@ class ArrayFile:
         """
         header = self.header(name)
         if header.dtype.kind not in kinds:
-            raise DataError(f"{header.where} is {header.dtype}, not {what}.", "Convert it: .astype")
+            raise DataError(
+                f"{header.where} is {header.dtype}, not {what}.", "Is it the right array?"
+            )
         if header.shape != (length,):
             raise DataError(
                 f"{header.where} has shape {header.shape}, but there are {length} images.",

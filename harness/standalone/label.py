@@ -108,6 +108,10 @@ def label_features(
     if json:
         print(jsonlib.dumps(result, allow_nan=False))
         return result
+    if name == "bottom_up":
+        report.say("This is bottom_up's first round: every image is a cluster of its own.")
+    elif result["clusters"] <= 1:
+        report.say("One cluster or none: is labeler.eps right, or have the features collapsed?")
     report.say(f"clusters  {result['clusters']}")
     report.say(f"outliers  {result['outliers']} ({result['outliers'] / n:.1%})")
     report.say(f"largest   {result['largest_cluster']} images")
@@ -122,6 +126,12 @@ def _check_neighbours(labeler: PseudoLabeler, images: int) -> None:
         raise DataError(
             f"{images} images are too few for labeler.k1={k1} neighbours.",
             f"Use more images, or labeler.k1={images} or less (and labeler.k2 no larger).",
+        )
+    clusters = getattr(labeler, "clusters", None)
+    if isinstance(clusters, int) and images < clusters:
+        raise DataError(
+            f"{images} images cannot make labeler.clusters={clusters} clusters.",
+            f"Use more images, or labeler.clusters={images} or less.",
         )
 
 

@@ -25,8 +25,10 @@ class Report:
     """
 
     def __init__(self, device: str, threads: int, json: bool) -> None:
-        if threads < 0:
-            raise ConfigError(f"--threads {threads} is below 0.", "0, the default, is all cores.")
+        if not 0 <= threads <= 1024:
+            raise ConfigError(
+                f"--threads {threads} is not 0 to 1024.", "0, the default, is all cores."
+            )
         if threads:
             torch.set_num_threads(threads)
         self.device = resolve_device(device)

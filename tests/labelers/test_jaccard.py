@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.compiled import kernels
 from harness.errors import HarnessError
 from harness.labelers import encoding, jaccard, sparse
 from harness.labelers.encoding import Encoding, encode
@@ -186,3 +189,53 @@ def test_a_pair_at_the_radius_is_within_it(features: np.ndarray, eps: float) -> 
     assert graph.nnz == (dense <= radius).sum()
     below = radius_graph([v], float(np.nextafter(np.float32(radius), np.float32(0))))
     assert below.nnz == (dense < radius).sum()
+
+
+@pytest.mark.parametrize("k1", [64, 100, 128])
+def test_a_range_of_one_row_holds_a_large_expanded_set(k1: int) -> None:
+    loops = kernels("harness.labelers.loops.encoding")
+    if loops is None:
+        pytest.skip("numba is not installed")
+    features = torch.from_numpy(np.random.default_rng(1).normal(size=(300, 8)).astype("f4"))
+    features = torch.nn.functional.normalize(features, dim=1)
+    found, half = search(features, k1), round(k1 / 2) + 1
+    ranks, near = found.ranks.to(torch.int32).numpy(), found.distances.numpy()
+    sizes, sets = np.empty(300, np.int32), np.empty((300, half), np.int32)
+    loops.half_sets(ranks, half, sizes, sets, 0, 300)
+    ones = np.ones(300, np.float32)
+    fixed = (features.numpy(), ones, ranks, near, sizes, sets, ones, 1, encoding.ONE)
+    whole = loops.expanded_weights(*fixed, 0, 300)
+    alone = [loops.expanded_weights(*fixed, i, i + 1) for i in range(300)]
+    assert whole[0].max() > 2 * max(64, k1), "one doubling of the smallest buffer is not enough"
+    for place in range(3):
+        np.testing.assert_array_equal(np.concatenate([a[place] for a in alone]), whole[place])
+
+
+def test_pairs_on_the_radius_of_a_fused_distance_are_kept() -> None:
+    one, same = torch.eye(300, 300)[:, :300], torch.eye(300)[torch.arange(300) // 2]
+    for weight in (0.003, 0.007, 0.012, 0.017, 0.15):
+        views = [encoded(view, 20, 1) for view in (one, same)]
+        radius = 1 - weight
+        dense = all_rows(*views, part_weight=weight)
+        np.fill_diagonal(dense, 2)
+        graph = radius_graph(views, radius, weight)
+        assert graph.nnz == (dense <= np.float32(radius)).sum()
+
+
+def test_collapsed_features_are_refused_before_memory_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jaccard, "_MOST_PAIRS", 20_000)
+    v = encoded(blobs(1, 1).expand(2000, -1), 20, 6)
+    found = 0
+    concatenate = np.concatenate
+
+    def counted(parts: Any, *rest: Any) -> Any:
+        nonlocal found
+        found = max(found, sum(len(part) for part in parts))
+        return concatenate(parts, *rest)
+
+    monkeypatch.setattr(np, "concatenate", counted)
+    with pytest.raises(HarnessError, match="collapsed"):
+        radius_graph([v], 0.6)
+    assert found < 20_000

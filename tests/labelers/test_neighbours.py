@@ -179,3 +179,31 @@ def test_kept_distances_are_those_of_the_first_images(count: int, keep: int, til
     assert kept is not None
     expected = oracle.squared_distances(features.numpy())[:keep, keep:]
     np.testing.assert_allclose(kept, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("count", [60, 300, 1100])
+def test_copies_stand_in_the_order_of_their_numbers(backend: str, count: int) -> None:
+    """A product rounds equal rows differently; that must decide nothing."""
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(count)
+    some = torch.nn.functional.normalize(torch.randn(count, 24, generator=generator), dim=1)
+    which = torch.randint(0, count, (count + 13,), generator=generator)
+    found = search(some[which], 20, backend)
+    exact = oracle.squared_distances(some.numpy())[which][:, which]  # equal for copies
+    np.testing.assert_array_equal(found.ranks, oracle.neighbours(exact, 20))
+    rows = np.arange(len(which))[:, None]
+    np.testing.assert_allclose(found.distances, exact[rows, found.ranks], rtol=0, atol=2e-6)
+
+
+@given(features=lattice(2), k=st.integers(2, 30), copies=st.integers(2, 5))
+@settings(max_examples=30, deadline=None)
+def test_many_copies_and_ties(features: np.ndarray, k: int, copies: int) -> None:
+    features = np.tile(features, (copies, 1))
+    found = search(torch.from_numpy(features), k, farthest=True, keep=1)
+    expected = oracle.squared_distances(features)
+    np.testing.assert_array_equal(found.ranks, oracle.neighbours(expected, k))
+    assert found.farthest is not None and found.kept is not None
+    np.testing.assert_array_equal(found.farthest, expected.max(axis=1))
+    np.testing.assert_array_equal(found.kept, expected[:1, 1:])

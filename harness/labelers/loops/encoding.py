@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
-_fast = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+from harness.compiled import loop
 
 
-@_compiled
+@loop
 def half_sets(ranks: Any, half: Any, sizes: Any, sets: Any, start: Any, stop: Any) -> None:
     """Q(i, half) of rows start … stop−1 into `sets` (N, half), with their `sizes` (N,)."""
     for i in range(start, stop):
@@ -24,7 +22,7 @@ def half_sets(ranks: Any, half: Any, sizes: Any, sets: Any, start: Any, stop: An
         sizes[i] = size
 
 
-@_compiled
+@loop
 def _has(row: Any, image: Any) -> Any:
     found: Any = 0
     for place in range(len(row)):
@@ -32,7 +30,7 @@ def _has(row: Any, image: Any) -> Any:
     return found != 0
 
 
-@_fast
+@loop(fastmath=True)
 def _dot(x: Any, y: Any) -> Any:
     total = np.float32(0)
     for place in range(len(x)):
@@ -40,7 +38,7 @@ def _dot(x: Any, y: Any) -> Any:
     return total
 
 
-@_compiled
+@loop
 def expanded_weights(
     features: Any, squares: Any, ranks: Any, near: Any, sizes: Any, sets: Any,
     scale: Any, power: Any, one: Any, start: Any, stop: Any,
@@ -64,7 +62,7 @@ def expanded_weights(
     known = np.empty(n, dtype=np.float32)
     filled = 0
     for i in range(start, stop):
-        if len(columns) - filled < len(costs):
+        while len(columns) - filled < len(costs):
             columns, weights = _longer(columns), _longer(weights)
         members = columns[filled:]
         size = 0
@@ -108,7 +106,7 @@ def expanded_weights(
     return counts, columns[:filled].copy(), weights[:filled].copy()
 
 
-@_compiled
+@loop
 def _kept(row: Any, distances: Any, image: Any) -> Any:
     """The distance to an image that is among the neighbours in `row`, or −1."""
     for place in range(len(row)):
@@ -117,14 +115,14 @@ def _kept(row: Any, distances: Any, image: Any) -> Any:
     return np.float32(-1)
 
 
-@_compiled
+@loop
 def _longer(array: Any) -> Any:
     longer = np.empty(2 * len(array), dtype=array.dtype)
     longer[: len(array)] = array
     return longer
 
 
-@_compiled
+@loop
 def mean_rows(ranks: Any, starts: Any, columns: Any, weights: Any, start: Any, stop: Any) -> Any:
     """Rows start … stop−1 of V averaged over the images in ranks (N, k2), halves rounded up."""
     n, k2 = len(ranks), ranks.shape[1]
@@ -157,7 +155,7 @@ def mean_rows(ranks: Any, starts: Any, columns: Any, weights: Any, start: Any, s
     return counts, out_columns[:filled].copy(), out_weights[:filled].copy()
 
 
-@_compiled
+@loop
 def transposed(starts: Any, columns: Any, weights: Any) -> Any:
     """The same entries by column: starts (N + 1,), rows ascending within a column, weights."""
     n = len(starts) - 1

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-_compiled = njit(nogil=True, cache=True, error_model="numpy")
+from harness.compiled import loop
 
 #: entries looked at together: one comparison of vectors says that none of them is near enough
 _GROUP = 32
 
 
-@_compiled
+@loop
 def _push(keys: Any, key: Any) -> None:
     """Replace the largest of a max-heap by `key`, which is smaller."""
     size = len(keys)
@@ -31,7 +30,7 @@ def _push(keys: Any, key: Any) -> None:
     keys[place] = key
 
 
-@_compiled
+@loop
 def _near(distances: Any, limit: Any) -> Any:
     """Whether any of the bits is at most `limit`; one comparison of vectors for eight."""
     hits: Any = 0
@@ -40,7 +39,7 @@ def _near(distances: Any, limit: Any) -> Any:
     return hits != 0
 
 
-@_compiled
+@loop
 def select_rows(
     tile: Any, top: Any, left: Any, squares: Any, heaps: Any, far: Any, start: Any, stop: Any
 ) -> None:
@@ -77,7 +76,7 @@ def select_rows(
                 limit = np.int32(heap[0] >> 32)
 
 
-@_compiled
+@loop
 def select_columns(
     tile: Any, top: Any, left: Any, heaps: Any, far: Any, start: Any, stop: Any
 ) -> None:
