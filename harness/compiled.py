@@ -22,7 +22,9 @@ from harness.notices import say_once
 Result = TypeVar("Result")
 
 
-def loop(function: Callable[..., Any] | None = None, *, fastmath: bool = False) -> Any:
+def loop(
+    function: Callable[..., Any] | None = None, *, fastmath: bool = False
+) -> Callable[..., Any]:
     """Decorate a function that numba is to compile; `fastmath` lets it reorder float sums.
 
     Raises:
@@ -55,7 +57,7 @@ def kernels(module: str) -> ModuleType | None:
 def _say_when_compiling() -> None:
     from numba.core import event
 
-    class Listener(event.Listener):  # type: ignore[misc]
+    class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             say_once("compiling the loops of labels and evaluation, once on this machine …")
 
