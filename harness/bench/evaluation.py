@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from harness.bench import labels
 from harness.bench.features import CAMERAS, SIZES, Images, People
 from harness.bench.measure import Row, median, render, synchronised
 from harness.errors import ConfigError
@@ -35,11 +36,15 @@ def matrix_product(query: Tensor, gallery: Tensor) -> float:
 
 
 def evaluation(query: Images, gallery: Images, repeats: int, rerank: bool) -> Row:
-    """Measure the ranking; one more repeat warms up."""
+    """Measure the ranking; one more repeat warms up.
+
+    The product is query × gallery; with re-ranking half of the symmetric one of both together.
+    """
     x, y = query.features[:, 0], gallery.features[:, 0]
+    everyone = torch.cat([query.features, gallery.features]) if rerank else query.features
     walls, floors, ratios, peaks = [], [], [], []
     for repeat in range(repeats + 1):
-        floor = matrix_product(x, y)
+        floor = labels.matrix_product(everyone) if rerank else matrix_product(x, y)
         with PeakMemory() as peak:
             started = synchronised(x.device)
             result = rank(
