@@ -21,16 +21,12 @@ from tests.tiny import tiny_config
 
 #: Cluster Contrast's labels with another objective or teacher
 CROSSED = {
-    "hybrid memory": ("objective=hybrid_memory", "~objective.hard"),
-    "exclusive": ("objective=exclusive", "~objective.hard", "~objective.temperature"),
-    "classifier": (
-        "objective=softmax_triplet", "~objective.hard", "~objective.temperature",
-        "~objective.momentum",
-    ),
+    "hybrid memory": ("objective=hybrid_memory",),
+    "exclusive": ("objective=exclusive",),
+    "classifier": ("objective=softmax_triplet",),
     "mean teacher": ("distiller=mean_teacher",),
     "mean teacher of warm-up": (
         "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
-        "~objective.hard",
     ),
 }  # fmt: skip
 
