@@ -87,10 +87,11 @@ class Report:
         """The same in two lines or three."""
         self.say(f"seconds   {'  '.join(f'{k} {v:.2f}' for k, v in self.seconds.items())}")
         for name, peak in peak_memory(self.device).items():
+            before = self.before[name]
             self.say(
-                f"memory    {peak:.0f} MiB at most{'' if name == 'host' else ' on the GPU'}, "
-                f"{peak - features_mib:.0f} without the features ({features_mib:.0f}); "
-                f"{self.before[name]:.0f} before they were read"
+                f"memory    {peak:.0f} MiB at most{'' if name == 'host' else ' on the GPU'}: "
+                f"libraries {before:.0f}, features {features_mib:.0f}, "
+                f"work {max(0.0, peak - before - features_mib):.0f}"
             )
 
 

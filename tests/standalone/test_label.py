@@ -44,7 +44,7 @@ def test_labels_are_those_of_the_labeler(
     assert f"clusters  {clusters}\n" in answer.out
     assert f"outliers  {outliers} (" in answer.out
     assert f"largest   {np.bincount(labels[labels >= 0]).max()} images" in answer.out
-    for word in ("read", "search", "jaccard", "cluster", "all", "MiB at most", "without the feat"):
+    for word in ("read", "search", "jaccard", "cluster", "all", "MiB at most", "features 0, work"):
         assert word in answer.out
     assert "normalised" not in answer.out
 
