@@ -10,7 +10,7 @@ Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,6 +157,12 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to embeddings (B, V, D), not yet L2-normalised."""
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that initial weights are loaded into, for `optimizer.trunk_rate`; all of them
+        unless a backbone tells them from its heads.
+        """
+        return self.parameters()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import describe_weights
+from harness.optimizers import describe
 
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
@@ -47,9 +48,7 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
         "schedule": f"{config.train.epochs} epochs x {config.train.iterations} iterations a stage",
-        "optimizer": f"Adam, lr {config.optimizer.lr:g}, weight decay "
-        f"{config.optimizer.weight_decay:g}, x{config.optimizer.gamma:g} every "
-        f"{config.optimizer.step} epochs",
+        "optimizer": describe(config.optimizer),
         "precision": precision,
         "evaluation": RULE + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
         "cameras": bool(config.method.uses_cameras),

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
+from harness.optimizers import check_optimizer
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -41,13 +42,18 @@ SELECTIONS = ("last", "oracle")
 POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
             "train.epochs", "train.iterations", "train.warmup_iterations", "optimizer.step",
             "evaluation.every")  # fmt: skip
-FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads")
+FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads",
+             "optimizer.warmup")  # fmt: skip
 TRUTHS = ("method.uses_cameras", "evaluation.rerank", "force")
+STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.renew")
 #: key → (lowest, highest); whether the lowest itself is allowed
 RANGES = {
     "optimizer.lr": (0.0, math.inf, False),
     "optimizer.gamma": (0.0, math.inf, False),
     "optimizer.weight_decay": (0.0, math.inf, True),
+    "optimizer.momentum": (0.0, 1.0, True),
+    "optimizer.warmup_start": (0.0, 1.0, True),
+    "optimizer.trunk_rate": (0.0, math.inf, True),
     "images.flip": (0.0, 1.0, True),
     "images.erase": (0.0, 1.0, True),
 }
@@ -254,11 +260,15 @@ def _check_values(config: DictConfig) -> None:
             f"selection={config.selection} is unknown.",
             did_you_mean(str(config.selection), SELECTIONS),
         )
-    for key in TRUTHS:
+    _check_truths(config, TRUTHS)
+    _check_numbers(config)
+
+
+def _check_truths(config: DictConfig, keys: tuple[str, ...], where: str = "") -> None:
+    for key in keys:
         value = OmegaConf.select(config, key)
         if not isinstance(value, bool):
-            raise ConfigError(f"{key}={value} must be true or false.")
-    _check_numbers(config)
+            raise ConfigError(f"{where}{key}={value} must be true or false.")
 
 
 def _check_numbers(config: DictConfig, where: str = "") -> None:
@@ -286,6 +296,8 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
             limits = f"{low:g} or more" if closed else f"above {low:g}"
             limits = limits if high == math.inf else f"from {low:g} to {high:g}"
             raise ConfigError(f"{where}{key}={value} must be a number, {limits}.")
+    _check_truths(config, STAGE_TRUTHS, where)
+    check_optimizer(config.optimizer, where)
     batch, group = config.batch.identities * config.batch.images, config.batch.samples_per_bn
     if group == 1 or batch < 2:
         raise ConfigError(

@@ -20,16 +20,12 @@ from harness.extraction import extract
 from harness.images.augment import Augment
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
+from harness.optimizers import learning_rate, make_optimizer, set_rate
 from harness.precision import arithmetic, fp32_as
 from harness.progress import Reporter
 from harness.seeds import derive, generator
 
 Row = dict[str, Any]
-
-
-def learning_rate(base: float, gamma: float, step: int, passed: int) -> float:
-    """×gamma every `step` epochs; `passed` counts from the stage's first (warm-up) epoch."""
-    return base * gamma ** (passed // step)
 
 
 def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
@@ -86,11 +82,7 @@ class Trainer:
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(
-            [p for p in self.trained.parameters() if p.requires_grad],
-            lr=float(self.config.optimizer.lr),
-            weight_decay=float(self.config.optimizer.weight_decay),
-        )
+        self._renew_optimizer()
 
     # ------------------------------------------------------------------------------- the epochs
 
@@ -99,6 +91,8 @@ class Trainer:
         while self.next_epoch <= self.last_epoch:
             epoch = self.next_epoch
             started = time.perf_counter()
+            if self.config.optimizer.renew:
+                self._renew_optimizer()
             row: Row = {"stage": self.name, "epoch": epoch, "lr": self._set_learning_rate(epoch)}
             labels, features = self._label(epoch, row)
             self._train(epoch, labels, features, row)
@@ -109,12 +103,16 @@ class Trainer:
             row["seconds"] = round(time.perf_counter() - started, 3)
             yield row
 
+    def _renew_optimizer(self) -> None:
+        self.optimizer = make_optimizer(
+            self.config.optimizer,
+            self.trained.parameters(),
+            self.parts.backbone.trunk_parameters(),
+        )
+
     def _set_learning_rate(self, epoch: int) -> float:
-        settings = self.config.optimizer
-        passed = epoch - self.first_epoch
-        rate = learning_rate(float(settings.lr), float(settings.gamma), int(settings.step), passed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = learning_rate(self.config.optimizer, epoch - self.first_epoch)
+        set_rate(self.optimizer, rate)
         return rate
 
     def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,11 @@ CROSSED = {
     "mean teacher of warm-up": (
         "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
     ),
+    "SGD": (
+        "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.trunk_rate=0.1",
+        "optimizer.warmup=2", "optimizer.lr=0.01",
+    ),
+    "renewed": ("optimizer.renew=true",),
 }  # fmt: skip
 
 
@@ -63,6 +68,26 @@ def test_interrupted_and_resumed(
         assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
     a, b = _weights(whole), _weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_a_renewed_optimizer_has_no_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: dict[str, list[int]] = {}
+    original = Trainer._step
+    case = ""
+
+    def spied(self: Trainer, *arguments: Any) -> Tensor:
+        loss = original(self, *arguments)
+        steps.setdefault(case, []).append(
+            max(int(s["step"]) for s in self.optimizer.state.values())
+        )
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", spied)
+    for case in ("false", "true"):
+        run_cell(tiny_config(tmp_path / case, "method=cluster_contrast", f"optimizer.renew={case}"))
+    assert steps == {"false": [1, 2, 3, 4], "true": [1, 2, 1, 2]}
 
 
 def test_labels_come_from_the_memory_once_it_lives(
