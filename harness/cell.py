@@ -20,7 +20,7 @@ from harness.protocol import protocol_card
 ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
-LATER: dict[str, dict[str, Any]] = {"optimizer": DEFAULTS}
+LATER: dict[str, dict[str, Any]] = {"optimizer": DEFAULTS, "train": {"label_every": 1}}
 
 
 def portable_config(

@@ -22,6 +22,7 @@ from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
+from harness.rhythm import check_label_every, labellings
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -149,6 +150,7 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
     _check_views(merged)
+    _check_rhythm(merged)
     if merged.labeler.get("part_weight") and len(merged.backbone.get("views", "  ")) == 1:
         raise ConfigError(
             f"labeler.part_weight={merged.labeler.part_weight} needs part views, but "
@@ -201,6 +203,18 @@ def _check_views(config: DictConfig) -> None:
             f"{kind.__name__} needs {least - 1} part view or more, but "
             f"backbone.views={list(config.backbone.views)}.",
             "Set backbone.views=[global,upper,lower], or choose another objective.",
+        )
+
+
+def _check_rhythm(config: DictConfig) -> None:
+    """Whether a labeler that goes on from its last labels is asked often enough to do so."""
+    least = getattr(_target(config.labeler._target_, "labeler"), "least_calls", 1)
+    train = config.train
+    if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
+        raise ConfigError(
+            f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
+            f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",
+            "Make them more often, or set shares of the epochs: train.label_every=[0.36,0.036].",
         )
 
 
@@ -284,6 +298,8 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
         )
     for key in (*POSITIVE, *FROM_ZERO):
         value = OmegaConf.select(config, key)
+        if (key, value) == ("train.iterations", "auto"):
+            continue
         least = 1 if key in POSITIVE else 0
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{where}{key}={value} must be a whole number, {least} or more.")
@@ -298,6 +314,7 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
             raise ConfigError(f"{where}{key}={value} must be a number, {limits}.")
     _check_truths(config, STAGE_TRUTHS, where)
     check_optimizer(config.optimizer, where)
+    check_label_every(config.train.label_every, where)
     batch, group = config.batch.identities * config.batch.images, config.batch.samples_per_bn
     if group == 1 or batch < 2:
         raise ConfigError(

@@ -33,6 +33,12 @@ CROSSED = {
         "optimizer.warmup=2", "optimizer.lr=0.01",
     ),
     "renewed": ("optimizer.renew=true",),
+    "labels that last": ("train.label_every=3",),
+    "merged labels that last": (
+        "labeler=bottom_up", "labeler.share=0.3", "objective=exclusive",
+        "train.label_every=[1,2]", "batch.sampler=random", "train.iterations=auto",
+        "optimizer.renew=true", "optimizer.name=sgd", "optimizer.lr=0.01",
+    ),
 }  # fmt: skip
 
 
@@ -49,11 +55,12 @@ def test_interrupted_and_resumed(
     overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
     whole = run_cell(tiny_config(tmp_path / "whole", *overrides))
     steps = [0]
+    last = sum(row["iterations"] for row in whole.history())  # the run's last step, in epoch 2
     original = Trainer._step
 
     def interrupted(*arguments: Any) -> Tensor:
         steps[0] += 1
-        if steps[0] == 6:
+        if steps[0] == last:
             raise KeyboardInterrupt
         return original(*arguments)
 
@@ -62,7 +69,7 @@ def test_interrupted_and_resumed(
         with pytest.raises(KeyboardInterrupt):
             run_cell(tiny_config(tmp_path / "parts", *overrides))
     resumed = run_cell(tiny_config(tmp_path / "parts", *overrides))
-    assert steps[0] == 6, "it did go on, and did not start afresh"
+    assert steps[0] == last, "it did go on, and did not start afresh"
     assert resumed.record["metrics"] == whole.record["metrics"]
     for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
         assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
