@@ -13,10 +13,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
+from harness.optimizers import DEFAULTS
 from harness.protocol import protocol_card
 
 #: settings that change where or whether a cell runs, not what comes out
 ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
+#: options that came after the first records, with what held before: they are hashed only where they
+#: say something else, so that finished cells keep their names
+LATER: dict[str, dict[str, Any]] = {"optimizer": DEFAULTS, "train": {"label_every": 1}}
 
 
 def portable_config(
@@ -96,5 +100,9 @@ def settings_hash(
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
     settings = _portable(config, precision, teachers or {}, _content)
     del settings["seed"]
+    for section, options in LATER.items():
+        for key, before in options.items():
+            if settings[section].get(key, before) == before:
+                settings[section].pop(key, None)
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

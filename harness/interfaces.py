@@ -10,7 +10,7 @@ Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,6 +158,12 @@ class Backbone(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W), normalised, to embeddings (B, V, D), not yet L2-normalised."""
 
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that initial weights are loaded into, for `optimizer.trunk_rate`; all of them
+        unless a backbone tells them from its heads.
+        """
+        return self.parameters()
+
 
 @dataclass(frozen=True)
 class PseudoLabels:
@@ -184,7 +190,7 @@ class PseudoLabels:
 
 
 class PseudoLabeler(ABC):
-    """Features to labels, once an epoch.
+    """Features to labels, before each epoch or as often as `train.label_every` says.
 
     Equal features and an equal state give equal labels. A labeler without memory of earlier epochs
     has no state; one that has keeps it in `state_dict`, so that a killed run goes on as if nothing
@@ -195,6 +201,8 @@ class PseudoLabeler(ABC):
     uses_cameras: bool = False
     #: what to change where too few clusters are found, for error messages
     cure: str = "Raise labeler.eps, lower labeler.min_samples"
+    #: how often `label` is called at least before its labels say anything
+    least_calls: int = 1
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -232,6 +240,8 @@ class Objective(nn.Module, ABC):
     uses_cameras: bool = False
     #: the fewest views V that it can do with
     least_views: int = 1
+    #: whether `start_epoch` looks at features; if not, it gets none (0, V, D) where labels stay
+    reads_features: bool = True
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -254,10 +264,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Set up for the epoch's labels.
+        """Set up for the epoch's labels, which may be those of the epoch before.
 
         Args:
-            features: (N, V, D) float32, L2-normalised per view, of all training images.
+            features: (N, V, D) float32, L2-normalised per view, of all training images, as the
+                network gives them now.
             labels: (N,) int64, -1 for outliers.
             cameras: (N,) int64 if the method uses them.
         """

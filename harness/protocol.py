@@ -15,10 +15,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import describe_weights
+from harness.optimizers import describe
 
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
-OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations")
+OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every")
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
@@ -46,10 +47,8 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "batch": f"{config.batch.identities} x {config.batch.images}"
         + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
-        "schedule": f"{config.train.epochs} epochs x {config.train.iterations} iterations a stage",
-        "optimizer": f"Adam, lr {config.optimizer.lr:g}, weight decay "
-        f"{config.optimizer.weight_decay:g}, x{config.optimizer.gamma:g} every "
-        f"{config.optimizer.step} epochs",
+        "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
+        "optimizer": describe(config.optimizer),
         "precision": precision,
         "evaluation": RULE + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
         "cameras": bool(config.method.uses_cameras),
@@ -64,6 +63,11 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         card["stages"] = ", ".join(changed)
     card["hash"] = card_hash(card)
     return card
+
+
+def _iterations(config: DictConfig) -> str:
+    auto = config.train.iterations == "auto"
+    return "labelled images / batch size" if auto else str(config.train.iterations)
 
 
 def _changed_by_stages(config: DictConfig) -> Iterator[str]:

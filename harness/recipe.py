@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
+from harness.optimizers import check_optimizer
+from harness.rhythm import check_label_every, labellings
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -41,13 +43,18 @@ SELECTIONS = ("last", "oracle")
 POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
             "train.epochs", "train.iterations", "train.warmup_iterations", "optimizer.step",
             "evaluation.every")  # fmt: skip
-FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads")
+FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads",
+             "optimizer.warmup")  # fmt: skip
 TRUTHS = ("method.uses_cameras", "evaluation.rerank", "force")
+STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.renew")
 #: key → (lowest, highest); whether the lowest itself is allowed
 RANGES = {
     "optimizer.lr": (0.0, math.inf, False),
     "optimizer.gamma": (0.0, math.inf, False),
     "optimizer.weight_decay": (0.0, math.inf, True),
+    "optimizer.momentum": (0.0, 1.0, True),
+    "optimizer.warmup_start": (0.0, 1.0, True),
+    "optimizer.trunk_rate": (0.0, math.inf, True),
     "images.flip": (0.0, 1.0, True),
     "images.erase": (0.0, 1.0, True),
 }
@@ -143,6 +150,7 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
     _check_views(merged)
+    _check_rhythm(merged)
     if merged.labeler.get("part_weight") and len(merged.backbone.get("views", "  ")) == 1:
         raise ConfigError(
             f"labeler.part_weight={merged.labeler.part_weight} needs part views, but "
@@ -195,6 +203,18 @@ def _check_views(config: DictConfig) -> None:
             f"{kind.__name__} needs {least - 1} part view or more, but "
             f"backbone.views={list(config.backbone.views)}.",
             "Set backbone.views=[global,upper,lower], or choose another objective.",
+        )
+
+
+def _check_rhythm(config: DictConfig) -> None:
+    """Whether a labeler that goes on from its last labels is asked often enough to do so."""
+    least = getattr(_target(config.labeler._target_, "labeler"), "least_calls", 1)
+    train = config.train
+    if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
+        raise ConfigError(
+            f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
+            f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",
+            "Make them more often, or set shares of the epochs: train.label_every=[0.36,0.036].",
         )
 
 
@@ -254,11 +274,15 @@ def _check_values(config: DictConfig) -> None:
             f"selection={config.selection} is unknown.",
             did_you_mean(str(config.selection), SELECTIONS),
         )
-    for key in TRUTHS:
+    _check_truths(config, TRUTHS)
+    _check_numbers(config)
+
+
+def _check_truths(config: DictConfig, keys: tuple[str, ...], where: str = "") -> None:
+    for key in keys:
         value = OmegaConf.select(config, key)
         if not isinstance(value, bool):
-            raise ConfigError(f"{key}={value} must be true or false.")
-    _check_numbers(config)
+            raise ConfigError(f"{where}{key}={value} must be true or false.")
 
 
 def _check_numbers(config: DictConfig, where: str = "") -> None:
@@ -274,6 +298,8 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
         )
     for key in (*POSITIVE, *FROM_ZERO):
         value = OmegaConf.select(config, key)
+        if (key, value) == ("train.iterations", "auto"):
+            continue
         least = 1 if key in POSITIVE else 0
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"{where}{key}={value} must be a whole number, {least} or more.")
@@ -286,6 +312,9 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
             limits = f"{low:g} or more" if closed else f"above {low:g}"
             limits = limits if high == math.inf else f"from {low:g} to {high:g}"
             raise ConfigError(f"{where}{key}={value} must be a number, {limits}.")
+    _check_truths(config, STAGE_TRUTHS, where)
+    check_optimizer(config.optimizer, where)
+    check_label_every(config.train.label_every, where)
     batch, group = config.batch.identities * config.batch.images, config.batch.samples_per_bn
     if group == 1 or batch < 2:
         raise ConfigError(

@@ -19,17 +19,22 @@ from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import Augment
 from harness.images.samplers import SAMPLERS
-from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler, UnlabelledSet
+from harness.interfaces import (
+    Backbone,
+    Distiller,
+    Objective,
+    PseudoLabeler,
+    PseudoLabels,
+    UnlabelledSet,
+)
+from harness.optimizers import learning_rate, make_optimizer, set_rate
 from harness.precision import arithmetic, fp32_as
 from harness.progress import Reporter
+from harness.rhythm import labellings
 from harness.seeds import derive, generator
 
 Row = dict[str, Any]
-
-
-def learning_rate(base: float, gamma: float, step: int, passed: int) -> float:
-    """×gamma every `step` epochs; `passed` counts from the stage's first (warm-up) epoch."""
-    return base * gamma ** (passed // step)
+COUNTS = ("clusters", "outliers")
 
 
 def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
@@ -78,6 +83,8 @@ class Trainer:
         self.next_epoch = self.first_epoch
         every = int(self.config.evaluation.every)
         self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
+        self.labellings = labellings(train.label_every, int(train.epochs))
+        self.labels: PseudoLabels | None = None
         self.augment = Augment(
             (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
         )
@@ -86,11 +93,7 @@ class Trainer:
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(
-            [p for p in self.trained.parameters() if p.requires_grad],
-            lr=float(self.config.optimizer.lr),
-            weight_decay=float(self.config.optimizer.weight_decay),
-        )
+        self._renew_optimizer()
 
     # ------------------------------------------------------------------------------- the epochs
 
@@ -99,6 +102,8 @@ class Trainer:
         while self.next_epoch <= self.last_epoch:
             epoch = self.next_epoch
             started = time.perf_counter()
+            if self.config.optimizer.renew and self._due(epoch):
+                self._renew_optimizer()
             row: Row = {"stage": self.name, "epoch": epoch, "lr": self._set_learning_rate(epoch)}
             labels, features = self._label(epoch, row)
             self._train(epoch, labels, features, row)
@@ -109,17 +114,27 @@ class Trainer:
             row["seconds"] = round(time.perf_counter() - started, 3)
             yield row
 
+    def _renew_optimizer(self) -> None:
+        self.optimizer = make_optimizer(
+            self.config.optimizer,
+            self.trained.parameters(),
+            self.parts.backbone.trunk_parameters(),
+        )
+
     def _set_learning_rate(self, epoch: int) -> float:
-        settings = self.config.optimizer
-        passed = epoch - self.first_epoch
-        rate = learning_rate(float(settings.lr), float(settings.gamma), int(settings.step), passed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = learning_rate(self.config.optimizer, epoch - self.first_epoch)
+        set_rate(self.optimizer, rate)
         return rate
 
+    def _due(self, epoch: int) -> int:
+        """How often the labeler is asked before an epoch; 0: the labels of the one before stay."""
+        return 1 if epoch < 0 else self.labellings[epoch]
+
     def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
-        """Pseudo-labels (N,) of the epoch, and the features (N, V, D) that they come from."""
-        parts = self.parts
+        """Pseudo-labels (N,) of the epoch, and the features (N, V, D) at its start; none (0, V, D)
+        where labels stay and the objective does not look at features.
+        """
+        parts, due = self.parts, self._due(epoch)
         network = parts.backbone
         features = parts.objective.features() if epoch >= 0 else None
         if epoch < 0:
@@ -127,19 +142,26 @@ class Trainer:
             if teacher is None:
                 raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
             network = teacher
+        if not due and not parts.objective.reads_features:
+            features = torch.empty(0, len(network.views), network.dim, device=self.device)
         if features is None:
             with self._clock("extract", row):
                 progress = self.reporter.phase(f"{self.name} {epoch}: features")
                 features = extract(
                     network, self.data.images, self.device, self.precision, progress=progress
                 )
-        with self._clock("label", row):
-            self.reporter.phase(f"{self.name} {epoch}: labels")
-            cameras = self.data.cameras if parts.labeler.uses_cameras else None
-            result = parts.labeler.label(features, cameras)
-        for key in ("clusters", "outliers"):
+        if due:
+            with self._clock("label", row):
+                self.reporter.phase(f"{self.name} {epoch}: labels")
+                cameras = self.data.cameras if parts.labeler.uses_cameras else None
+                for _ in range(due):
+                    self.labels = parts.labeler.label(features, cameras)
+        result = self.labels
+        assert result is not None, "the first epoch makes labels, and checkpoints keep them"
+        for key in COUNTS:
             row[key] = result.stats.get(key, getattr(result, key))
-        row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
+        if due:
+            row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
         truth = self.observe(result.labels)  # counts of images of unknown identity stay ours
         row.update({key: value for key, value in truth.items() if key not in row})
         if result.clusters == 0:
@@ -155,8 +177,12 @@ class Trainer:
         """One epoch's iterations."""
         parts, settings = self.parts, self.config.train
         frozen = epoch < 0
-        iterations = int(settings.iterations) * (int(settings.warmup_iterations) if frozen else 1)
         batch = self.config.batch
+        iterations = settings.iterations
+        if iterations == "auto":  # as many whole batches as the labelled images fill
+            labelled = int((labels >= 0).sum())
+            iterations = max(1, labelled // (int(batch.identities) * int(batch.images)))
+        iterations = int(iterations) * (int(settings.warmup_iterations) if frozen else 1)
         try:
             sampler = SAMPLERS[str(batch.sampler)](
                 labels,
@@ -202,7 +228,7 @@ class Trainer:
                 "Lower optimizer.lr, or use train.precision=fp32. "
                 "The last checkpoint, if there is one, is kept.",
             )
-        row["loss"] = mean
+        row["loss"], row["iterations"] = mean, iterations
         images_done = iterations * int(batch.identities) * int(batch.images)
         row["images_per_second"] = round(images_done / max(row["seconds_train"], 1e-3), 2)
 
@@ -242,8 +268,16 @@ class Trainer:
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "labeler": self.parts.labeler.state_dict(),
+            "labels": self._kept_labels(),
             "timings": dict(self.timings),
         }
+
+    def _kept_labels(self) -> dict[str, Any] | None:
+        """The labels in force and their counts, for an epoch that makes none of its own."""
+        if self.labels is None:
+            return None
+        counts = {k: int(self.labels.stats.get(k, getattr(self.labels, k))) for k in COUNTS}
+        return {"labels": self.labels.labels, **counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
@@ -251,6 +285,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if "labeler" in state:  # checkpoints of the first version lack it
             self.parts.labeler.load_state_dict(state["labeler"])
+        if state.get("labels") is not None:
+            kept = dict(state["labels"])
+            self.labels = PseudoLabels(kept.pop("labels"), kept)
         self.next_epoch = int(state["next_epoch"])
         self.timings.update(state["timings"])
 

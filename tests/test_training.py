@@ -28,6 +28,17 @@ CROSSED = {
     "mean teacher of warm-up": (
         "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
     ),
+    "SGD": (
+        "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.trunk_rate=0.1",
+        "optimizer.warmup=2", "optimizer.lr=0.01",
+    ),
+    "renewed": ("optimizer.renew=true",),
+    "labels that last": ("train.label_every=3",),
+    "merged labels that last": (
+        "labeler=bottom_up", "labeler.share=0.3", "objective=exclusive",
+        "train.label_every=[1,2]", "batch.sampler=random", "train.iterations=auto",
+        "optimizer.renew=true", "optimizer.name=sgd", "optimizer.lr=0.01",
+    ),
 }  # fmt: skip
 
 
@@ -44,11 +55,12 @@ def test_interrupted_and_resumed(
     overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
     whole = run_cell(tiny_config(tmp_path / "whole", *overrides))
     steps = [0]
+    last = sum(row["iterations"] for row in whole.history())  # the run's last step, in epoch 2
     original = Trainer._step
 
     def interrupted(*arguments: Any) -> Tensor:
         steps[0] += 1
-        if steps[0] == 6:
+        if steps[0] == last:
             raise KeyboardInterrupt
         return original(*arguments)
 
@@ -57,12 +69,32 @@ def test_interrupted_and_resumed(
         with pytest.raises(KeyboardInterrupt):
             run_cell(tiny_config(tmp_path / "parts", *overrides))
     resumed = run_cell(tiny_config(tmp_path / "parts", *overrides))
-    assert steps[0] == 6, "it did go on, and did not start afresh"
+    assert steps[0] == last, "it did go on, and did not start afresh"
     assert resumed.record["metrics"] == whole.record["metrics"]
     for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
         assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
     a, b = _weights(whole), _weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_a_renewed_optimizer_has_no_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: dict[str, list[int]] = {}
+    original = Trainer._step
+    case = ""
+
+    def spied(self: Trainer, *arguments: Any) -> Tensor:
+        loss = original(self, *arguments)
+        steps.setdefault(case, []).append(
+            max(int(s["step"]) for s in self.optimizer.state.values())
+        )
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", spied)
+    for case in ("false", "true"):
+        run_cell(tiny_config(tmp_path / case, "method=cluster_contrast", f"optimizer.renew={case}"))
+    assert steps == {"false": [1, 2, 3, 4], "true": [1, 2, 1, 2]}
 
 
 def test_labels_come_from_the_memory_once_it_lives(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torchvision
@@ -28,6 +28,9 @@ class ReIDNet(Backbone):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.heads(self.trunk(images))
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        return self.trunk.parameters()
 
 
 class _Trunk(nn.Module):

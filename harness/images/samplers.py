@@ -1,4 +1,4 @@
-"""P × K samplers: balanced over identities, as most methods share it, or over camera proxies."""
+"""Samplers: P × K over identities, as most methods share it, or over camera proxies; or random."""
 
 from __future__ import annotations
 
@@ -201,5 +201,44 @@ class ProxySampler(Sampler):
         return self._images[blocks[turn].flatten()]
 
 
+class RandomSampler(Sampler):
+    """Every labelled image once a pass, in random order, whatever its label: BUC's plain shuffle.
+
+    Args:
+        identities_per_batch, images_per_identity: only their product counts, the batch size. The
+            others as for `IdentitySampler`; cameras are not looked at.
+
+    Raises:
+        TrainingError: the labelled images cannot fill one batch.
+        ValueError: shapes that do not match, P or K below 1.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        cameras: Tensor | None,
+        identities_per_batch: int,
+        images_per_identity: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(labels, cameras, identities_per_batch, images_per_identity, generator)
+        self._images = (labels.cpu() >= 0).nonzero().flatten()
+        self.images_per_pass = len(self._images)
+        if self.images_per_pass < self.batch_size:
+            raise TrainingError(
+                f"{self.images_per_pass} labelled images are less than a batch of "
+                f"{self.batch_size}",
+                "Use a larger eps (or smaller min_samples) for more clusters, or a smaller batch.",
+            )
+
+    def draw(self) -> Tensor:
+        """One pass: (images_per_pass,) int64 indices."""
+        return self._images[torch.randperm(self.images_per_pass, generator=self.generator)]
+
+
 #: `batch.sampler` → its class
-SAMPLERS: dict[str, type[Sampler]] = {"identity": IdentitySampler, "proxy": ProxySampler}
+SAMPLERS: dict[str, type[Sampler]] = {
+    "identity": IdentitySampler,
+    "proxy": ProxySampler,
+    "random": RandomSampler,
+}

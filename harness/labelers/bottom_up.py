@@ -88,6 +88,7 @@ class BottomUp(PseudoLabeler):
     """
 
     cure = "Lower labeler.share"
+    least_calls = 2
 
     def __init__(self, *, share: float = 0.05, size_penalty: float = 0.003) -> None:
         if not 0 < share < 1:

@@ -30,6 +30,7 @@ class ExclusiveMemory(Objective):
         part_weight: λ2; w = (1 − λ2, λ2, …).
     """
 
+    reads_features = False
     memory: Tensor
     labels: Tensor
 

@@ -7,19 +7,31 @@ from collections.abc import Iterator
 import numpy as np
 from omegaconf import DictConfig
 
-from harness.training import learning_rate, tested_epochs
+from harness.optimizers import learning_rate
+from harness.training import tested_epochs
 from harness.verification.cases import Check, Vectors, case, close, equal
 
 
 @case("lr_schedules")
 def learning_rates(z: Vectors) -> Iterator[Check]:
-    """×0.1 every 20 epochs, counted from the first epoch, warm-up included."""
+    """×0.1 every 20 epochs, counted from the first epoch, warm-up included; rates that rise at
+    first, ICE's and that of `method=cap protocol=published`.
+    """
+    from harness.hydra_app import compose
+
     base = float(z["base_lr"])
+    usual = {"lr": base, "gamma": 0.1, "step": 20}
     for key, first in (("steplr20_epoch_and_lr", 0), ("mskd_student_epoch_and_lr", -1)):
         epochs = z[key][:, 0].astype(int)
-        ours = [learning_rate(base, 0.1, 20, int(epoch) - first) for epoch in epochs]
+        ours = [learning_rate(usual, int(epoch) - first) for epoch in epochs]
         yield equal(f"{key.removesuffix('_epoch_and_lr')} epochs", epochs[0], first)
         yield close(key.removesuffix("_epoch_and_lr"), ours, z[key][:, 1], 1e-12)
+    cap = compose(["method=cap", "dataset=market1501", "protocol=published"])
+    ice = usual | {"gamma": 1.0, "warmup": 10, "warmup_start": 0.1}
+    for name, settings in (("cap", cap.optimizer), ("ice", ice)):
+        theirs = z[f"{name}_lr_per_epoch"]
+        ours = [learning_rate(settings, epoch) for epoch in range(len(theirs))]
+        yield close(name, ours, theirs, 1e-12)
 
 
 def mskd_schedules(z: Vectors) -> Iterator[Check]:
@@ -40,6 +52,4 @@ def _schedule(config: DictConfig) -> Iterator[tuple[int, int, float]]:
     train, optimizer = config.train, config.optimizer
     for epoch in range(-train.warmup_epochs, train.epochs):
         iterations = train.iterations * (train.warmup_iterations if epoch < 0 else 1)
-        passed = epoch + train.warmup_epochs
-        rate = learning_rate(optimizer.lr, optimizer.gamma, optimizer.step, passed)
-        yield epoch, iterations, rate
+        yield epoch, iterations, learning_rate(optimizer, epoch + train.warmup_epochs)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import TrainingError
-from harness.images.samplers import SAMPLERS, IdentitySampler, ProxySampler
+from harness.images.samplers import SAMPLERS, IdentitySampler, ProxySampler, RandomSampler
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -262,6 +262,21 @@ def test_proxies_fill_batches_and_without_cameras_are_the_clusters() -> None:
         ProxySampler(LABELS, CAMERAS, 8, 4, seeded())
 
 
+def test_a_random_pass_takes_every_labelled_image_once() -> None:
+    labels = torch.tensor([0, 1, -1, 1, 1, 2, -1, 3, 0])
+    sampler = RandomSampler(labels, None, 3, 1, seeded())
+    one, other = sampler.draw().tolist(), sampler.draw().tolist()
+    assert sorted(one) == sorted(other) == [0, 1, 3, 4, 5, 7, 8] and one != other
+    batches = [batch.tolist() for batch in sampler.batches(4)]
+    assert [len(batch) for batch in batches] == [3] * 4
+    assert len({*batches[0], *batches[1]}) == 6, "no image twice in a pass"
+    again = RandomSampler(labels, CAMERAS[:9], 1, 3, seeded())
+    assert again.draw().tolist() == one, "only the batch's size counts, and cameras do not"
+    with pytest.raises(TrainingError, match="7 labelled images are less than a batch of 8"):
+        RandomSampler(labels, None, 2, 4, seeded())
+
+
 def test_samplers_are_found_by_name() -> None:
-    assert {"identity": IdentitySampler, "proxy": ProxySampler} == SAMPLERS
-    assert [kind.needs_cameras for kind in SAMPLERS.values()] == [False, True]
+    found = {"identity": IdentitySampler, "proxy": ProxySampler, "random": RandomSampler}
+    assert found == SAMPLERS
+    assert [kind.needs_cameras for kind in SAMPLERS.values()] == [False, True, False]
