@@ -159,7 +159,6 @@ def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
     """The second epoch's labels are merged from the first's, which only the checkpoint has."""
     settings = (
         "method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3",
-        "~labeler.eps", "~labeler.min_samples",  # which the method sets for its own labeler
     )  # fmt: skip
     whole = run_cell(tiny_config(tmp_path / "whole", *settings))
     images = whole.record["dataset"]["train"]
