@@ -50,6 +50,7 @@ RANGES = {
     "optimizer.weight_decay": (0.0, math.inf, True),
     "images.flip": (0.0, 1.0, True),
     "images.erase": (0.0, 1.0, True),
+    "images.blur": (0.0, 1.0, True),
 }
 
 

@@ -80,7 +80,11 @@ class Trainer:
         every = int(self.config.evaluation.every)
         self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
         self.augment = Augment(
-            (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
+            (images.height, images.width),
+            flip=images.flip,
+            pad=images.pad,
+            erase=images.erase,
+            blur=images.blur,
         )
         backbone = self.parts.backbone
         self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
