@@ -20,7 +20,12 @@ from harness.protocol import protocol_card
 ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
-LATER: dict[str, dict[str, Any]] = {"optimizer": DEFAULTS, "train": {"label_every": 1}}
+LATER: dict[str, dict[str, Any]] = {
+    "optimizer": DEFAULTS,
+    "train": {"label_every": 1},
+    "images": {"blur": 0.0},
+    "batch": {"sampler": "identity"},
+}
 
 
 def portable_config(

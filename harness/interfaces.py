@@ -242,6 +242,8 @@ class Objective(nn.Module, ABC):
     least_views: int = 1
     #: whether `start_epoch` looks at features; if not, it gets none (0, V, D) where labels stay
     reads_features: bool = True
+    #: whether it scores labels by a trained classifier, see `logits`
+    has_classifier: bool = False
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -277,33 +279,97 @@ class Objective(nn.Module, ABC):
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         """Embeddings (B, V, D) as the backbone gives them, labels and indices (B,) → loss."""
 
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Scores of the epoch's K labels, of objectives with a classifier: (B, V, D) → (V, B, K).
+
+        The classifier is among the parameters, so that a teacher may average it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no classifier")
+
     def update(self, frozen: bool = False) -> None:
         """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees of B images.
+
+    images: (B, 3, H, W), augmented and normalised: what the student sees.
+    labels: (B,) int64 from 0. indices: (B,) int64 into the training set.
+    others: the same images augmented by other draws, `Distiller.copies` − 1 of them.
+    plain: the same images without augmentation, if `Distiller.wants_plain`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    others: tuple[Tensor, ...] = ()
+    plain: Tensor | None = None
 
 
 class Distiller(nn.Module, ABC):
     """A teacher, and the loss that it adds.
 
+    Its parameters that take a gradient are trained along with the student, and all of its state is
+    in checkpoints.
+
     Attributes:
         copies_student: whether its `teacher` argument is a copy of the stage's untrained network,
             made when the stage begins, in place of a finished network.
+        peers: how many more students it trains: networks of the same backbone, with random weights
+            of their own where weights are random. They are its argument `peers`.
+        copies: how many differently augmented copies of each batch it needs, the student's
+            included. wants_plain: whether it needs each batch without augmentation, too.
+        needs_classifier: whether the objective has to score labels (`Objective.logits`).
     """
 
     copies_student: bool = False
+    peers: int = 0
+    copies: int = 1
+    wants_plain: bool = False
+    needs_classifier: bool = False
 
     @property
     def teacher(self) -> Backbone | None:
         """The network that labels the warm-up epochs, or None."""
         return None
 
+    @property
+    def labelled_by(self) -> tuple[Backbone, ...]:
+        """The networks whose mean features label the other epochs; () for the student."""
+        return ()
+
+    @property
+    def tested(self) -> tuple[str, Backbone] | None:
+        """The network that stands for the method in tests, and how records call it; None for the
+        student. It has to be of the stage's backbone, so that it can be loaded as one.
+        """
+        return None
+
+    def prepare(self, objective: Objective) -> None:
+        """Called once, after the objective's own `prepare`, before the optimiser is made: the
+        moment for classifiers of one's own.
+        """
+
+    def relabel(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
+        """Called with what the objective's `start_epoch` got, after it."""
+
     @abstractmethod
-    def forward(self, student: Tensor, images: Tensor) -> Tensor:
-        """Student embeddings (B, V, D) and the batch that made them (B, 3, H, W) → extra loss."""
+    def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
+        """The extra loss.
+
+        Called in the precision that networks run in; losses that multiply matrices have to leave
+        it: `with torch.autocast(student.device.type, enabled=False)`.
+
+        Args:
+            student: embeddings (B, V, D) that the student makes of `batch.images`.
+            batch: the images. objective: the student's.
+        """
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch's iterations (−1 is a warm-up epoch)."""
 
-    def step(self, student: nn.Module) -> None:
+    def step(self, student: nn.Module, objective: Objective) -> None:
         """Called after each optimiser step, for teachers that follow the student."""
 
 

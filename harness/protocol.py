@@ -40,7 +40,8 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "name": config.protocol.name,
         "input": f"{config.images.height}x{config.images.width}",
         "augmentation": f"flip {config.images.flip:g}, pad {config.images.pad} and crop, "
-        f"erase {config.images.erase:g}",
+        f"erase {config.images.erase:g}"
+        + (f", blur {config.images.blur:g}" if config.images.blur else ""),
         "backbone": network,
         "pooling": backbone.get("pooling"),
         "weights": describe_weights(str(backbone.get("weights", "none"))),

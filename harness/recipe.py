@@ -10,7 +10,7 @@ import copy
 import inspect
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ RANGES = {
     "optimizer.trunk_rate": (0.0, math.inf, True),
     "images.flip": (0.0, 1.0, True),
     "images.erase": (0.0, 1.0, True),
+    "images.blur": (0.0, 1.0, True),
 }
 
 
@@ -378,12 +379,26 @@ def build_objective(stage: Stage) -> Objective:
     return build(stage.config.objective, "objective")
 
 
-def build_distiller(stage: Stage, teacher: Backbone | None, student: Backbone) -> Distiller | None:
-    """The stage's distiller around its teacher (or a copy of the student), or None."""
+def build_distiller(
+    stage: Stage,
+    teacher: Backbone | None,
+    student: Backbone,
+    peer: Callable[[], Backbone] | None = None,
+) -> Distiller | None:
+    """The stage's distiller around its teacher (or a copy of the student), or None.
+
+    Args:
+        peer: makes further students for those that train several; copies of the student if None.
+    """
     if not stage.has("distiller"):
         return None
+    extra: dict[str, Any] = {}
     if _copies_student(stage):
         teacher = copy.deepcopy(student)
-    if teacher is None:
-        return build(stage.config.distiller, "distiller")
-    return build(stage.config.distiller, "distiller", teacher=teacher)
+    if teacher is not None:
+        extra["teacher"] = teacher
+    kind = _target(stage.config.distiller._target_, "distiller")
+    if peers := getattr(kind, "peers", 0):
+        make = peer or (lambda: copy.deepcopy(student))
+        extra["peers"] = [make() for _ in range(peers)]
+    return build(stage.config.distiller, "distiller", **extra)

@@ -179,7 +179,12 @@ class Cell:
         seconds = {"test": round(time.perf_counter() - started, 3)}
         self._save_network("initial", backbone)
         self._remember("initial", referee)
-        self.stages["initial"] = {"metrics": metrics, "epoch": None, "seconds": seconds}
+        self.stages["initial"] = {
+            "metrics": metrics,
+            "network": "untrained",
+            "epoch": None,
+            "seconds": seconds,
+        }
         self._finish(metrics, referee)
 
     # ---------------------------------------------------------------------- before training
@@ -215,9 +220,9 @@ class Cell:
                         "Add a camera column to the data, or choose another part.",
                     )
 
-    def _backbone(self, config: DictConfig, stage: str) -> Backbone:
+    def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights, drawn from the cell's seed where they are random."""
-        torch.manual_seed(derive(int(self.config.seed), stage, "init"))
+        torch.manual_seed(derive(int(self.config.seed), stage, "init", *purpose))
         return self._placed(build_backbone(config.backbone), config)
 
     def _placed(self, backbone: Backbone, config: DictConfig) -> Backbone:
@@ -243,7 +248,12 @@ class Cell:
             backbone,
             build_labeler(stage),
             build_objective(stage),
-            build_distiller(stage, self._teacher(stage), backbone),
+            build_distiller(
+                stage,
+                self._teacher(stage),
+                backbone,
+                peer=lambda: self._backbone(stage.config, stage.name, "peer"),
+            ),
         )
         trainer = Trainer(
             name=stage.name,
@@ -270,14 +280,14 @@ class Cell:
                 metrics["epoch"] = row["epoch"]
             if self.config.selection == "oracle" and tested and row["mAP"] > best.get("mAP", -1):
                 best = metrics
-                self._save_network(stage.name, backbone)
+                self._save_network(stage.name, trainer.tested_network[1])
                 self._remember(stage.name, referee)
             self.reporter.time_left(self._time_left(stage.name, trainer))
             self.reporter.epoch(row)
             ended = trainer.next_epoch > trainer.last_epoch
             if ended:
                 if self.config.selection == "last":
-                    self._save_network(stage.name, backbone)
+                    self._save_network(stage.name, trainer.tested_network[1])
                     self._remember(stage.name, referee)
                 self._end_stage(stage.name, best or metrics, trainer)
             self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
@@ -286,6 +296,7 @@ class Cell:
         speeds = [r["images_per_second"] for r in self.history if r["stage"] == name]
         self.stages[name] = {
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
+            "network": trainer.tested_network[0],
             "epoch": metrics["epoch"],
             "images_per_second": round(float(np.median(speeds)), 2),
             "seconds": {k: round(v, 3) for k, v in trainer.timings.items()},

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.errors import TrainingError
 from harness.extraction import extract
-from harness.images.augment import Augment
+from harness.images.augment import Augment, normalise
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import (
     Backbone,
+    Batch,
     Distiller,
     Objective,
     PseudoLabeler,
@@ -86,10 +88,16 @@ class Trainer:
         self.labellings = labellings(train.label_every, int(train.epochs))
         self.labels: PseudoLabels | None = None
         self.augment = Augment(
-            (images.height, images.width), flip=images.flip, pad=images.pad, erase=images.erase
+            (images.height, images.width),
+            flip=images.flip,
+            pad=images.pad,
+            erase=images.erase,
+            blur=images.blur,
         )
         backbone = self.parts.backbone
         self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
+        if self.parts.distiller is not None:
+            self.parts.distiller.prepare(self.parts.objective)
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
@@ -110,7 +118,7 @@ class Trainer:
             self.next_epoch = epoch + 1
             if epoch in self.tested:
                 with self._clock("test", row):
-                    row.update(self.test(self.parts.backbone))
+                    row.update(self.test(self.tested_network[1]))
             row["seconds"] = round(time.perf_counter() - started, 3)
             yield row
 
@@ -132,24 +140,16 @@ class Trainer:
 
     def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
         """Pseudo-labels (N,) of the epoch, and the features (N, V, D) at its start; none (0, V, D)
-        where labels stay and the objective does not look at features.
+        where labels stay and nobody looks at features.
         """
         parts, due = self.parts, self._due(epoch)
-        network = parts.backbone
         features = parts.objective.features() if epoch >= 0 else None
-        if epoch < 0:
-            teacher = parts.distiller.teacher if parts.distiller is not None else None
-            if teacher is None:
-                raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
-            network = teacher
-        if not due and not parts.objective.reads_features:
+        if not (due or parts.objective.reads_features or parts.distiller):
+            network = parts.backbone
             features = torch.empty(0, len(network.views), network.dim, device=self.device)
         if features is None:
             with self._clock("extract", row):
-                progress = self.reporter.phase(f"{self.name} {epoch}: features")
-                features = extract(
-                    network, self.data.images, self.device, self.precision, progress=progress
-                )
+                features = self._features(epoch)
         if due:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
@@ -172,6 +172,32 @@ class Trainer:
                 "The last checkpoint, if there is one, is kept.",
             )
         return result.labels, features
+
+    def _features(self, epoch: int) -> Tensor:
+        """Features (N, V, D), L2-normalised per view; the mean of several networks' if several
+        label the epoch.
+        """
+        distiller = self.parts.distiller
+        networks = (distiller.labelled_by if distiller else ()) or (self.parts.backbone,)
+        if epoch < 0:
+            if distiller is None or distiller.teacher is None:
+                raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
+            networks = (distiller.teacher,)
+        total = None
+        for network in networks:
+            progress = self.reporter.phase(f"{self.name} {epoch}: features")
+            features = extract(
+                network, self.data.images, self.device, self.precision, progress=progress
+            )
+            total = features if total is None else total.add_(features)
+        assert total is not None
+        return total if len(networks) == 1 else F.normalize(total, dim=-1)
+
+    @property
+    def tested_network(self) -> tuple[str, Backbone]:
+        """What records call the network that is tested, and the network."""
+        distiller = self.parts.distiller
+        return (distiller.tested if distiller else None) or ("student", self.parts.backbone)
 
     def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
         """One epoch's iterations."""
@@ -197,7 +223,6 @@ class Trainer:
                 f"{row['outliers']} outliers.)",
                 f"{error.cure} The last checkpoint, if there is one, is kept.",
             ) from error
-        draws = generator(self.seed, self.name, epoch, "augment")
         torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
         device_labels = labels.to(self.device)
         cameras = None
@@ -205,6 +230,8 @@ class Trainer:
             cameras = self.data.cameras.to(self.device)
         with torch.no_grad():
             parts.objective.start_epoch(features, device_labels, cameras)
+            if parts.distiller is not None:
+                parts.distiller.relabel(features, device_labels, cameras)
         del features
         self.trained.train()
         if parts.distiller is not None:
@@ -212,12 +239,9 @@ class Trainer:
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
         with self._clock("train", row), fp32_as(self.precision):  # gradients too
-            for step, indices in enumerate(sampler.batches(iterations), start=1):
-                parameters = self.augment.draw(len(indices), draws)
-                images = self.augment.apply(
-                    self.data.images, parameters, indices=indices, device=self.device
-                )
-                total += self._step(images, indices, device_labels, frozen)
+            batches = self._batches(epoch, sampler.batches(iterations), device_labels)
+            for step, inputs in enumerate(batches, start=1):
+                total += self._step(inputs, frozen)
                 progress(step, iterations)
                 if step % 50 == 0 and not torch.isfinite(total):
                     break
@@ -232,16 +256,38 @@ class Trainer:
         images_done = iterations * int(batch.identities) * int(batch.images)
         row["images_per_second"] = round(images_done / max(row["seconds_train"], 1e-3), 2)
 
-    def _step(self, images: Tensor, indices: Tensor, labels: Tensor, frozen: bool) -> Tensor:
+    def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
+        """What steps see of the images (B,) that were drawn for them."""
+        distiller = self.parts.distiller
+        copies = distiller.copies if distiller is not None else 1
+        # the first copy's draws are the same whether there are others or not
+        purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
+        draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
+        for indices in drawn:
+            images = [
+                self.augment.apply(
+                    self.data.images,
+                    self.augment.draw(len(indices), draw),
+                    indices=indices,
+                    device=self.device,
+                )
+                for draw in draws
+            ]
+            plain = None
+            if distiller is not None and distiller.wants_plain:
+                plain = normalise(self.data.images[indices.numpy()], device=self.device)
+            there = indices.to(self.device)
+            yield Batch(images[0], labels[there], there, tuple(images[1:]), plain)
+
+    def _step(self, batch: Batch, frozen: bool) -> Tensor:
         """One optimiser step; returns the loss, detached."""
         parts = self.parts
-        indices = indices.to(self.device)
         with arithmetic(self.precision, self.device):
-            embeddings = parts.backbone(images)
+            embeddings = parts.backbone(batch.images)
             distilled = None
             if parts.distiller is not None:
-                distilled = parts.distiller(embeddings.float(), images)
-        loss = parts.objective(embeddings.float(), labels[indices], indices)
+                distilled = parts.distiller(embeddings.float(), batch, parts.objective)
+        loss = parts.objective(embeddings.float(), batch.labels, batch.indices)
         if distilled is not None:
             loss = loss + distilled
         self.optimizer.zero_grad(set_to_none=True)
@@ -249,7 +295,7 @@ class Trainer:
         self.optimizer.step()
         parts.objective.update(frozen)
         if parts.distiller is not None:
-            parts.distiller.step(parts.backbone)
+            parts.distiller.step(parts.backbone, parts.objective)
         return loss.detach()
 
     @property

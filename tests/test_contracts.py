@@ -24,6 +24,7 @@ from harness import plugins
 from harness.hydra_app import compose
 from harness.interfaces import (
     Backbone,
+    Batch,
     Dataset,
     Distiller,
     Objective,
@@ -221,7 +222,9 @@ def test_distiller(name: str) -> None:
     images = torch.randn(4, 3, 32, 16)
     student = torch.randn(4, 1, teacher.dim, requires_grad=True)
     distiller.start_epoch(0)
-    loss = distiller(student, images)
+    objective = build(config_of("objective", "softmax_triplet"), "objective")
+    batch = Batch(images, torch.tensor([0, 0, 1, 1]), torch.arange(4))
+    loss = distiller(student, batch, objective)
     assert loss.shape == () and torch.isfinite(loss)
     loss.backward()
     assert student.grad is not None and student.grad.abs().max() > 0

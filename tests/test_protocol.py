@@ -36,6 +36,7 @@ HELD: dict[str, object] = {
     "images.flip": 0.0,
     "images.pad": 0,
     "images.erase": 0.0,
+    "images.blur": 0.5,
     "backbone.arch": "resnet18",
     "backbone.stride_in": "1x1",
     "backbone.pooling": "avg",

@@ -135,8 +135,8 @@ def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(
     taught: list[MeanTeacher] = []
     step = MeanTeacher.step
 
-    def spied(self: MeanTeacher, student: torch.nn.Module) -> None:
-        step(self, student)
+    def spied(self: MeanTeacher, *arguments: Any) -> None:
+        step(self, *arguments)
         taught.append(self)
 
     monkeypatch.setattr(MeanTeacher, "step", spied)

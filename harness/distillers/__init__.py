@@ -1,7 +1,6 @@
 """Distillers: a teacher, and the loss that it adds."""
 
-from harness.distillers.feature_teacher import FeatureTeacher
 from harness.distillers.mean_teacher import MeanTeacher
 from harness.distillers.offline_teacher import OfflineTeacher
 
-__all__ = ["FeatureTeacher", "MeanTeacher", "OfflineTeacher"]
+__all__ = ["MeanTeacher", "OfflineTeacher"]

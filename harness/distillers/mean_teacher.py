@@ -1,40 +1,26 @@
-"""A teacher that is the moving average of its student: MMT's and ICE's, with MSKD's distance."""
+"""A teacher that is the moving average of its student, with MSKD's distance."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
-from harness.distillers.feature_teacher import FeatureTeacher
-from harness.errors import ConfigError
-from harness.interfaces import Backbone
+from harness.distillers.averaged_teacher import AveragedTeacher
+from harness.distillers.feature_distance import FeatureDistance
+from harness.interfaces import Backbone, Batch, Objective
 
 
-class MeanTeacher(FeatureTeacher):
-    """The distance of `FeatureTeacher` to a network that follows its student,
-    θ′ ← a θ′ + (1 − a) θ after every optimiser step.
+class MeanTeacher(AveragedTeacher):
+    """`FeatureDistance` to an average of the student.
 
-    Tarvainen and Valpola, *Mean teachers are better role models*, NeurIPS 2017; so updated in MMT
-    (Ge et al., ICLR 2020: a = min(1 − 1/(g+1), α) in step g = 0, 1, …, so the first step copies)
-    and ICE (Chen et al., ICCV 2021: a = α). The parameters alone are averaged. Their losses are
-    others than the squared distance here, which is MSKD's: `method=mskd distiller=mean_teacher`
-    changes nothing of MSKD but where its teacher comes from.
+    MMT's and ICE's losses are others (`MutualTeachers`, `InstanceTeacher`); this one is MSKD's:
+    `method=mskd distiller=mean_teacher` changes nothing of MSKD but where its teacher comes from.
+    Epochs are labelled, and tests made, with the student.
 
     Args:
-        teacher: a copy of the student as it begins, made by the run. It labels warm-up epochs.
-        weight: μ.
-        part_weight: λ2.
-        alpha: α, the share of the old average that is kept.
-        ramp: begin with the student itself and let a rise to α, as MMT does.
-        batch_norm: `train`, as published: the teacher's features are normalised by the batch's own
-            statistics, and its running ones follow its own features. `eval`: by running statistics,
-            which are then the student's, copied in every step.
+        teacher, alpha, ramp, batch_norm: see `AveragedTeacher`.
+        weight, part_weight: see `FeatureDistance`.
     """
-
-    copies_student = True
 
     def __init__(
         self,
@@ -45,32 +31,10 @@ class MeanTeacher(FeatureTeacher):
         ramp: bool = True,
         batch_norm: str = "train",
     ) -> None:
-        super().__init__(teacher, weight, part_weight, batch_norm)
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"distiller.alpha={alpha} must lie in [0, 1].")
-        self.alpha = alpha
-        self.ramp = ramp
-        #: g, how often the teacher has followed
-        self.steps = 0
+        super().__init__(teacher, alpha, ramp, batch_norm)
+        self.distance = FeatureDistance(weight, part_weight)
 
-    @property
-    def momentum(self) -> float:
-        """a of the next step."""
-        return min(1.0 - 1.0 / (self.steps + 1), self.alpha) if self.ramp else self.alpha
-
-    @torch.no_grad()
-    def step(self, student: nn.Module) -> None:
-        average = get_ema_multi_avg_fn(self.momentum)
-        average(list(self._teacher.parameters()), list(student.parameters()), None)
-        if self.batch_norm == "eval":
-            for own, new in zip(self._teacher.buffers(), student.buffers(), strict=True):
-                own.copy_(new)
-        self.steps += 1
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """g, for checkpoints: as a buffer on a GPU every step would wait for it."""
-        return {"steps": self.steps}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's g."""
-        self.steps = int(state["steps"])
+    def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
+        with torch.no_grad():
+            target = self.teacher(batch.images)
+        return self.distance(student, target)

@@ -1,9 +1,9 @@
-"""Augmentation of whole batches: flip, pad and crop, normalise, erase.
+"""Augmentation of whole batches: flip, pad and crop, blur, normalise, erase.
 
 The published pipeline (horizontal flip, 10 black pixels of padding and a random crop, ImageNet
-normalisation, random erasing: Zhong et al., AAAI 2020), split in two. `Augment.draw` draws the
-random numbers, always on the CPU, so a run has the same ones on every device; `Augment.apply` is
-deterministic arithmetic on the device of the images.
+normalisation, random erasing: Zhong et al., AAAI 2020), and a blur for methods that have one, split
+in two. `Augment.draw` draws the random numbers, always on the CPU, so a run has the same ones on
+every device; `Augment.apply` is deterministic arithmetic on the device of the images.
 
 On the CPU the work is done with numpy, one image after the other: an image stays in the cache, and
 no operation waits for a pool of threads that other processes hold up.
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import ConfigError
+from harness.images.blur import gaussian_blur
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, of values in 0 … 1
 STD = (0.229, 0.224, 0.225)
@@ -35,11 +36,13 @@ class AugmentParameters:
         flip: (B,) bool, mirror left and right.
         corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
         erase: (B, 4) int64, top, left, height and width of what is erased; height 0 for nothing.
+        blur: (B,) float64, standard deviation of a Gaussian in pixels; 0 for none.
     """
 
     flip: Tensor
     corner: Tensor
     erase: Tensor
+    blur: Tensor
 
     def __len__(self) -> int:
         return len(self.flip)
@@ -55,6 +58,8 @@ class Augment:
         erase: probability of erasing a rectangle.
         erase_area: its area as a part of H·W, drawn uniformly from this range.
         erase_aspect: its height ÷ width, drawn uniformly (not log-uniformly) from this range.
+        blur: probability of a Gaussian blur, as SimCLR (Chen et al., ICML 2020) and ICE have it.
+        blur_sigma: its standard deviation in pixels, drawn uniformly from this range.
         mean, std: normalisation of values in 0 … 1, RGB.
         erase_fill: what is filled in **after** normalisation. The published code fills with the
             ImageNet mean there, and not with the zero that a mean becomes; hence this default.
@@ -74,11 +79,15 @@ class Augment:
         mean: Colour = MEAN,
         std: Colour = STD,
         erase_fill: Colour = MEAN,
+        blur: float = 0.0,
+        blur_sigma: tuple[float, float] = (0.1, 2.0),
     ) -> None:
-        for name, value in (("flip", flip), ("erase", erase)):
+        for name, value in (("flip", flip), ("erase", erase), ("blur", blur)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"augment.{name}={value} is no probability", "Use 0 … 1.")
-        for name, (low, high) in (("erase_area", erase_area), ("erase_aspect", erase_aspect)):
+        for name, (low, high) in (
+            ("erase_area", erase_area), ("erase_aspect", erase_aspect), ("blur_sigma", blur_sigma),
+        ):  # fmt: skip
             if not 0 < low <= high:
                 raise ConfigError(f"augment.{name}=({low}, {high}) is no range of positive numbers")
         if pad < 0 or min(size) < 1:
@@ -87,12 +96,13 @@ class Augment:
         self.flip, self.pad, self.erase = flip, pad, erase
         self.erase_area, self.erase_aspect = erase_area, erase_aspect
         self.mean, self.std, self.erase_fill = mean, std, erase_fill
+        self.blur, self.blur_sigma = blur, blur_sigma
 
     def draw(self, batch: int, generator: torch.Generator) -> AugmentParameters:
         """Parameters for a batch of B images.
 
         Takes equally many random numbers whatever the probabilities are: runs that differ in
-        erasing alone flip and crop alike.
+        erasing alone flip and crop alike. Blur takes none where its probability is 0.
         """
 
         def uniform(*shape: int) -> np.ndarray:
@@ -115,7 +125,12 @@ class Augment:
         # (height, width) − lengths is negative only where nothing fits, and nothing is erased then
         starts = np.floor(uniform(batch, 2) * ((height, width) - lengths + 1))
         erase = np.concatenate((starts, lengths), axis=1).astype(np.int64) * chosen[:, None]
-        return AugmentParameters(*map(torch.from_numpy, (flip, corner, erase)))
+
+        blur = np.zeros(batch)
+        if self.blur > 0:
+            least, most = self.blur_sigma
+            blur = (uniform(batch) < self.blur) * (least + (most - least) * uniform(batch))
+        return AugmentParameters(*map(torch.from_numpy, (flip, corner, erase, blur)))
 
     def apply(
         self,
@@ -155,7 +170,10 @@ class Augment:
         on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
         gather = not on_cpu if gather is None else gather
         crops = (_crop_gather if gather else _crop_slices)(images, rows, parameters, self.pad)
-        out = _normalised(crops.to(device or crops.device), self.mean, self.std)
+        crops = crops.to(device or crops.device)
+        if bool(parameters.blur.any()):
+            crops = gaussian_blur(crops, parameters.blur)
+        out = _normalised(crops, self.mean, self.std)
         erase = _erase_mask if gather or out.device.type != "cpu" else _erase_slices
         erase(out, parameters.erase, self.erase_fill)
         return out.to(dtype).permute(0, 3, 1, 2)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from harness.backbones.pooling import VIEWS, GeM, ViewHeads
 from harness.distillers import OfflineTeacher
-from harness.interfaces import Backbone
+from harness.distillers.feature_distance import FeatureDistance
+from harness.interfaces import Backbone, Batch
 from harness.objectives import ClusterMemory
 from harness.verification.cases import Check, Vectors, case, close
 
@@ -115,21 +116,9 @@ def heads(z: Vectors) -> Iterator[Check]:
             yield close(f"{parity} running {what}", value, theirs, EXACT)
 
 
-class _Given(Backbone):
-    """A teacher whose embeddings are given: its images are already (B, V, D)."""
-
-    def __init__(self, views: int, dim: int) -> None:
-        super().__init__()
-        self.views, self.dim = VIEWS[:views], dim
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images
-
-
 @case("mskd_loss")
 def losses(z: Vectors) -> Iterator[Check]:
     """Both stages' losses in ordinary and warm-up epochs."""
-    views, _, dim = z["inputs1"].shape
     for stage in ("teacher", "student"):
         for mode, frozen in (
             ("normal", (False, False)),
@@ -138,15 +127,16 @@ def losses(z: Vectors) -> Iterator[Check]:
         ):
             name = f"{stage}_{mode}"
             objective = _memory(z)
-            distiller = OfflineTeacher(_Given(views, dim), float(z["mu"]), float(z["lambda2"]))
+            distance = FeatureDistance(float(z["mu"]), float(z["lambda2"]))
             for step in (1, 2):
                 x = _tensor(z[f"inputs{step}"]).transpose(0, 1).contiguous().requires_grad_()
                 loss = objective(x, _tensor(z[f"targets{step}"]), torch.empty(0))
                 yield close(f"{name} CE {step}", objective.terms, z[f"{name}_ce{step}"], EXACT)
                 if stage == "student":
-                    loss = loss + distiller(x, _tensor(z[f"teacher{step}"]).transpose(0, 1))
+                    target = _tensor(z[f"teacher{step}"]).transpose(0, 1)
+                    loss = loss + distance(x, target)
                     mse = z[f"{name}_mse{step}"]
-                    yield close(f"{name} MSE {step}", distiller.terms, mse, EXACT)
+                    yield close(f"{name} MSE {step}", distance.terms, mse, EXACT)
                 loss.backward()
                 objective.update(frozen=frozen[step - 1])
                 yield close(f"{name} loss {step}", loss, z[f"{name}_loss{step}"], EXACT)
@@ -180,9 +170,11 @@ def steps(z: Vectors) -> Iterator[Check]:
             maps = _tensor(z["student_maps"][step - 1]).requires_grad_()
             network.zero_grad()
             embeddings = network(maps)
-            loss = objective(embeddings, _tensor(z["targets"][step - 1]), torch.empty(0))
+            labels = _tensor(z["targets"][step - 1])
+            loss = objective(embeddings, labels, torch.empty(0))
             if stage == "student":
-                loss = loss + distiller(embeddings, _tensor(z["teacher_maps"][step - 1]))
+                batch = Batch(_tensor(z["teacher_maps"][step - 1]), labels, torch.empty(0))
+                loss = loss + distiller(embeddings, batch, objective)
             loss.backward()
             objective.update(frozen=epoch < 0)
             yield close(f"{name} loss", loss, z[f"{name}_loss"], THROUGH_NORM)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from harness.backbones import small
 from harness.distillers import MeanTeacher, OfflineTeacher
 from harness.errors import ConfigError
-from harness.interfaces import Backbone
+from harness.interfaces import Backbone, Batch, Distiller
+from harness.objectives import ClusterMemory
 
 
 def _network() -> Backbone:
@@ -29,6 +30,11 @@ def _move(network: nn.Module, seed: int) -> None:
 
 def _images(seed: int = 0) -> Tensor:
     return torch.randn(6, 3, 16, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def _loss(teacher: Distiller, student: Tensor, seed: int = 0) -> Tensor:
+    nothing = torch.zeros(6, dtype=torch.int64)
+    return teacher(student, Batch(_images(seed), nothing, nothing), ClusterMemory())
 
 
 @pytest.mark.parametrize("ramp", [True, False])
@@ -50,7 +56,7 @@ def test_parameters_follow_and_statistics_do_not(ramp: bool) -> None:
             assert not parameter.requires_grad
     for name, buffer in teacher.teacher.named_buffers():
         assert torch.equal(buffer, statistics[name]), "its own, and it has seen nothing"
-    teacher(student(_images()), _images())
+    _loss(teacher, student(_images()))
     assert any(not torch.equal(b, statistics[n]) for n, b in teacher.teacher.named_buffers())
 
 
@@ -66,7 +72,7 @@ def test_with_eval_the_statistics_are_the_students() -> None:
         assert torch.equal(buffer, theirs[name])
     student.eval()
     # the first step with a ramp copies: the same function now
-    assert float(teacher(student(_images(1)), _images(1)).detach()) == pytest.approx(0, abs=1e-10)
+    assert float(_loss(teacher, student(_images(1)), 1).detach()) == pytest.approx(0, abs=1e-10)
 
 
 def test_the_count_of_steps_survives_a_checkpoint() -> None:
@@ -91,7 +97,7 @@ def test_the_distance_is_that_of_an_offline_teacher() -> None:
     offline = OfflineTeacher(copy.deepcopy(network), weight=0.5)
     for teacher in (mean, offline):
         teacher.start_epoch(0)
-    assert torch.equal(mean(student, _images()), offline(student, _images()))
+    assert torch.equal(_loss(mean, student), _loss(offline, student))
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,15 @@ def test_rectangles_that_never_fit_erase_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"flip": 1.5}, {"erase": -1}, {"erase_area": (0.4, 0.02)}, {"pad": -1}]
+    "options",
+    [
+        {"flip": 1.5},
+        {"erase": -1},
+        {"erase_area": (0.4, 0.02)},
+        {"pad": -1},
+        {"blur": 2},
+        {"blur_sigma": (2.0, 0.1)},
+    ],
 )
 def test_nonsense_is_refused(options: dict) -> None:
     with pytest.raises(ConfigError, match=f"augment.{next(iter(options))}"):

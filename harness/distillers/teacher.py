@@ -1,0 +1,39 @@
+"""What teachers share: a network without gradient, in a mode of its own."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from harness.errors import ConfigError
+from harness.interfaces import Backbone, Distiller
+
+Self = TypeVar("Self", bound="Teacher")
+
+
+class Teacher(Distiller):
+    """A network that teaches without learning by gradient, in a mode of its own.
+
+    Args:
+        teacher: the network; it also labels the warm-up epochs.
+        batch_norm: `train` normalises the teacher's features by the batch's own statistics; `eval`
+            takes the running ones.
+    """
+
+    def __init__(self, teacher: Backbone, batch_norm: str = "train") -> None:
+        super().__init__()
+        if batch_norm not in ("train", "eval"):
+            raise ConfigError(f"distiller.batch_norm='{batch_norm}' is unknown: train or eval.")
+        self._teacher = teacher.requires_grad_(False).eval()
+        self.batch_norm = batch_norm
+
+    @property
+    def teacher(self) -> Backbone:
+        return self._teacher
+
+    def start_epoch(self, epoch: int) -> None:
+        self._teacher.train(self.batch_norm == "train")
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """The teacher's mode is its own (`batch_norm`), not the student's."""
+        self.training = mode
+        return self
