@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cell import cell_name
+from harness.hydra_app import compose
 from harness.results.store import Store
 from harness.results.tables import show
 
@@ -36,3 +38,18 @@ def test_records_are_whole(run: object) -> None:
     assert (run.folder / "per_query.npz").is_file() and run.config()
     names = {path.name for path in run.folder.iterdir()}
     assert not names & {"checkpoint.pt"}, "an unfinished run is no record"
+
+
+SYNTHETIC = [
+    run.name
+    for run in Store(RESULTS / "leaderboard").runs()
+    if run.record["dataset"]["name"] == "synthetic" and run.record["protocol"]["name"] == "demo"
+]
+
+
+@pytest.mark.parametrize("name", SYNTHETIC)
+def test_records_are_of_cells_as_they_are_now(name: str) -> None:
+    """What a method's config says today is what stands on the leaderboard: the cell is found."""
+    method, _, seed, _ = name.split("-")
+    config = compose([f"method={method}", "dataset=synthetic", f"seed={seed[1:]}"])
+    assert cell_name(config, "fp32") == name, "its settings have changed: run it again"
