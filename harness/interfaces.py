@@ -199,6 +199,8 @@ class PseudoLabeler(ABC):
 
     #: whether `label` looks at cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
+    #: the fewest images N that it can label with its settings
+    least_images: int = 1
     #: what to change where too few clusters are found, for error messages
     cure: str = "Raise labeler.eps, lower labeler.min_samples"
     #: how often `label` is called at least before its labels say anything
@@ -208,6 +210,15 @@ class PseudoLabeler(ABC):
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
         """What `uses_cameras` will be of one built with these options; asked before it is built."""
         return cls.uses_cameras
+
+    @classmethod
+    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
+        """Whether one built with these options looks at other views than the global one."""
+        return bool(options.get("part_weight"))
+
+    def most_clusters(self, images: int) -> int | None:
+        """The most labels K that N images may get; None where there is no telling."""
+        return None
 
     @abstractmethod
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
@@ -244,6 +255,8 @@ class Objective(nn.Module, ABC):
     reads_features: bool = True
     #: whether it scores labels by a trained classifier, see `logits`
     has_classifier: bool = False
+    #: the most labels K that it has room for; None: any number
+    max_clusters: int | None = None
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:

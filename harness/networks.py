@@ -52,6 +52,41 @@ def check_parts(config: DictConfig, recipe: Recipe) -> None:
         build_distiller(stage, teacher, student)
 
 
+def check_images(recipe: Recipe, images: int) -> None:
+    """Whether the labelers can label so many training images, and the objectives hold the labels.
+
+    Args:
+        images: N.
+
+    Raises:
+        ConfigError: a stage's labeler needs more images, cannot give the labels that a batch
+            needs, or can give more than its objective has room for.
+    """
+    for stage in recipe.stages:
+        labeler, objective = build_labeler(stage), build_objective(stage)
+        name, labels = type(labeler).__name__, labeler.most_clusters(images)
+        if images < labeler.least_images:
+            raise ConfigError(
+                f"{images} training images are too few: {name} ({labeler.describe()}) needs "
+                f"{labeler.least_images}.",
+                "Use more images, or other settings of the labeler (labeler., neighbours.k1).",
+            )
+        batch = stage.config.batch
+        if labels is not None and labels < batch.identities and batch.sampler == "identity":
+            raise ConfigError(
+                f"{name} ({labeler.describe()}) gives {labels} clusters at most, fewer than the "
+                f"{batch.identities} of a batch.",
+                f"Set batch.identities={labels} or fewer, or make more clusters.",
+            )
+        room = objective.max_clusters
+        if labels is not None and room is not None and labels > room:
+            raise ConfigError(
+                f"{name} can give {images} images {labels} labels, more than the {room} that "
+                f"{type(objective).__name__} has room for.",
+                f"Set objective.max_clusters={labels}, or choose another labeler.",
+            )
+
+
 def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
     if teacher.views != student.views or teacher.dim != student.dim:
         raise ConfigError(

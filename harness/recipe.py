@@ -102,6 +102,8 @@ def make_recipe(config: DictConfig) -> Recipe:
     name = str(config.method.name)
     uses_cameras = bool(config.method.uses_cameras)
     given: Mapping[str, Any] = config.stages or {}
+    if not given:
+        _check_untrained(config)
     stages = [_stage(config, str(key), list(given), uses_cameras) for key in given]
     needed: list[Stage] = []
     for position, stage in reversed(list(enumerate(stages))):
@@ -109,6 +111,18 @@ def make_recipe(config: DictConfig) -> Recipe:
         if position == len(stages) - 1 or stage.name in wanted:
             needed.insert(0, stage)
     return Recipe(name, uses_cameras, tuple(needed))
+
+
+def _check_untrained(config: DictConfig) -> None:
+    """Refuse parts that would do nothing, as the method has no stages."""
+    for part in ("labeler", "objective", "distiller"):
+        target = config[part].get("_target_")
+        if target is not None:
+            raise ConfigError(
+                f"{config.method.name} does not train: a {part} ({target.rsplit('.', 1)[-1]}) "
+                "would do nothing.",
+                f"Choose {part}=none, or a method that trains (harness list methods).",
+            )
 
 
 def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
@@ -150,20 +164,16 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
                     f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
-    _check_views(merged)
+    _check_views(stage)
     _check_rhythm(merged)
-    if merged.labeler.get("part_weight") and len(merged.backbone.get("views", "  ")) == 1:
-        raise ConfigError(
-            f"labeler.part_weight={merged.labeler.part_weight} needs part views, but "
-            f"backbone.views={list(merged.backbone.views)} has none.",
-            "Set labeler.part_weight=0, or backbone.views=[global,upper,lower].",
-        )
     if not stage.has("distiller"):
         if merged.train.warmup_epochs:
+            own = OmegaConf.select(changes, "train.warmup_epochs") is not None
             raise ConfigError(
                 f"stages.{name} has {merged.train.warmup_epochs} warm-up epochs but no distiller "
                 "whose teacher could label them.",
-                "Choose distiller=offline_teacher or train.warmup_epochs=0.",
+                f"Choose distiller=offline_teacher or {f'stages.{name}.' if own else ''}"
+                "train.warmup_epochs=0, or a variant of the method (harness list methods).",
             )
         return stage
     teacher = merged.distiller.get("teacher")
@@ -195,15 +205,46 @@ def _copies_student(stage: Stage) -> bool:
     return getattr(kind, "copies_student", False) is True
 
 
-def _check_views(config: DictConfig) -> None:
-    """Whether the backbone gives the objective the part views that it is made for."""
+def _check_views(stage: Stage) -> None:
+    """Whether the parts of a stage get the part views that they look at, and those are looked at.
+
+    Raises:
+        ConfigError: they do not, or they are not; with the reason.
+    """
+    config = stage.config
+    views = config.backbone.get("views")
+    if views is None or isinstance(views, str):
+        return  # a backbone with views of its own
+    parts = len(views) - 1
     kind = _target(config.objective._target_, "objective")
     least = getattr(kind, "least_views", 1)
-    if len(config.backbone.get("views", "?" * least)) < least:
+    if len(views) < least:
         raise ConfigError(
             f"{kind.__name__} needs {least - 1} part view or more, but "
-            f"backbone.views={list(config.backbone.views)}.",
+            f"backbone.views={list(views)}.",
             "Set backbone.views=[global,upper,lower], or choose another objective.",
+        )
+    labels_by = config.labeler.get("part_weight") or 0.0
+    if labels_by and parts == 0:
+        raise ConfigError(
+            f"labeler.part_weight={labels_by} needs part views, but "
+            f"backbone.views={list(views)} has none.",
+            "Set labeler.part_weight=0, or backbone.views=[global,upper,lower].",
+        )
+    if parts * labels_by >= 1:
+        raise ConfigError(
+            f"labeler.part_weight={labels_by} for each of {parts} part views leaves nothing to the "
+            "global one.",
+            f"Set labeler.part_weight below {1 / parts:g}.",
+        )
+    labeler = _target(config.labeler._target_, "labeler")
+    looks = getattr(labeler, "looks_at_parts", None)
+    unseen = config.objective.get("part_weight") == 0 and not (looks and looks(config.labeler))
+    if parts and unseen and not stage.has("distiller"):  # a teacher may have views to be followed
+        raise ConfigError(
+            f"backbone.views={list(views)}, but nothing looks at the parts: "
+            "objective.part_weight=0, and the labeler looks at the global view.",
+            "Set objective.part_weight=0.2, say, or backbone.views=[global].",
         )
 
 

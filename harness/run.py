@@ -20,7 +20,7 @@ from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
-from harness.networks import check_parts, find_teachers, load_network, run_of_teacher
+from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -158,6 +158,7 @@ class Cell:
         )
         referee = self._referee()
         self._check_cameras(referee)
+        check_images(self.recipe, len(referee.data.train.images))
         checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
         write_json(
             self.folder / "config.json", portable_config(self.config, self.precision, self.teachers)

@@ -193,12 +193,16 @@ REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
         "harness list objectives",
     ),
     "a reference to nothing": (
-        {"objective": {"_target_": None}},
-        "distiller.part_weight: Interpolation key 'objective.part_weight' not found",
-        "distiller.part_weight=VALUE",
+        {"labeler__k1": "${neighbours.k3}"}, "labeler.k1: Interpolation key 'neighbours.k3'",
+        "labeler.k1=VALUE",
     ),
     "warm-up alone": (
-        {"distiller": {"_target_": None}}, "1 warm-up epochs but no distiller", "offline_teacher",
+        {"distiller": {"_target_": None}}, "1 warm-up epochs but no distiller",
+        "stages.student.train.warmup_epochs=0",
+    ),
+    "warm-up alone, of all stages": (
+        {"train__warmup_epochs": 1}, "stages.teacher has 1 warm-up epochs but no distiller",
+        "offline_teacher or train.warmup_epochs=0",
     ),
     "a teacher after": (
         {"distiller__teacher": "student"}, "from stage 'student', which does not come before it",
@@ -207,6 +211,14 @@ REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
     "parts without views": (
         {"backbone__views": ["global"]}, "labeler.part_weight=0.15 needs part views",
         "backbone.views=[global,upper,lower]",
+    ),
+    "parts that outweigh the whole": (
+        {"labeler__part_weight": 0.4, "backbone__views": ["global", "top", "middle", "bottom"]},
+        "labeler.part_weight=0.4 for each of 3 part views leaves nothing", "below 0.333333",
+    ),
+    "parts that nothing looks at": (
+        {"labeler__part_weight": 0, "objective__part_weight": 0, "stages__student": None},
+        "nothing looks at the parts", "objective.part_weight=0.2",
     ),
     "nothing to import": (
         {"labeler___target_": "harness.nothing.X"},
@@ -253,6 +265,31 @@ def test_refused_with_cause_and_cure(mskd: DictConfig, case: str) -> None:
         make_recipe(config)
     assert cause in refusal.value.cause
     assert cure in refusal.value.cure
+
+
+@pytest.mark.parametrize("part", ["labeler=kmeans", "objective=cluster_memory",
+                                  "distiller=mean_teacher"])  # fmt: skip
+def test_a_method_that_does_not_train_takes_no_parts(part: str) -> None:
+    with pytest.raises(ConfigError, match=r"direct_transfer does not train: a .* do nothing"):
+        make_recipe(compose(["method=direct_transfer", part]))
+
+
+def test_parts_have_a_weight_as_soon_as_there_are_any() -> None:
+    parts = "backbone.views=[global,upper,lower]"
+    one, three, own = (
+        make_recipe(compose(["method=cluster_contrast", *more])).stages[0].config
+        for more in ([], [parts], [parts, "objective.part_weight=0.5"])
+    )
+    assert [c.objective.part_weight for c in (one, three, own)] == [0.0, 0.2, 0.5]
+    usual = ["method=pplr", "distiller=mean_teacher"]  # whose objective has no such weight
+    assert make_recipe(compose(usual)).stages[0].config.distiller.part_weight == 0.2
+
+
+@pytest.mark.parametrize("labeler", [["labeler.part_weight=0.1"],
+                                     ["labeler=kmeans", "labeler.views=mean"]])  # fmt: skip
+def test_a_labeler_may_be_all_that_looks_at_parts(labeler: list[str]) -> None:
+    views = ["backbone.views=[global,upper,lower]", "objective.part_weight=0"]
+    make_recipe(compose(["method=cluster_contrast", *views, *labeler]))
 
 
 def test_the_batch_may_be_whole_or_smaller_than_its_groups(mskd: DictConfig) -> None:

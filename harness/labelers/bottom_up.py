@@ -99,8 +99,13 @@ class BottomUp(PseudoLabeler):
                 "The usual value is 0.003.",
             )
         self.share = share
+        self.least_images = math.ceil(1 / share)  # for one merge a round
         self.size_penalty = size_penalty
         self.labels: Tensor | None = None
+
+    def most_clusters(self, images: int) -> int:
+        """All of them, at first."""
+        return images
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.

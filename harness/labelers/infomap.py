@@ -73,7 +73,7 @@ class Infomap(PseudoLabeler):
         if search not in BACKENDS:
             raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
         _check_package()  # now, not after an epoch's features
-        self.k1 = k1
+        self.k1 = self.least_images = k1
         self.min_similarity = min_similarity
         self.min_images = min_images
         self.seed = seed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,12 +67,19 @@ class KMeans(PseudoLabeler):
                 "spherical k-means needs faiss, which cannot be imported",
                 "Install faiss, or use labeler.spherical=false.",
             )
-        self.clusters = int(clusters)
+        self.clusters = self.least_images = int(clusters)
         self.iterations = int(iterations)
         self.restarts = int(restarts)
         self.seed = int(seed)
         self.spherical = spherical
         self.views = views
+
+    @classmethod
+    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
+        return options.get("views") == "mean"
+
+    def most_clusters(self, images: int) -> int:
+        return self.clusters
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.

@@ -91,6 +91,7 @@ class PartRefinement(Objective):
     """
 
     least_views = 2
+    max_clusters: int
 
     def __init__(
         self,

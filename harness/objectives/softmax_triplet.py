@@ -33,6 +33,7 @@ class SoftmaxTriplet(Objective):
     """
 
     classifier: nn.Parameter
+    max_clusters: int
 
     def __init__(
         self,
