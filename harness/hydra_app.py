@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import plugins
+from harness import plugins, resolvers  # noqa: F401 (configurations refer to them)
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 
 
@@ -157,6 +157,8 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
         loader = GlobalHydra.instance().config_loader()
         groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
         groups.pop("hydra", None)
+        for name in loader.list_groups("method"):
+            groups["method"] += [f"{name}/{v}" for v in loader.get_group_options(f"method/{name}")]
         parsed = []
         for override in overrides:
             try:
@@ -191,8 +193,9 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
                         f"There is no {item.key_or_group} '{value}'.",
                         did_you_mean(value, options),
                     )
-        keys = set(_composed_keys(parsed, groups)) | set(groups)
-    for item in parsed:
+        composed = set(_composed_keys(parsed, groups))
+    keys = composed | set(groups)
+    for item in parsed if composed else ():
         key = item.key_or_group
         if not item.is_add() and key not in keys and not key.startswith("hydra"):
             return ConfigError(
@@ -208,7 +211,12 @@ def _near(key: str, keys: set[str]) -> bool:
 
 def _composed_keys(parsed: Sequence[Any], groups: dict[str, list[str]]) -> Iterator[str]:
     """All dotted keys of the configuration that the group choices alone give."""
-    choices = [item.input_line for item in parsed if item.key_or_group in groups]
+    choices = []
+    for item in parsed:
+        if item.key_or_group in groups:
+            several = getattr(item.value(), "list", None)  # a sweep's first stands for all
+            chosen = f"{item.key_or_group}={several[0]}" if several else item.input_line
+            choices.append(f"+{chosen}" if several and item.is_add() else chosen)
     try:
         config = hydra.compose("config", choices)
     except (HydraException, OmegaConfBaseException):

@@ -40,11 +40,11 @@ def show(what: str, store: str) -> None:
         folder = CONF / PARTS[what]
         rows = [(path.stem, _comment(path)) for path in sorted(folder.glob("*.yaml"))]
     else:
-        found = plugins.find()[what]
-        rows = [
-            (p.name, p.summary + ("" if p.origin == "built in" else f" [{p.origin}: {p.folder}]"))
-            for p in sorted(found.values(), key=lambda p: p.name)
-        ]
+        rows = []
+        for plugin in sorted(plugins.find()[what].values(), key=lambda p: p.name):
+            origin = "" if plugin.origin == "built in" else f" [{plugin.origin}: {plugin.folder}]"
+            rows.append((plugin.name, plugin.summary + origin))
+            rows += [(f"{plugin.name}/{v}", _comment(path)) for v, path in plugin.variants.items()]
     console = Console(highlight=False)
     if not rows:
         console.print(f"No {what}.")

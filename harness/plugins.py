@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
+from harness.variants import PARTS, chosen_parts, vary
 
 if TYPE_CHECKING:
     from hydra.core.config_store import ConfigStore
 
 #: folder of plug-ins → the Hydra group that it fills
 GROUPS = {"methods": "method", "datasets": "dataset"}
-#: the parts whose options differ, and what conf/config.yaml chooses unless a method does
-PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller": "none"}
 ALIAS = "harness_plugins"
 
 
@@ -53,6 +52,12 @@ class Plugin:
         lines = (line.strip() for line in readme.read_text(encoding="utf-8").splitlines())
         text = next((line for line in lines if line and not line.startswith("#")), "")
         return text.split(". ")[0].rstrip(".")
+
+    @property
+    def variants(self) -> dict[str, Path]:
+        """A method's variants: name → file. Chosen by `method=METHOD/VARIANT`."""
+        files = sorted(self.folder.glob("variants/*.yaml")) if self.kind == "methods" else []
+        return {path.stem: path for path in files}
 
 
 def user_roots(extra: Sequence[str] = ()) -> list[Path]:
@@ -147,16 +152,37 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> N
     With `labeler=kmeans` the eps of the method's DBSCAN is nothing to merge. So its sections are
     taken out and stored under the choice's name, where conf/config.yaml looks up the final choice.
     """
-    chosen = dict(PARTS)
-    for entry in node.get("defaults") or []:
-        if isinstance(entry, DictConfig):
-            for key, value in entry.items():
-                chosen[str(key).removeprefix("override /")] = value
-    for part in PARTS:
+    folder, _, stem = method.rpartition("/")  # of a variant, `METHOD/VARIANT`
+    for part, option in chosen_parts(node).items():
         if isinstance(node.get(part), DictConfig):
             own = OmegaConf.create({part: node.pop(part)})
-            name = f"{method}-{chosen[part]}"
-            store.store(group=f"own_{part}", name=name, node=own, package="_global_")
+            group = f"own_{part}/{folder}" if folder else f"own_{part}"
+            store.store(group=group, name=f"{stem}-{option}", node=own, package="_global_")
+
+
+def _store_method(store: ConfigStore, plugin: Plugin, node: DictConfig) -> None:
+    """A method and its variants."""
+    for variant, path in plugin.variants.items():
+        varied = vary(node, load_config(path), f"{plugin.name}_{variant}")
+        _only_with_its_parts(store, f"{plugin.name}/{variant}", varied)
+        store.store(group=f"method/{plugin.name}", name=variant, node=varied, package="_global_")
+    _only_with_its_parts(store, plugin.name, node)
+    store.store(group="method", name=plugin.name, node=node, package="_global_")
+
+
+def load_config(path: Path) -> DictConfig:
+    """A plug-in's configuration file, as it stands.
+
+    Raises:
+        ConfigError: it is no valid YAML mapping; names the file.
+    """
+    try:
+        node = OmegaConf.load(path)
+    except Exception as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{path} must hold keys and values.")
+    return node
 
 
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
@@ -172,21 +198,14 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     found = find(extra)
     make_importable(found)
     store = ConfigStore.instance()
-    for kind, plugins in found.items():
-        store.repo.get(GROUPS[kind], {}).clear()  # a folder that is no longer named is gone
-        for plugin in plugins.values():
-            path = plugin.folder / "config.yaml"
-            try:
-                node = OmegaConf.load(path)
-            except Exception as error:
-                raise ConfigError(f"{path} is not valid YAML: {error}") from error
-            if not isinstance(node, DictConfig):
-                raise ConfigError(f"{path} must hold keys and values.")
-            if kind == "datasets":
-                # Nested by hand: a config whose package is `dataset` could not override /protocol.
-                defaults = node.pop("defaults", [])
-                node = OmegaConf.create({"defaults": defaults, "dataset": node})
-            else:
-                _only_with_its_parts(store, plugin.name, node)
-            store.store(group=GROUPS[kind], name=plugin.name, node=node, package="_global_")
+    for group in (*GROUPS.values(), *(f"own_{part}" for part in PARTS)):
+        store.repo.get(group, {}).clear()  # a folder that is no longer named is gone
+    for plugin in found["methods"].values():
+        _store_method(store, plugin, load_config(plugin.folder / "config.yaml"))
+    for plugin in found["datasets"].values():
+        node = load_config(plugin.folder / "config.yaml")
+        # Nested by hand: a config whose package is `dataset` could not override /protocol.
+        defaults = node.pop("defaults", [])
+        node = OmegaConf.create({"defaults": defaults, "dataset": node})
+        store.store(group="dataset", name=plugin.name, node=node, package="_global_")
     return found

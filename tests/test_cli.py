@@ -12,6 +12,7 @@ import yaml
 
 from harness.cli import COMMANDS
 from harness.hydra_app import compose
+from harness.results.store import Store
 from tests.conftest import Command
 from tests.standalone.own_features import ROOT
 from tests.tiny import tiny
@@ -154,6 +155,31 @@ def test_multirun_runs_every_combination(command: Command, tmp_path: Path) -> No
         ["direct_transfer", "synthetic", "s1"],
     ]
     assert names[0].split("-")[3] == names[1].split("-")[3], "repeats share their settings' hash"
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ("direct_transfer,cluster_contrast", {"cluster_contrast", "direct_transfer"}),
+        ("glob([direct*,no_*])", {"direct_transfer"}),  # and no variant of any method
+        ("direct_transfer,mskd/online", {"direct_transfer", "mskd_online"}),
+    ],
+)
+def test_multirun_over_methods(
+    command: Command, tmp_path: Path, methods: str, expected: set[str]
+) -> None:
+    short = [*tiny(tmp_path), "train.epochs=1", "train.iterations=1"]
+    answer = command("run", "-m", f"method={methods}", *short)
+    assert answer.status == 0, answer.err
+    ran = {run.record["cell"]["method"] for run in Store(tmp_path / "runs").runs()}
+    assert ran == expected
+
+
+def test_multirun_over_methods_names_what_is_misspelt(command: Command, tmp_path: Path) -> None:
+    for wrong, right in (("selecton=last", "'selection'"), ("method=mskd,capp", "'cap'")):
+        given = [] if wrong.startswith("method") else ["method=direct_transfer,mskd"]
+        answer = command("run", "-m", *given, wrong, *tiny(tmp_path))
+        assert answer.status == 2 and f"Did you mean {right}?" in answer.err, answer.err
 
 
 def test_one_failing_cell_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:

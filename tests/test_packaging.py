@@ -98,7 +98,8 @@ def test_it_works_far_from_the_checkout(site: Path, tmp_path: Path) -> None:
     assert Path(folder) == site / "harness" / "_bundled" / "methods" / "mskd"
     methods = _run("-m", "harness", "list", "methods", cwd=tmp_path, PYTHONPATH=str(site))
     assert {line.split()[0] for line in methods.splitlines()} == {
-        path.parent.name for path in (ROOT / "methods").glob("*/config.yaml")
+        *(path.parent.name for path in (ROOT / "methods").glob("*/config.yaml")),
+        *(f"{path.parts[-3]}/{path.stem}" for path in (ROOT / "methods").glob("*/variants/*.yaml")),
     }
     job = _run("-m", "harness", "run", "method=mskd", "dataset=synthetic", "--cfg", "job",
                cwd=tmp_path, PYTHONPATH=str(site))  # fmt: skip
@@ -109,10 +110,10 @@ def test_it_works_far_from_the_checkout(site: Path, tmp_path: Path) -> None:
 
 def test_bundled_vectors_and_published_numbers_are_used(site: Path, tmp_path: Path) -> None:
     code = """
-from harness.results.tables import _published
+from harness.results.published import beside
 from harness.verification.runner import golden_folder
 print(golden_folder())
-print(_published("market1501")["direct_transfer"]["published_mAP"])
+print(beside("market1501", "common", "direct_transfer", cameras=False)["published_mAP"])
 from harness.verification import verify
 name, checks = next(verify())
 print(all(check.passed for check in checks))
