@@ -149,9 +149,15 @@ def _table(arguments: list[str]) -> None:
     parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "csv"])
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--output", help="write to this file")
+    parser.add_argument(
+        "--published", action="store_true", help="numbers that papers report, in place of runs"
+    )
     options = parser.parse_args(arguments)
-    from harness.results.tables import show
+    from harness.results.tables import show, show_published
 
+    if options.published:
+        show_published(options.format, options.dataset, options.output)
+        return
     show(options.store, options.format, options.dataset, options.output)
 
 

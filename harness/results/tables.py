@@ -19,7 +19,9 @@ from rich.table import Table
 
 from harness.errors import ConfigError, did_you_mean
 from harness.files import write_text
-from harness.results.store import Run, Store, load
+from harness.results import published
+from harness.results.names import crossings, variants
+from harness.results.store import Store, load
 
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 HEAD = """\
@@ -29,8 +31,6 @@ Made by `harness table --format markdown` from records; not to be edited. Per ce
 deviation over seeds. Rows of different protocols or data never share a table. Cameras: whether the
 method sees them, be it in its sampler only. "Images/s" is training throughput.
 """
-#: protocols whose runs may stand beside published numbers
-COMPARABLE = ("common", "published")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,16 @@ class Comparison:
         shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
         held = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
         return f"Protocol `{self.card['name']}` ({self.card['hash']}): {held}."
+
+    @property
+    def sources(self) -> str:
+        """Where the published numbers of its rows were read; '' if it has none."""
+        if "published_in" not in self.rows:
+            return ""
+        rows = self.rows.dropna(subset=["published_in"])
+        pairs = zip(rows["method"], rows["published_in"], strict=True)
+        read = "; ".join(": ".join(map(str, pair)) for pair in pairs)
+        return f"Published numbers were read in, for {read}."
 
 
 def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Comparison]:
@@ -90,18 +100,19 @@ def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Compa
 def _rows(
     runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path
 ) -> pd.DataFrame:
-    """One row a method, stage and variant, sorted by mAP."""
-    published = _published(dataset) if card["name"] in COMPARABLE else {}
+    """One row a method, stage, crossing and variant, sorted by mAP."""
     # the same cell under two names (name=…) is one repeat, not two
     runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
-    runs = runs.assign(variant=_variants(runs, store))
+    runs = runs.assign(crossing=crossings(runs, store))
+    runs = runs.assign(variant=variants(runs, store))
     rows = []
-    keys = ["method", "stage", "final", "variant", "cameras", "selection"]
+    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
     for values, group in runs.groupby(keys, sort=False):
-        method, stage, final, variant, cameras, selection = values
+        method, stage, final, crossing, variant, cameras, selection = values
         label = method if final else f"{method} ({stage})"
+        apart = ", ".join(str(text) for text in (crossing, variant) if text)
         row: dict[str, Any] = {
-            "method": f"{label} [{variant}]" if variant else label,
+            "method": f"{label} [{apart}]" if apart else label,
             "cameras": "yes" if cameras else "no",
             "selection": selection,
             "seeds": group["seed"].nunique(),
@@ -110,59 +121,10 @@ def _rows(
             row[metric] = group[metric].mean()
             row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
         row["images_per_second"] = group["images_per_second"].astype(float).median()
-        if final:
-            row |= published.get(str(method), {})
+        if final and not crossing:
+            row |= published.beside(dataset, card["name"], str(method), bool(cameras))
         rows.append(row)
     return pd.DataFrame(rows).sort_values("mAP", kind="stable").reset_index(drop=True)
-
-
-def _variants(runs: pd.DataFrame, store: Path) -> pd.Series:
-    """'' where a method has one configuration; else what sets each apart, as `key=value`.
-
-    Cells of one method and protocol that differ in anything but the seed are never averaged.
-    """
-    variants = pd.Series("", index=runs.index)
-    for _, group in runs.groupby("method"):
-        if group["settings"].nunique() == 1:
-            continue
-        first = group.drop_duplicates("settings")
-        configs = {
-            str(row.settings): _flat(Run(store / str(row.run)).config())
-            for row in first.itertuples()
-        }
-        keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
-        apart = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
-        labels = {
-            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3]) or settings
-            for settings, config in configs.items()
-        }
-        if len(set(labels.values())) < len(labels):  # three keys do not tell them apart
-            labels = {settings: settings for settings in labels}
-        variants[group.index] = group["settings"].map(labels)
-    return variants
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted keys."""
-    if not isinstance(node, dict):
-        return {prefix.removesuffix("."): node}
-    return {k: v for key, inner in node.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}
-
-
-def _published(dataset: str) -> dict[str, dict[str, float]]:
-    """method → published mAP and Rank-1 (per cent), from `results/published.csv`."""
-    checkout = Path(__file__).resolve().parents[2] / "results" / "published.csv"
-    if checkout.is_file():
-        table = pd.read_csv(checkout)
-    else:
-        bundled = Path(__file__).resolve().parents[1] / "_bundled" / "results" / "published.csv"
-        if not bundled.is_file():
-            return {}
-        table = pd.read_csv(bundled)
-    table = table[table["dataset"] == dataset].drop_duplicates("method")
-    columns = {"mAP": "published_mAP", "rank1": "published_rank1"}
-    rows = table[["method", *columns]].rename(columns=columns).to_dict("records")
-    return {str(row.pop("method")): {str(k): v for k, v in row.items()} for row in rows}
 
 
 # ---------------------------------------------------------------------------------- as text
@@ -172,8 +134,8 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows of text."""
     rows = comparison.rows
     header = ["Method", "Cameras", *METRICS.values(), "Seeds", "Images/s"]
-    published = "published_mAP" in rows
-    if published:
+    shown = "published_mAP" in rows
+    if shown:
         header.append("Published mAP / Rank-1")
     if (rows["selection"] != "last").any():
         header.append("Checkpoint")
@@ -185,7 +147,7 @@ def _cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             cells.append(f"{row[metric]:.1f}" + ("" if pd.isna(std) else f" ± {std:.1f}"))
         speed = row["images_per_second"]
         cells += [str(row["seeds"]), "–" if pd.isna(speed) else f"{speed:.0f}"]
-        if published:
+        if shown:
             m, r = row.get("published_mAP"), row.get("published_rank1")
             both = " / ".join("–" if pd.isna(x) else f"{x:.1f}" for x in (m, r))
             cells.append("–" if pd.isna(m) else both)
@@ -203,7 +165,10 @@ def markdown(comparison: Comparison) -> str:
     lines.append("| " + " | ".join(header) + " |")
     lines.append("| --- | --- |" + " ---: |" * (len(header) - 2))
     lines += ["| " + " | ".join(cells) + " |" for cells in body]
-    return "\n".join([*lines, "", comparison.caption, ""])
+    lines += ["", comparison.caption, ""]
+    if comparison.sources:
+        lines += [comparison.sources, ""]
+    return "\n".join(lines)
 
 
 def _grid(comparison: Comparison, leave_out: Sequence[str] = ()) -> Table:
@@ -217,6 +182,26 @@ def _grid(comparison: Comparison, leave_out: Sequence[str] = ()) -> Table:
     for cells in body:
         grid.add_row(*(escape(cells[position]) for position in shown))  # variants have brackets
     return grid
+
+
+def show_published(style: str, dataset: str | None, output: str | None) -> None:
+    """`harness table --published`."""
+    if dataset is not None and dataset not in published.TITLES:
+        raise ConfigError(
+            f"No published number is of data set '{dataset}'.",
+            did_you_mean(dataset, published.TITLES),
+        )
+    if style == "csv":
+        rows = published.table()
+        text = rows[rows["dataset"].isin([dataset] if dataset else published.TITLES)].to_csv(
+            index=False
+        )
+    else:  # in a terminal too: it reads well as it is
+        text = published.page(dataset)
+    if output is None:
+        print(text, end="")
+    else:
+        write_text(Path(output), text)
 
 
 def show(store: str, style: str, dataset: str | None, output: str | None) -> None:
@@ -237,7 +222,8 @@ def show(store: str, style: str, dataset: str | None, output: str | None) -> Non
             elif width > console.width:
                 grid = _grid(comparison, leave_out=("Rank-5", "Rank-10"))
             console.print(grid)
-            console.print(comparison.caption, style="dim", markup=False)
+            for text in filter(None, (comparison.caption, comparison.sources)):
+                console.print(text, style="dim", markup=False)
             console.print()
         return
     if style == "csv":

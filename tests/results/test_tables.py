@@ -11,8 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from omegaconf import OmegaConf
+
 from harness.errors import ConfigError
-from harness.results import tables
+from harness.hydra_app import compose
+from harness.results import published
 from harness.results.tables import comparisons, markdown
 from tests.conftest import Command
 from tests.results.records import CARD, record, write
@@ -111,16 +114,12 @@ half,market1501,50.0,
 
 
 @pytest.fixture
-def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another list of published numbers."""
-    module = tmp_path / "checkout" / "harness" / "results" / "tables.py"
-    file = tmp_path / "checkout" / "results" / "published.csv"
-    file.parent.mkdir(parents=True)
-    file.write_text(PUBLISHED)
-    monkeypatch.setattr(tables, "__file__", str(module))
+    monkeypatch.setattr(published, "table", lambda: pd.read_csv(io.StringIO(PUBLISHED)))
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("other_numbers")
 @pytest.mark.parametrize("name", ["common", "published"])
 def test_published_numbers_stand_beside_what_reproduces_them(tmp_path: Path, name: str) -> None:
     card = {"name": name}
@@ -138,7 +137,7 @@ def test_published_numbers_stand_beside_what_reproduces_them(tmp_path: Path, nam
     ]
 
 
-@pytest.mark.usefixtures("published")
+@pytest.mark.usefixtures("other_numbers")
 @pytest.mark.parametrize(
     ("dataset", "card"),
     [("market1501", {"name": "market1501_small"}), ("synthetic", {"name": "common"})],
@@ -150,11 +149,53 @@ def test_and_nowhere_else(tmp_path: Path, dataset: str, card: dict[str, Any]) ->
     assert "85.7" not in markdown(only)
 
 
-def test_the_projects_own_list_has_the_baselines() -> None:
-    assert tables._published("market1501")["direct_transfer"] == {
-        "published_mAP": 2.2, "published_rank1": 6.7,
+def crossed(folder: Path, method: str, part: str, target: str | None) -> None:
+    """Give a run the configuration of its method, with another part."""
+    config = OmegaConf.to_container(compose([f"method={method}"]), resolve=True)
+    assert isinstance(config, dict)
+    if part:
+        config[part] = {"_target_": target}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_crossing_is_another_method(tmp_path: Path) -> None:
+    """Its row says so even where it is the only one, and no published number stands beside it."""
+    for name, method, part, target in (
+        ("a", "mskd", "", None),
+        ("b", "mskd", "distiller", None),
+        ("c", "cluster_contrast", "labeler", "harness.labelers.Infomap"),
+        ("d", "direct_transfer", "", None),
+        ("e", "cluster_contrast", "objective", "mine.Loss"),
+    ):
+        crossed(
+            write(tmp_path, name, record(method, settings=name, train=50.0)), method, part, target
+        )
+    table = rows(tmp_path)
+    assert table["published_mAP"].dropna().to_dict() == {"mskd": 85.7, "direct_transfer": 2.2}
+    assert set(table.index) == {
+        "mskd", "mskd [distiller=none]", "cluster_contrast [labeler=infomap]", "direct_transfer",
+        "cluster_contrast [objective=Loss]",
     }  # fmt: skip
-    assert "mskd" in tables._published("market1501")
+
+
+def test_a_variant_has_published_numbers_of_its_own(tmp_path: Path) -> None:
+    folder = write(tmp_path, "a", record("cluster_contrast_infomap", train=50.0))
+    crossed(folder, "cluster_contrast/infomap", "", None)
+    folder = write(tmp_path, "b", record("mskd_online", train=60.0))
+    crossed(folder, "mskd/online", "", None)
+    table = rows(tmp_path)
+    assert table["published_mAP"].dropna().to_dict() == {"cluster_contrast_infomap": 83.0}
+    (only,) = comparisons(tmp_path)
+    assert "cluster_contrast_infomap: authors' README figure" in markdown(only)
+
+
+def test_a_number_with_cameras_is_no_match_for_a_run_without(tmp_path: Path) -> None:
+    write(tmp_path, "a", record("cap", train=50.0, card={"cameras": False}))
+    write(tmp_path, "b", record("cap", train=60.0, settings="22222222"))
+    write(tmp_path, "c", record("buc", train=40.0, card={"cameras": False}))
+    table = rows(tmp_path)
+    beside = table["published_mAP"].fillna(0).tolist()
+    assert beside == [38.3, 0.0, 79.2]
 
 
 # -------------------------------------------------------------------------------------- as text

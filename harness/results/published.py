@@ -1,0 +1,93 @@
+"""Numbers that papers report, from `results/published.csv`: beside measured ones, never among them.
+
+Columns: method (the name that a row of ours has to have), name (of the paper's method), venue,
+year, setting, uses_cameras (yes, sampler, no, …), dataset, mAP, rank1, rank5, rank10 (per cent,
+may be empty), backbone, read_in (where the number was read).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+#: protocols whose runs may stand beside published numbers
+COMPARABLE = ("common", "published")
+#: `uses_cameras` of a published number that a run without cameras does not reproduce
+WITH_CAMERAS = ("yes", "sampler")
+TITLES = {"market1501": "Market-1501", "dukemtmcreid": "DukeMTMC-reID", "msmt17": "MSMT17"}
+HEAD = """\
+# Published numbers
+
+Made by `harness table --published --format markdown` from `published.csv`; not to be edited. None
+of these was measured here: measured ones are in [README](README.md). Per cent, without re-ranking;
+"–" where the source does not say. Cameras: "sampler" is a method that sees them in its sampler only.
+"""
+COLUMNS = {
+    "name": "Method", "venue": "Venue", "year": "Year", "uses_cameras": "Cameras", "mAP": "mAP",
+    "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "backbone": "Backbone",
+    "read_in": "Read in",
+}  # fmt: skip
+
+
+@cache
+def table() -> pd.DataFrame:
+    """The whole list; empty where it is not installed. Do not change it."""
+    checkout = Path(__file__).resolve().parents[2] / "results" / "published.csv"
+    bundled = Path(__file__).resolve().parents[1] / "_bundled" / "results" / "published.csv"
+    for path in (checkout, bundled):
+        if path.is_file():
+            return pd.read_csv(path)
+    return pd.DataFrame(columns=["method", "dataset", "mAP", "rank1"])
+
+
+def beside(
+    dataset: str, protocol: str, method: str, cameras: bool
+) -> dict[str, float | str]:
+    """What may stand beside a row: `published_mAP`, `published_rank1`, `published_in`; or nothing.
+
+    Args:
+        dataset, protocol: names. method: the row's, of the method with its own parts.
+        cameras: whether the run saw cameras. A published number of a method that did is no match
+            for a run without.
+    """
+    if protocol not in COMPARABLE:
+        return {}
+    rows = table()
+    rows = rows[(rows["dataset"] == dataset) & (rows["method"] == method)]
+    if rows.empty:
+        return {}
+    first = rows.iloc[0]
+    if not cameras and first.get("uses_cameras") in WITH_CAMERAS:
+        return {}
+    return {
+        "published_mAP": float(first["mAP"]),
+        "published_rank1": float(first["rank1"]),
+        "published_in": str(first.get("read_in", "")),
+    }
+
+
+def cells(dataset: str) -> list[list[str]]:
+    """The rows of a data set as text, in the order of `COLUMNS`, best mAP last."""
+    rows = table()
+    rows = rows[rows["dataset"] == dataset].sort_values("mAP", kind="stable")
+    return [[_text(row[key]) for key in COLUMNS] for row in rows.to_dict("records")]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if pd.isna(value) else f"{value:.1f}"
+    return "–" if value == "-" else str(value)
+
+
+def page(dataset: str | None = None) -> str:
+    """All of it in Markdown, a table a data set."""
+    lines = [HEAD]
+    for name, title in TITLES.items():
+        if dataset in (None, name):
+            lines += [f"### {title}", "", "| " + " | ".join(COLUMNS.values()) + " |"]
+            lines.append("| --- | --- | ---: | --- |" + " ---: |" * 4 + " --- | --- |")
+            lines += ["| " + " | ".join(row) + " |" for row in cells(name)]
+            lines.append("")
+    return "\n".join(lines)
