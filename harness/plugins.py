@@ -141,13 +141,18 @@ def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
         _alias(f"{ALIAS}.{kind}", list(folders))
 
 
-def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> None:
+def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig, path: Path) -> None:
     """A method's settings for a part hold for the part that it chose, and for no other.
 
     With `labeler=kmeans` the eps of the method's DBSCAN is nothing to merge. So its sections are
     taken out and stored under the choice's name, where conf/config.yaml looks up the final choice.
+    `published: {backbone: …}` is stored likewise: it holds for that backbone under
+    `protocol=published` alone.
+
+    Raises:
+        ConfigError: `published` holds anything but a section `backbone`.
     """
-    chosen = dict(PARTS)
+    chosen = {**PARTS, "backbone": "resnet50"}
     for entry in node.get("defaults") or []:
         if isinstance(entry, DictConfig):
             for key, value in entry.items():
@@ -157,6 +162,15 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> N
             own = OmegaConf.create({part: node.pop(part)})
             name = f"{method}-{chosen[part]}"
             store.store(group=f"own_{part}", name=name, node=own, package="_global_")
+    if "published" in node:
+        own = node.pop("published")
+        if not isinstance(own, DictConfig) or list(own) != ["backbone"]:
+            raise ConfigError(
+                f"{path}: `published` must hold a section `backbone`, and nothing else.",
+                "Everything else of a method's config is what protocol=published takes, anyway.",
+            )
+        name = f"{method}-{chosen['backbone']}-published"
+        store.store(group="own_backbone", name=name, node=own, package="_global_")
 
 
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
@@ -172,6 +186,8 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     found = find(extra)
     make_importable(found)
     store = ConfigStore.instance()
+    for part in ("backbone", *PARTS):
+        store.repo.get(f"own_{part}", {}).clear()
     for kind, plugins in found.items():
         store.repo.get(GROUPS[kind], {}).clear()  # a folder that is no longer named is gone
         for plugin in plugins.values():
@@ -187,6 +203,6 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 defaults = node.pop("defaults", [])
                 node = OmegaConf.create({"defaults": defaults, "dataset": node})
             else:
-                _only_with_its_parts(store, plugin.name, node)
+                _only_with_its_parts(store, plugin.name, node, path)
             store.store(group=GROUPS[kind], name=plugin.name, node=node, package="_global_")
     return found
