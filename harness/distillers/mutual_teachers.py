@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.distillers.averaged_teacher import AveragedTeacher
+from harness.distillers.teacher import exact
 from harness.errors import ConfigError
 from harness.interfaces import Backbone, Batch, Objective
 from harness.objectives.classification import soft_cross_entropy, soft_triplet
@@ -64,7 +65,7 @@ class MutualTeachers(AveragedTeacher):
         (self.student,) = peers
         self._other_teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         #: the second student's objective, and the two teachers', made by `prepare`
-        self.objective: Objective
+        self.hard: Objective
         self.scorers = nn.ModuleList()
         #: (2, 2): soft softmax and soft triplet loss of each student in the last batch
         self.terms = torch.empty(0)
@@ -84,7 +85,7 @@ class MutualTeachers(AveragedTeacher):
         return "mean teacher of the first student", self._teacher
 
     def prepare(self, objective: Objective) -> None:
-        self.objective = copy.deepcopy(objective)
+        self.hard = copy.deepcopy(objective)
         copies = [copy.deepcopy(objective).requires_grad_(False) for _ in self.teachers]
         self.scorers = nn.ModuleList(copies)
 
@@ -95,20 +96,20 @@ class MutualTeachers(AveragedTeacher):
         self._frozen = epoch < 0
 
     def relabel(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        for objective in (self.objective, *self._scorers):
+        for objective in (self.hard, *self._scorers):
             objective.start_epoch(features, labels, cameras)
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        other = self.student(batch.others[0]).float()
+        other = exact(self.student(batch.others[0]))
         with torch.no_grad():
             inputs = (batch.images, batch.others[0])
-            targets = [teacher(x).float() for teacher, x in zip(self.teachers, inputs, strict=True)]
+            targets = [exact(teacher(x)) for teacher, x in zip(self.teachers, inputs, strict=True)]
         with torch.autocast(student.device.type, enabled=False):
-            loss = self.objective(other, batch.labels, batch.indices)
+            loss = self.hard(other, batch.labels, batch.indices)
             first, second = self._scorers
             terms = [
                 self._soft(student, objective, targets[1], second, batch.labels),
-                self._soft(other, self.objective, targets[0], first, batch.labels),
+                self._soft(other, self.hard, targets[0], first, batch.labels),
             ]
             soft = torch.stack([torch.stack(term) for term in terms])
             self.terms = soft.detach()
@@ -127,9 +128,9 @@ class MutualTeachers(AveragedTeacher):
 
     def step(self, student: nn.Module, objective: Objective | None = None) -> None:
         assert objective is not None
-        self.objective.update(self._frozen)
+        self.hard.update(self._frozen)
         self.follow(self._other_teacher, self.student)
-        for scorer, source in zip(self._scorers, (objective, self.objective), strict=True):
+        for scorer, source in zip(self._scorers, (objective, self.hard), strict=True):
             self.follow(scorer, source)
         super().step(student)
 
