@@ -263,6 +263,13 @@ class Objective(nn.Module, ABC):
         """What `uses_cameras` will be of one built with these options; asked before it is built."""
         return cls.uses_cameras
 
+    @classmethod
+    def takes_pooled(cls, options: Mapping[str, Any]) -> bool:
+        """Whether one built with these options needs the backbone's last view to be `pooled`, the
+        global one before its neck, which is no part; asked before it is built.
+        """
+        return False
+
     def prepare(self, views: int, dim: int, images: int) -> None:
         """Called once, before the optimiser is made and a checkpoint is loaded: the moment for
         parameters and buffers whose size depends on the network or on the training set.
@@ -298,6 +305,10 @@ class Objective(nn.Module, ABC):
         The classifier is among the parameters, so that a teacher may average it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
+
+    def metric_view(self, embeddings: Tensor) -> Tensor:
+        """The view whose distances its loss compares, or a distiller's may: (B, V, D) → (B, D)."""
+        return embeddings[:, 0]
 
     def update(self, frozen: bool = False) -> None:
         """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""

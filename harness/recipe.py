@@ -18,11 +18,13 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.crossings import check_crossing
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
 from harness.rhythm import check_label_every, labellings
+from harness.views import count_parts
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -164,6 +166,12 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
                     f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
+    distiller = merged.distiller._target_ if stage.has("distiller") else None
+    check_crossing(
+        merged,
+        _target(merged.objective._target_, "objective"),
+        _target(distiller, "distiller") if distiller else None,
+    )
     _check_views(stage)
     _check_rhythm(merged)
     if not stage.has("distiller"):
@@ -215,10 +223,10 @@ def _check_views(stage: Stage) -> None:
     views = config.backbone.get("views")
     if views is None or isinstance(views, str):
         return  # a backbone with views of its own
-    parts = len(views) - 1
+    parts = count_parts(views)
     kind = _target(config.objective._target_, "objective")
     least = getattr(kind, "least_views", 1)
-    if len(views) < least:
+    if parts + 1 < least:
         raise ConfigError(
             f"{kind.__name__} needs {least - 1} part view or more, but "
             f"backbone.views={list(views)}.",

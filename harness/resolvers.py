@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness.views import count_parts
+
 
 def if_parts(value: float, *, _root_: DictConfig) -> float:
     """`${if_parts:0.2}`: the value where the backbone has part views, else 0.
@@ -13,7 +15,7 @@ def if_parts(value: float, *, _root_: DictConfig) -> float:
     """
     backbone = _root_.get("backbone")
     views = backbone.get("views") if isinstance(backbone, DictConfig) else None
-    return value if views is not None and len(views) > 1 else 0.0
+    return value if views is not None and count_parts(views) else 0.0
 
 
 OmegaConf.register_new_resolver("if_parts", if_parts, replace=True)

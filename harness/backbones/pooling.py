@@ -3,7 +3,8 @@
 Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` is all rows, `upper`
 the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone). As in
 PPLR (CVPR 2022) `top`, `middle` and `bottom` are thirds: rows ⌊iH/3⌋ to ⌈(i+1)H/3⌉, which share
-rows where 3 does not divide H (adaptive pooling).
+rows where 3 does not divide H (adaptive pooling). `pooled` is the global view before its neck, of
+which MMT takes triplets (ICLR 2020).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ConfigError, did_you_mean
+from harness.views import POOLED
 
 VIEWS = ("global", "upper", "lower")
 THIRDS = ("top", "middle", "bottom")
@@ -76,7 +78,9 @@ POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
 class ViewHeads(nn.Module):
     """One pooling and one neck per view: (B, C, H, W) → (B, V, C).
 
-    Outputs are not L2-normalised: losses and extraction do that, in one place each.
+    Outputs are not L2-normalised: losses and extraction do that, in one place each. The view
+    `pooled` is the global one without its neck; it has to be the last, and shares the global view's
+    pooling.
     """
 
     def __init__(
@@ -87,13 +91,16 @@ class ViewHeads(nn.Module):
         neck: str = "bn",
     ) -> None:
         super().__init__()
+        known = (*VIEWS, *THIRDS, POOLED)
         for view in views:
-            if view not in (*VIEWS, *THIRDS):
+            if view not in known:
                 raise ConfigError(
-                    f"backbone.views has no view '{view}'.", did_you_mean(view, (*VIEWS, *THIRDS))
+                    f"backbone.views has no view '{view}'.", did_you_mean(view, known)
                 )
         if not views or views[0] != "global":
             raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
+        if POOLED in views[:-1]:
+            raise ConfigError(f"backbone.views is {list(views)}.", f"'{POOLED}' must be the last.")
         if pooling not in POOLINGS:
             raise ConfigError(
                 f"backbone.pooling='{pooling}' is unknown.", did_you_mean(pooling, POOLINGS)
@@ -101,21 +108,24 @@ class ViewHeads(nn.Module):
         if neck not in NECKS:
             raise ConfigError(f"backbone.neck='{neck}' is unknown.", did_you_mean(neck, NECKS))
         self.views = tuple(views)
-        self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in views)
-        self.necks = nn.ModuleList(NECKS[neck](channels) for _ in views)
+        self.bands = tuple(view for view in views if view != POOLED)
+        self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in self.bands)
+        self.necks = nn.ModuleList(NECKS[neck](channels) for _ in self.bands)
 
     def pooled(self, maps: Tensor) -> Tensor:
-        """Pooled features before the necks, (B, V, C)."""
+        """Pooled features of all bands before the necks, (B, V, C)."""
         height = maps.shape[2]
         half = height // 2
         bands = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
         for i, third in enumerate(THIRDS):
             bands[third] = maps[:, :, i * height // 3 : -(-(i + 1) * height // 3)]
-        pools = zip(self.views, self.pools, strict=True)
+        pools = zip(self.bands, self.pools, strict=True)
         return torch.stack([pool(bands[view]) for view, pool in pools], dim=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         pooled = self.pooled(maps)
         with torch.autocast(maps.device.type, enabled=False):
-            necks = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
-        return torch.stack(necks, dim=1)
+            views = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
+        if self.views[-1] == POOLED:
+            views.append(pooled[:, 0])
+        return torch.stack(views, dim=1)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 from harness.errors import ConfigError
 from harness.interfaces import Backbone, Distiller
 
 Self = TypeVar("Self", bound="Teacher")
+
+
+def exact(embeddings: Tensor) -> Tensor:
+    """Embeddings in fp32, whatever precision the network ran in; fp64 stays."""
+    return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
 class Teacher(Distiller):

@@ -1,4 +1,6 @@
-"""Samplers: P × K over identities, as most methods share it, or over camera proxies; or random."""
+"""Samplers: P × K over identities, as most methods share it, with many cameras each, or over camera
+proxies; or random.
+"""
 
 from __future__ import annotations
 
@@ -145,6 +147,76 @@ class IdentitySampler(Sampler):
         return (uniform * bounds).to(torch.int64)
 
 
+class CameraSampler(Sampler):
+    """P identities × K images, each block of as many cameras as can be.
+
+    The make-up of a pass is ICE's (Chen et al., ICCV 2021): all labels in random order, for each of
+    them one random image of each of its cameras; of more than K a random K; fewer are filled up
+    from the label's other images, without replacement if these suffice, with otherwise. Where
+    every camera has one image, and these are too few, all K are drawn from them with replacement.
+    So every block has K images, that of a single image too. Without cameras (None) a block is K
+    random images of the label.
+
+    Args: as for `IdentitySampler`.
+
+    Raises:
+        TrainingError: the labels cannot fill one batch.
+        ValueError: shapes that do not match, P or K below 1.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        cameras: Tensor | None,
+        identities_per_batch: int,
+        images_per_identity: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(labels, cameras, identities_per_batch, images_per_identity, generator)
+        labels = labels.cpu()
+        cameras = torch.zeros_like(labels) if cameras is None else cameras.cpu()
+        self._images = (labels >= 0).nonzero().flatten()
+        _, self._label, self._size = torch.unique(
+            labels[self._images], return_inverse=True, return_counts=True
+        )
+        self._start = self._size.cumsum(0) - self._size
+        pairs = self._label * (int(cameras.max()) + 1) + cameras[self._images]
+        pair_numbers, self._pair = torch.unique(pairs, return_inverse=True)
+        owners = torch.div(pair_numbers, int(cameras.max()) + 1, rounding_mode="floor")
+        self._cameras = torch.bincount(owners, minlength=len(self._size))
+
+        self.images_per_pass = len(self._size) * images_per_identity
+        if self.images_per_pass < self.batch_size:
+            raise TrainingError(
+                f"{len(self._size)} clusters give {self.images_per_pass} images a pass, but a "
+                f"batch needs P × K = {identities_per_batch} × {images_per_identity} = "
+                f"{self.batch_size}",
+                "Use a larger eps (or smaller min_samples) for more clusters, or a smaller P.",
+            )
+
+    def draw(self) -> Tensor:
+        """One pass through all labels, block after block: (images_per_pass,) int64 indices."""
+        wanted = self.images_per_identity
+        # within each label the first image of each camera, shuffled, then the others, shuffled
+        shuffle = torch.rand(len(self._label), dtype=torch.float64, generator=self.generator)
+        within_pairs = torch.argsort(self._pair + shuffle)
+        later = torch.ones(len(self._label), dtype=torch.bool)
+        later[within_pairs[self._pair[within_pairs].diff(prepend=torch.tensor([-1])) > 0]] = False
+        again = torch.rand(len(self._label), dtype=torch.float64, generator=self.generator)
+        shuffled = torch.argsort(self._label + (again + later) / 2)
+
+        slots = torch.arange(wanted).expand(len(self._size), wanted)
+        cameras, size = self._cameras[:, None], self._size[:, None]
+        uniform = torch.rand(slots.shape, dtype=torch.float64, generator=self.generator)
+        of_others = cameras + (uniform * (size - cameras)).to(torch.int64)
+        slots = torch.where((size < wanted) & (slots >= cameras), of_others, slots)
+        of_firsts = (uniform * cameras).to(torch.int64)
+        slots = torch.where((size < wanted) & (size == cameras), of_firsts, slots)
+        blocks = shuffled[self._start[:, None] + slots]
+        turn = torch.randperm(len(self._size), generator=self.generator)
+        return self._images[blocks[turn].flatten()]
+
+
 class ProxySampler(Sampler):
     """P camera proxies × K images: each cluster is in a pass once for every camera that it has.
 
@@ -239,6 +311,7 @@ class RandomSampler(Sampler):
 #: `batch.sampler` → its class
 SAMPLERS: dict[str, type[Sampler]] = {
     "identity": IdentitySampler,
+    "camera": CameraSampler,
     "proxy": ProxySampler,
     "random": RandomSampler,
 }

@@ -6,6 +6,7 @@ from harness.objectives.exclusive import ExclusiveMemory
 from harness.objectives.hybrid_contrast import HardHybridMemory
 from harness.objectives.hybrid_memory import HybridMemory
 from harness.objectives.part_refinement import PartRefinement
+from harness.objectives.proxy_contrast import ProxyContrast
 from harness.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "HardHybridMemory",
     "HybridMemory",
     "PartRefinement",
+    "ProxyContrast",
     "SoftmaxTriplet",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ from harness.objectives.views import view_cross_entropies, view_logits, view_wei
 
 
 class SoftmaxTriplet(Objective):
-    """L = Σ_v w_v [CE_ε(x_v W_vᵀ, y) + λ L_tri(x_v)], label-smoothed softmax and soft triplet.
+    """L = Σ_v w_v [ρ CE_ε(x_v W_vᵀ, y) + λ L_tri(x_v)], label-smoothed softmax and soft triplet.
 
     The hard-label losses of MMT (Ge et al., ICLR 2020), which alone are the "strong
     baseline" of that family of code. Both take the embeddings as the backbone gives them, not
@@ -30,8 +33,12 @@ class SoftmaxTriplet(Objective):
         triplet_weight: λ.
         part_weight: λ2; w = (1 − λ2, λ2, …).
         max_clusters: rows of W; PPLR has 3000.
+        softmax_weight: ρ.
+        before_neck: take the triplet loss of the global view alone, before its neck. The backbone's
+            last view has to be `pooled` then, which takes no part otherwise.
     """
 
+    has_classifier = True
     classifier: nn.Parameter
     max_clusters: int
 
@@ -42,6 +49,8 @@ class SoftmaxTriplet(Objective):
         triplet_weight: float = 1.0,
         part_weight: float = 0.0,
         max_clusters: int = 3000,
+        softmax_weight: float = 1.0,
+        before_neck: bool = False,
     ) -> None:
         super().__init__()
         for name, share in (
@@ -49,8 +58,9 @@ class SoftmaxTriplet(Objective):
         ):  # fmt: skip
             if not 0 <= share <= 1:
                 raise ConfigError(f"objective.{name}={share} must lie in [0, 1].")
-        if triplet_weight < 0:
-            raise ConfigError(f"objective.triplet_weight={triplet_weight} must not be negative.")
+        for name, weight in (("triplet", triplet_weight), ("softmax", softmax_weight)):
+            if weight < 0:
+                raise ConfigError(f"objective.{name}_weight={weight} must not be negative.")
         if max_clusters < 1:
             raise ConfigError(f"objective.max_clusters={max_clusters} must be 1 or more.")
         self.smoothing = smoothing
@@ -58,12 +68,19 @@ class SoftmaxTriplet(Objective):
         self.triplet_weight = triplet_weight
         self.part_weight = part_weight
         self.max_clusters = max_clusters
+        self.softmax_weight = softmax_weight
+        self.before_neck = before_neck
         self.clusters = 0
         #: (2, V) cross-entropies and triplet losses of the last batch, before weighing
         self.terms = torch.empty(0)
 
+    @classmethod
+    def takes_pooled(cls, options: Mapping[str, Any]) -> bool:
+        return bool(options.get("before_neck", False))
+
     def prepare(self, views: int, dim: int, images: int) -> None:
-        self.classifier = nn.Parameter(torch.zeros(views, self.max_clusters, dim))
+        classified = views - 1 if self.before_neck else views
+        self.classifier = nn.Parameter(torch.zeros(classified, self.max_clusters, dim))
 
     @torch.no_grad()
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
@@ -72,7 +89,7 @@ class SoftmaxTriplet(Objective):
         Raises:
             TrainingError: more clusters than rows.
         """
-        means = centroids(features, labels)
+        means = centroids(features[:, : len(self.classifier)], labels)
         self.clusters = means.shape[1]
         if self.clusters > self.max_clusters:
             raise TrainingError(
@@ -82,13 +99,23 @@ class SoftmaxTriplet(Objective):
             )
         self.classifier[:, : self.clusters] = means.to(self.classifier)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+    def logits(self, embeddings: Tensor) -> Tensor:
         if self.classifier.device != embeddings.device:
             self.to(embeddings.device)
-        logits = view_logits(embeddings, self.classifier[:, : self.clusters])
-        softmax = view_cross_entropies(logits, labels, self.smoothing)
-        views = [soft_triplet(view, labels, self.margin) for view in embeddings.unbind(dim=1)]
-        triplet = torch.stack(views)
+        classified = embeddings[:, : len(self.classifier)]
+        return view_logits(classified, self.classifier[:, : self.clusters])
+
+    def metric_view(self, embeddings: Tensor) -> Tensor:
+        return embeddings[:, -1 if self.before_neck else 0]
+
+    def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        softmax = view_cross_entropies(self.logits(embeddings), labels, self.smoothing)
+        if self.before_neck:
+            triplet = torch.zeros_like(softmax)
+            triplet[0] = soft_triplet(self.metric_view(embeddings), labels, self.margin)
+        else:
+            views = [soft_triplet(view, labels, self.margin) for view in embeddings.unbind(dim=1)]
+            triplet = torch.stack(views)
         self.terms = torch.stack([softmax, triplet]).detach()
-        weights = view_weights(len(views), self.part_weight, softmax)
-        return (weights * (softmax + self.triplet_weight * triplet)).sum()
+        weights = view_weights(len(softmax), self.part_weight, softmax)
+        return (weights * (self.softmax_weight * softmax + self.triplet_weight * triplet)).sum()

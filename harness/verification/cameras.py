@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.distillers import InstanceTeacher
+from harness.interfaces import Backbone, Batch
 from harness.labelers import JaccardDBSCAN, distance_rows, encode, nearest
-from harness.objectives import CameraProxies, PartRefinement
+from harness.objectives import CameraProxies, PartRefinement, ProxyContrast
 from harness.objectives import instance_consistency as ice
 from harness.objectives import part_refinement as pplr
 from harness.objectives.classification import soft_triplet
@@ -129,6 +131,54 @@ def ice_losses(z: Vectors) -> Iterator[Check]:
         loss = torch.stack(list(terms.values())).sum()
         yield close(f"{size} loss", loss, z[f"{size}_loss"], EXACT)
         yield close(f"{size} gradient", _grad(loss, x), z[f"{size}_grad"], EXACT)
+        yield from _ice_step(z, size, centres, proxies)
+
+
+class _Given(Backbone):
+    """A network whose embeddings are its parameters; those of images (B, D) are the images."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.views, self.dim = ("global",), rows.shape[1]
+        self.rows = nn.Parameter(rows)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, None]
+
+
+def _ice_step(z: Vectors, size: str, centres: Tensor, proxies: Proxies) -> Iterator[Check]:
+    """The sum of the four terms from the method's parts, and the teacher's update."""
+    objective = ProxyContrast(
+        float(z["tau_c"]), float(z["epsilon"]), 1.0, float(z["cam_temperature"])
+    )
+    objective.centres = centres[None]
+    cameras = _tensor(z[f"{size}_cams"])
+    # the batch is of no images of the set: any proxy of a camera tells which camera it is
+    of_image = (proxies.cameras == cameras[:, None]).to(torch.int64).argmax(dim=1)
+    objective.proxies = Proxies(proxies.features[None], proxies.labels, proxies.cameras, of_image)
+    student, teacher = (
+        {key: _tensor(z[f"{size}_{who}_{key}"]) for key in ("view1", "view2", "weak")}
+        for who in ("student", "teacher")
+    )
+    distiller = InstanceTeacher(
+        _Given(teacher["view1"]),
+        hard_temperature=float(z["tau_v"]),
+        soft_temperature=float(z["scale_kl"]),
+        soft_factor=float(z["kl_factor"]),
+        alpha=float(z["alpha"]),
+    )
+    x = student["view1"].requires_grad_()
+    labels, indices = _tensor(z[f"{size}_targets"]), torch.arange(len(cameras))
+    batch = Batch(teacher["view1"], labels, indices, (teacher["view2"],), teacher["weak"])
+    loss = objective(x[:, None], labels, indices) + distiller(x[:, None], batch, objective)
+    yield close(f"{size} step loss", loss, z[f"{size}_loss"], EXACT)
+    yield close(f"{size} step gradient", _grad(loss, x), z[f"{size}_grad"], EXACT)
+    for view in ("view1", "view2"):
+        average = _Given(teacher[view])
+        InstanceTeacher(average, alpha=float(z["alpha"])).step(_Given(student[view].detach()))
+        yield close(
+            f"{size} teacher's update", average.rows, z[f"{size}_teacher_{view}_after_ema"], EXACT
+        )
 
 
 # ------------------------------------------------------------------------------------------ PPLR

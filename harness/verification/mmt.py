@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.distillers import MeanTeacher
-from harness.interfaces import Backbone
+from harness.distillers import MutualTeachers
+from harness.interfaces import Backbone, Batch
+from harness.objectives import SoftmaxTriplet
 from harness.objectives.classification import (
     hard_triplet,
     smoothed_cross_entropy,
@@ -56,70 +57,71 @@ def mmt_losses(z: Vectors) -> Iterator[Check]:
 
 
 class _Tables(Backbone):
-    """A network whose outputs are its parameters: an embedding and logits for every row."""
+    """A network whose outputs are its parameters, an embedding and logits for every row.
+
+    Logits come as the global view, of the embedding's size, for a classifier of unit rows;
+    embeddings as the view `pooled`. Its images are row numbers.
+    """
 
     def __init__(self, z: Vectors, name: str) -> None:
         super().__init__()
         self.emb = nn.Parameter(_tensor(z[f"step_{name}_emb"]))
         self.logits = nn.Parameter(_tensor(z[f"step_{name}_logits"]))
-        self.views, self.dim = ("global",), self.emb.shape[1]
-        self.classes = int(z["num_classes"])
+        self.views, self.dim = ("global", "pooled"), self.emb.shape[1]
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.emb[images][:, None]
-
-    def outputs(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """Embeddings, and the logits of the first K columns."""
-        return self.emb[rows], self.logits[rows, : self.classes]
+        scores = F.pad(self.logits[images], (0, self.dim - self.logits.shape[1]))
+        return torch.stack([scores, self.emb[images]], dim=1)
 
 
 def _steps(z: Vectors) -> Iterator[Check]:
     """Each student learns from hard labels and from the other's teacher, which then follows."""
-    labels, smoothing = _tensor(z["targets"]), float(z["epsilon"])
+    labels, classes = _tensor(z["targets"]), int(z["num_classes"])
     soft_ce, soft_tri = float(z["step_ce_soft_weight"]), float(z["step_tri_soft_weight"])
-    students = [_Tables(z, f"m{i}") for i in (1, 2)]
-    teachers = [MeanTeacher(_Tables(z, f"ema{i}"), alpha=float(z["step_alpha"])) for i in (1, 2)]
+    first, second = (_Tables(z, f"m{i}") for i in (1, 2))
+    objective = SoftmaxTriplet(
+        smoothing=float(z["epsilon"]),
+        softmax_weight=1 - soft_ce,
+        triplet_weight=1 - soft_tri,
+        before_neck=True,
+    )
+    unit = torch.eye(first.dim, dtype=first.emb.dtype)[None]  # the vectors' logits are no products
+    objective.classifier = nn.Parameter(unit, requires_grad=False)
+    objective.clusters = classes
+    distiller = MutualTeachers(
+        _Tables(z, "ema1"), [second], soft_ce, soft_tri, alpha=float(z["step_alpha"])
+    )
+    distiller.prepare(objective)
+    second_objective = cast(SoftmaxTriplet, distiller.hard)
+    networks = dict(zip(("ema1", "ema2"), distiller.teachers, strict=True))
+    networks["ema2"].load_state_dict(_Tables(z, "ema2").state_dict())
+    students = {"m1": first, "m2": second}
     optimizer = torch.optim.SGD(
-        [p for student in students for p in student.parameters()], lr=float(z["step_sgd_lr"])
+        [p for student in students.values() for p in student.parameters()],
+        lr=float(z["step_sgd_lr"]),
     )
     for step in range(len(z["step_epochs"])):
         g = int(z["step_epochs"][step] * z["step_iters_per_epoch"] + z["step_iters"][step])
         yield equal(f"step {step} number", g, z[f"step{step}_global_step"])
-        offset = int(z[f"step{step}_row_offset"])
-        rows = slice(offset, offset + len(labels))
-        own = [student.outputs(rows) for student in students]
-        other = [cast(_Tables, t.teacher).outputs(rows) for t in reversed(teachers)]
-        terms = [
-            *(smoothed_cross_entropy(logits, labels, smoothing) for _, logits in own),
-            *(soft_triplet(emb, labels) for emb, _ in own),
-            sum(soft_cross_entropy(a[1], b[1]) for a, b in zip(own, other, strict=True)),
-            sum(
-                soft_triplet(a[0], labels, reference=b[0]) for a, b in zip(own, other, strict=True)
-            ),
-        ]
-        ce1, ce2, tri1, tri2, ce_soft, tri_soft = (torch.as_tensor(term) for term in terms)
-        loss = (ce1 + ce2) * (1 - soft_ce) + (tri1 + tri2) * (1 - soft_tri)
-        loss = loss + soft_ce * ce_soft + soft_tri * tri_soft
+        distiller.steps = g  # the vectors leave some steps out
+        rows = torch.arange(len(labels)) + int(z[f"step{step}_row_offset"])
+        batch = Batch(rows, labels, rows, (rows,))
+        x = first(rows)
+        loss = objective(x, labels, rows) + distiller(x, batch, objective)
         optimizer.zero_grad()
         loss.backward()
+        hard = torch.cat([objective.terms, second_objective.terms], dim=1)
+        ours = torch.cat([hard.flatten(), distiller.terms.sum(dim=0)])
         theirs = z[f"step{step}_terms_ce1_ce2_tri1_tri2_cesoft_trisoft"]
-        ours = torch.stack([ce1, ce2, tri1, tri2, ce_soft, tri_soft])
         yield close(f"step {step} terms", ours, theirs, EXACT)
         yield close(f"step {step} loss", loss, z[f"step{step}_loss"], EXACT)
         optimizer.step()
-        for i, (student, teacher) in enumerate(zip(students, teachers, strict=True), start=1):
-            teacher.steps = g  # the vectors leave some steps out
-            teacher.step(student)
-            network = cast(_Tables, teacher.teacher)
+        distiller.step(first, objective)
+        for i in (1, 2):
             for what in ("emb", "logits"):
-                grad = getattr(student, what).grad
-                yield close(
-                    f"step {step} gradient of {what}",
-                    grad,
-                    z[f"step{step}_grad_m{i}_{what}"],
-                    EXACT,
-                )
-                yield close(
-                    f"step {step} teacher's {what}", getattr(network, what),
-                    z[f"step{step}_ema{i}_{what}_after"], EXACT,
-                )  # fmt: skip
+                table = getattr(networks[f"ema{i}"], what)
+                after = z[f"step{step}_ema{i}_{what}_after"]
+                yield close(f"step {step} teacher's {what}", table, after, EXACT)
+                grad = getattr(students[f"m{i}"], what).grad
+                slope = z[f"step{step}_grad_m{i}_{what}"]
+                yield close(f"step {step} gradient of {what}", grad, slope, EXACT)

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import TrainingError
-from harness.images.samplers import SAMPLERS, IdentitySampler, ProxySampler, RandomSampler
+from harness.images.samplers import (
+    SAMPLERS,
+    CameraSampler,
+    IdentitySampler,
+    ProxySampler,
+    RandomSampler,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -277,6 +283,11 @@ def test_a_random_pass_takes_every_labelled_image_once() -> None:
 
 
 def test_samplers_are_found_by_name() -> None:
-    found = {"identity": IdentitySampler, "proxy": ProxySampler, "random": RandomSampler}
+    found = {
+        "identity": IdentitySampler,
+        "camera": CameraSampler,
+        "proxy": ProxySampler,
+        "random": RandomSampler,
+    }
     assert found == SAMPLERS
-    assert [kind.needs_cameras for kind in SAMPLERS.values()] == [False, True, False]
+    assert [name for name, kind in SAMPLERS.items() if kind.needs_cameras] == ["proxy"]
