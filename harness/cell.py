@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness import protocol
 from harness.errors import ConfigError
 from harness.optimizers import DEFAULTS
 from harness.protocol import protocol_card
@@ -25,6 +26,7 @@ LATER: dict[str, dict[str, Any]] = {
     "train": {"label_every": 1},
     "images": {"blur": 0.0},
     "batch": {"sampler": "identity"},
+    "backbone": protocol.LATER,
 }
 
 

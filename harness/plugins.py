@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
-from harness.variants import PARTS, chosen_parts, vary
+from harness.variants import PARTS, chosen_parts, overridden, vary
 
 if TYPE_CHECKING:
     from hydra.core.config_store import ConfigStore
@@ -146,11 +146,16 @@ def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
         _alias(f"{ALIAS}.{kind}", list(folders))
 
 
-def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> None:
+def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig, path: Path) -> None:
     """A method's settings for a part hold for the part that it chose, and for no other.
 
     With `labeler=kmeans` the eps of the method's DBSCAN is nothing to merge. So its sections are
     taken out and stored under the choice's name, where conf/config.yaml looks up the final choice.
+    `published: {backbone: …}` is stored likewise: it holds for that backbone under
+    `protocol=published` alone.
+
+    Raises:
+        ConfigError: `published` holds anything but a section `backbone`.
     """
     folder, _, stem = method.rpartition("/")  # of a variant, `METHOD/VARIANT`
     for part, option in chosen_parts(node).items():
@@ -158,15 +163,25 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig) -> N
             own = OmegaConf.create({part: node.pop(part)})
             group = f"own_{part}/{folder}" if folder else f"own_{part}"
             store.store(group=group, name=f"{stem}-{option}", node=own, package="_global_")
+    if "published" in node:
+        own = node.pop("published")
+        if not isinstance(own, DictConfig) or list(own) != ["backbone"]:
+            raise ConfigError(
+                f"{path}: `published` must hold a section `backbone`, and that alone.",
+                "Everything else of a method's config holds under protocol=published, anyway.",
+            )
+        name = f"{stem}-{overridden(node).get('backbone', 'resnet50')}-published"
+        group = f"own_backbone/{folder}" if folder else "own_backbone"
+        store.store(group=group, name=name, node=own, package="_global_")
 
 
 def _store_method(store: ConfigStore, plugin: Plugin, node: DictConfig) -> None:
     """A method and its variants."""
     for variant, path in plugin.variants.items():
         varied = vary(node, load_config(path), f"{plugin.name}_{variant}")
-        _only_with_its_parts(store, f"{plugin.name}/{variant}", varied)
+        _only_with_its_parts(store, f"{plugin.name}/{variant}", varied, path)
         store.store(group=f"method/{plugin.name}", name=variant, node=varied, package="_global_")
-    _only_with_its_parts(store, plugin.name, node)
+    _only_with_its_parts(store, plugin.name, node, plugin.folder / "config.yaml")
     store.store(group="method", name=plugin.name, node=node, package="_global_")
 
 
@@ -198,7 +213,7 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     found = find(extra)
     make_importable(found)
     store = ConfigStore.instance()
-    for group in (*GROUPS.values(), *(f"own_{part}" for part in PARTS)):
+    for group in (*GROUPS.values(), *(f"own_{part}" for part in ("backbone", *PARTS))):
         store.repo.get(group, {}).clear()  # a folder that is no longer named is gone
     for plugin in found["methods"].values():
         _store_method(store, plugin, load_config(plugin.folder / "config.yaml"))

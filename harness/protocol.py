@@ -22,6 +22,8 @@ UNHASHED = ("cameras", "selection", "hash")
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every")
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
+#: options of a backbone that came after the first records, and what held before: not on the card
+LATER = {"last_stride": 1, "stem_relu": True, "neck": "bn"}
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
@@ -58,7 +60,8 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
     if backbone.get("stride_in", "3x3") != "3x3":
         card["backbone"] += f", stride in {backbone['stride_in']}"
     for key in sorted(set(backbone) - {"_target_", *ON_CARD}):
-        card["backbone"] += f", {key} {backbone[key]}"
+        if backbone[key] != LATER.get(key):
+            card["backbone"] += f", {key} {backbone[key]}"
     changed = list(_changed_by_stages(config))
     if changed:
         card["stages"] = ", ".join(changed)

@@ -123,11 +123,9 @@ class Trainer:
             yield row
 
     def _renew_optimizer(self) -> None:
-        self.optimizer = make_optimizer(
-            self.config.optimizer,
-            self.trained.parameters(),
-            self.parts.backbone.trunk_parameters(),
-        )
+        networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # peers, too
+        trunks = (p for network in networks for p in network.trunk_parameters())
+        self.optimizer = make_optimizer(self.config.optimizer, self.trained.parameters(), trunks)
 
     def _set_learning_rate(self, epoch: int) -> float:
         rate = learning_rate(self.config.optimizer, epoch - self.first_epoch)

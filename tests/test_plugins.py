@@ -152,6 +152,27 @@ def test_what_is_no_longer_named_is_gone(tmp_path: Path, monkeypatch: pytest.Mon
         compose(["method=passing"])
 
 
+def test_what_a_method_publishes_of_its_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds under protocol=published alone, and with the backbone that the method chose."""
+    config = write_method(tmp_path, "strided") / "config.yaml"
+    config.write_text(config.read_text() + "published: {backbone: {last_stride: 2}}\n")
+    monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path))
+
+    def stride(*overrides: str) -> object:
+        return compose(["method=strided", *overrides]).backbone.get("last_stride")
+
+    assert stride("protocol=published") == 2
+    assert stride("protocol=common") == stride() == 1
+    assert stride("protocol=published", "backbone=resnet101") == 1
+    assert stride("protocol=published", "backbone=small") is None
+    assert stride("protocol=published", "backbone.last_stride=1") == 1, "the command line wins"
+    monkeypatch.delenv("HARNESS_PLUGINS")
+    with pytest.raises(ConfigError, match="no method 'strided'"):
+        compose(["method=strided"])
+
+
 def test_a_package_with_an_entry_point(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +226,13 @@ def test_ones_own_folder_goes_before_packages_and_those_before_built_in(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("method: {name: [\n", "not valid YAML"), ("- a\n- b\n", "keys and values")]
+    ("text", "said"),
+    [
+        ("method: {name: [\n", "not valid YAML"),
+        ("- a\n- b\n", "keys and values"),
+        ("published: {train: {epochs: 3}}\n", "must hold a section `backbone`, and that alone"),
+        ("published: 3\n", "must hold a section `backbone`, and that alone"),
+    ],
 )
 def test_a_broken_config_is_named(tmp_path: Path, text: str, said: str) -> None:
     config = write_method(tmp_path, "broken") / "config.yaml"

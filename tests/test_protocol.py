@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from harness import plugins
 from harness.cell import cell_name, portable_config, settings_hash
 from harness.hydra_app import compose
-from harness.protocol import card_hash, protocol_card
+from harness.listing import CONF
+from harness.protocol import OWN, card_hash, protocol_card
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,15 @@ HELD: dict[str, object] = {
     "backbone.stride_in": "1x1",
     "backbone.pooling": "avg",
     "backbone.weights": "imagenet",
+    "backbone.last_stride": 2,
+    "backbone.stem_relu": False,
+    "backbone.neck": "embedding",
+    "batch.sampler": "random",
+    "optimizer.name": "sgd",
+    "optimizer.steps": [20, 40],
+    "optimizer.warmup": 10,
+    "optimizer.trunk_rate": 0.1,
+    "optimizer.renew": True,
     "batch.identities": 8,
     "batch.images": 8,
     "batch.samples_per_bn": 0,
@@ -67,6 +80,8 @@ FREE: dict[str, object] = {
     "selection": "oracle",
     "backbone.views": ["global"],
     "train.warmup_iterations": 3,
+    "train.label_every": 2,
+    "stages.student.train.label_every": 2,
     "stages.student.train.warmup_epochs": 2,
     "stages.student.labeler.eps": 0.7,
     "stages.student.train.epochs": 50,  # what it is anyway
@@ -107,10 +122,55 @@ def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
     assert card["stages"] == "teacher.train.epochs=60"
 
 
-def test_all_methods_share_the_common_card() -> None:
-    names = ("mskd", "cluster_contrast", "direct_transfer")
-    configs = [compose([f"method={name}", "protocol=common"]) for name in names]
+METHODS = sorted(plugins.find()["methods"])
+SECTIONS = ("images", "batch", "train", "optimizer", "backbone")
+
+
+def held(config: DictConfig) -> dict[str, object]:
+    """All that is held equal, as the configuration has it."""
+    return {
+        f"{section}.{key}": value
+        for section in SECTIONS
+        for key, value in config[section].items()
+        if f"{section}.{key}" not in OWN
+    }
+
+
+@pytest.mark.parametrize("protocol", ["common", "demo", "debug"])
+def test_all_methods_share_one_card(protocol: str) -> None:
+    configs = [
+        compose([f"method={name}", "dataset=market1501", f"protocol={protocol}"])
+        for name in METHODS
+    ]
     assert len({protocol_card(config, "fp32")["hash"] for config in configs}) == 1
+    assert all(held(config) == held(configs[0]) for config in configs)
+
+
+@pytest.mark.parametrize("protocol", ["common", "demo"])
+def test_nothing_held_equal_is_left_to_the_method(protocol: str) -> None:
+    """A method yet to come may set what no method sets today."""
+    options, settings = (
+        yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        for name in ("config", f"protocol/{protocol}")
+    )
+    for section in ("images", "batch", "train", "optimizer"):
+        left = {f"{section}.{key}" for key in set(options[section]) - set(settings[section])}
+        assert left <= {*OWN, "train.precision"}  # precision is the machine's
+
+
+def test_published_cards_differ_where_anything_held_equal_differs() -> None:
+    configs = [
+        compose([f"method={name}", "dataset=market1501", "protocol=published"]) for name in METHODS
+    ]
+    common = compose(["method=mskd", "dataset=market1501", "protocol=common"])
+    for config in configs:
+        assert protocol_card(config, "fp32")["hash"] != protocol_card(common, "fp32")["hash"]
+    hashes = {}
+    for one, other in itertools.combinations(configs, 2):
+        same = protocol_card(one, "fp32")["hash"] == protocol_card(other, "fp32")["hash"]
+        assert same == (held(one) == held(other)), f"{one.method.name}, {other.method.name}"
+        hashes[one.method.name] = protocol_card(one, "fp32")["hash"]
+    assert len(set(hashes.values())) >= 6, "most authors have settings of their own"
 
 
 def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: Path) -> None:

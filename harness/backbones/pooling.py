@@ -1,4 +1,4 @@
-"""From a feature map to one embedding per view: pooling, and the batch-norm neck.
+"""From a feature map to one embedding per view: pooling, and the neck.
 
 Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` is all rows, `upper`
 the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone). As in
@@ -8,7 +8,7 @@ rows where 3 does not divide H (adaptive pooling).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,17 +45,47 @@ class AveragePool(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
+class EmbeddingNeck(nn.Module):
+    """BUC's: trained is BN(W x + b), labelled and tested the pooled feature x itself.
+
+    (B, C) → (B, C). W from He et al. (ICCV 2015, fan-out), b from 0, and the batch norm has a bias.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+        self.bn = nn.BatchNorm1d(channels)
+        nn.init.kaiming_normal_(self.linear.weight, mode="fan_out")
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.bn(self.linear(features)) if self.training else features
+
+
+def batch_norm_neck(channels: int) -> nn.Module:
+    """Batch norm with its weight learned from 1 and its bias fixed at 0 (Luo et al., BoT, 2019)."""
+    neck = nn.BatchNorm1d(channels)  # PyTorch starts it at weight 1, bias 0
+    neck.get_parameter("bias").requires_grad_(False)
+    return neck
+
+
+NECKS: dict[str, Callable[[int], nn.Module]] = {"bn": batch_norm_neck, "embedding": EmbeddingNeck}
 POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
 
 
 class ViewHeads(nn.Module):
-    """One pooling and one batch-norm neck per view: (B, C, H, W) → (B, V, C).
+    """One pooling and one neck per view: (B, C, H, W) → (B, V, C).
 
-    The neck's bias is fixed at 0, its weight learned from 1 (Luo et al., BoT, 2019). Outputs are
-    not L2-normalised: losses and extraction do that, in one place each.
+    Outputs are not L2-normalised: losses and extraction do that, in one place each.
     """
 
-    def __init__(self, channels: int, views: Sequence[str] = ("global",), pooling: str = "gem"):
+    def __init__(
+        self,
+        channels: int,
+        views: Sequence[str] = ("global",),
+        pooling: str = "gem",
+        neck: str = "bn",
+    ) -> None:
         super().__init__()
         for view in views:
             if view not in (*VIEWS, *THIRDS):
@@ -68,11 +98,11 @@ class ViewHeads(nn.Module):
             raise ConfigError(
                 f"backbone.pooling='{pooling}' is unknown.", did_you_mean(pooling, POOLINGS)
             )
+        if neck not in NECKS:
+            raise ConfigError(f"backbone.neck='{neck}' is unknown.", did_you_mean(neck, NECKS))
         self.views = tuple(views)
         self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in views)
-        self.necks = nn.ModuleList(nn.BatchNorm1d(channels) for _ in views)
-        for neck in self.necks:  # PyTorch starts them at weight 1, bias 0
-            neck.get_parameter("bias").requires_grad_(False)
+        self.necks = nn.ModuleList(NECKS[neck](channels) for _ in views)
 
     def pooled(self, maps: Tensor) -> Tensor:
         """Pooled features before the necks, (B, V, C)."""

@@ -19,10 +19,17 @@ ARCHS = ("resnet18", "resnet34", "resnet50", "resnet101")
 class ReIDNet(Backbone):
     """A convolutional trunk with `ViewHeads` on its last feature map."""
 
-    def __init__(self, trunk: nn.Module, channels: int, views: Sequence[str], pooling: str) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        channels: int,
+        views: Sequence[str],
+        pooling: str,
+        neck: str = "bn",
+    ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = ViewHeads(channels, views, pooling)
+        self.heads = ViewHeads(channels, views, pooling, neck)
         self.views = self.heads.views
         self.dim = channels
 
@@ -36,11 +43,12 @@ class ReIDNet(Backbone):
 class _Trunk(nn.Module):
     """torchvision's ResNet up to its last feature map; same keys, no classifier."""
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, stem_relu: bool = True) -> None:
         super().__init__()
         resnet = torchvision.models.get_model(arch, weights=None)
+        left_out = ("avgpool", "fc") if stem_relu else ("avgpool", "fc", "relu")
         for name, child in resnet.named_children():
-            if name not in ("avgpool", "fc"):
+            if name not in left_out:
                 self.add_module(name, child)
         self.channels: int = resnet.fc.in_features
 
@@ -67,6 +75,9 @@ def resnet(
     stride_in: str = "3x3",
     pooling: str = "gem",
     views: Sequence[str] = ("global",),
+    last_stride: int = 1,
+    stem_relu: bool = True,
+    neck: str = "bn",
 ) -> ReIDNet:
     """A torchvision ResNet, (B, 3, H, W) → (B, V, D) with D = 512 (18, 34) or 2048 (50, 101).
 
@@ -78,6 +89,9 @@ def resnet(
             the other kind load without complaint and lose accuracy.
         pooling: `gem` or `avg`.
         views: `global`, and if wanted `upper`, `lower`, or `top`, `middle`, `bottom`.
+        last_stride: of the last stage: 1 as usual here, 2 as for ImageNet and in BUC's code.
+        stem_relu: false leaves out the ReLU after the first batch norm, as MMT's and CAP's code do.
+        neck: `bn` or `embedding` (BUC), see `NECKS`.
 
     Raises:
         ConfigError: an unknown name. DataError: weights that cannot be had or do not fit.
@@ -92,14 +106,14 @@ def resnet(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
             "Use stride_in=3x3, or resnet50 / resnet101.",
         )
-    trunk = _Trunk(arch)
-    if bottleneck:
-        at = "conv2" if stride_in == "3x3" else "conv1"
-        for name in ("layer2", "layer3"):
-            _set_stride(getattr(trunk, name)[0], 2, at)
-    _set_stride(trunk.layer4[0], 1, "conv1")  # type: ignore[index,arg-type]
+    if last_stride not in (1, 2):
+        raise ConfigError(f"backbone.last_stride={last_stride} must be 1 or 2.")
+    trunk = _Trunk(arch, stem_relu)
+    at = "conv2" if bottleneck and stride_in == "3x3" else "conv1"
+    for name, stride in (("layer2", 2), ("layer3", 2), ("layer4", last_stride)):
+        _set_stride(getattr(trunk, name)[0], stride, at)
     if weights == "imagenet":
         load_trunk(trunk, imagenet_state(arch), "torchvision")
     elif weights != "none":
         load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
-    return ReIDNet(trunk, trunk.channels, views, pooling)
+    return ReIDNet(trunk, trunk.channels, views, pooling, neck)

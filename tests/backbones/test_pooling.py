@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.backbones.pooling import THIRDS, VIEWS, AveragePool, GeM, ViewHeads
+from harness.backbones.pooling import (
+    THIRDS,
+    VIEWS,
+    AveragePool,
+    EmbeddingNeck,
+    GeM,
+    ViewHeads,
+)
 from harness.errors import ConfigError
 
 
@@ -50,6 +57,23 @@ def test_each_view_has_a_neck_with_a_fixed_bias() -> None:
         assert neck.get_parameter("weight").requires_grad
         assert not neck.get_parameter("bias").requires_grad
         assert neck.get_parameter("bias").tolist() == [0.0] * 3
+
+
+def test_the_embedding_is_for_training_alone() -> None:
+    """Lin et al.: the exclusive loss sees BN(W x + b), merging and tests see x."""
+    torch.manual_seed(0)
+    heads = ViewHeads(6, VIEWS, pooling="avg", neck="embedding")
+    maps = torch.rand(5, 6, 4, 2)
+    pooled = heads.pooled(maps)
+    for v, neck in enumerate(heads.necks):
+        assert isinstance(neck, EmbeddingNeck)
+        linear = pooled[:, v] @ neck.linear.weight.T + neck.linear.bias
+        mean, var = linear.mean(dim=0), linear.var(dim=0, unbiased=False)
+        expected = (linear - mean) / (var + 1e-5).sqrt()
+        torch.testing.assert_close(heads(maps)[:, v], expected)
+    assert all(p.requires_grad for p in heads.necks.parameters())
+    heads.eval()
+    assert torch.equal(heads(maps), pooled)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -73,15 +75,48 @@ def test_stride_1x1_is_the_first_generations_arithmetic() -> None:
         assert torch.equal(ours(x).flatten(1), theirs(x))
 
 
+def _map_of_both(theirs: nn.Module, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Feature maps (flat, averaged over positions) of our network and of torchvision's, changed."""
+    ours = resnet("resnet50", weights="none", **options).eval()
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    assert list(ours.trunk.state_dict()) == list(state)
+    ours.trunk.load_state_dict(state)
+    theirs.fc = nn.Identity()
+    x = torch.randn(1, 3, 64, 32)
+    with torch.no_grad():
+        return ours.trunk(x).mean(dim=(2, 3)), theirs.eval()(x)
+
+
+def test_last_stride_2_is_the_classifier_as_it_was() -> None:
+    torch.manual_seed(0)
+    ours, theirs = _map_of_both(torchvision.models.resnet50(weights=None), last_stride=2)
+    torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        maps = resnet("resnet18", weights="none", last_stride=2).trunk(torch.zeros(1, 3, 64, 32))
+    assert maps.shape == (1, 512, 2, 1)
+
+
+def test_a_stem_without_relu() -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.resnet50(weights=None)
+    theirs.relu = nn.Identity()
+    ours, expected = _map_of_both(theirs, last_stride=2, stem_relu=False)
+    torch.testing.assert_close(ours, expected)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(_map_of_both(theirs, last_stride=2)[0], expected)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"last_stride": 3}, "backbone.last_stride=3 must be 1 or 2"),
+        ({"neck": "embeding"}, "backbone.neck='embeding' is unknown.*\n.*'embedding'"),
         ({"arch": "resnet55"}, "'resnet55' is unknown.*\n.*Did you mean"),
         ({"stride_in": "2x2"}, "'2x2' is unknown.*\n.*1x1, 3x3"),
         ({"arch": "resnet18", "stride_in": "1x1"}, "means nothing for resnet18"),
     ],
 )
-def test_refusals(options: dict[str, str], said: str) -> None:
+def test_refusals(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         resnet(weights="none", **options)
 
