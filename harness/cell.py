@@ -12,9 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness import protocol
 from harness.errors import ConfigError
-from harness.optimizers import DEFAULTS
+from harness.images.settings import DEFAULTS as IMAGES
+from harness.optimizers import DEFAULTS as OPTIMIZER
+from harness.protocol import LATER as BACKBONE
 from harness.protocol import protocol_card
 
 #: settings that change where or whether a cell runs, not what comes out
@@ -22,11 +23,11 @@ ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
-    "optimizer": DEFAULTS,
+    "optimizer": OPTIMIZER,
     "train": {"label_every": 1},
-    "images": {"blur": 0.0},
+    "images": IMAGES,
     "batch": {"sampler": "identity"},
-    "backbone": protocol.LATER,
+    "backbone": BACKBONE,
 }
 
 

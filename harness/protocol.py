@@ -15,7 +15,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import describe_weights
-from harness.optimizers import describe
+from harness.images.settings import describe as describe_augmentation
+from harness.optimizers import describe as describe_optimizer
 
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
@@ -41,9 +42,7 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
     card: dict[str, Any] = {
         "name": config.protocol.name,
         "input": f"{config.images.height}x{config.images.width}",
-        "augmentation": f"flip {config.images.flip:g}, pad {config.images.pad} and crop, "
-        f"erase {config.images.erase:g}"
-        + (f", blur {config.images.blur:g}" if config.images.blur else ""),
+        "augmentation": describe_augmentation(config.images),
         "backbone": network,
         "pooling": backbone.get("pooling"),
         "weights": describe_weights(str(backbone.get("weights", "none"))),
@@ -51,7 +50,7 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
         "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
-        "optimizer": describe(config.optimizer),
+        "optimizer": describe_optimizer(config.optimizer),
         "precision": precision,
         "evaluation": RULE + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
         "cameras": bool(config.method.uses_cameras),

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.images.samplers import SAMPLERS
+from harness.images.settings import make_augment
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
 from harness.rhythm import check_label_every, labellings
@@ -318,6 +319,7 @@ def _check_values(config: DictConfig) -> None:
         )
     _check_truths(config, TRUTHS)
     _check_numbers(config)
+    make_augment(config.images)  # refuses what is out of range
 
 
 def _check_truths(config: DictConfig, keys: tuple[str, ...], where: str = "") -> None:

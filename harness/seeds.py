@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 
 
@@ -22,3 +23,8 @@ def derive(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator for one purpose, the same on every machine and for every device."""
     return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def uniform(generator: torch.Generator, *shape: int) -> np.ndarray:
+    """Numbers in [0, 1), float64."""
+    return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()

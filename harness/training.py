@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from harness.errors import TrainingError
 from harness.extraction import extract
-from harness.images.augment import Augment, normalise
+from harness.images.augment import normalise
 from harness.images.samplers import SAMPLERS
+from harness.images.settings import make_augment
 from harness.interfaces import (
     Backbone,
     Batch,
@@ -79,7 +80,7 @@ class Trainer:
     timings: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        train, images = self.config.train, self.config.images
+        train = self.config.train
         self.first_epoch = -int(train.warmup_epochs)
         self.last_epoch = int(train.epochs) - 1
         self.next_epoch = self.first_epoch
@@ -87,13 +88,7 @@ class Trainer:
         self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
         self.labellings = labellings(train.label_every, int(train.epochs))
         self.labels: PseudoLabels | None = None
-        self.augment = Augment(
-            (images.height, images.width),
-            flip=images.flip,
-            pad=images.pad,
-            erase=images.erase,
-            blur=images.blur,
-        )
+        self.augment = make_augment(self.config.images)
         backbone = self.parts.backbone
         self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
         if self.parts.distiller is not None:

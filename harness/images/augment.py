@@ -1,9 +1,10 @@
 """Augmentation of whole batches: flip, pad and crop, blur, normalise, erase.
 
 The published pipeline (horizontal flip, 10 black pixels of padding and a random crop, ImageNet
-normalisation, random erasing: Zhong et al., AAAI 2020), and a blur for methods that have one, split
-in two. `Augment.draw` draws the random numbers, always on the CPU, so a run has the same ones on
-every device; `Augment.apply` is deterministic arithmetic on the device of the images.
+normalisation, random erasing: Zhong et al., AAAI 2020), a blur and random parts for methods that
+have them, split in two. `Augment.draw` draws the random numbers, always on the CPU, so a run has
+the same ones on every device; `Augment.apply` is deterministic arithmetic on the device of the
+images.
 
 On the CPU the work is done with numpy, one image after the other: an image stays in the cache, and
 no operation waits for a pool of threads that other processes hold up.
@@ -12,13 +13,16 @@ no operation waits for a pool of threads that other processes hold up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from harness import seeds
 from harness.errors import ConfigError
 from harness.images.blur import gaussian_blur
+from harness.images.parts import draw_parts, resized_parts
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, of values in 0 … 1
 STD = (0.229, 0.224, 0.225)
@@ -37,12 +41,15 @@ class AugmentParameters:
         corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
         erase: (B, 4) int64, top, left, height and width of what is erased; height 0 for nothing.
         blur: (B,) float64, standard deviation of a Gaussian in pixels; 0 for none.
+        part: (B, 4) int64, top, left, height and width of what is resized to the whole, first of
+            all; 0, 0, H and W for nothing.
     """
 
     flip: Tensor
     corner: Tensor
     erase: Tensor
     blur: Tensor
+    part: Tensor
 
     def __len__(self) -> int:
         return len(self.flip)
@@ -60,6 +67,8 @@ class Augment:
         erase_aspect: its height ÷ width, drawn uniformly (not log-uniformly) from this range.
         blur: probability of a Gaussian blur, as SimCLR (Chen et al., ICML 2020) and ICE have it.
         blur_sigma: its standard deviation in pixels, drawn uniformly from this range.
+        part_area: share of H·W of a random part that is resized to the whole, drawn uniformly from
+            this range; None for none. part_aspect: its height ÷ width, likewise.
         mean, std: normalisation of values in 0 … 1, RGB.
         erase_fill: what is filled in **after** normalisation. The published code fills with the
             ImageNet mean there, and not with the zero that a mean becomes; hence this default.
@@ -81,6 +90,8 @@ class Augment:
         erase_fill: Colour = MEAN,
         blur: float = 0.0,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
+        part_area: tuple[float, float] | None = None,
+        part_aspect: tuple[float, float] = (2.0, 3.0),
     ) -> None:
         for name, value in (("flip", flip), ("erase", erase), ("blur", blur)):
             if not 0 <= value <= 1:
@@ -97,17 +108,16 @@ class Augment:
         self.erase_area, self.erase_aspect = erase_area, erase_aspect
         self.mean, self.std, self.erase_fill = mean, std, erase_fill
         self.blur, self.blur_sigma = blur, blur_sigma
+        self.part_area, self.part_aspect = part_area, part_aspect
 
     def draw(self, batch: int, generator: torch.Generator) -> AugmentParameters:
         """Parameters for a batch of B images.
 
         Takes equally many random numbers whatever the probabilities are: runs that differ in
-        erasing alone flip and crop alike. Blur takes none where its probability is 0.
+        erasing alone flip and crop alike. Blur takes none where its probability is 0, nor do parts
+        where there are none.
         """
-
-        def uniform(*shape: int) -> np.ndarray:
-            return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()
-
+        uniform = partial(seeds.uniform, generator)
         height, width = self.size
         flip = uniform(batch) < self.flip
         corner = (uniform(batch, 2) * (2 * self.pad + 1)).astype(np.int64)
@@ -130,7 +140,11 @@ class Augment:
         if self.blur > 0:
             least, most = self.blur_sigma
             blur = (uniform(batch) < self.blur) * (least + (most - least) * uniform(batch))
-        return AugmentParameters(*map(torch.from_numpy, (flip, corner, erase, blur)))
+
+        part = torch.tensor([0, 0, height, width]).repeat(batch, 1)
+        if self.part_area is not None:
+            part = draw_parts(batch, self.size, self.part_area, self.part_aspect, generator)
+        return AugmentParameters(*map(torch.from_numpy, (flip, corner, erase, blur, part.numpy())))
 
     def apply(
         self,
@@ -169,6 +183,10 @@ class Augment:
             )
         on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
         gather = not on_cpu if gather is None else gather
+        if bool((parameters.part[:, 2:] != torch.tensor(self.size)).any()):
+            if isinstance(images, np.ndarray):
+                images, rows = torch.from_numpy(images[rows.numpy()]), torch.arange(len(rows))
+            images, rows = resized_parts(images, rows, parameters.part), torch.arange(len(rows))
         crops = (_crop_gather if gather else _crop_slices)(images, rows, parameters, self.pad)
         crops = crops.to(device or crops.device)
         if bool(parameters.blur.any()):
