@@ -163,12 +163,21 @@ def _table(arguments: list[str]) -> None:
 
 def _list(arguments: list[str]) -> None:
     parser = _Parser("list", "harness list methods", "What there is to choose from.")
-    parser.add_argument("what", nargs="?", default="methods", help="methods, datasets, runs, …")
+    parser.add_argument("what", nargs="?", default="methods", help="methods, crossings, runs, …")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument(
+        "--format", default="terminal", choices=["terminal", "markdown"], help="of crossings"
+    )
+    parser.add_argument("--output", help="write crossings to this file, with --format markdown")
     options = parser.parse_args(arguments)
-    from harness.listing import show
+    from harness.listing import show, show_crossings
 
-    show(options.what, options.store)
+    if options.what in ("crossing", "crossings"):
+        show_crossings(options.format, options.output)
+    elif options.format != "terminal" or options.output is not None:
+        raise ConfigError("--format and --output are of crossings alone: harness list crossings.")
+    else:
+        show(options.what, options.store)
 
 
 def _eval(arguments: list[str]) -> None:

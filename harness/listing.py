@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness import plugins
 from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.files import write_text
 from harness.results.store import Store
 
 CONF = Path(__file__).parent / "conf"
@@ -22,7 +23,7 @@ PARTS = {
     "protocols": "protocol",
     "experiments": "experiment",
 }
-KNOWN = ("methods", "datasets", *PARTS, "runs")
+KNOWN = ("methods", "datasets", *PARTS, "crossings", "runs")
 
 
 def show(what: str, store: str) -> None:
@@ -59,6 +60,28 @@ def show(what: str, store: str) -> None:
         for name, text in rows:
             grid.add_row(name, text)
         console.print(grid, markup=False)
+
+
+def show_crossings(style: str, output: str | None) -> None:
+    """Print which methods compose with which parts: a line each, or as docs/crossings.md has it.
+
+    Raises:
+        ConfigError: a file for anything but Markdown.
+    """
+    from harness.crossing_table import crossings, page  # composes a few hundred configurations
+
+    if style == "markdown":
+        text = page(list(crossings()))
+        if output is None:
+            print(text, end="")
+        else:
+            write_text(Path(output), text)
+        return
+    if output is not None:
+        raise ConfigError("--output needs --format markdown.")
+    for crossing in crossings():
+        name = f"{crossing.method} {crossing.group}={crossing.option}"
+        print(f"{name:<48} {crossing.verdict or f'refused: {crossing.reason}'}")
 
 
 def _runs(store: str) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from tests.conftest import Command
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
-         *sorted(ROOT.glob("datasets/*/README.md"))]  # fmt: skip
+         *sorted(ROOT.glob("datasets/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]  # fmt: skip
 
 
 def commands(page: Path) -> list[str]:
