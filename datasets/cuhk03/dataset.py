@@ -178,6 +178,7 @@ def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[
         DataError: it is not the protocol's file.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content: dict[str, Any] = loadmat(path)
@@ -192,6 +193,14 @@ def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[
             raise ValueError("lists of different lengths")
         if any(len(r) and not 0 <= r.min() <= r.max() < len(names) for r in rows.values()):
             raise ValueError("rows that do not exist")
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        NotImplementedError,
+        MatReadError,
+    ) as error:
         raise DataError(f"{path} is not the file of the new protocol: {error}", GET) from error
     return names, identities, cameras, rows
