@@ -12,12 +12,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from harness.images.facts import Facts
 
 # --------------------------------------------------------------------------- images and data sets
 
@@ -47,22 +50,30 @@ class Split:
 
     identities: (N,) int64; -1 is junk (never matched nor counted), 0 may be used for distractors.
     cameras: (N,) int64 from 0, or None when the data set has none.
+    tracks: (N,) int64 from 0 without gaps, which track each gallery image is of, where tracks are
+        ranked instead of images; else None. A track is of one identity and one camera.
     """
 
     images: ImageSource
     identities: np.ndarray
     cameras: np.ndarray | None = None
+    tracks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.identities):
             raise ValueError(f"{len(self.images)} images but {len(self.identities)} identities")
         if self.cameras is not None and len(self.cameras) != len(self.identities):
             raise ValueError(f"{len(self.identities)} identities but {len(self.cameras)} cameras")
+        if self.tracks is not None and len(self.tracks) != len(self.identities):
+            raise ValueError(f"{len(self.identities)} identities but {len(self.tracks)} tracks")
 
     def subset(self, indices: np.ndarray) -> Split:
-        """The images at `indices`, in that order."""
+        """The images at `indices`, in that order; tracks are numbered anew."""
         cameras = None if self.cameras is None else self.cameras[indices]
-        return Split(Subset(self.images, indices), self.identities[indices], cameras)
+        tracks = None
+        if self.tracks is not None:
+            tracks = np.unique(self.tracks[indices], return_inverse=True)[1]
+        return Split(Subset(self.images, indices), self.identities[indices], cameras, tracks)
 
 
 class Subset(ImageSource):
@@ -91,13 +102,18 @@ class Subset(ImageSource):
 
 @dataclass(frozen=True)
 class ReIDData:
-    """A data set as loaded: a training part without use of its identities, and a test part."""
+    """A data set as loaded: a training part without use of its identities, and a test part.
+
+    facts: what is publicly known of it, for the record's check; None where nothing is (own images,
+        a subset).
+    """
 
     name: str
     train: Split
     query: Split
     gallery: Split
     notes: Mapping[str, int | float | str] = field(default_factory=dict)
+    facts: Facts | None = None
 
     def fingerprint(self) -> str:
         """One digest over the three parts, for records."""

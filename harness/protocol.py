@@ -52,7 +52,9 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
         "optimizer": describe_optimizer(config.optimizer),
         "precision": precision,
-        "evaluation": RULE + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
+        "evaluation": RULE
+        + (", image to track" if config.dataset.get("tracks") else "")
+        + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from harness.errors import DataError
 from harness.evaluation.clusters import cluster_quality
+from harness.evaluation.distances import distance_blocks
 from harness.evaluation.ranking import RankingResult, rank
+from harness.evaluation.tracks import of_tracks, track_blocks
 from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
+from harness.images.facts import differences, measure
 from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
 from harness.progress import Reporter
 
@@ -30,6 +33,8 @@ class Referee:
         data: the data set without junk and without unreadable images.
         fingerprint: of the data set as it was loaded, junk and unreadable images included.
         skipped: names of images that could not be decoded and were left out.
+        differences: what of the data set is not as publicly known, a line each; None where nothing
+            is publicly known of it.
         last: the ranking behind the last call of `test`.
     """
 
@@ -43,6 +48,7 @@ class Referee:
     rerank: bool
     reporter: Reporter
     skipped: list[str] = field(default_factory=list)
+    differences: list[str] | None = None
     last: RankingResult | None = None
 
     def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
@@ -87,6 +93,18 @@ class Referee:
 
             distances = rerank_blocks(query, gallery)
         q, g = self.data.query, self.data.gallery
+        if g.tracks is not None:
+            identities, cameras = of_tracks(g)
+            images = distances if distances is not None else distance_blocks(query, gallery)
+            return rank(
+                None,
+                None,
+                q.identities,
+                identities,
+                q.cameras,
+                cameras,
+                distances=track_blocks(images, g.tracks),
+            )
         return rank(
             query,
             gallery,
@@ -136,6 +154,9 @@ def make_referee(
         kept = split if len(bank) == len(split.images) else split.subset(bank.kept)
         return kept, bank
 
+    fingerprint = data.fingerprint()
+    known = data.facts
+    unlike = None if known is None else differences(known, measure(data, fingerprint))
     ranked = np.flatnonzero(data.gallery.identities != -1)
     gallery_split = data.gallery
     if len(ranked) < len(gallery_split.identities):  # junk is never ranked: leave it out early
@@ -147,7 +168,7 @@ def make_referee(
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
     return Referee(
         data=kept,
-        fingerprint=data.fingerprint(),
+        fingerprint=fingerprint,
         train_bank=train_bank,
         query_bank=query_bank,
         gallery_bank=gallery_bank,
@@ -156,6 +177,7 @@ def make_referee(
         rerank=rerank,
         reporter=reporter,
         skipped=skipped,
+        differences=unlike,
     )
 
 

@@ -206,6 +206,8 @@ class Cell:
         )
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
+        for line in referee.differences or []:
+            self.reporter.say(f"{referee.data.name} is not as published: {line}")
         return referee
 
     def _check_cameras(self, referee: Referee) -> None:
@@ -402,6 +404,8 @@ class Cell:
                 "query": len(data.query.images),
                 "gallery": len(data.gallery.images),
                 "unreadable": referee.skipped,
+                # null: nothing is publicly known of it; []: all that is known agrees
+                "not_as_published": referee.differences,
                 "notes": dict(data.notes),
             },
             "seconds": round(seconds, 2),

@@ -190,7 +190,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
-    (fingerprint), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
+    (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
+    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
     percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
     of them.
     """
@@ -202,11 +203,13 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             continue
         record = run.record
         cell, card = record["cell"], record["protocol"]
+        unlike = record.get("dataset", {}).get("not_as_published") or []
         base = {
             "run": run.name,
             "method": cell["method"],
             "dataset": cell["dataset"],
             "data": record.get("dataset", {}).get("fingerprint", "")[:8],
+            "unlike": "; ".join(unlike),
             "protocol": card["name"],
             "protocol_hash": card["hash"],
             "seed": cell["seed"],

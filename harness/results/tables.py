@@ -38,18 +38,31 @@ class Comparison:
     """One table: its data set, its protocol card and its rows, best mAP last.
 
     data: the data's fingerprint where the store holds several of this name, else ''.
+    unlike: how the data differ from the published data set of this name; '' if they do not.
     """
 
     dataset: str
     data: str
     card: dict[str, Any]
     rows: pd.DataFrame
+    unlike: str = ""
 
     @property
     def title(self) -> str:
         """Data set and protocol."""
         data = f" (data {self.data})" if self.data else ""
+        data += ", not as published" if self.unlike else ""
         return f"{self.dataset}{data}, protocol {self.card['name']}"
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the data; '' if nothing is known to be."""
+        if not self.unlike:
+            return ""
+        return (
+            "These images are not the published data set; their numbers compare with no paper's "
+            f"({self.unlike})."
+        )
 
     @property
     def caption(self) -> str:
@@ -93,12 +106,15 @@ def comparisons(store: str | Path, dataset: str | None = None) -> Iterator[Compa
     for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
         name, data, protocol = map(str, key)
         if dataset in (None, name):
-            rows = _rows(group, name, cards[protocol], Path(store))
-            yield Comparison(name, data if several[name] else "", cards[protocol], rows)
+            unlike = max(group["unlike"])  # records from before the check have ''
+            rows = _rows(group, name, cards[protocol], Path(store), bool(unlike))
+            yield Comparison(
+                name, data if several[name] else "", cards[protocol], rows, unlike
+            )
 
 
 def _rows(
-    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path
+    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
 ) -> pd.DataFrame:
     """One row a method, stage, crossing and variant, sorted by mAP."""
     # the same cell under two names (name=…) is one repeat, not two
@@ -121,7 +137,7 @@ def _rows(
             row[metric] = group[metric].mean()
             row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
         row["images_per_second"] = group["images_per_second"].astype(float).median()
-        if final and not crossing:
+        if final and not crossing and not unlike:
             row |= published.beside(dataset, card["name"], str(method), bool(cameras))
         rows.append(row)
     return pd.DataFrame(rows).sort_values("mAP", kind="stable").reset_index(drop=True)
@@ -165,9 +181,9 @@ def markdown(comparison: Comparison) -> str:
     lines.append("| " + " | ".join(header) + " |")
     lines.append("| --- | --- |" + " ---: |" * (len(header) - 2))
     lines += ["| " + " | ".join(cells) + " |" for cells in body]
-    lines += ["", comparison.caption, ""]
-    if comparison.sources:
-        lines += [comparison.sources, ""]
+    lines.append("")
+    for text in filter(None, (comparison.warning, comparison.caption, comparison.sources)):
+        lines += [text, ""]
     return "\n".join(lines)
 
 
@@ -222,13 +238,13 @@ def show(store: str, style: str, dataset: str | None, output: str | None) -> Non
             elif width > console.width:
                 grid = _grid(comparison, leave_out=("Rank-5", "Rank-10"))
             console.print(grid)
-            for text in filter(None, (comparison.caption, comparison.sources)):
+            for text in filter(None, (comparison.warning, comparison.caption, comparison.sources)):
                 console.print(text, style="dim", markup=False)
             console.print()
         return
     if style == "csv":
         frames = [
-            t.rows.assign(dataset=t.dataset, data=t.data, protocol=t.card["name"], protocol_hash=t.card["hash"])
+            t.rows.assign(dataset=t.dataset, data=t.data, not_as_published=t.unlike, protocol=t.card["name"], protocol_hash=t.card["hash"])
             for t in tables
         ]
         text = pd.concat(frames).to_csv(index=False)

@@ -273,3 +273,18 @@ def test_variants_say_what_sets_them_apart(tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config))
     (table,) = comparisons(tmp_path)
     assert sorted(table.rows["method"]) == ["mskd [labeler.eps=0.5]", "mskd [labeler.eps=0.6]"]
+
+
+def test_data_that_are_not_as_published_are_marked(tmp_path: Path) -> None:
+    """In the title and below the table; and no published number stands beside them."""
+    genuine = record(student=70.0) | {"dataset": {"fingerprint": "a" * 32, "not_as_published": []}}
+    other = record(student=71.0) | {
+        "dataset": {"fingerprint": "b" * 32, "not_as_published": ["queries: 3,367, not 3,368"]}
+    }
+    write(tmp_path, "a", genuine)
+    write(tmp_path, "b", other)
+    first, second = map(markdown, comparisons(tmp_path))
+    assert "not as published" not in first and "Published mAP" in first
+    assert "### market1501 (data bbbbbbbb), not as published, protocol common" in second
+    assert "not the published data set" in second and "queries: 3,367, not 3,368" in second
+    assert "Published mAP" not in second

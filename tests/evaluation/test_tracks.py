@@ -1,0 +1,80 @@
+"""Tracks ranked in place of images, against a ranking written out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from harness.evaluation.distances import distance_blocks
+from harness.evaluation.ranking import rank
+from harness.evaluation.tracks import of_tracks, track_blocks
+from harness.hydra_app import compose
+from harness.images.sources import Files
+from harness.interfaces import ReIDData, Split
+from harness.protocol import protocol_card
+from harness.referee import Referee
+
+
+def gallery(count: int = 60) -> Split:
+    """Twenty tracks of three images, of five identities in four cameras."""
+    track = np.random.default_rng(0).permutation(np.repeat(np.arange(20), count // 20))
+    files = Files(Path("nowhere"), [f"{i}.jpg" for i in range(count)])
+    return Split(files, track % 5, (track // 5) % 4, track)
+
+
+def features(count: int, seed: int) -> torch.Tensor:
+    rows = torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_a_track_is_as_near_as_its_nearest_image() -> None:
+    split = gallery()
+    assert split.tracks is not None
+    query, images = features(9, 1), features(60, 2)
+    for block in (4, 100):
+        blocks = list(track_blocks(distance_blocks(query, images, block), split.tracks))
+        found = torch.cat([rows for _, rows in blocks])
+        plain = torch.cat([rows for _, rows in distance_blocks(query, images, block)])
+        for track in range(20):
+            nearest = plain[:, split.tracks == track].min(dim=1).values
+            torch.testing.assert_close(found[:, track], nearest, rtol=0, atol=0)
+
+
+def test_average_precision_over_tracks() -> None:
+    """Against a loop over sorted tracks; tracks of the query's identity and camera are junk."""
+    split = gallery()
+    assert split.tracks is not None and split.cameras is not None
+    query, images = features(9, 1), features(60, 2)
+    people, seen_by = np.arange(9) % 5, np.arange(9) % 4
+    identities, cameras = of_tracks(split)
+    assert cameras is not None
+    result = rank(
+        None, None, people, identities, seen_by, cameras,
+        distances=track_blocks(distance_blocks(query, images), split.tracks),
+    )  # fmt: skip
+    assert result.gallery == 20
+    plain = torch.cat([rows for _, rows in distance_blocks(query, images)]).numpy()
+    for q in range(9):
+        nearest = {t: plain[q, split.tracks == t].min() for t in range(20)}
+        kept = [t for t in nearest if (t % 5, t // 5 % 4) != (people[q], seen_by[q])]
+        order = sorted(kept, key=lambda t: nearest[t])
+        hits = [place for place, t in enumerate(order, start=1) if t % 5 == people[q]]
+        expected = np.mean([n / place for n, place in enumerate(hits, start=1)])
+        assert abs(result.ap[q] - expected) < 1e-9
+    # the referee does the same with a gallery that has tracks
+    asked = Split(Files(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), people, seen_by)
+    referee = object.__new__(Referee)
+    referee.rerank, referee.data = False, ReIDData("made", asked, asked, split)
+    np.testing.assert_array_equal(referee.score(query, images).ap, result.ap)
+
+
+def test_they_stand_on_the_protocol_card() -> None:
+    """Rows of tracks and of images never share a table."""
+    plain, tracks = (
+        protocol_card(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32")
+        for more in ([], ["dataset.tracks=true"])
+    )
+    assert "image to track" in tracks["evaluation"] and "track" not in plain["evaluation"]
+    assert plain["hash"] != tracks["hash"]
