@@ -215,7 +215,7 @@ def test_frozen_memories_stay(name: str) -> None:
 def test_distiller(name: str) -> None:
     """It teaches the student, and learns nothing by gradient but what its peers do."""
     node = config_of("distiller", name)
-    kind = get_class(node._target_)
+    kind: Any = get_class(node._target_)
     teacher = build_backbone(config_of("backbone", "small"))
     extra: dict[str, Any] = {}
     if "teacher" in inspect.signature(kind).parameters:
