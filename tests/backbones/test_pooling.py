@@ -76,12 +76,25 @@ def test_the_embedding_is_for_training_alone() -> None:
     assert torch.equal(heads(maps), pooled)
 
 
+def test_pooled_is_the_global_view_before_its_neck() -> None:
+    heads = ViewHeads(3, ("global", "upper", "pooled"))
+    maps = torch.rand(4, 3, 4, 2)
+    out = heads(maps)
+    assert out.shape == (4, 3, 3)
+    assert torch.equal(out[:, 2], heads.pooled(maps)[:, 0])
+    assert torch.equal(out[:, 0], heads.necks[0](out[:, 2]))
+    assert len(heads.necks) == len(heads.pools) == 2
+    # so a network with it is the same network, to be loaded as one without
+    assert heads.state_dict().keys() == ViewHeads(3, ("global", "upper")).state_dict().keys()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"views": ["global", "uper"]}, "no view 'uper'.*\n.*'upper'"),
         ({"views": ["upper"]}, "first must be 'global'"),
         ({"views": []}, "first must be 'global'"),
+        ({"views": ["global", "pooled", "upper"]}, "'pooled' must be the last"),
         ({"pooling": "gme"}, "pooling='gme'.*\n.*'gem'"),
     ],
 )

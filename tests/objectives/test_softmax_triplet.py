@@ -51,6 +51,27 @@ def test_the_loss_is_softmax_and_triplet_of_each_view() -> None:
     assert grad is not None and grad[:, :3].any() and not grad[:, 3:].any()
 
 
+def test_triplets_before_the_neck() -> None:
+    features, labels = _set(views=3)
+    objective = SoftmaxTriplet(
+        triplet_weight=0.2, part_weight=0.3, max_clusters=7, softmax_weight=0.5, before_neck=True
+    )
+    objective.prepare(3, 5, 12)
+    objective.start_epoch(features, labels)
+    x = 4 * features[:9]
+    rows = objective.classifier
+    assert rows.shape == (2, 7, 5), "the last view has no classifier"
+    assert torch.equal(objective.metric_view(x), x[:, 2])
+    torch.testing.assert_close(
+        objective.logits(x), torch.stack([x[:, v] @ rows[v, :3].T for v in range(2)])
+    )
+    expected = 0.7 * 0.2 * soft_triplet(x[:, 2], labels[:9])
+    for v, weight in enumerate((0.7, 0.3)):
+        softmax = smoothed_cross_entropy(x[:, v] @ rows[v, :3].T, labels[:9])
+        expected = expected + weight * 0.5 * softmax
+    torch.testing.assert_close(objective(x, labels[:9], torch.arange(9)), expected)
+
+
 def test_more_clusters_than_rows_is_explained() -> None:
     features, labels = _set()
     objective = SoftmaxTriplet(max_clusters=2)
@@ -63,7 +84,7 @@ def test_more_clusters_than_rows_is_explained() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"smoothing": 1.5}, {"margin": -0.1}, {"part_weight": 2.0}, {"triplet_weight": -1.0},
-     {"max_clusters": 0}],
+     {"max_clusters": 0}, {"softmax_weight": -1.0}],
 )  # fmt: skip
 def test_values_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
