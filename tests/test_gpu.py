@@ -36,6 +36,8 @@ def test_mskd_cell(tmp_path: Path, precision: str) -> None:
 OTHERS = {
     "hhcl": ("method=hhcl",),
     "strong baseline": ("method=strong_baseline",),
+    "MMT": ("method=mmt",),
+    "ICE": ("method=ice/aware", "images.blur=0.5", "batch.sampler=camera"),
     **{name: ("method=cluster_contrast", *changes) for name, changes in CROSSED.items()},
 }
 
