@@ -1,0 +1,108 @@
+"""Bootstrap: against all possible draws, coverage by simulation, what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.results.significance import compare, holm
+
+
+def every_draw(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> float:
+    """The bootstrap's standard error from all draws of people there are."""
+    people = np.unique(groups)
+    found = []
+    for draw in itertools.product(people, repeat=len(people)):
+        chosen = np.concatenate([np.flatnonzero(groups == person) for person in draw])
+        found.append(a[:, chosen].mean() - b[:, chosen].mean())
+    return float(np.std(found))
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2, 3, 4], [0, 0, 1, 1, 1, 2], [7, 7, 2, 9, 9, 9, 4]])
+def test_standard_error_is_that_of_all_draws(groups: list[int]) -> None:
+    rng = np.random.default_rng(1)
+    identities = np.array(groups)
+    a, b = rng.random((1, len(groups))), rng.random((1, len(groups)))
+    found = compare(a, b, identities, resamples=100_000)
+    people = len(set(groups))
+    reach = stats.t.ppf(0.975, people - 1) * every_draw(a, b, identities)
+    assert found.people == people
+    assert found.value == pytest.approx(float(a.mean() - b.mean()))
+    assert found.high - found.value == pytest.approx(reach, rel=0.02)
+    assert found.value - found.low == pytest.approx(reach, rel=0.02)
+
+
+def covered(seeds: int, seed_spread: float, identities: int, trials: int) -> float:
+    """How often the interval holds a true difference of 0.05."""
+    hits = 0
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        person = np.repeat(np.arange(identities), 4)
+        difficulty = rng.normal(0, 0.2, identities)[person]  # of a person, for both methods
+        def method(mean: float) -> np.ndarray:
+            own = rng.normal(0, 0.1, identities)[person]  # of a person, for this method
+            runs = rng.normal(0, seed_spread, (seeds, 1))
+            noise = rng.normal(0, 0.1, (seeds, len(person)))
+            return mean + difficulty + own + runs + noise
+        found = compare(method(0.55), method(0.5), person, resamples=400, seed=trial)
+        hits += found.low <= 0.05 <= found.high
+    return hits / trials
+
+
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (3, 0.05), (5, 0.05)])
+def test_interval_holds_the_truth_as_often_as_it_says(seeds: int, spread: float) -> None:
+    share = covered(seeds, spread, identities=60, trials=400)
+    assert 0.92 <= share <= 0.99, share  # 95 %, ± 3 standard errors; three seeds: on the safe side
+
+
+def test_people_not_queries_are_drawn() -> None:
+    """Ten queries of each person say no more than one, if they are all the same."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((1, 50)), rng.random((1, 50))
+    one = compare(a, b)
+    person = np.repeat(np.arange(50), 10)
+    ten = compare(np.repeat(a, 10, 1), np.repeat(b, 10, 1), person)
+    assert ten.high - ten.low == pytest.approx(one.high - one.low, rel=1e-6)
+    wrong = compare(np.repeat(a, 10, 1), np.repeat(b, 10, 1))
+    assert wrong.high - wrong.low < 0.5 * (one.high - one.low)
+
+
+def test_a_lucky_seed_is_no_lead() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(300) * 0.5
+    b = base + np.array([[0.0], [0.02], [0.04]])
+    a = base + np.array([[0.0], [0.02], [0.30]])
+    assert compare(a, b).p > 0.2
+    assert compare(a.mean(0, keepdims=True), b.mean(0, keepdims=True)).p < 1e-6
+
+
+def test_equal_methods() -> None:
+    ap = np.random.default_rng(0).random((2, 30))
+    same = compare(ap[:1], ap[:1])
+    assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
+    better = compare(ap[:1] + 0.1, ap[:1])
+    assert better.p < 1e-6 and better.low == pytest.approx(0.1)
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "identities"),
+    [
+        (np.zeros((1, 3)), np.zeros((1, 4)), None),
+        (np.zeros((0, 3)), np.zeros((1, 3)), None),
+        (np.zeros(3), np.zeros(3), None),
+        (np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(2)),
+        (np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(3)),
+    ],
+)
+def test_refused(a: np.ndarray, b: np.ndarray, identities: np.ndarray | None) -> None:
+    with pytest.raises(ValueError):
+        compare(a, b, identities)
