@@ -330,6 +330,8 @@ class Cell:
                 arrays = {key: old[key] for key in old.files}
         arrays[f"{stage}_ap"] = referee.last.ap.astype(np.float32)
         arrays[f"{stage}_first_match_rank"] = referee.last.first_match_rank.astype(np.int32)
+        # who is asked for: queries of one person are alike, which a comparison has to know
+        arrays["query_identity"] = referee.data.query.identities.astype(np.int32)
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
     def _save_checkpoint(

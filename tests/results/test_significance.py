@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.results.significance import compare, holm
+from harness.results.significance import Bootstrap, Difference, holm
+
+
+def compare(
+    a: np.ndarray, b: np.ndarray, identities: np.ndarray | None = None, **options: int
+) -> Difference:
+    people = np.arange(a.shape[-1]) if identities is None else identities
+    return Bootstrap(people, **options).compare(a, b)
 
 
 def every_draw(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> float:
@@ -94,15 +101,15 @@ def test_holm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "identities"),
-    [
-        (np.zeros((1, 3)), np.zeros((1, 4)), None),
-        (np.zeros((0, 3)), np.zeros((1, 3)), None),
-        (np.zeros(3), np.zeros(3), None),
-        (np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(2)),
-        (np.zeros((1, 3)), np.zeros((1, 3)), np.zeros(3)),
-    ],
-)
-def test_refused(a: np.ndarray, b: np.ndarray, identities: np.ndarray | None) -> None:
-    with pytest.raises(ValueError):
-        compare(a, b, identities)
+    ("a", "b"),
+    [(np.zeros((1, 3)), np.zeros((1, 4))), (np.zeros((0, 3)), np.zeros((1, 3))),
+     (np.zeros(3), np.zeros(3))],
+)  # fmt: skip
+def test_values_of_other_queries_are_refused(a: np.ndarray, b: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="are not of 3 queries"):
+        Bootstrap(np.arange(3)).compare(a, b)
+
+
+def test_one_person_is_refused() -> None:
+    with pytest.raises(ValueError, match="fewer than two people"):
+        Bootstrap(np.zeros(5))
