@@ -216,6 +216,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "settings": record["settings"],
             "cameras": card["cameras"],
             "selection": card["selection"],
+            "finished": record.get("finished"),
             "seconds": record.get("seconds"),
             "device": record.get("environment", {}).get("device"),
         }

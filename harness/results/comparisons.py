@@ -1,0 +1,159 @@
+"""What may be compared: runs of one data set and protocol, a row a method, mean ± std over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.errors import ConfigError, did_you_mean
+from harness.results import published
+from harness.results.names import crossings, variants
+from harness.results.store import Store, load
+
+METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: its data set, its protocol card and its rows.
+
+    data: the data's fingerprint where the store holds several of this name, else ''.
+    rows: method (the label), cameras, selection, seeds, each metric with its _std,
+        images_per_second, hours (of the whole cell, in its last stage's row), device, published
+        numbers; and where they come from: runs (names) and stage.
+    store: where the runs are.
+    """
+
+    dataset: str
+    data: str
+    card: dict[str, Any]
+    rows: pd.DataFrame
+    store: Path
+
+    @property
+    def title(self) -> str:
+        """Data set and protocol."""
+        data = f" (data {self.data})" if self.data else ""
+        return f"{self.dataset}{data}, protocol {self.card['name']}"
+
+    @property
+    def caption(self) -> str:
+        """What was held equal, in words."""
+        return f"Protocol `{self.card['name']}` ({self.card['hash']}): {self.held}."
+
+    @property
+    def held(self) -> str:
+        """The protocol card as `key value; key value`."""
+        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
+        return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+
+    @property
+    def sources(self) -> str:
+        """Where the published numbers of its rows were read; '' if it has none."""
+        if "published_in" not in self.rows:
+            return ""
+        rows = self.rows.dropna(subset=["published_in"])
+        pairs = zip(rows["method"], rows["published_in"], strict=True)
+        read = "; ".join(": ".join(map(str, pair)) for pair in pairs)
+        return f"Published numbers were read in, for {read}."
+
+
+def comparisons(
+    store: str | Path, dataset: str | None = None, where: str | None = None, sort: str = "mAP"
+) -> Iterator[Comparison]:
+    """The tables of a store.
+
+    Args:
+        dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
+            takes it ("seed < 3 and device == 'CPU'"). sort: a metric (best last), or `method`.
+
+    Raises:
+        ConfigError: nothing finished, nothing of that data set, nothing left, or a condition or
+            sort key that is none.
+    """
+    store = Path(store)
+    runs = load(store)
+    if runs.empty:
+        damaged = sum(run.problem is not None for run in Store(store).runs())
+        raise ConfigError(
+            f"There are no finished runs in {store}"
+            + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
+            "Make one: harness run method=mskd dataset=synthetic.",
+        )
+    if dataset is not None and dataset not in set(runs["dataset"]):
+        raise ConfigError(
+            f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
+        )
+    if sort not in (keys := [*METRICS, "images_per_second", "hours", "method"]):
+        raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
+    cards = {run.record["protocol"]["hash"]: run.record["protocol"] for run in Store(
+        store).runs() if run.finished}  # fmt: skip
+    several = runs.groupby("dataset")["data"].nunique() > 1
+    if where is not None:
+        runs = filtered(runs, where)
+    for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
+        name, data, protocol = map(str, key)
+        if dataset in (None, name):
+            rows = _rows(group, name, cards[protocol], store)
+            rows = rows.sort_values(sort, kind="stable", na_position="first")
+            rows = rows.reset_index(drop=True)
+            yield Comparison(name, data if several[name] else "", cards[protocol], rows, store)
+
+
+def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows for which a condition holds.
+
+    Raises:
+        ConfigError: it is no condition on these columns, or nothing is left.
+    """
+    try:
+        kept = runs.query(where, engine="python")
+    except Exception as error:  # pandas raises what Python's parser and operators raise
+        raise ConfigError(
+            f"--where '{where}': {error}.",
+            f"Columns are {', '.join(runs.columns)}; for example --where \"seed < 3\".",
+        ) from error
+    if not isinstance(kept, pd.DataFrame):
+        raise ConfigError(f"--where '{where}' is no condition.")
+    if kept.empty:
+        raise ConfigError(f"No finished run fits --where '{where}'.")
+    return kept
+
+
+def _rows(
+    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path
+) -> pd.DataFrame:
+    """One row a method, stage, crossing and variant."""
+    # the same cell under two names (name=…) is one repeat, not two
+    runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
+    runs = runs.assign(crossing=crossings(runs, store))
+    runs = runs.assign(variant=variants(runs, store))
+    rows = []
+    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
+    for values, group in runs.groupby(keys, sort=False):
+        method, stage, final, crossing, variant, cameras, selection = values
+        label = method if final else f"{method} ({stage})"
+        apart = ", ".join(str(text) for text in (crossing, variant) if text)
+        row: dict[str, Any] = {
+            "method": f"{label} [{apart}]" if apart else label,
+            "cameras": "yes" if cameras else "no",
+            "selection": selection,
+            "seeds": group["seed"].nunique(),
+        }
+        for metric in METRICS:
+            row[metric] = group[metric].mean()
+            row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
+        row["images_per_second"] = group["images_per_second"].astype(float).median()
+        row["hours"] = group["seconds"].astype(float).median() / 3600 if final else float("nan")
+        row["device"] = ", ".join(sorted({str(d) for d in group["device"].dropna()}))
+        row["final"] = bool(final)
+        row["name"], row["stage"] = str(method), str(stage)
+        row["runs"] = tuple(group["run"])
+        if final and not crossing:
+            row |= published.beside(dataset, card["name"], str(method), bool(cameras))
+        rows.append(row)
+    return pd.DataFrame(rows)
