@@ -144,21 +144,37 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _table(arguments: list[str]) -> None:
-    parser = _Parser("table", "harness table --format markdown", "Compare finished runs.")
+    parser = _Parser("table", "harness table --format latex --output table.tex",
+                     "Compare finished runs.")  # fmt: skip
     parser.add_argument("--store", default="results/runs", help="folder of runs")
-    parser.add_argument("--format", default="terminal", choices=["terminal", "markdown", "csv"])
+    parser.add_argument(
+        "--format", default="terminal", choices=["terminal", "markdown", "latex", "html", "csv"]
+    )
     parser.add_argument("--dataset", help="only this data set")
-    parser.add_argument("--output", help="write to this file")
+    parser.add_argument("--where", help='only runs for which this holds: "seed < 3"')
+    parser.add_argument("--sort", default="mAP", help="a metric, images_per_second, hours, method")
+    parser.add_argument("--by-dataset", action="store_true", help="methods by data sets")
+    parser.add_argument("--metrics", default="mAP,rank1", help="of --by-dataset: mAP,rank1")
+    parser.add_argument(
+        "--compare", nargs="*", metavar="ROW", help="differences of rows and whether they are real"
+    )
+    parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
     parser.add_argument(
         "--published", action="store_true", help="numbers that papers report, in place of runs"
     )
     options = parser.parse_args(arguments)
-    from harness.results.tables import show, show_published
+    from harness.results.tables import Options, show, show_published
 
     if options.published:
         show_published(options.format, options.dataset, options.output)
         return
-    show(options.store, options.format, options.dataset, options.output)
+    show(
+        Options(
+            options.store, options.format, options.dataset, options.where, options.sort,
+            tuple(options.metrics.split(",")), options.by_dataset,
+            None if options.compare is None else tuple(options.compare), options.output,
+        )
+    )  # fmt: skip
 
 
 def _list(arguments: list[str]) -> None:

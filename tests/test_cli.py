@@ -51,7 +51,7 @@ SLIPS = {
     "rum method=mskd": ["no command 'rum'", "'run'"],
     "method=mskd": ["'harness run method=mskd'"],
     "list metods": ["no list of 'metods'", "'methods'"],
-    "table --format html": ["'html'", "markdown"],
+    "table --format htm": ["'htm'", "markdown"],
     "eval": ["required: run", "harness eval RUN"],
     "eval nothing": ["no run 'nothing'"],
     "table": ["no finished runs", "harness run method=mskd"],

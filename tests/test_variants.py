@@ -13,8 +13,8 @@ from harness import plugins
 from harness.errors import ConfigError
 from harness.hydra_app import compose
 from harness.recipe import make_recipe
+from harness.results.comparisons import comparisons
 from harness.results.store import Run
-from harness.results.tables import comparisons
 from harness.run import run_cell
 from harness.variants import vary
 from tests.conftest import Command

@@ -26,6 +26,7 @@ class Comparison:
         images_per_second, hours (of the whole cell, in its last stage's row), device, published
         numbers; and where they come from: runs (names) and stage.
     store: where the runs are.
+    unlike: how the data differ from the published data set of this name; '' if they do not.
     """
 
     dataset: str
@@ -33,12 +34,24 @@ class Comparison:
     card: dict[str, Any]
     rows: pd.DataFrame
     store: Path
+    unlike: str = ""
 
     @property
     def title(self) -> str:
         """Data set and protocol."""
         data = f" (data {self.data})" if self.data else ""
+        data += ", not as published" if self.unlike else ""
         return f"{self.dataset}{data}, protocol {self.card['name']}"
+
+    @property
+    def warning(self) -> str:
+        """What is wrong with the data; '' if nothing is known to be."""
+        if not self.unlike:
+            return ""
+        return (
+            "These images are not the published data set; their numbers compare with no paper's "
+            f"({self.unlike})."
+        )
 
     @property
     def caption(self) -> str:
@@ -98,10 +111,12 @@ def comparisons(
     for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
         name, data, protocol = map(str, key)
         if dataset in (None, name):
-            rows = _rows(group, name, cards[protocol], store)
+            unlike = max(group["unlike"])  # records from before the check have ''
+            rows = _rows(group, name, cards[protocol], store, bool(unlike))
             rows = rows.sort_values(sort, kind="stable", na_position="first")
             rows = rows.reset_index(drop=True)
-            yield Comparison(name, data if several[name] else "", cards[protocol], rows, store)
+            shown = data if several[name] else ""
+            yield Comparison(name, shown, cards[protocol], rows, store, unlike)
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -125,7 +140,7 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def _rows(
-    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path
+    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
 ) -> pd.DataFrame:
     """One row a method, stage, crossing and variant."""
     # the same cell under two names (name=…) is one repeat, not two
@@ -153,7 +168,7 @@ def _rows(
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)
         row["runs"] = tuple(group["run"])
-        if final and not crossing:
+        if final and not crossing and not unlike:
             row |= published.beside(dataset, card["name"], str(method), bool(cameras))
         rows.append(row)
     return pd.DataFrame(rows)

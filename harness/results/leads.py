@@ -29,7 +29,8 @@ PER_QUERY = {
 class Pair:
     """Two rows of a table and their difference in a metric, in points of per cent.
 
-    p: corrected for all pairs that were compared with it.
+    p: corrected for all pairs that were compared with it. by_person: whether queries of one person
+        were drawn together, or each on its own.
     """
 
     a: str
@@ -37,6 +38,7 @@ class Pair:
     metric: str
     difference: Difference
     p: float
+    by_person: bool
 
 
 class Queries:
@@ -44,7 +46,7 @@ class Queries:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.rows: Mapping[str, Mapping[str, Any]] = {
+        self.rows: Mapping[str, Mapping[Any, Any]] = {
             str(row["method"]): row for row in comparison.rows.to_dict("records")
         }
         self._values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -106,7 +108,7 @@ class Queries:
         ]
         corrected = holm([difference.p for difference in found])
         return [
-            Pair(a, b, metric, difference, p)
+            Pair(a, b, metric, difference, p, self.by_person)
             for (a, b), difference, p in zip(pairs, found, corrected, strict=True)
         ]
 

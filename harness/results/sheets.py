@@ -104,7 +104,8 @@ def sheet(comparison: Comparison) -> Sheet:
         tuple(columns),
         tuple(body),
         tuple(rows["name"]),
-        tuple(filter(None, (comparison.caption, _leading(led), _where(rows), comparison.sources))),
+        tuple(filter(None, (comparison.warning, comparison.caption, _leading(led), _where(rows),
+                            comparison.sources))),  # fmt: skip
         comparison.dataset,
         str(comparison.card["name"]),
     )
@@ -139,7 +140,7 @@ def pivot(comparisons: Iterable[Comparison], metrics: Sequence[str]) -> list[She
                     for m in metrics
                 ]
             body.append(tuple(cells))
-        notes = (group[0].caption, _leading({k: v for lead in led for k, v in lead.items()}))
+        notes = (*(c.warning for c in group), group[0].caption, _leading({k: v for lead in led for k, v in lead.items()}))
         found.append(
             Sheet(
                 f"protocol {group[0].card['name']}",
@@ -153,7 +154,7 @@ def pivot(comparisons: Iterable[Comparison], metrics: Sequence[str]) -> list[She
     return found
 
 
-def _overall(label: str, by_label: Sequence[Mapping[str, Mapping[str, Any]]]) -> tuple[int, float]:
+def _overall(label: str, by_label: Sequence[Mapping[str, Mapping[Any, Any]]]) -> tuple[int, float]:
     """Rows that stand in more data sets come last, and so do better ones."""
     values = [float(rows[label]["mAP"]) for rows in by_label if label in rows]
     return len(values), sum(values) / len(values)
@@ -178,7 +179,7 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
         columns,
         tuple(body),
         ("",) * len(body),
-        (_explained(pairs), comparison.caption),
+        tuple(filter(None, (_explained(pairs), comparison.warning, comparison.caption))),
         comparison.dataset,
         str(comparison.card["name"]),
     )
@@ -195,7 +196,7 @@ def _explained(pairs: Sequence[Pair]) -> str:
     one = any(min(pair.difference.seeds) < 2 for pair in pairs)
     return (
         f"Points of per cent; {LEVEL:.0%} intervals of a paired bootstrap over "
-        f"{pairs[0].difference.people} people or queries"
+        f"{pairs[0].difference.people} {'people' if pairs[0].by_person else 'queries'}"
         + (" (and seeds, where both have several)" if one else " and over seeds")
         + f"; p of no difference, corrected for {len(pairs)} comparison"
         + ("s" if len(pairs) > 1 else "")

@@ -9,14 +9,14 @@ import pytest
 from harness.cell import cell_name
 from harness.hydra_app import compose
 from harness.results.store import Store
-from harness.results.tables import show
+from harness.results.tables import Options, show
 
 RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_page_matches_the_records(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    show(str(RESULTS / "leaderboard"), "markdown", None, str(page))
+    show(Options(str(RESULTS / "leaderboard"), "markdown", output=str(page)))
     assert page.read_text() == (RESULTS / "README.md").read_text(), (
         "make it anew: harness table --store results/leaderboard --format markdown "
         "--output results/README.md"

@@ -16,9 +16,15 @@ from omegaconf import OmegaConf
 from harness.errors import ConfigError
 from harness.hydra_app import compose
 from harness.results import published
-from harness.results.tables import comparisons, markdown
+from harness.results import formats
+from harness.results.comparisons import Comparison, comparisons
+from harness.results.sheets import sheet
 from tests.conftest import Command
 from tests.results.records import CARD, record, write
+
+
+def markdown(comparison: Comparison) -> str:
+    return formats.markdown([sheet(comparison)])
 
 
 def rows(store: Path) -> pd.DataFrame:
@@ -128,12 +134,12 @@ def test_published_numbers_stand_beside_what_reproduces_them(tmp_path: Path, nam
     write(tmp_path, "c", record("unknown", train=90.0, card=card))
     (only,) = comparisons(tmp_path)
     body = [line for line in markdown(only).splitlines() if line.startswith("|")]
-    assert body[0].endswith("| Published mAP / Rank-1 |")
-    assert [line.rsplit("|", 2)[1].strip() for line in body[2:]] == [
-        "–",  # a teacher is no published result
-        "85.7 / 94.3",
-        "50.0 / –",
-        "–",
+    assert body[0].endswith("| Published mAP | Published Rank-1 |")
+    assert [[cell.strip() for cell in line.split("|")[-3:-1]] for line in body[2:]] == [
+        ["–", "–"],  # a teacher is no published result
+        ["85.7", "94.3"],
+        ["50.0", "–"],
+        ["–", "–"],
     ]
 
 
