@@ -70,12 +70,12 @@ def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     bundled = {"methods": "methods", "datasets": "datasets", "golden": "tests/golden"}
     expected = {"harness/py.typed", "harness/_bundled/results/published.csv"}
-    for folder, patterns in {"harness": ("*.py", "*.yaml")}.items():
+    for folder, patterns in {"harness": ("*.py", "*.yaml", "*.html")}.items():
         for pattern in patterns:
             expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob(pattern)}
     for kind, folder in bundled.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".md", ".npz"):
+            if path.suffix in (".py", ".yaml", ".md", ".npz", ".bib"):
                 inner = path.relative_to(ROOT / folder).as_posix()
                 expected.add(f"harness/_bundled/{kind}/{inner}")
     assert "harness/_bundled/methods/mskd/config.yaml" in expected
