@@ -20,6 +20,7 @@ usage: harness [--plugins DIR] COMMAND …
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   table     compare what was run                         harness table --format markdown
   list      methods, datasets, backbones, …, runs        harness list methods
+  prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
   bench     time labels or evaluation on this machine    harness bench labels
@@ -270,6 +271,25 @@ def _bench(arguments: list[str]) -> None:
         evaluation.run(**{k: options[k] for k in (*kept, *eval_only)})
 
 
+def _prepare(arguments: list[str]) -> None:
+    parser = _Parser(
+        "prepare",
+        "harness prepare dataset=market1501 source=Market-1501-v15.09.15.zip",
+        "Find a data set in an archive or folder, unpack it under the data root, check every count "
+        "and image, decode it for runs, and print its card. Goes on where it was stopped.",
+    )
+    parser.add_argument(
+        "changes", nargs="*", metavar="KEY=VALUE",
+        help="dataset=NAME, source=ZIP|TAR|FOLDER, data.root=DIR, images.height=, dataset.KEY=",
+    )  # fmt: skip
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--json", action="store_true", help="print the card as JSON")
+    options = parser.parse_intermixed_args(arguments)
+    from harness.prepare.command import prepare
+
+    prepare(**vars(options))
+
+
 def _label(arguments: list[str]) -> None:
     parser = _Parser(
         "label",
@@ -320,6 +340,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
     "list": _list,
+    "prepare": _prepare,
     "eval": _eval,
     "verify": _verify,
     "bench": _bench,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from harness.images.facts import Facts
+    from harness.prepare.layouts import Layout
 
 # --------------------------------------------------------------------------- images and data sets
 
@@ -139,6 +140,12 @@ class Dataset(ABC):
             DataError: files are missing or do not parse, with the folder, the counts and where to
                 get the data set.
         """
+
+    def layouts(self) -> Sequence[Layout]:
+        """What it looks like in archives and folders, in order of preference, for
+        `harness prepare`; none if there is nothing to unpack.
+        """
+        return ()
 
 
 @dataclass(frozen=True)

@@ -157,10 +157,7 @@ def make_referee(
     fingerprint = data.fingerprint()
     known = data.facts
     unlike = None if known is None else differences(known, measure(data, fingerprint))
-    ranked = np.flatnonzero(data.gallery.identities != -1)
-    gallery_split = data.gallery
-    if len(ranked) < len(gallery_split.identities):  # junk is never ranked: leave it out early
-        gallery_split = gallery_split.subset(ranked)
+    gallery_split = without_junk(data.gallery)
     train_split, train_bank = decode("training", data.train) if train else (data.train, None)
     query_split, query_bank = decode("query", data.query)
     gallery_split, gallery_bank = decode("gallery", gallery_split)
@@ -179,6 +176,12 @@ def make_referee(
         skipped=skipped,
         differences=unlike,
     )
+
+
+def without_junk(gallery: Split) -> Split:
+    """What is ranked of a gallery. Junk never is: it is left out early."""
+    ranked = np.flatnonzero(gallery.identities != -1)
+    return gallery if len(ranked) == len(gallery.identities) else gallery.subset(ranked)
 
 
 def _check_matches(query: Split, gallery: Split, name: str) -> None:

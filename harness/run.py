@@ -104,13 +104,21 @@ def load_data(config: DictConfig) -> ReIDData:
     Raises:
         ConfigError: options that it refuses. DataError: it is missing or incomplete.
     """
+    return make_dataset(config).load()
+
+
+def make_dataset(config: DictConfig) -> Dataset:
+    """What loads the data set of a configuration.
+
+    Raises:
+        ConfigError: options that it refuses.
+    """
     node = OmegaConf.to_container(config.dataset, resolve=True)
     assert isinstance(node, dict)
     name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
     if on_bad_image not in ("error", "skip"):
         raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
-    dataset: Dataset = build(OmegaConf.create(node), f"dataset {name}")
-    return dataset.load()
+    return build(OmegaConf.create(node), f"dataset {name}")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from harness.images.facts import Facts
 from harness.images.releases import Release, shown
 from harness.images.sources import Files
 from harness.interfaces import Dataset, ReIDData, Split
+from harness.prepare.layouts import Layout, part
 from harness.seeds import derive
 
 FOLDERS = ("CUHK01", "CUHK01/CUHK01", "cuhk01", "cuhk01/CUHK01", ".")
@@ -56,6 +58,10 @@ class CUHK01(Dataset):
         self.test_identities = int(test_identities)
         self.split_seed = int(split_seed)
 
+    def layouts(self) -> Sequence[Layout]:
+        """A folder `campus`, under whatever."""
+        return [Layout(RELEASE.title, FOLDERS[0], (part(PART, IMAGES, ".png"),))]
+
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""
         folder = RELEASE.find(self.root, [PART])
@@ -82,8 +88,8 @@ class CUHK01(Dataset):
         images = Files(folder, [f"{PART}/{name}" for name in names])
         whole = Split(images, identities, cameras)
         train, query, gallery = (
-            whole.subset(np.flatnonzero(part))
-            for part in (~tested, tested & (cameras == 0), tested & (cameras == 1))
+            whole.subset(np.flatnonzero(chosen))
+            for chosen in (~tested, tested & (cameras == 0), tested & (cameras == 1))
         )
         return ReIDData("cuhk01", train, query, gallery, facts=self._facts())
 

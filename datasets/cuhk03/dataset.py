@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from harness.images.releases import Release, list_images, shown
 from harness.images.sources import Files
 from harness.images.subsets import SubsetRule
 from harness.interfaces import Dataset, ReIDData, Split
+from harness.prepare.layouts import Layout, Part
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 #: boxes → the word that folders and files use, and images by part
@@ -71,6 +72,22 @@ class CUHK03(Dataset):
         self.subset = None if subset is None else SubsetRule.parse(subset)
         title = f"CUHK03 ({self.boxes})"
         self.release = Release(title, "cuhk03", FOLDERS, "0003_c1_2.png")
+
+    def layouts(self) -> Sequence[Layout]:
+        """CUHK03-NP's folders; or the protocol's own images and file."""
+        title, counts = self.release.title, COUNTS[self.boxes]
+        home = f"{FOLDERS[0]}/{self.word}"
+        folders = {part: (folder, counts[part]) for part, folder in PARTS.items()}
+        own = tuple(
+            Part(folder, ((f"{self.word}/{folder}",),), count, SUFFIXES)
+            for folder, count in folders.values()
+        )
+        names = (f"cuhk03_{self.word}", f"images_{self.word}")
+        images = Part(names[0], tuple((name,) for name in names), None, SUFFIXES)
+        return [
+            Layout(title, home, own),
+            Layout(title, "cuhk03", (images,), (PROTOCOL.format(self.word),)),
+        ]
 
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""

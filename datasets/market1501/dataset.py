@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.images.facts import Facts
 from harness.images.releases import Release, gallery_notes
 from harness.images.subsets import SubsetRule
 from harness.interfaces import Dataset, ReIDData
+from harness.prepare.layouts import Layout, market_layouts
 
 #: where the release may lie under the data root; its archives unpack to the first of these
 FOLDERS = (
@@ -69,6 +70,10 @@ class Market1501(Dataset):
         self.root = Path(root).expanduser()
         self.check_counts = check_counts
         self.subset = None if subset is None else SubsetRule.parse(subset)
+
+    def layouts(self) -> Sequence[Layout]:
+        """The official archive's, and folders by person."""
+        return market_layouts(RELEASE.title, FOLDERS[0], PARTS)
 
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from harness.images.releases import Release, shown
 from harness.images.sources import Files
 from harness.images.subsets import SubsetRule
 from harness.interfaces import Dataset, ReIDData, Split
+from harness.prepare.layouts import Layout
+from harness.prepare.layouts import part as folder_of
 
 #: version → (folders of training and test images); faces are blurred in V2's
 IMAGES = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
@@ -108,6 +111,15 @@ class MSMT17(Dataset):
         """What records and tables call it."""
         name = "msmt17" if self.version == "v1" else f"msmt17_{self.version}"
         return name + ("" if self.trainval else "_train") + ("_subset" if self.subset else "")
+
+    def layouts(self) -> Sequence[Layout]:
+        """This version's; the other's is refused."""
+        other = OTHER[self.version]
+        wrong = (
+            "They are different data sets (faces are blurred in V2): use "
+            f"dataset.version={other}, or get {self.release.title}. {GET}"
+        )
+        return [_layout(self.version), replace(_layout(other), instead=wrong)]
 
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""
@@ -224,6 +236,13 @@ class MSMT17(Dataset):
                 f"Either {images} is incomplete, or the lists are of another version than the "
                 f"images: unpack {self.release.title} with its own lists into an empty folder.",
             )
+
+
+def _layout(version: str) -> Layout:
+    train, test = IMAGES[version]
+    place = release(version)
+    parts = (folder_of(f"{train}/*", 32_621), folder_of(f"{test}/*", 93_820))
+    return Layout(place.title, place.folders[0], parts, tuple(LISTS))
 
 
 def _place(root: Path, names: Sequence[str], parts: Sequence[str]) -> Path | None:

@@ -14,6 +14,7 @@ from harness.images.releases import Release
 from harness.images.sources import Files
 from harness.images.subsets import SubsetRule
 from harness.interfaces import Dataset, ReIDData, Split
+from harness.prepare.layouts import Layout, part
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 #: part → images: of the harder release, and of each of the six backgrounds of the first one
@@ -78,6 +79,17 @@ class PersonX(Dataset):
             )
         self.check_counts = check_counts
         self.subset = None if subset is None else SubsetRule.parse(subset)
+
+    def layouts(self) -> Sequence[Layout]:
+        """The release's own; of v1, the folders of the backgrounds."""
+        counts = COUNTS[self.kind]
+        places = [""] if self.kind == "hard" else [f"{number}/" for number in self.backgrounds]
+        parts = tuple(
+            part(f"{place}{folder}", counts[name])
+            for place in places
+            for name, folder in PARTS.items()
+        )
+        return [Layout(self.release.title, self.release.folders[0], parts)]
 
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from harness.images.facts import Facts
 from harness.images.releases import Release, shown
 from harness.images.subsets import SubsetRule
 from harness.interfaces import Dataset, ReIDData, Split
+from harness.prepare.layouts import Layout, part
 
 FOLDERS = (
     "VeRi",
@@ -81,6 +82,12 @@ class VeRi776(Dataset):
         if tracks is not True and tracks is not False:
             raise ConfigError(f"dataset.tracks={tracks} must be true or false.")
 
+    def layouts(self) -> Sequence[Layout]:
+        """The official archive's, with its lists."""
+        parts = tuple(part(folder, images) for folder, images in PARTS.values())
+        lists = ("name_train.txt", "name_query.txt", "name_test.txt", TRUTH, JUNK, TRACKS)
+        return [Layout(RELEASE.title, FOLDERS[0], parts, extra=lists)]
+
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete, or not what it should be."""
         folder = RELEASE.find(self.root, (part for part, _ in PARTS.values()))
@@ -107,16 +114,16 @@ def _read_tracks(path: Path, gallery: Split) -> np.ndarray:
             f"{path} is missing; dataset.tracks=true needs it",
             "It belongs to the official archive: unpack it again, or use dataset.tracks=false.",
         )
-    part, _ = PARTS["gallery"]
+    folder, _ = PARTS["gallery"]
     count = len(gallery.images)
-    place = {gallery.images.name(i).removeprefix(f"{part}/"): i for i in range(count)}
+    place = {gallery.images.name(i).removeprefix(f"{folder}/"): i for i in range(count)}
     tracks = np.full(count, -1, dtype=np.int64)
     number = 0
     for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         names = [word for word in text.split() if NAME.fullmatch(word)]
         unknown = [name for name in names if name not in place]
         if unknown:
-            raise DataError(f"{path}, line {line}: {shown(unknown)} are not in {part}")
+            raise DataError(f"{path}, line {line}: {shown(unknown)} are not in {folder}")
         rows = np.array([place[name] for name in names], dtype=np.int64)
         if not len(rows):
             continue
@@ -127,7 +134,7 @@ def _read_tracks(path: Path, gallery: Split) -> np.ndarray:
         number += 1
     if (tracks < 0).any():
         lost = [gallery.images.name(int(i)) for i in np.flatnonzero(tracks < 0)]
-        raise DataError(f"{path}: {len(lost)} images of {part} are in no track: {shown(lost)}")
+        raise DataError(f"{path}: {len(lost)} images of {folder} are in no track: {shown(lost)}")
     return tracks
 
 

@@ -115,6 +115,24 @@ def build_bank(
     return bank
 
 
+def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]:
+    """Names of the images that cannot be decoded; nothing is kept of the others.
+
+    Raises:
+        DataError: the system cannot read an image.
+    """
+    bad = []
+    try:
+        for done, (pixels, _) in enumerate(_decoded(source, (8, 8))):
+            if pixels is None:
+                bad.append(source.name(done))
+            if progress is not None and ((done + 1) % CHUNK == 0 or done + 1 == len(source)):
+                progress(done + 1, len(source))
+    except _ReadError as error:
+        raise _unreadable(error.__cause__) from error
+    return bad
+
+
 # ----------------------------------------------------------------------------------------- opening
 
 

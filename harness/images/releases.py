@@ -42,7 +42,8 @@ class Release:
     def where(self) -> str:
         """What to do when it is not there."""
         return (
-            f"Set HARNESS_DATA or data.root= to the folder that holds {self.folders[0]}; "
+            f"Set HARNESS_DATA or data.root= to the folder that holds {self.folders[0]}, or unpack "
+            f"it there: harness prepare dataset={self.page} source=ARCHIVE. "
             f"datasets/{self.page}/README.md says where to get it."
         )
 

@@ -69,6 +69,11 @@ class Files(ImageSource):
         return digest.hexdigest()
 
     @property
+    def sizes(self) -> list[int]:
+        """The size of every file in bytes."""
+        return [size for size, _ in self._stats]
+
+    @property
     def modified(self) -> int:
         """When the newest file was modified, in ns since 1970; 0 without files."""
         return max((mtime for _, mtime in self._stats), default=0)
