@@ -82,7 +82,7 @@ def comparisons(
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
-            takes it ("seed < 3 and device == 'CPU'"). sort: a metric (best last), or `method`.
+            takes it ("seed < 3 and cameras"). sort: a metric (best last), or `method`.
 
     Raises:
         ConfigError: nothing finished, nothing of that data set, nothing left, or a condition or

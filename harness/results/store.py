@@ -186,6 +186,12 @@ class Store:
         )
 
 
+def _device(environment: dict[str, Any]) -> str | None:
+    """The GPU's name, or the processor's."""
+    device = environment.get("device")
+    return environment.get("cpu") or device if device == "CPU" else device
+
+
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
@@ -218,7 +224,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "selection": card["selection"],
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
-            "device": record.get("environment", {}).get("device"),
+            "device": _device(record.get("environment", {})),
         }
         stages = record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):

@@ -7,6 +7,7 @@ the `reference.bib` in methods' and data sets' folders.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,17 +27,23 @@ _SPECIAL = {
 
 def latex(sheets: Sequence[Sheet]) -> str:
     """Each table as a `table` environment."""
-    known = set(references())
-    return HEAD + "\n".join(_one(sheet, known) for sheet in sheets)
+    known, labels = set(references()), Counter[str]()
+    texts = []
+    for sheet in sheets:
+        label = re.sub(r"[^a-z0-9]+", "-", f"{sheet.dataset}-{sheet.protocol}".lower()).strip("-")
+        labels[label] += 1
+        if labels[label] > 1:  # protocols of one name that differ
+            label += f"-{labels[label]}"
+        texts.append(_one(sheet, label, known))
+    return HEAD + "\n".join(texts)
 
 
-def _one(sheet: Sheet, known: set[str]) -> str:
+def _one(sheet: Sheet, label: str, known: set[str]) -> str:
     kinds = [_kind(c, [row[p] for row in sheet.rows]) for p, c in enumerate(sheet.columns)]
     title = escape(sheet.title[:1].upper() + sheet.title[1:])
     if sheet.dataset in known:
         title = f"{escape(TITLES.get(sheet.dataset, sheet.dataset))}~\\cite{{{sheet.dataset}}}"
     caption = " ".join([f"{title}.", *map(_note, sheet.notes)])
-    label = re.sub(r"[^a-z0-9]+", "-", f"{sheet.dataset}-{sheet.protocol}".lower()).strip("-")
     lines = [
         r"\begin{table*}[t]",
         r"  \centering\small\sisetup{detect-weight=true,separate-uncertainty=true}",
