@@ -91,7 +91,9 @@ def _runs(store: str) -> list[tuple[str, str]]:
             text = f"damaged: {run.problem}"
         elif run.finished:
             metrics = run.record["metrics"]
-            text = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
+            text = "trained, not evaluated"
+            if metrics:
+                text = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
         else:
             try:
                 history = run.history()

@@ -41,8 +41,8 @@ class Referee:
     data: ReIDData
     fingerprint: str
     train_bank: Bank | None
-    query_bank: Bank
-    gallery_bank: Bank
+    query_bank: Bank | None
+    gallery_bank: Bank | None
     device: torch.device
     precision: str
     rerank: bool
@@ -50,6 +50,11 @@ class Referee:
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
     last: RankingResult | None = None
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the data set has a test part. Without identities it has none."""
+        return self.query_bank is not None
 
     def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
         """What a method may see of the training part."""
@@ -70,7 +75,9 @@ class Referee:
         return dict(cluster_quality(labels, identities))
 
     def test(self, backbone: Backbone) -> dict[str, float]:
-        """mAP, CMC and mINP in percent, on the global view."""
+        """mAP, CMC and mINP in percent, on the global view; {} without a test part."""
+        if self.query_bank is None or self.gallery_bank is None:
+            return {}
         features = [
             extract(
                 backbone,
@@ -136,7 +143,7 @@ def make_referee(
         size: (H, W). train: whether the training part is needed. on_bad_image: error or skip.
 
     Raises:
-        DataError: images that cannot be decoded, or a test part without query or gallery.
+        DataError: images that cannot be decoded, or a test part of queries or gallery alone.
     """
     skipped: list[str] = []
 
@@ -159,9 +166,11 @@ def make_referee(
     unlike = None if known is None else differences(known, measure(data, fingerprint))
     gallery_split = without_junk(data.gallery)
     train_split, train_bank = decode("training", data.train) if train else (data.train, None)
-    query_split, query_bank = decode("query", data.query)
-    gallery_split, gallery_bank = decode("gallery", gallery_split)
-    _check_matches(query_split, gallery_split, data.name)
+    query_split, query_bank, gallery_bank = data.query, None, None
+    if len(data.query.images) or len(data.gallery.images):
+        query_split, query_bank = decode("query", data.query)
+        gallery_split, gallery_bank = decode("gallery", gallery_split)
+        _check_matches(query_split, gallery_split, data.name)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
     return Referee(
         data=kept,

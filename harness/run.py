@@ -166,6 +166,7 @@ class Cell:
         )
         referee = self._referee()
         self._check_cameras(referee)
+        self._check_test_part(referee)
         check_images(self.recipe, len(referee.data.train.images))
         checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
         write_json(
@@ -230,6 +231,26 @@ class Cell:
                         f"{type(part).__name__} needs cameras, but {referee.data.name} has none.",
                         "Add a camera column to the data, or choose another part.",
                     )
+
+    def _check_test_part(self, referee: Referee) -> None:
+        """Without one, runs train and are not evaluated; what needs a test is refused.
+
+        Raises:
+            ConfigError: a method that does not train, or a checkpoint chosen by the test.
+        """
+        if referee.evaluates:
+            return
+        name = referee.data.name
+        if not self.recipe.stages:
+            raise ConfigError(
+                f"{self.recipe.method} does not train, and {name} has no test part.",
+                "Choose a method that trains, or data with query and gallery images.",
+            )
+        if self.config.selection == "oracle":
+            raise ConfigError(
+                f"selection=oracle needs a test part, and {name} has none.", "Use selection=last."
+            )
+        self.reporter.say(f"{name} has no test part: this run trains and is not evaluated.")
 
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights, drawn from the cell's seed where they are random."""
@@ -300,7 +321,7 @@ class Cell:
                 if self.config.selection == "last":
                     self._save_network(stage.name, trainer.tested_network[1])
                     self._remember(stage.name, referee)
-                self._end_stage(stage.name, best or metrics, trainer)
+                self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
             self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
 
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
@@ -330,7 +351,8 @@ class Cell:
 
     def _remember(self, stage: str, referee: Referee) -> None:
         """Keep the ranking behind a stage's metrics."""
-        assert referee.last is not None
+        if referee.last is None:  # not evaluated
+            return
         arrays = {}
         path = self.folder / "per_query.npz"
         if path.is_file():
@@ -405,6 +427,7 @@ class Cell:
             },
             "settings": self.settings,
             "protocol": self.card,
+            "evaluated": referee.evaluates,
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "stages": self.stages,
             "dataset": {
@@ -432,6 +455,9 @@ def _say_metrics(run: Run, reporter: Reporter) -> None:
     for name, result in record["stages"].items():
         m = result["metrics"]
         label = f"{record['cell']['method']} ({name})"
+        if not m:
+            reporter.say(f"{label}: trained, not evaluated")
+            continue
         reporter.say(
             f"{label}: mAP {m['mAP']:.1f}  Rank-1 {m['rank1']:.1f}  Rank-5 {m['rank5']:.1f}  "
             f"Rank-10 {m['rank10']:.1f}  mINP {m['mINP']:.1f}"

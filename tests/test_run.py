@@ -20,6 +20,7 @@ from harness.networks import load_network
 from harness.objectives import ClusterMemory
 from harness.results.store import Run
 from harness.run import Cell, run_cell
+from tests.conftest import Command
 from tests.tiny import tiny, tiny_config
 
 
@@ -452,3 +453,34 @@ def test_bf16_on_the_cpu(tmp_path: Path) -> None:
     first = [run.history()[0]["loss"] for run in (fp32, bf16)]
     assert first[0] != first[1]
     assert first[1] == pytest.approx(first[0], rel=0.2)
+
+
+def test_data_without_a_test_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Command
+) -> None:
+    """They train, and are not evaluated; everything says so, and nothing breaks on it."""
+    overrides = _folder(tmp_path)
+    listed = tmp_path / "people" / "list.csv"
+    lines = listed.read_text().splitlines()
+    listed.write_text("\n".join(line for line in lines if not line.endswith(("query", "gallery"))))
+    untrained = [x for x in overrides if not x.startswith(("method", "labeler"))]
+    for wrong, words in (
+        ([*untrained, "method=direct_transfer"], "does not train"),
+        ([*overrides, "selection=oracle"], "selection=oracle needs a test part"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run_cell(compose(wrong))
+    run = run_cell(compose(overrides))
+    assert "no test part: this run trains and is not evaluated" in capsys.readouterr().out
+    assert run.finished and run.problem is None
+    assert run.record["evaluated"] is False and run.record["metrics"] == {}
+    assert run.record["dataset"]["query"] == 0
+    assert run.record["stages"]["train"]["epoch"] == 1
+    assert load_network(run, "train") is not None
+    run_cell(compose(overrides))  # finished already
+    store = str(tmp_path / "runs")
+    assert "trained, not evaluated" in command("list", "runs", "--store", store).out
+    write = tiny(tmp_path, "method=direct_transfer")
+    run_cell(compose(write))
+    table = command("table", "--store", store)
+    assert table.status == 0 and "direct_transfer" in table.out and "folder" not in table.out

@@ -122,13 +122,8 @@ class Folder(Dataset):
             raise self._error(
                 f"{repeated[0].path} is listed already (line {original})", repeated, len(rows)
             )
-        for split in SPLITS:
-            if not any(row.split == split for row in rows):
-                need = "training" if split == "train" else "evaluation, which needs both parts,"
-                raise DataError(
-                    f"{self.csv} lists no {split} images",
-                    f"Add rows with split={split} for {need} to work on.",
-                )
+        self._check_parts({row.split for row in rows})
+        self._check_case(rows)
         missing = [row for row in rows if not (self.images / row.path).is_file()]
         if missing:
             shown = ", ".join(row.path for row in missing[:3]) + (", …" if missing[3:] else "")
@@ -137,6 +132,30 @@ class Folder(Dataset):
                 f"({_lines(missing)} of {self.csv})",
                 "Paths are relative to the CSV's folder; dataset.images= names another.",
             )
+
+    def _check_case(self, rows: list[Row]) -> None:
+        """Refuse paths that many disks hold for one file."""
+        first: dict[str, Row] = {}
+        same = [row for row in rows if first.setdefault(row.path.casefold(), row) is not row]
+        if same:
+            other = first[same[0].path.casefold()]
+            raise self._error(
+                f"{same[0].path} differs from {other.path} (line {other.line}) by case only; many "
+                "disks cannot hold both",
+                same,
+                len(rows),
+            )
+
+    def _check_parts(self, there: set[str]) -> None:
+        """Training alone is fine, and so is a test part alone, but queries need a gallery."""
+        missing = [split for split in SPLITS if split not in there]
+        if missing == ["query", "gallery"] or missing in ([], ["train"]):
+            return
+        need = "training" if missing[0] == "train" else "evaluation, which needs both parts,"
+        raise DataError(
+            f"{self.csv} lists no {missing[0]} images",
+            f"Add rows with split={missing[0]} for {need} to work on.",
+        )
 
     # ---------------------------------------------------------------------------------- numbering
 

@@ -127,8 +127,11 @@ class Run:
 
 
 def _missing(record: dict[str, Any]) -> Iterator[str]:
-    """What tables need of a record and it does not have."""
-    for section, keys in NEEDED.items():
+    """What tables need of a record and it does not have. Of data without a test part there are no
+    metrics.
+    """
+    needed = NEEDED if record.get("evaluated", True) else NEEDED | {"metrics": ()}
+    for section, keys in needed.items():
         inner = record.get(section)
         if not isinstance(inner, dict):
             yield section
@@ -142,7 +145,7 @@ def _missing(record: dict[str, Any]) -> Iterator[str]:
         return
     for name, stage in stages.items():
         metrics = stage.get("metrics") if isinstance(stage, dict) else None
-        for key in METRICS:
+        for key in needed["metrics"]:
             if not isinstance(metrics, dict) or not isinstance(metrics.get(key), int | float):
                 yield f"stages.{name}.metrics.{key}"
 
@@ -228,6 +231,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
         }
         stages = record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):
+            if not result["metrics"]:  # not evaluated
+                continue
             rows.append(
                 base
                 | {"stage": stage, "final": position == len(stages)}

@@ -69,6 +69,24 @@ def test_names_are_numbered(load: Load) -> None:
     assert data.gallery.cameras is not None and data.gallery.cameras.tolist() == [1, 1, 0]
 
 
+def test_training_alone_and_testing_alone(load: Load) -> None:
+    only = load("path,split\nt/a.jpg,train\nt/b.jpg,train\n")
+    assert len(only.train.images) == 2 and not len(only.query.images)
+    tested = load("path,id,split\nq/a.jpg,1,query\ng/a.jpg,1,gallery\n")
+    assert not len(tested.train.images) and len(tested.gallery.images) == 1
+    only.fingerprint()
+
+
+def test_names_by_case_and_unicode_names(load: Load, tmp_path: Path) -> None:
+    for name in ("T/B.jpg", "t/ü 人.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    data = load(GOOD + "t/ü 人.jpg,,2,train\n")
+    assert data.train.images.name(2) == "t/ü 人.jpg"
+    with pytest.raises(DataError, match=r"line 9: T/B.jpg differs from t/b.jpg \(line 2\) by case"):
+        load(GOOD + "T/B.jpg,,2,train\n")
+
+
 def test_training_identities_are_not_needed(load: Load) -> None:
     assert load(GOOD.replace("t/a.jpg,5", "t/a.jpg,")).train.identities.tolist() == [-1, -1]
 
