@@ -202,7 +202,16 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
                 f"There is no option '{key}'.",
                 did_you_mean(key, keys) if _near(key, keys) else "See harness run … --cfg job.",
             )
-    return ConfigError(re.sub(r"\s+", " ", first_line(chain[-1])), "See harness run … --cfg job.")
+    text = re.sub(r"\s+", " ", first_line(chain[-1]))
+    missing = re.match(r"Key '(.*)' is not in struct", text)
+    if missing and any(i.key_or_group == "method" and i.is_sweep_override() for i in parsed):
+        named = [i for i in parsed if i.key_or_group.endswith(f".{missing.group(1)}")]
+        key = str(named[0].input_line if named else missing.group(1))
+        return ConfigError(
+            f"'{key}' is no option of the parts that methods have unless they choose others.",
+            f"In a sweep over methods, add it to each: ++{key.lstrip('+')}.",
+        )
+    return ConfigError(text, "See harness run … --cfg job.")
 
 
 def _near(key: str, keys: set[str]) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 #: folder of plug-ins → the Hydra group that it fills
 GROUPS = {"methods": "method", "datasets": "dataset"}
 ALIAS = "harness_plugins"
+Files = list[tuple[Path, int, int]]
 
 
 @dataclass(frozen=True)
@@ -205,6 +206,7 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """Find the plug-ins, make them importable, and put their configs into Hydra's `ConfigStore`.
 
     A method's config is merged at the top of the configuration, a data set's under `dataset`.
+    Called again with the same files, it reads none of them: each cell of a sweep calls it.
 
     Raises:
         ConfigError: a config.yaml that is no valid YAML mapping; names the file.
@@ -213,6 +215,10 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
 
     found = find(extra)
     make_importable(found)
+    files = _files(found)
+    if _registered == [files]:
+        return found
+    _registered.clear()
     store = ConfigStore.instance()
     for group in (*GROUPS.values(), *(f"own_{part}" for part in ("backbone", *PARTS))):
         store.repo.get(group, {}).clear()  # a folder that is no longer named is gone
@@ -224,4 +230,16 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
         defaults = node.pop("defaults", [])
         node = OmegaConf.create({"defaults": defaults, "dataset": node})
         store.store(group="dataset", name=plugin.name, node=node, package="_global_")
+    _registered.append(files)
     return found
+
+
+#: the files that the `ConfigStore` was filled from, if it was
+_registered: list[Files] = []
+
+
+def _files(found: dict[str, dict[str, Plugin]]) -> Files:
+    """All configuration files of the plug-ins, and when and how long each was written."""
+    every = [plugin for plugins in found.values() for plugin in plugins.values()]
+    paths = [p for x in every for p in (x.folder / "config.yaml", *x.variants.values())]
+    return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]

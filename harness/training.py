@@ -214,7 +214,8 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: {error.cause} ({parts.labeler.describe()}; "
                 f"{row['outliers']} outliers.)",
-                f"{error.cure} The last checkpoint, if there is one, is kept.",
+                f"{parts.labeler.cure}, or lower batch.identities. "
+                "The last checkpoint, if there is one, is kept.",
             ) from error
         torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
         device_labels = labels.to(self.device)

@@ -182,6 +182,20 @@ def test_multirun_over_methods_names_what_is_misspelt(command: Command, tmp_path
         assert answer.status == 2 and f"Did you mean {right}?" in answer.err, answer.err
 
 
+def test_multirun_over_methods_with_an_option_of_some_parts(
+    command: Command, tmp_path: Path
+) -> None:
+    """A sweep is composed once without a method, whose parts are then the usual ones."""
+    given = ("run", "-m", "method=mskd,mskd/online", *tiny(tmp_path))
+    refused = command(*given, "distiller.weight=0.5")
+    assert refused.status == 2 and "++distiller.weight=0.5" in refused.err
+    short = ("train.epochs=1", "train.iterations=1", "stages.student.train.warmup_epochs=0")
+    answer = command(*given, "++distiller.weight=0.5", *short)
+    assert answer.status == 0, answer.err
+    weights = [run.config()["distiller"]["weight"] for run in Store(tmp_path / "runs").runs()]
+    assert weights == [0.5, 0.5]
+
+
 def test_one_failing_cell_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:
     answer = command(
         "run", "-m", "method=direct_transfer", "selection=lats,last", *tiny(tmp_path)

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import inspect
 import io
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hydra.utils import get_class
@@ -30,11 +28,8 @@ from harness.interfaces import (
     Objective,
     PseudoLabeler,
     PseudoLabels,
-    ReIDData,
 )
 from harness.recipe import build, build_backbone, make_recipe
-from harness.referee import Referee, make_referee
-from tests.tiny import tiny_config
 
 CONF = Path(harness.__file__).parent / "conf"
 
@@ -273,43 +268,3 @@ def test_method_composes_into_a_recipe(name: str, protocol: str) -> None:
 def test_every_plugin_has_a_page(kind: str) -> None:
     for plugin in plugins.find()[kind].values():
         assert plugin.summary, f"{plugin.folder}/README.md says nothing"
-
-
-@pytest.mark.parametrize("name", sorted(plugins.find()["methods"]))
-@pytest.mark.parametrize(
-    "setting",
-    [(), ("method.uses_cameras=false",), ("batch.identities=3", "batch.images=5")],
-    ids=["as it is", "no cameras", "odd batch"],
-)
-def test_method_runs(name: str, setting: tuple[str, ...], tmp_path: Path) -> None:
-    from harness.run import run_cell
-
-    config = tiny_config(tmp_path, f"method={name}", *setting)
-    parts = [config[key] for key in ("labeler", "objective") if config[key].get("_target_")]
-    kinds: list[Any] = [get_class(node._target_) for node in parts]
-    needs = any(k.needs_cameras(node) for k, node in zip(kinds, parts, strict=True))
-    if needs and "method.uses_cameras=false" in setting:
-        with pytest.raises(harness.errors.ConfigError, match="needs cameras"):
-            run_cell(config)
-        return
-    run = run_cell(config)
-    assert 0 < run.record["metrics"]["mAP"] <= 100
-
-
-def test_methods_never_see_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With shuffled training identities nothing changes but the cluster quality."""
-    from harness import run
-
-    honest = run.run_cell(tiny_config(tmp_path / "a", "method=mskd"))
-
-    def shuffled(data: ReIDData, *args: Any, **kwargs: Any) -> Referee:
-        identities = np.random.default_rng(0).permutation(data.train.identities)
-        data = replace(data, train=replace(data.train, identities=identities))
-        return make_referee(data, *args, **kwargs)
-
-    monkeypatch.setattr(run, "make_referee", shuffled)
-    blind = run.run_cell(tiny_config(tmp_path / "b", "method=mskd"))
-    assert blind.record["metrics"] == honest.record["metrics"]
-    for ours, theirs in zip(blind.history(), honest.history(), strict=True):
-        assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
-    assert blind.history()[0]["ari"] != honest.history()[0]["ari"]

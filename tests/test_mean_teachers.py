@@ -193,7 +193,7 @@ CROSSED = {
     ),
     "mutual teachers of k-means": ("method=mmt", "labeler=kmeans", "labeler.clusters=8"),
     "mutual teachers of three views": (
-        "method=strong_baseline", "distiller=mutual_teachers",
+        "method=strong_baseline", "distiller=mutual_teachers", "objective.before_neck=false",
         "backbone.views=[global,upper,lower]",
     ),
     "MMT's students without teachers": ("method=mmt", "distiller=none"),

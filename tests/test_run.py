@@ -21,40 +21,8 @@ from harness.objectives import ClusterMemory
 from harness.results.store import Run
 from harness.run import Cell, run_cell
 from tests.conftest import Command
+from tests.same import assert_same, weights
 from tests.tiny import tiny, tiny_config
-
-
-def _weights(run: Run) -> dict[str, torch.Tensor]:
-    return {
-        f"{path.stem}/{key}": value
-        for path in sorted(run.folder.glob("*.pt"))
-        for key, value in torch.load(path, weights_only=True).items()
-    }
-
-
-def _same(one: Run, other: Run) -> None:
-    """Metrics, per-query results, history (but for seconds) and weights, bit for bit."""
-    assert one.record["stages"].keys() == other.record["stages"].keys()
-    assert one.record["metrics"] == other.record["metrics"]
-    for name, stage in one.record["stages"].items():
-        assert stage["metrics"] == other.record["stages"][name]["metrics"]
-    with (
-        np.load(one.folder / "per_query.npz") as a,
-        np.load(other.folder / "per_query.npz") as b,
-    ):
-        assert a.files == b.files
-        for key in a.files:
-            np.testing.assert_array_equal(a[key], b[key])
-    timed = ("second", "images_per_second")
-    histories = [
-        [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in run.history()]
-        for run in (one, other)
-    ]
-    assert histories[0] == histories[1]
-    a, b = _weights(one), _weights(other)
-    assert a.keys() == b.keys() and a
-    for key, value in a.items():
-        assert torch.equal(value, b[key]), key
 
 
 @pytest.fixture(scope="module")
@@ -95,14 +63,14 @@ def test_record_names_no_place(reference: Run) -> None:
 
 
 def test_same_seed_same_numbers(reference: Run, tmp_path: Path) -> None:
-    _same(reference, run_cell(tiny_config(tmp_path, "method=mskd")))
+    assert_same(reference, run_cell(tiny_config(tmp_path, "method=mskd")))
 
 
 def test_another_seed_another_network(reference: Run, tmp_path: Path) -> None:
     other = run_cell(tiny_config(tmp_path, "method=mskd", "seed=1"))
     assert other.name != reference.name
     assert other.record["settings"] == reference.record["settings"]
-    a, b = _weights(reference), _weights(other)
+    a, b = weights(reference), weights(other)
     assert any(not torch.equal(a[key], b[key]) for key in a)
 
 
@@ -153,7 +121,7 @@ def test_killed_and_resumed(
     folder = tmp_path / "runs" / reference.name
     assert folder.is_dir() and not (folder / "record.json").exists()
     resumed = run_cell(tiny_config(tmp_path, "method=mskd"))
-    _same(reference, resumed)
+    assert_same(reference, resumed)
 
 
 def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
@@ -168,7 +136,7 @@ def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    _same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
 
 
 def test_checkpoints_from_before_labelers_had_a_state(
@@ -184,7 +152,7 @@ def test_checkpoints_from_before_labelers_had_a_state(
     state = torch.load(path, weights_only=True)
     assert state["trainer"].pop("labeler") == {}
     torch.save(state, path)
-    _same(whole, run_cell(tiny_config(tmp_path / "old", *settings)))
+    assert_same(whole, run_cell(tiny_config(tmp_path / "old", *settings)))
 
 
 def _interrupted_in_the_second_epoch(cell: Cell, *_: object) -> float:
@@ -204,7 +172,7 @@ def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    _same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
 
 
 def test_finished_cell_is_not_run_again(
