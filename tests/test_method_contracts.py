@@ -24,8 +24,8 @@ from harness.hydra_app import compose
 from harness.interfaces import PseudoLabeler, PseudoLabels, ReIDData
 from harness.recipe import make_recipe
 from harness.referee import Referee, make_referee
+from harness.results.comparisons import comparisons
 from harness.results.store import Run
-from harness.results.tables import comparisons
 from harness.run import Cell, run_cell
 from tests.same import assert_same
 from tests.tiny import tiny_config
