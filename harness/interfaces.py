@@ -12,140 +12,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from harness.images.facts import Facts
-    from harness.prepare.layouts import Layout
+from harness.data import Dataset, Facts, ImageSource, ReIDData, Split, Subset
 
-# --------------------------------------------------------------------------- images and data sets
+__all__ = [
+    "Backbone", "Batch", "Dataset", "Distiller", "Facts", "ImageSource", "Objective",
+    "PseudoLabeler", "PseudoLabels", "ReIDData", "Split", "Subset", "UnlabelledSet", "as_cameras",
+    "check_features",
+]  # fmt: skip
 
-
-class ImageSource(ABC):
-    """A fixed list of images that can be decoded one by one, from files or rendered."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """The image's name within its data set (a relative path), unique in its split."""
-
-    @abstractmethod
-    def read(self, index: int) -> Image.Image:
-        """Decode image `index` as RGB. Raises OSError if it cannot be read or is truncated."""
-
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """A short hex digest of what the images are, equal on every machine that holds the same."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """One part of a data set, with its truth. Stays outside of methods.
-
-    identities: (N,) int64; -1 is junk (never matched nor counted), 0 may be used for distractors.
-    cameras: (N,) int64 from 0, or None when the data set has none.
-    tracks: (N,) int64 from 0 without gaps, which track each gallery image is of, where tracks are
-        ranked instead of images; else None. A track is of one identity and one camera.
-    """
-
-    images: ImageSource
-    identities: np.ndarray
-    cameras: np.ndarray | None = None
-    tracks: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.images) != len(self.identities):
-            raise ValueError(f"{len(self.images)} images but {len(self.identities)} identities")
-        if self.cameras is not None and len(self.cameras) != len(self.identities):
-            raise ValueError(f"{len(self.identities)} identities but {len(self.cameras)} cameras")
-        if self.tracks is not None and len(self.tracks) != len(self.identities):
-            raise ValueError(f"{len(self.identities)} identities but {len(self.tracks)} tracks")
-
-    def subset(self, indices: np.ndarray) -> Split:
-        """The images at `indices`, in that order; tracks are numbered anew."""
-        cameras = None if self.cameras is None else self.cameras[indices]
-        tracks = None
-        if self.tracks is not None:
-            tracks = np.unique(self.tracks[indices], return_inverse=True)[1]
-        return Split(Subset(self.images, indices), self.identities[indices], cameras, tracks)
-
-
-class Subset(ImageSource):
-    """Some images of another source."""
-
-    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
-        self.source = source
-        self.indices = np.asarray(indices, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def name(self, index: int) -> str:
-        return self.source.name(int(self.indices[index]))
-
-    def read(self, index: int) -> Image.Image:
-        return self.source.read(int(self.indices[index]))
-
-    def fingerprint(self) -> str:
-        import hashlib
-
-        digest = hashlib.blake2b(self.source.fingerprint().encode(), digest_size=16)
-        digest.update(self.indices.astype("<i8").tobytes())
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class ReIDData:
-    """A data set as loaded: a training part without use of its identities, and a test part.
-
-    facts: what is publicly known of it, for the record's check; None where nothing is (own images,
-        a subset).
-    """
-
-    name: str
-    train: Split
-    query: Split
-    gallery: Split
-    notes: Mapping[str, int | float | str] = field(default_factory=dict)
-    facts: Facts | None = None
-
-    def fingerprint(self) -> str:
-        """One digest over the three parts, for records."""
-        import hashlib
-
-        digest = hashlib.blake2b(digest_size=16)
-        for split in (self.train, self.query, self.gallery):
-            digest.update(split.images.fingerprint().encode())
-            digest.update(np.ascontiguousarray(split.identities, dtype="<i8").tobytes())
-            if split.cameras is not None:
-                digest.update(np.ascontiguousarray(split.cameras, dtype="<i8").tobytes())
-        return digest.hexdigest()
-
-
-class Dataset(ABC):
-    """Where images come from. Built from `datasets/<name>/config.yaml`; cheap until `load`."""
-
-    @abstractmethod
-    def load(self) -> ReIDData:
-        """Find, parse and check the data set. Decodes no image.
-
-        Raises:
-            DataError: files are missing or do not parse, with the folder, the counts and where to
-                get the data set.
-        """
-
-    def layouts(self) -> Sequence[Layout]:
-        """What it looks like in archives and folders, in order of preference, for
-        `harness prepare`; none if there is nothing to unpack.
-        """
-        return ()
+# ----------------------------------------------------------------- what a method sees of images
 
 
 @dataclass(frozen=True)

@@ -27,9 +27,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from harness.data import ImageSource
 from harness.errors import DataError, HarnessError
 from harness.images.sources import modified
-from harness.interfaces import ImageSource
 
 FORMAT = 1  # raise it when the pixels or the files change: older banks are then built anew
 CHUNK = 16  # images a task: large enough to hide the cost of a task, small enough to spread well

@@ -7,11 +7,13 @@ counts are public for most sets; the fingerprint is that of a copy on which the 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
-from harness.interfaces import ReIDData, Split
+from harness.data import Facts, ReIDData, Split
+
+__all__ = ["WORDS", "Facts", "differences", "measure", "valid_matches"]
 
 #: what each number counts, for messages
 WORDS = {
@@ -26,26 +28,6 @@ WORDS = {
     "matches": "valid matches",
     "fingerprint": "fingerprint",
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Counts of a data set; None where no public source gives one.
-
-    gallery: images that are ranked, junk not counted. matches: pairs of a query and a gallery image
-    of its identity from another camera. fingerprint: `ReIDData.fingerprint` of a genuine copy.
-    """
-
-    train: int | None = None
-    train_identities: int | None = None
-    query: int | None = None
-    query_identities: int | None = None
-    gallery: int | None = None
-    junk: int | None = None
-    distractors: int | None = None
-    cameras: int | None = None
-    matches: int | None = None
-    fingerprint: str | None = None
 
 
 def measure(data: ReIDData, fingerprint: str | None = None) -> Facts:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.data import Split
 from harness.errors import DataError
 from harness.images.sources import Files
-from harness.interfaces import Split
 
 JUNK, DISTRACTOR = -1, 0
 SUFFIXES = (".jpg",)

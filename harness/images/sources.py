@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from harness.interfaces import ImageSource, Subset
+from harness.data import ImageSource, Subset
 
 #: what Pillow's plug-ins raise for damaged files, besides OSError
 _DAMAGE = (

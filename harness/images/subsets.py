@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from harness.data import Split
 from harness.errors import ConfigError, DataError, did_you_mean
 from harness.images.releases import DISTRACTOR, JUNK
-from harness.interfaces import Split
 from harness.seeds import derive
 
 
