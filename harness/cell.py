@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError
 from harness.images.settings import DEFAULTS as IMAGES
+from harness.init import find_init
 from harness.optimizers import DEFAULTS as OPTIMIZER
 from harness.protocol import LATER as BACKBONE
 from harness.protocol import protocol_card
+from harness.several import sections
 
 #: settings that change where or whether a cell runs, not what comes out
 ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
@@ -53,8 +55,12 @@ def _portable(
     assert isinstance(plain, dict)
     for key in ELSEWHERE:
         plain.pop(key, None)
-    plain["dataset"].pop("root", None)
+    for section in sections(plain["dataset"]):
+        section.pop("root", None)
     plain["train"]["precision"] = precision
+    init = find_init(config)
+    if init is not None:
+        plain["init"] = f"{init.run.name} {init.stage} {init.digest}"  # however it was named
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights
@@ -108,6 +114,10 @@ def settings_hash(
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
     settings = _portable(config, precision, teachers or {}, _content)
     del settings["seed"]
+    init = find_init(config)
+    settings["init"] = init and init.digest
+    if init is None:
+        del settings["init"]  # it came after the first records
     for section, options in LATER.items():
         for key, before in options.items():
             if settings[section].get(key, before) == before:

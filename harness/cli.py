@@ -155,6 +155,7 @@ def _table(arguments: list[str]) -> None:
     parser.add_argument("--where", help='only runs for which this holds: "seed < 3"')
     parser.add_argument("--sort", default="mAP", help="a metric, images_per_second, hours, method")
     parser.add_argument("--by-dataset", action="store_true", help="methods by data sets")
+    parser.add_argument("--cross", action="store_true", help="trained on → tested on")
     parser.add_argument("--metrics", default="mAP,rank1", help="of --by-dataset: mAP,rank1")
     parser.add_argument(
         "--compare", nargs="*", metavar="ROW", help="differences of rows and whether they are real"
@@ -174,6 +175,7 @@ def _table(arguments: list[str]) -> None:
             options.store, options.format, options.dataset, options.where, options.sort,
             tuple(options.metrics.split(",")), options.by_dataset,
             None if options.compare is None else tuple(options.compare), options.output,
+            options.cross,
         )
     )  # fmt: skip
 
@@ -201,8 +203,9 @@ def _eval(arguments: list[str]) -> None:
     parser = _Parser("eval", "harness eval RUN --rerank", "Test a finished run again.")
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
     parser.add_argument(
-        "changes", nargs="*", metavar="dataset.KEY=VALUE", help="where data have moved, say"
-    )
+        "changes", nargs="*", metavar="dataset=NAME|dataset.KEY=VALUE",
+        help="another data set than the run's; or where data have moved, say",
+    )  # fmt: skip
     parser.add_argument("--stage", help="which of its networks; the last one if left out")
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
@@ -210,7 +213,10 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "--save", action="store_true", help="keep the result beside the record, for table --cross"
+    )
+    options = parser.parse_intermixed_args(arguments)
     from harness.evaluate import evaluate_run
 
     evaluate_run(**vars(options))

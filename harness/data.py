@@ -118,6 +118,7 @@ class ReIDData:
 
     facts: what is publicly known of it, for the record's check; None where nothing is (own images,
         a subset).
+    parts: the data sets whose training parts it joins, the one that is tested on first; () for one.
     """
 
     name: str
@@ -126,6 +127,7 @@ class ReIDData:
     gallery: Split
     notes: Mapping[str, int | float | str] = field(default_factory=dict)
     facts: Facts | None = None
+    parts: tuple[ReIDData, ...] = ()
 
     def fingerprint(self) -> str:
         """One digest over the three parts, for records."""

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import plugins, resolvers  # noqa: F401 (configurations refer to them)
+from harness import plugins, resolvers, several  # noqa: F401 (configurations refer to them)
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 
 
@@ -52,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions; we print them ourselves
     arguments = _ordered([_normal(argument) for argument in arguments])
+    several.register(arguments)
     _check_flags(arguments)
     sys.argv = ["harness", *arguments]
     _failed.clear()
@@ -76,9 +77,13 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _normal(argument: str) -> str:
-    """`experiment=…` is `+experiment=…`, and a stage takes changes that it does not name yet."""
+    """`experiment=…` is `+experiment=…`, `dataset=[a,b]` is `dataset=a+b`, and a stage takes
+    changes that it does not name yet.
+    """
     if argument.startswith("experiment="):
         return f"+{argument}"
+    if argument.startswith("dataset="):
+        return several.normal(argument)
     return f"++{argument}" if argument.startswith("stages.") else argument
 
 
@@ -128,6 +133,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     """
     plugins.register()
     overrides = [_normal(override) for override in overrides]
+    several.register(overrides)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         try:

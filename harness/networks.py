@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones.weights import read_state
 from harness.errors import ConfigError
+from harness.init import Init, find_init
 from harness.interfaces import Backbone
 from harness.recipe import (
     Recipe,
@@ -31,9 +32,10 @@ def check_parts(config: DictConfig, recipe: Recipe) -> None:
             does not fit.
     """
     built: list[DictConfig] = []
+    init = find_init(config)
     for node in [config.backbone, *(stage.config.backbone for stage in recipe.stages)]:
         if node not in built:
-            build_backbone(node)
+            build_initial(node, init)
             built.append(node)
     for stage in recipe.stages:
         build_labeler(stage)
@@ -155,6 +157,20 @@ def load_network(run: Run, stage: str) -> Backbone:
     assert isinstance(node, DictConfig)
     backbone = build_backbone(_without_weights(node))
     backbone.load_state_dict(read_state(path))
+    return backbone
+
+
+def build_initial(node: DictConfig, init: Init | None) -> Backbone:
+    """A network as training begins with it: with the weights that its config names, or those of a
+    finished run.
+
+    Raises:
+        HarnessError: weights that cannot be had or do not fit.
+    """
+    if init is None:
+        return build_backbone(node)
+    backbone = build_backbone(_without_weights(node))
+    init.load_into(backbone)
     return backbone
 
 

@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import describe_weights
 from harness.images.settings import describe as describe_augmentation
+from harness.init import find_init
 from harness.optimizers import describe as describe_optimizer
+from harness.several import sections
 
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
@@ -38,6 +40,7 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
     """
     backbone = OmegaConf.to_container(config.backbone, resolve=True)
     assert isinstance(backbone, dict)
+    init = find_init(config)
     network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
     card: dict[str, Any] = {
         "name": config.protocol.name,
@@ -45,16 +48,16 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "augmentation": describe_augmentation(config.images),
         "backbone": network,
         "pooling": backbone.get("pooling"),
-        "weights": describe_weights(str(backbone.get("weights", "none"))),
+        "weights": init.weights if init else describe_weights(str(backbone.get("weights", "none"))),
         "batch": f"{config.batch.identities} x {config.batch.images}"
         + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
         "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
         "optimizer": describe_optimizer(config.optimizer),
         "precision": precision,
-        "evaluation": RULE
-        + (", image to track" if config.dataset.get("tracks") else "")
-        + (", k-reciprocal re-ranking" if config.evaluation.rerank else ""),
+        "evaluation": evaluation_rule(
+            bool(sections(config.dataset)[0].get("tracks")), bool(config.evaluation.rerank)
+        ),
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
@@ -68,6 +71,15 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         card["stages"] = ", ".join(changed)
     card["hash"] = card_hash(card)
     return card
+
+
+def evaluation_rule(tracks: bool, rerank: bool) -> str:
+    """The line of the card."""
+    return (
+        RULE
+        + (", image to track" if tracks else "")
+        + (", k-reciprocal re-ranking" if rerank else "")
+    )
 
 
 def _iterations(config: DictConfig) -> str:

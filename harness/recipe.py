@@ -36,7 +36,7 @@ STAGE_KEYS = (
 )  # fmt: skip
 TOP_KEYS = (
     *STAGE_KEYS, "seed", "protocol", "images", "evaluation", "selection", "method", "stages",
-    "dataset", "data", "store", "name", "force", "device", "threads",
+    "dataset", "data", "init", "store", "name", "force", "device", "threads",
 )  # fmt: skip
 PLUGS: dict[str, type] = {
     "backbone": Backbone, "labeler": PseudoLabeler, "objective": Objective, "distiller": Distiller,

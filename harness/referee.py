@@ -20,7 +20,7 @@ from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.tracks import of_tracks, track_blocks
 from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
-from harness.images.facts import differences, measure
+from harness.images.facts import compared
 from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
 from harness.progress import Reporter
 
@@ -36,6 +36,7 @@ class Referee:
         differences: what of the data set is not as publicly known, a line each; None where nothing
             is publicly known of it.
         last: the ranking behind the last call of `test`.
+        parts: of several data sets at once, each one's name, fingerprint, training images, cameras.
     """
 
     data: ReIDData
@@ -50,6 +51,12 @@ class Referee:
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
     last: RankingResult | None = None
+    parts: list[dict[str, str | int]] = field(default_factory=list)
+
+    @property
+    def without_cameras(self) -> list[str]:
+        """Names of the data sets, of several at once, whose training images have no cameras."""
+        return [str(part["name"]) for part in self.parts if not part["cameras"]]
 
     @property
     def evaluates(self) -> bool:
@@ -162,8 +169,6 @@ def make_referee(
         return kept, bank
 
     fingerprint = data.fingerprint()
-    known = data.facts
-    unlike = None if known is None else differences(known, measure(data, fingerprint))
     gallery_split = without_junk(data.gallery)
     train_split, train_bank = decode("training", data.train) if train else (data.train, None)
     query_split, query_bank, gallery_bank = data.query, None, None
@@ -183,8 +188,18 @@ def make_referee(
         rerank=rerank,
         reporter=reporter,
         skipped=skipped,
-        differences=unlike,
+        differences=compared(data, fingerprint),
+        parts=[_described(part) for part in data.parts],
     )
+
+
+def _described(part: ReIDData) -> dict[str, str | int]:
+    return {
+        "name": part.name,
+        "fingerprint": part.fingerprint(),
+        "train": len(part.train.images),
+        "cameras": 0 if part.train.cameras is None else len(np.unique(part.train.cameras)),
+    }
 
 
 def without_junk(gallery: Split) -> Split:

@@ -18,9 +18,17 @@ from harness.cell import cell_name, portable_config, settings_hash
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
+from harness.init import Init, find_init, settled
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
-from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
+from harness.networks import (
+    build_initial,
+    check_images,
+    check_parts,
+    find_teachers,
+    load_network,
+    run_of_teacher,
+)
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -47,6 +55,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
         HarnessError: anything a person can mend, with cause and cure.
     """
     recipe = make_recipe(config)
+    config = settled(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
     recipe, teachers = find_teachers(config, recipe)
@@ -142,6 +151,7 @@ class Cell:
     environment: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.init: Init | None = find_init(self.config)
         self.environment = environment(self.device)  # now: the checkout may change while we run
 
     @property
@@ -227,8 +237,9 @@ class Cell:
         for stage in self.recipe.stages:
             for part in (build_labeler(stage), build_objective(stage)):
                 if part.uses_cameras:
+                    lacking = ", ".join(referee.without_cameras) or referee.data.name
                     raise ConfigError(
-                        f"{type(part).__name__} needs cameras, but {referee.data.name} has none.",
+                        f"{type(part).__name__} needs cameras, but {lacking} has none.",
                         "Add a camera column to the data, or choose another part.",
                     )
 
@@ -255,7 +266,7 @@ class Cell:
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights, drawn from the cell's seed where they are random."""
         torch.manual_seed(derive(int(self.config.seed), stage, "init", *purpose))
-        return self._placed(build_backbone(config.backbone), config)
+        return self._placed(build_initial(config.backbone, self.init), config)
 
     def _placed(self, backbone: Backbone, config: DictConfig) -> Backbone:
         set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
@@ -426,6 +437,7 @@ class Cell:
                 "seed": int(self.config.seed),
             },
             "settings": self.settings,
+            **({"init": self.init.described()} if self.init else {}),
             "protocol": self.card,
             "evaluated": referee.evaluates,
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
@@ -440,6 +452,7 @@ class Cell:
                 # null: nothing is publicly known of it; []: all that is known agrees
                 "not_as_published": referee.differences,
                 "notes": dict(data.notes),
+                **({"parts": referee.parts} if referee.parts else {}),
             },
             "seconds": round(seconds, 2),
             "memory_mib": peak_memory(self.device),

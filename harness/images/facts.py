@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.data import Facts, ReIDData, Split
 
-__all__ = ["WORDS", "Facts", "differences", "measure", "valid_matches"]
+__all__ = ["WORDS", "Facts", "compared", "differences", "measure", "valid_matches"]
 
 #: what each number counts, for messages
 WORDS = {
@@ -62,6 +62,21 @@ def differences(known: Facts, found: Facts) -> list[str]:
             a, b = (f"{v:,}" if isinstance(v, int) else str(v)[:8] for v in (actual, expected))
             lines.append(f"{WORDS[field.name]}: {a}, not {b}")
     return lines
+
+
+def compared(data: ReIDData, fingerprint: str | None = None) -> list[str] | None:
+    """What of a data set is not as publicly known, a line each; None where nothing is known of it.
+    Of several at once each is looked at on its own, in whole.
+
+    Args:
+        fingerprint: of `data`, if it is known already.
+    """
+    if not data.parts:
+        return None if data.facts is None else differences(data.facts, measure(data, fingerprint))
+    found = {part.name: compared(part) for part in data.parts}
+    if all(lines is None for lines in found.values()):
+        return None
+    return [f"{name}: {line}" for name, lines in found.items() for line in lines or []]
 
 
 def valid_matches(query: Split, gallery: Split) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from harness.data import ImageSource, Subset
+from harness.images.several import Joined
 
 #: what Pillow's plug-ins raise for damaged files, besides OSError
 _DAMAGE = (
@@ -89,4 +90,6 @@ def modified(source: ImageSource) -> int:
     """When a source's newest file was modified, in ns since 1970; 0 if it has no files."""
     while isinstance(source, Subset):
         source = source.source
+    if isinstance(source, Joined):
+        return max(map(modified, source.sources), default=0)
     return int(getattr(source, "modified", 0))

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.images.bank import Progress
+from harness.images.several import Joined
 from harness.images.sources import Files
 from harness.interfaces import ImageSource, ReIDData, Subset
 
@@ -62,9 +63,12 @@ def read_headers(sources: list[ImageSource], progress: Progress) -> Headers:
 def _file(source: ImageSource, index: int) -> Path | None:
     """The file behind an image; None for images without one."""
     base = source
-    while isinstance(base, Subset):
-        index = int(base.indices[index])
-        base = base.source
+    while isinstance(base, Subset | Joined):
+        if isinstance(base, Joined):
+            part, index = base.place(index)
+            base = base.sources[part]
+        else:
+            index, base = int(base.indices[index]), base.source
     return base.root / base.names[index] if isinstance(base, Files) else None
 
 

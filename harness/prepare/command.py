@@ -15,7 +15,7 @@ from rich.console import Console
 from harness.errors import ConfigError, DataError, HarnessError
 from harness.files import make_folder, write_json
 from harness.images.bank import build_bank, find_bad
-from harness.images.facts import differences, measure
+from harness.images.facts import compared
 from harness.images.releases import shown
 from harness.interfaces import Dataset, ImageSource, ReIDData
 from harness.prepare.card import make_card, read_headers, show
@@ -164,10 +164,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     else:
         sources: list[ImageSource] = [s.images for s in (data.train, data.query, data.gallery)]
         headers = read_headers(sources, reporter.phase("looking at sizes"))
-        unlike = None
-        if data.facts is not None:
-            unlike = differences(data.facts, measure(data, fingerprint))
-        card = make_card(data, fingerprint, headers, unlike)
+        card = make_card(data, fingerprint, headers, compared(data, fingerprint))
         write_json(saved, card)
     height, width = size
     images = len(data.train.images) + len(data.query.images) + len(gallery.images) - len(bad)

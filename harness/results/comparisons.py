@@ -61,8 +61,7 @@ class Comparison:
     @property
     def held(self) -> str:
         """The protocol card as `key value; key value`."""
-        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
-        return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+        return held(self.card)
 
     @property
     def sources(self) -> str:
@@ -73,6 +72,12 @@ class Comparison:
         pairs = zip(rows["method"], rows["published_in"], strict=True)
         read = "; ".join(": ".join(map(str, pair)) for pair in pairs)
         return f"Published numbers were read in, for {read}."
+
+
+def held(card: dict[str, Any]) -> str:
+    """A protocol card as `key value; key value`."""
+    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras")}
+    return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
 def comparisons(

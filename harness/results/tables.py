@@ -46,6 +46,7 @@ class Options:
     store: folder of runs. style: terminal, csv or one of `FORMATS`. dataset, where, sort: see
     `comparisons`. metrics: columns of `by_dataset`. by_dataset: methods by data sets. compared: None,
     or rows to compare pair by pair (none of them: all). output: a file, or None for the screen.
+    cross: methods and what they were trained on by what they were tested on.
     """
 
     store: str = "results/runs"
@@ -57,6 +58,7 @@ class Options:
     by_dataset: bool = False
     compared: tuple[str, ...] | None = None
     output: str | None = None
+    cross: bool = False
 
 
 def show(options: Options) -> None:
@@ -71,6 +73,14 @@ def show(options: Options) -> None:
             raise ConfigError(f"There is no metric '{metric}'.", did_you_mean(metric, METRICS))
     if options.style == "terminal" and options.output is not None:
         raise ConfigError(f"--output needs --format {', '.join(FORMATS)} or csv.")
+    if options.cross:
+        if options.by_dataset or options.compared is not None:
+            raise ConfigError("--cross excludes --by-dataset and --compare.")
+        from harness.results import transfers
+
+        _put(transfers.sheets(Path(options.store), options.dataset, options.where, options.metrics),
+             options)  # fmt: skip
+        return
     tables = list(comparisons(options.store, options.dataset, options.where, options.sort))
     for run in Store(Path(options.store)).runs():
         if run.problem:
@@ -78,7 +88,11 @@ def show(options: Options) -> None:
     if options.style == "csv" and not options.by_dataset and options.compared is None:
         _write(_csv(tables), options.output)
         return
-    pages = _sheets(tables, options)
+    _put(_sheets(tables, options), options)
+
+
+def _put(pages: Sequence[Sheet], options: Options) -> None:
+    """Print or write tables in the format asked for."""
     if options.style == "terminal":
         for page in pages:
             _print(page)
@@ -86,7 +100,8 @@ def show(options: Options) -> None:
         _write("\n".join(_plain_csv(page) for page in pages), options.output)
     else:
         text = FORMATS[options.style](pages)
-        if options.style == "markdown" and not options.by_dataset and options.compared is None:
+        plain = not options.by_dataset and not options.cross and options.compared is None
+        if options.style == "markdown" and plain:
             text = f"{_head(options.store)}\n{text}"
         _write(text, options.output)
         if options.style == "latex" and options.output is not None:
