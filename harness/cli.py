@@ -286,9 +286,10 @@ def _prepare(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "changes", nargs="*", metavar="KEY=VALUE",
-        help="dataset=NAME, source=ZIP|TAR|FOLDER, data.root=DIR, images.height=, dataset.KEY=",
+        help="dataset=NAME, source=ZIP|TAR|FOLDER, data.root=DIR, images.height=, dataset.KEY=; "
+        "of dataset=folder: pattern=REGEX, split_seed=0, test_share=0.5",
     )  # fmt: skip
-    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--yes", action="store_true", help="agree to the CSV of dataset=folder")
     parser.add_argument("--json", action="store_true", help="print the card as JSON")
     options = parser.parse_intermixed_args(arguments)
     from harness.prepare.command import prepare

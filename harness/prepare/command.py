@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from harness.images.bank import build_bank, find_bad
 from harness.images.facts import compared
 from harness.images.releases import shown
 from harness.interfaces import Dataset, ImageSource, ReIDData
+from harness.prepare import own
 from harness.prepare.card import make_card, read_headers, show
 from harness.prepare.layouts import find_layout
 from harness.prepare.sources import open_source
@@ -36,8 +39,9 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
 
     Args:
         changes: `dataset=NAME`, `source=PATH`, and whatever `harness run` takes, as `data.root=`,
-            `images.height=` or `dataset.KEY=`.
-        yes: ask nothing. json: print the card as JSON.
+            `images.height=` or `dataset.KEY=`. For `dataset=folder`, a folder of one's own images,
+            also what `own.propose` takes.
+        yes: agree to what is proposed. json: print the card as JSON.
 
     Returns:
         The card.
@@ -55,12 +59,22 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "Which data set?", "Say dataset=NAME (harness list datasets), or dataset=folder."
         )
     source = given.pop("source", None)
+    console = Console(stderr=True, highlight=False) if json else Console(highlight=False)
+    options = {key: given.pop(key) for key in own.OPTIONS if key in given}
+    if given["dataset"] == "folder" and source is not None:
+        given |= _own_images(Path(source).expanduser(), given, options, yes, console)
+        source = None
+    elif options:
+        raise ConfigError(
+            f"{next(iter(options))}= is of images of your own.",
+            "Say dataset=folder source=DIR, or leave it out.",
+        )
     config = compose_for([f"{key}={value}" for key, value in given.items()])
     from harness.run import make_dataset
 
     dataset = make_dataset(config)
     root = Path(config.data.root).expanduser()
-    with Reporter(Console(stderr=True, highlight=False) if json else None) as reporter:
+    with Reporter(console) as reporter:
         if source is not None:
             with _alone(root, str(config.dataset.name)):
                 place(dataset, Path(source).expanduser(), root, config, reporter)
@@ -73,6 +87,37 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     return card
 
 
+def _own_images(
+    folder: Path, given: dict[str, str], options: dict[str, str], yes: bool, console: Console
+) -> dict[str, str]:
+    """The settings of a folder of images, once a person has agreed to its CSV. One that is there
+    is used as it is.
+    """
+    folder = folder.absolute()
+    known = {key: value for key, value in given.items() if key != "dataset.csv"}
+    config = compose_for([f"{k}={v}" for k, v in known.items()] + [f"dataset.csv={own.NAME}"])
+    root = Path(config.data.root).expanduser().absolute()
+    target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
+    if target.is_file():
+        console.print(
+            f"{target} is there already and is used as it is; remove it for a new proposal.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        own.confirm(own.propose(folder, options), target, yes, console)
+    found = {"dataset.csv": _quoted(str(target))}
+    if target.parent != folder and "dataset.images" not in given:
+        found["dataset.images"] = _quoted(str(folder))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """As Hydra takes any text; plain where it can be."""
+    if re.fullmatch(r"[\w/.-]+", text, re.ASCII):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
 def compose_for(changes: Sequence[str]) -> DictConfig:
     """The configuration of a run on the data set; its method does not matter here."""
     from harness.hydra_app import compose
@@ -82,7 +127,7 @@ def compose_for(changes: Sequence[str]) -> DictConfig:
 
 def _command(config: DictConfig, given: dict[str, str]) -> str:
     words = [f"{key}={value}" for key, value in given.items() if not key.startswith("images.")]
-    return " ".join(["harness run method=mskd", *words])
+    return " ".join(["harness run method=mskd", *map(shlex.quote, words)])
 
 
 def _alone(root: Path, name: str) -> FileLock:
