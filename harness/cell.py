@@ -29,6 +29,7 @@ LATER: dict[str, dict[str, Any]] = {
     "train": {"label_every": 1},
     "images": IMAGES,
     "batch": {"sampler": "identity"},
+    "dataset": {"total_images": None},
     "backbone": BACKBONE,
 }
 

@@ -22,6 +22,10 @@ from harness.prepare.layouts import Layout
 class ImageSource(ABC):
     """A fixed list of images that can be decoded one by one, from files or rendered."""
 
+    #: whether Python itself draws them, so that it takes processes to use several cores; such a
+    #: source can be pickled
+    drawn: bool = False
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -75,6 +79,7 @@ class Subset(ImageSource):
 
     def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
         self.source = source
+        self.drawn = source.drawn
         self.indices = np.asarray(indices, dtype=np.int64)
 
     def __len__(self) -> int:

@@ -9,38 +9,58 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from harness.data import Dataset, ImageSource, ReIDData, Split
 from harness.errors import ConfigError
-from harness.interfaces import Dataset, ImageSource, ReIDData, Split
 
 from .draws import Draws
 from .render import VERSION, Shot, World
 
 
 class Rendered(ImageSource):
-    """A list of shots of one world; each is drawn when it is read.
+    """Shots of one world; each is drawn when it is read. Three numbers a shot are kept, no more.
 
     Args:
         world: the people and cameras.
-        shots: which pictures, in order.
+        part: train or test, of the people; bad detections are of `gallery`.
+        identities, cameras, indices: (N,) which shots, in order.
         settings: all that the world was made from, for the fingerprint.
     """
 
-    def __init__(self, world: World, shots: Sequence[Shot], settings: dict[str, object]) -> None:
+    drawn = True
+
+    def __init__(
+        self,
+        world: World,
+        part: str,
+        identities: np.ndarray,
+        cameras: np.ndarray,
+        indices: np.ndarray,
+        settings: dict[str, object],
+    ) -> None:
         self._world = world
-        self._shots = list(shots)
+        self._part = part
+        self._identities, self._cameras, self._indices = (
+            numbers.astype(np.int32) for numbers in (identities, cameras, indices)
+        )
         self._settings = settings
 
     def __len__(self) -> int:
-        return len(self._shots)
+        return len(self._identities)
+
+    def shot(self, index: int) -> Shot:
+        """Which picture that is."""
+        identity = int(self._identities[index])
+        part = self._part if identity else "gallery"
+        return Shot(part, identity, int(self._cameras[index]), int(self._indices[index]))
 
     def name(self, index: int) -> str:
         """`<split>/<identity>_c<camera from 1>_<number>.png`, as in Market-1501."""
-        shot = self._shots[index]
+        shot = self.shot(index)
         return f"{shot.split}/{shot.identity:04d}_c{shot.camera + 1}_{shot.index:03d}.png"
 
     def read(self, index: int) -> Image.Image:
         """Draw image `index`: (height, width) RGB, the same pixels each time."""
-        return self._world.render(self._shots[index])
+        return self._world.render(self.shot(index))
 
     def fingerprint(self) -> str:
         """A digest of the renderer's version, the settings and the names."""
@@ -67,6 +87,8 @@ class Synthetic(Dataset):
         size: (height, width) of the pictures in pixels; at least 32 × 16.
         difficulty: from 0 to 2: colour casts, exposure and occlusion.
         seed: what everything is drawn from; another seed is another data set.
+        total_images: how many pictures of people in all, training and test, in place of
+            `images_per_camera`; bad detections come on top.
 
     Raises:
         ConfigError: arguments that make no data set.
@@ -83,6 +105,7 @@ class Synthetic(Dataset):
         size: Sequence[int] = (64, 32),
         difficulty: float = 0.7,
         seed: int = 0,
+        total_images: int | None = None,
     ) -> None:
         _check("identities", identities, 2, whole=True)
         _check("test_identities", test_identities, 2, whole=True)
@@ -103,52 +126,84 @@ class Synthetic(Dataset):
         self.size = (int(size[0]), int(size[1]))
         self.difficulty = float(difficulty)
         self.seed = int(seed)
+        if total_images is not None:
+            _check("total_images", total_images, 1, whole=True)
+        self.total_images = None if total_images is None else int(total_images)
 
     def load(self) -> ReIDData:
         """Lay out the three parts. Draws no image yet."""
         world = World(self.seed, self.size, self.difficulty)
-        first_test = self.identities + 1
-        train = self._shots("train", range(1, first_test))
-        test = self._shots("test", range(first_test, first_test + self.test_identities))
-        query = [shot for shot in test if shot.index == 0]
-        gallery = self._bad_detections() + [shot for shot in test if shot.index > 0]
+        identities, cameras, counts = self._visits()
+        shots = np.repeat(np.arange(len(counts)), counts)  # the visit that each is of
+        index = np.arange(len(shots)) - np.repeat(counts.cumsum() - counts, counts)
+        who, where = identities[shots], cameras[shots]
+        test = who > self.identities
+        bad = np.arange(round(self.distractors * self.test_identities))
+        found = test & (index > 0)
         return ReIDData(
             name="synthetic",
-            train=self._split(world, train),
-            query=self._split(world, query),
-            gallery=self._split(world, gallery),
+            train=self._split(world, "train", who[~test], where[~test], index[~test]),
+            query=self._split(
+                world, "test", *(a[test & (index == 0)] for a in (who, where, index))
+            ),
+            gallery=self._split(
+                world,
+                "test",
+                np.concatenate([np.zeros_like(bad), who[found]]),
+                np.concatenate([bad % self.cameras, where[found]]),
+                np.concatenate([bad, index[found]]),
+            ),
             notes={"seed": self.seed, "renderer": VERSION},
         )
 
-    def _shots(self, split: str, identities: range) -> list[Shot]:
-        """Who is seen by which camera, and how often: uneven, as in life."""
-        shots = []
-        for identity in identities:
+    def _visits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Who is seen by which camera, and how often: uneven, as in life.
+
+        Returns:
+            (V,) identities from 1, those of the training set first; cameras; pictures, 2 or more.
+        """
+        who: list[int] = []
+        where: list[int] = []
+        often: list[int] = []
+        for identity in range(1, self.identities + self.test_identities + 1):
             draws = Draws(self.seed, "visits", identity)
             missed = draws.integer(min(2, self.cameras - 2) + 1)
-            seen = sorted(draws.shuffled(range(self.cameras))[missed:])
-            for camera in seen:
-                # between 2 and 2·mean − 2 pictures
-                count = 2 + draws.integer(2 * self.images_per_camera - 3)
-                shots += [Shot(split, identity, camera, index) for index in range(count)]
-        return shots
+            for camera in sorted(draws.shuffled(range(self.cameras))[missed:]):
+                who.append(identity)
+                where.append(camera)
+                if self.total_images is None:  # between 2 and 2·mean − 2 pictures
+                    often.append(2 + draws.integer(2 * self.images_per_camera - 3))
+                else:
+                    often.append(1 + draws.integer(1024))  # a share of what is left
+        counts = np.array(often, dtype=np.int64)
+        if self.total_images is not None:
+            left = self.total_images - 2 * len(counts)
+            if left < 0:
+                raise ConfigError(
+                    f"dataset.total_images={self.total_images} are too few for {len(counts):,} "
+                    "visits of people to cameras, each of which is two pictures at least.",
+                    f"Give {2 * len(counts)} or more, or fewer identities or cameras.",
+                )
+            until = left * counts.cumsum() // counts.sum()
+            counts = 2 + np.diff(until, prepend=0)
+        return np.array(who, dtype=np.int64), np.array(where, dtype=np.int64), counts
 
-    def _bad_detections(self) -> list[Shot]:
-        count = round(self.distractors * self.test_identities)
-        return [Shot("gallery", 0, index % self.cameras, index) for index in range(count)]
-
-    def _split(self, world: World, shots: Sequence[Shot]) -> Split:
+    def _split(
+        self,
+        world: World,
+        part: str,
+        identities: np.ndarray,
+        cameras: np.ndarray,
+        indices: np.ndarray,
+    ) -> Split:
         settings: dict[str, object] = {
             "cameras": self.cameras,
             "difficulty": self.difficulty,
             "seed": self.seed,
             "size": self.size,
         }
-        return Split(
-            Rendered(world, shots, settings),
-            np.array([shot.identity for shot in shots], dtype=np.int64),
-            np.array([shot.camera for shot in shots], dtype=np.int64),
-        )
+        images = Rendered(world, part, identities, cameras, indices, settings)
+        return Split(images, identities, cameras)
 
 
 def _check(

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from harness.data import ImageSource
 from harness.errors import DataError, HarnessError
+from harness.images import rendering
 from harness.images.sources import modified
 
 FORMAT = 1  # raise it when the pixels or the files change: older banks are then built anew
@@ -233,8 +234,14 @@ def _decoded(source: ImageSource, size: tuple[int, int]) -> Iterator[tuple[bytes
     """(pixels or None if bad, checksum) of each image in order, decoded by all cores.
 
     Threads do, as Pillow decodes and resizes without the interpreter lock. Memory is bounded by
-    the tasks in flight, two a core.
+    the tasks in flight, two a core. Images that are drawn instead take processes.
     """
+    if rendering.worth_it(source):
+        try:
+            yield from rendering.read(source, size)
+        except OSError as error:
+            raise _ReadError from error
+        return
     height, width = size
 
     def task(start: int) -> list[tuple[bytes | None, int]]:

@@ -24,6 +24,7 @@ class Joined(ImageSource):
     def __init__(self, sources: Mapping[str, ImageSource]) -> None:
         self.names = tuple(sources)
         self.sources = tuple(sources.values())
+        self.drawn = any(source.drawn for source in self.sources)
         self._ends = list(accumulate(len(source) for source in self.sources))
 
     def __len__(self) -> int:

@@ -87,7 +87,9 @@ def make_card(
     parts = {}
     for name in ("train", "query", "gallery"):
         split = getattr(data, name)
-        known = split.identities[split.identities > 0]
+        # a gallery's 0 is nobody, unless a query asks for him
+        first = 1 if name == "gallery" and not (data.query.identities == 0).any() else 0
+        known = split.identities[split.identities >= first]
         parts[name] = {
             "images": len(split.images),
             "identities": len(np.unique(known)),

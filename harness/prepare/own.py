@@ -170,6 +170,7 @@ def _drawn(people: Mapping[str, Sequence[Told]], seed: int, share: float) -> set
         identity
         for identity, images in people.items()
         if len({each.camera for each in images} if images[0].camera else images) > 1
+        and identity.strip("0")  # a gallery's 0 is nobody: see datasets/folder/README.md
     ]
     ranked = sorted(can, key=lambda identity: derive(seed, "split", identity))
     return set(ranked[: round(share * len(people))])
@@ -179,11 +180,8 @@ def _with_queries(test: Sequence[Told]) -> list[Told]:
     """The first image of each person and camera as a query, as far as the gallery keeps an answer
     to each: an image of that person, of another camera where there are cameras.
     """
-    asked = {
-        image.path
-        for images in _people(test).values()
-        for image in _queries(sorted(images, key=_path))
-    }
+    people = _people(test).values()
+    asked = {image.path for images in people for image in _queries(sorted(images, key=_path))}
     return [replace(e, split="query" if e.path in asked else "gallery") for e in test]
 
 
