@@ -63,7 +63,8 @@ NAMINGS = (
     ),
     _naming(
         "cam_a/0001_….jpg: a folder for each camera, names that begin with the person's number",
-        rf"{CAMERA}/(?:person|id|p)?[_-]?(?P<id>\d+)(?:[_.-][^/]*)",
+        # 000123.jpg alone is rather a frame
+        rf"{CAMERA}/(?:(?:person|id|p)[_-]?|(?=\d+[_-]))(?P<id>\d+)(?:[_.-][^/]*)",
     ),
     _naming("PERSON/….jpg: a folder for each person, no cameras", rf"{FOLDER}/[^/]+"),
     _naming("0002_….jpg: names begin with the person's number, no cameras",

@@ -218,8 +218,10 @@ def show(proposal: Proposal, target: Path, console: Console) -> None:
     grid = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for column in ("path", "id", "camera", "split"):
         grid.add_column(column, overflow="fold")
-    step = max(1, len(rows) // SHOWN)
-    for row in rows[::step][:SHOWN]:
+    ordered = sorted(rows, key=lambda row: ("train", "query", "gallery").index(row.split))
+    last = len(rows) - 1
+    for place in sorted({round(last * i / (SHOWN - 1)) for i in range(SHOWN)}):
+        row = ordered[place]
         grid.add_row(*map(Text, (row.path, row.id or "–", row.camera or "–", row.split)))
     console.print(grid)
     for line in _counts(proposal):
