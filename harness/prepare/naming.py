@@ -22,8 +22,9 @@ SPLITS = {
 }  # fmt: skip
 #: a share of the files that a way of naming has to fit
 ENOUGH = 0.9
-CAMERA = r"(?P<camera>(?:c|cam|camera|kamera|view)[_\- ]?(?:\d+|[a-z])|(?:cam|camera)[_\- ]\w+)"
-FOLDER = r"(?P<id>[^/]+)"
+_CAMERA = r"(?:c|cam|camera|kamera|view)[_\- ]?(?:\d+|[a-z])|(?:cam|camera)[_\- ]\w+"
+CAMERA = rf"(?P<camera>{_CAMERA})"
+FOLDER = rf"(?!(?:{_CAMERA})/)(?P<id>[^/]+)"
 
 
 @dataclass(frozen=True)

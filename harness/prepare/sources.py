@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
@@ -170,14 +170,14 @@ class TarSource(Source):
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
     """A member's name. Names without the flag for UTF-8 are UTF-8 all the same where they can be:
-    many programs leave the flag out, and zipfile then reads them as code page 437.
+    many programs leave the flag out, and zipfile then reads them as code page 437. Some programs
+    write backslashes for slashes.
     """
+    name = info.filename
     if not info.flag_bits & 0x800:
-        try:
-            return info.filename.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
-    return info.filename
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _safe(archive: Path, name: str) -> str:

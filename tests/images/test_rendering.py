@@ -40,7 +40,7 @@ def test_one_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fails_is_no_bad_image(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read from its disk: .*Input/output error"):
+    with pytest.raises(DataError, match=r"cannot be read from its disk: .*Input/output error"):
         build_bank(Drawn(40, "disk"), (16, 8), tmp_path, on_bad_image="skip")
     assert not list(tmp_path.glob("*.npy"))
 

@@ -21,7 +21,7 @@ def grid(pattern: str, people: int = 4, cameras: int = 2, images: int = 2) -> li
 
 
 def told(paths: Iterable[str], pattern: str | None = None) -> list[tuple[str, str, str]]:
-    naming, found = read(list(paths), None if pattern is None else own(pattern))
+    _, found = read(list(paths), None if pattern is None else own(pattern))
     return [(each.id, each.camera, each.split) for each in found]
 
 
@@ -61,9 +61,7 @@ def test_ways_of_naming(pattern: str, first: tuple[str, str, str]) -> None:
 def test_folders_say_what_images_are_for_only_if_all_do() -> None:
     paths = grid("data/query/{p}/{i}.jpg") + grid("data/gallery/{p}/{i}.jpg")
     assert {split for _, _, split in told(dict.fromkeys(paths))} == {"query", "gallery"}
-    mixed = told(
-        [*dict.fromkeys(grid("train/{p}/{i}.jpg")), *dict.fromkeys(grid("more/{p}/{i}.jpg"))]
-    )
+    mixed = told(dict.fromkeys(grid("train/{p}/{i}.jpg") + grid("more/{p}/{i}.jpg")))
     assert {split for _, _, split in mixed} == {""}
 
 

@@ -128,6 +128,14 @@ def test_the_official_folders_go_before_copies_of_them(command: Command, tmp_pat
     assert "in folder Market-1501-v15.09.15: 9 images" in answer.out
 
 
+def test_a_zip_with_backslashes(command: Command, tmp_path: Path) -> None:
+    """As some programs of Windows write it."""
+    files = {name.replace("/", "\\"): content for name, content in market("a/").items()}
+    answer = prepare(command, write_zip(tmp_path / "x.zip", files))
+    assert answer.status == 0, answer.err
+    assert "in folder a: 9 images" in answer.out
+
+
 def test_msmt17_keeps_its_folders_and_lists(command: Command, tmp_path: Path) -> None:
     lists = {f"y/MSMT/{name}": "\n".join(lines).encode() for name, lines in MSMT_LISTS.items()}
     images = pictures(f"y/MSMT/{name}" for name in msmt17_images("v2"))
