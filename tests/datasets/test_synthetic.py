@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
+from PIL import Image
 
+from harness.cell import settings_hash
 from harness.errors import ConfigError
 from harness.interfaces import Dataset, ReIDData, Split
+from tests.tiny import tiny_config
 
 PIXEL_SUM = 110_110_406
 Make = Callable[..., Dataset]
@@ -181,3 +189,72 @@ def test_the_smallest_one_is_a_sound_problem(synthetic: Make) -> None:
     data = synthetic(identities=2, test_identities=2, cameras=2, images_per_camera=2, distractors=0)
     small = data.load()
     assert len(small.query.images) == len(small.gallery.images) == 4
+
+
+@pytest.mark.parametrize("total", [500, 777])
+def test_so_many_pictures_in_all(synthetic: Make, total: int) -> None:
+    data = synthetic(
+        identities=20, test_identities=15, total_images=total, images_per_camera=9, distractors=2
+    ).load()
+    people = sum(
+        int((part.identities > 0).sum()) for part in (data.train, data.query, data.gallery)
+    )
+    assert people == total
+    assert (data.gallery.identities == 0).sum() == 30
+    _, images = np.unique(data.train.identities * 5 + cameras(data.train), return_counts=True)
+    assert images.min() >= 2 and len(set(images)) > 3, "uneven, as in life"
+    for identity, camera in zip(data.query.identities, cameras(data.query), strict=True):
+        same = data.gallery.identities == identity
+        assert (same & (cameras(data.gallery) != camera)).any()
+
+
+def test_too_few_pictures_are_refused_with_a_number_that_does(synthetic: Make) -> None:
+    settings = {"identities": 20, "test_identities": 15}
+    with pytest.raises(ConfigError, match="too few for") as caught:
+        synthetic(**settings, total_images=100).load()
+    enough = int(caught.value.cure.split()[1])
+    data = synthetic(**settings, total_images=enough, distractors=0).load()
+    assert sum(len(p.images) for p in (data.train, data.query, data.gallery)) == enough
+    with pytest.raises(ConfigError, match="total_images"):
+        synthetic(total_images=2.5)
+
+
+def test_the_size_of_msmt17_is_no_list_in_memory(synthetic: Make) -> None:
+    made = synthetic(identities=1041, test_identities=3060, cameras=15, total_images=126_441)
+    tracemalloc.start()
+    data = made.load()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.train.images) > 30_000
+    assert peak < 24 * 2**20, "bytes: names alone would take as much"
+    assert len(pickle.dumps(data.gallery.images)) < 2 * 2**20, "what each process gets"
+
+
+def test_pickled_it_draws_the_same(default: ReIDData) -> None:
+    copy = pickle.loads(pickle.dumps(default.train.images))
+    assert copy.drawn and copy.name(7) == default.train.images.name(7)
+    assert copy.read(7).tobytes() == default.train.images.read(7).tobytes()
+
+
+def test_a_total_that_is_not_given_changes_no_name(tmp_path: Path) -> None:
+    """Cells from before there was a choice are found again."""
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    assert config.dataset.total_images is None
+    without = config.copy()
+    OmegaConf.set_struct(without, False)
+    del without.dataset["total_images"]
+    assert settings_hash(config, "fp32") == settings_hash(without, "fp32")
+    config.dataset.total_images = 900
+    assert settings_hash(config, "fp32") != settings_hash(without, "fp32")
+
+
+def test_examples_on_its_page(dataset_module: Callable[[str], ModuleType]) -> None:
+    """Changed on purpose? `harness_plugins.datasets.synthetic.sheet.write()` makes them anew."""
+    dataset_module("synthetic")
+    sheet = importlib.import_module("harness_plugins.datasets.synthetic.sheet")
+    assert sheet.FILE.stat().st_size < 100_000
+    assert sheet.FILE.name in (sheet.FILE.parent / "README.md").read_text(encoding="utf-8")
+    made = sheet.contact_sheet(sheet.Synthetic().load()).convert("RGB")
+    with Image.open(sheet.FILE) as image:
+        kept = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(np.asarray(made).astype(int) - kept).mean() < 3  # palettes may differ
