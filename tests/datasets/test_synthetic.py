@@ -196,9 +196,8 @@ def test_so_many_pictures_in_all(synthetic: Make, total: int) -> None:
     data = synthetic(
         identities=20, test_identities=15, total_images=total, images_per_camera=9, distractors=2
     ).load()
-    people = sum(
-        int((part.identities > 0).sum()) for part in (data.train, data.query, data.gallery)
-    )
+    parts = (data.train, data.query, data.gallery)
+    people = sum(int((part.identities > 0).sum()) for part in parts)
     assert people == total
     assert (data.gallery.identities == 0).sum() == 30
     _, images = np.unique(data.train.identities * 5 + cameras(data.train), return_counts=True)
