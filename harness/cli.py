@@ -44,6 +44,8 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
   harness run method=mskd --cfg job                      show the whole configuration, run nothing
   harness run method=mskd labeler.eps=0.5                change any value of it
   harness run method=cluster_contrast distiller=offline_teacher distiller.teacher=RUN
+  harness run method=cluster_contrast dataset=[market1501,msmt17]   both, tested on the first
+  harness run method=cluster_contrast dataset=msmt17 init=RUN       begin from a finished run
 
 often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
   backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda

@@ -89,12 +89,9 @@ def find_init(config: DictConfig) -> Init | None:
         ConfigError: there is no such run, it is unfinished, or it kept no weights.
     """
     name = config.get("init")
-    return None if name is None else _find(str(name), str(config.store))
-
-
-@cache
-def _find(name: str, store: str) -> Init:
-    run = Store(Path(store).expanduser()).find(name)
+    if name is None:
+        return None
+    run = Store(Path(config.store).expanduser()).find(str(name))
     if not run.finished:
         raise ConfigError(
             f"init={run.name} is not finished.",
@@ -107,8 +104,15 @@ def _find(name: str, store: str) -> Init:
             f"init={run.name} kept no weights ({path.name} is missing).",
             "Records committed to a repository come without weights: run it again, force=true.",
         )
-    digest = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    stat = path.stat()
+    digest = _digest(path.absolute(), stat.st_mtime_ns, stat.st_size)
     return Init(Run(run.folder.absolute()), stage, digest)
+
+
+@cache
+def _digest(path: Path, modified: int, size: int) -> str:
+    """Of a file's content; read again only if it has changed."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
 
 
 def settled(config: DictConfig) -> DictConfig:

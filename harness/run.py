@@ -160,7 +160,7 @@ class Cell:
 
     def forget(self) -> None:
         """Remove what an earlier run of this cell left."""
-        for pattern in ("record.json", "history.json", "*.pt", "per_query.npz"):
+        for pattern in ("record.json", "history.json", "*.pt", "per_query.npz", "eval-*"):
             for path in self.folder.glob(pattern):
                 path.unlink()
 

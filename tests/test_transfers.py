@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from harness import init
 from harness.cell import cell_name
 from harness.errors import ConfigError
 from harness.evaluate import evaluate_run
@@ -95,6 +95,8 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
     own = Run(source.folder).record["metrics"]["mAP"]
     assert f"{tested['mAP']:.1f}" in row and f"{own:.1f}" in row
     assert "trained on → tested on, protocol debug" in answer.out
+    paper = command("table", "--cross", "--store", store, "--format", "latex").out
+    assert r"\caption{Trained on $\to$ tested on" in paper and "→" not in paper
     plain = command("table", "--store", store)
     assert f"{tested['mAP']:.1f}" not in plain.out.split("Protocol")[0], "no row of its own there"
     for wrong, word in (
@@ -167,6 +169,17 @@ def test_training_goes_on_from_there(source: Run, folder: Path, tmp_path: Path) 
     assert row["trained_on"] == "synthetic → synthetic"
 
 
+def test_run_again_it_has_no_results_of_the_old_weights(folder: Path) -> None:
+    config = tiny_config(folder, "method=direct_transfer", "name=again")
+    run = run_cell(config)
+    evaluate_run(str(run.folder), OTHER, data_root=str(folder / "data"), save=True)
+    assert len(list(run.folder.glob("eval-*"))) == 2
+    config.force = True
+    run_cell(config)
+    assert not list(run.folder.glob("eval-*"))
+    shutil.rmtree(run.folder)
+
+
 def test_the_hash_is_of_the_weights_not_of_the_name(
     source: Run, folder: Path, tmp_path: Path
 ) -> None:
@@ -187,7 +200,6 @@ def test_the_hash_is_of_the_weights_not_of_the_name(
     state = torch.load(copy / "train.pt", weights_only=True)
     key = next(iter(state))
     torch.save(state | {key: state[key] + 1}, copy / "train.pt")
-    init._find.cache_clear()
     assert cell_name(begun(copy), "fp32") not in names
     assert len(hashes | {protocol_card(begun(copy), "fp32")["hash"]}) == 3
 
@@ -212,7 +224,6 @@ def test_init_that_is_not_there(source: Run, folder: Path, tmp_path: Path) -> No
     plain = compose(other(folder, "method=direct_transfer"))
 
     def run(name: object) -> None:
-        init._find.cache_clear()
         config = plain.copy()
         config.init = str(name)
         run_cell(config)

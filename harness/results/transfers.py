@@ -186,6 +186,14 @@ def sheets(
     return [_sheet(group, metrics) for _, group in runs.groupby(["protocol", "protocol_hash"])]
 
 
+def _titled(trained: str) -> str:
+    """`market1501+msmt17 → cuhk01` with the titles that papers use."""
+    from harness.results.published import TITLES
+
+    steps = [step.split("+") for step in trained.split(" → ")]
+    return " → ".join(" + ".join(TITLES.get(name, name) for name in step) for step in steps)
+
+
 def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
     from harness.results.comparisons import METRICS as TITLED
     from harness.results.comparisons import held
@@ -208,7 +216,7 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
         oracle = "" if selection == "last" else f"selection={selection}"
         apart = ", ".join(text for text in (crossing, variant, oracle) if text)
         cells = [Cell(f"{method} [{apart}]" if apart else method),
-                 Cell(" + ".join(TITLES.get(n, n) for n in trained.split("+"))),
+                 Cell(_titled(trained)),
                  Cell("yes" if cameras == "True" else "no")]  # fmt: skip
         for name in tested:
             mine = group[group["column"] == name].drop_duplicates(["settings", "seed"])
