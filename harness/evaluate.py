@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from harness import plugins
 from harness.errors import ConfigError, DataError, did_you_mean
@@ -61,7 +62,7 @@ def evaluate_run(
     if on.type == "cpu":
         keep_freed_memory()
     backbone = load_network(found, stage).to(on)
-    with Reporter() as reporter:
+    with Reporter(Console(stderr=True, highlight=False) if json else None) as reporter:
         referee = make_referee(
             build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
             (int(config["images"]["height"]), int(config["images"]["width"])),

@@ -19,7 +19,7 @@ from harness.seeds import derive
 FOLDERS = ("CUHK01", "CUHK01/CUHK01", "cuhk01", "cuhk01/CUHK01", ".")
 PART = "campus"
 PEOPLE, IMAGES = 971, 3_884
-#: people to test on and seed of the split; the fingerprint of that split of a copy that has all else
+#: people to test on and seed of the split; its fingerprint, of a copy that agrees in all else
 DEFAULTS = (486, 0)
 FINGERPRINT = "2476d36fa31ff2eb173f54dae365c451"
 #: identity, picture: 0001001.png; pictures 1 and 2 are camera A's, 3 and 4 camera B's

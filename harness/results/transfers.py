@@ -51,17 +51,20 @@ def save(
     card["evaluation"] = evaluation_rule(bool(dataset.get("tracks")), referee.rerank)
     card["hash"] = card_hash(card)
     data = referee.data
+    first = referee.parts[0] if referee.parts else {}  # of several, the one that is tested on
+    name = str(first.get("name", data.name))
+    fingerprint = str(first.get("fingerprint", referee.fingerprint))
     result = {
         "schema": SCHEMA,
         "run": run.name,
         "stage": stage,
         "trained_on": trained_on(record),
-        "tested_on": data.name,
+        "tested_on": name,
         "protocol": card,
         "metrics": dict(metrics),
         "dataset": {
-            "name": data.name,
-            "fingerprint": referee.fingerprint,
+            "name": name,
+            "fingerprint": fingerprint,
             "query": len(data.query.images),
             "gallery": len(data.gallery.images),
             "unreadable": referee.skipped,
@@ -70,9 +73,9 @@ def save(
         },
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    key = f"{stage}/{referee.fingerprint}/{card['hash']}"
+    key = f"{stage}/{fingerprint}/{card['hash']}"
     digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
-    path = run.folder / f"{PREFIX}{data.name}-{digest}.json"
+    path = run.folder / f"{PREFIX}{name}-{digest}.json"
     assert referee.last is not None
     arrays: dict[str, Any] = {
         f"{stage}_ap": referee.last.ap.astype(np.float32),

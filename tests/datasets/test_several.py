@@ -20,6 +20,7 @@ from harness.images.sources import modified
 from harness.interfaces import Dataset
 from harness.prepare.card import read_headers
 from harness.protocol import protocol_card
+from harness.results import transfers
 from harness.run import run_cell
 from tests.conftest import Command
 from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
@@ -191,8 +192,11 @@ def test_a_run(tmp_path: Path, command: Command) -> None:
     assert (first["cameras"], second["cameras"]) == (5, 3)
     assert len({found["fingerprint"], first["fingerprint"], second["fingerprint"]}) == 3
     assert run.record["cell"]["dataset"] == "synthetic+synthetic"
-    again = command("eval", str(run.folder), "--data-root", str(tmp_path / "data"))
+    again = command("eval", str(run.folder), "--data-root", str(tmp_path / "data"), "--save")
     assert f"mAP {run.record['metrics']['mAP']:.1f}" in again.out, again.err
+    rows = transfers.load(tmp_path / "runs")
+    assert rows["tested_on"].tolist() == ["synthetic"] * 2 and rows["data"].nunique() == 1
+    assert set(rows["trained_on"]) == {"synthetic+synthetic"}
 
 
 def test_a_method_that_needs_cameras_where_one_has_none(tmp_path: Path) -> None:
