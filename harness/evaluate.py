@@ -128,7 +128,7 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
                 f"There is no option '{key}'.", did_you_mean(last, section or config["dataset"])
             )
         section[last] = yaml.safe_load(value)
-    missing = [key for key, value in config["dataset"].items() if value == "???"]
+    missing = [key for key, value in config["dataset"].items() if value == "???"] if named else []
     if missing:
         raise ConfigError(
             f"No value was given for dataset.{missing[0]}.",

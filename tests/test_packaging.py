@@ -75,7 +75,7 @@ def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
             expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob(pattern)}
     for kind, folder in bundled.items():
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".yaml", ".md", ".npz", ".bib"):
+            if path.suffix in (".py", ".yaml", ".md", ".npz", ".bib", ".png"):
                 inner = path.relative_to(ROOT / folder).as_posix()
                 expected.add(f"harness/_bundled/{kind}/{inner}")
     assert "harness/_bundled/methods/mskd/config.yaml" in expected
