@@ -19,6 +19,8 @@ usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   table     compare what was run                         harness table --format markdown
+  report    all of it as one page for a browser          harness report --output report.html
+  show      pictures of a run: ranked lists, maps, …     harness show RUN ranked
   list      methods, datasets, backbones, …, runs        harness list methods
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
@@ -176,6 +178,20 @@ def _table(arguments: list[str]) -> None:
             None if options.compare is None else tuple(options.compare), options.output,
         )
     )  # fmt: skip
+
+
+def _report(arguments: list[str]) -> None:
+    parser = _Parser(
+        "report",
+        "harness report --output report.html",
+        "Write one HTML page of finished runs: tables, curves, costs, methods. It needs no network.",
+    )
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument("--output", default="report.html", help="the file to write")
+    options = parser.parse_args(arguments)
+    from harness.results.report import write_report
+
+    print(write_report(options.store, options.output))
 
 
 def _list(arguments: list[str]) -> None:
@@ -339,6 +355,7 @@ def _add_shared(parser: _Parser) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
+    "report": _report,
     "list": _list,
     "prepare": _prepare,
     "eval": _eval,

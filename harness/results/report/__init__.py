@@ -1,5 +1,5 @@
 """`harness report`: leaderboard, curves, costs and methods of a store, as one HTML page."""
 
-from harness.results.report.page import page, write_report
+from harness.results.report.page import render, write_report
 
-__all__ = ["page", "write_report"]
+__all__ = ["render", "write_report"]

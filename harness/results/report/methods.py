@@ -109,7 +109,8 @@ def rendered(markdown: str) -> Markup:
                 kept.append(child)
         if token.children is not None:
             token.children = kept
-    return Markup(parser.renderer.render(tokens, parser.options, {}))
+    text = parser.renderer.render(tokens, parser.options, {})
+    return Markup(text.replace("<pre>", '<pre tabindex="0">'))  # what scrolls takes the focus
 
 
 def _settings(runs: Sequence[Run]) -> Iterable[Setting]:

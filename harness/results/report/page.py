@@ -73,11 +73,11 @@ def write_report(store: str | Path, output: str | Path) -> Path:
         ConfigError: the store holds no finished run. HarnessError: the file cannot be written.
     """
     path = Path(output).expanduser()
-    write_text(path, page(store))
+    write_text(path, render(store))
     return path
 
 
-def page(store: str | Path) -> str:
+def render(store: str | Path) -> str:
     """The page of a store. The same records make the same page.
 
     Raises:
@@ -100,7 +100,7 @@ def page(store: str | Path) -> str:
         same = [c for c in found[:place] if _alike(c, comparison)]
         boards.append(Board(key, best_first, sheet(best_first), shown, _differs(same, comparison)))
     left_out += [(name, f"curves left out: {problem}") for name, problem in sorted(damaged.items())]
-    return _render(boards, described, finished, left_out, unfinished)
+    return _fill(boards, described, finished, left_out, unfinished)
 
 
 def _alike(a: Comparison, b: Comparison) -> bool:
@@ -118,7 +118,7 @@ def _differs(same: Sequence[Comparison], comparison: Comparison) -> tuple[str, .
     )
 
 
-def _render(
+def _fill(
     boards: Sequence[Board],
     described: Sequence[Method],
     finished: Sequence[Run],

@@ -62,11 +62,12 @@ class Rows:
         ]
 
     def _epochs(self, name: str, stage: str) -> list[dict[str, Any]]:
+        run = self.find(name)
         try:
-            history = self.find(name).history()
+            history = run.history()
             return [row for row in history if row["stage"] == stage and is_number(row["epoch"])]
         except HarnessError as error:
-            self.damaged[name] = error.cause.rpartition(": ")[2]
+            self.damaged[name] = error.cause.removeprefix(f"{run.folder}: ")
         except (KeyError, TypeError):
             self.damaged[name] = "history.json is no list of epochs"
         return []
