@@ -194,6 +194,40 @@ def _report(arguments: list[str]) -> None:
     print(write_report(options.store, options.output))
 
 
+def _show(arguments: list[str]) -> None:
+    parser = _Parser("show", "harness show RUN ranked --queries worst", "Draw pictures of a run.")
+    parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
+    parser.add_argument(
+        "what", nargs="*", metavar="KIND",
+        help="ranked, embedding, curves, maps; all if left out. dataset.KEY=VALUE for moved data",
+    )  # fmt: skip
+    parser.add_argument("--output", help="a folder; default RUN/figures")
+    parser.add_argument("--format", default="png", choices=["png", "svg", "pdf"])
+    parser.add_argument("--stage", help="which of its networks; the last one if left out")
+    parser.add_argument("--queries", default="worst", help="worst, best, random, or 0,7,NAME")
+    parser.add_argument("--count", type=int, default=8, help="queries, or images of maps")
+    parser.add_argument("--top", type=int, default=10, help="images of each ranked list")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--method", default="tsne", help="of embedding: tsne or umap")
+    parser.add_argument("--identities", type=int, default=16, help="people of embedding")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
+    parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
+    parser.add_argument("--device", default="auto")
+    options = vars(parser.parse_intermixed_args(arguments))
+    from harness.figures.command import Wanted, show_run
+
+    words = options.pop("what")
+    drawn = ("queries", "count", "top", "seed", "method", "identities")
+    show_run(
+        kinds=[word for word in words if "=" not in word],
+        changes=[word for word in words if "=" in word],
+        style=options.pop("format"),
+        wanted=Wanted(**{key: options.pop(key) for key in drawn}),
+        **options,
+    )
+
+
 def _list(arguments: list[str]) -> None:
     parser = _Parser("list", "harness list methods", "What there is to choose from.")
     parser.add_argument("what", nargs="?", default="methods", help="methods, crossings, runs, …")
@@ -356,6 +390,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
     "report": _report,
+    "show": _show,
     "list": _list,
     "prepare": _prepare,
     "eval": _eval,
