@@ -184,7 +184,7 @@ def _report(arguments: list[str]) -> None:
     parser = _Parser(
         "report",
         "harness report --output report.html",
-        "Write one HTML page of finished runs: tables, curves, costs, methods. It needs no network.",
+        "Write one HTML page of finished runs: tables, curves, costs, methods. Needs no network.",
     )
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.add_argument("--output", default="report.html", help="the file to write")

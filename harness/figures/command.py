@@ -103,8 +103,8 @@ def show_run(
         print(path)
     if not written:
         raise refused[0][1]
-    for kind, error in refused:
-        print(f"left out: {kind}: {error.cause}", file=sys.stderr)
+    for kind, problem in refused:
+        print(f"left out: {kind}: {problem.cause}", file=sys.stderr)
     return written
 
 

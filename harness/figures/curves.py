@@ -66,7 +66,9 @@ def curves(run: Run) -> Figure:
     return picture
 
 
-def _line(axes: Axes, rows: list[dict[str, Any]], key: str, place: int, dash: str, name: str) -> None:
+def _line(
+    axes: Axes, rows: list[dict[str, Any]], key: str, place: int, dash: str, name: str
+) -> None:
     points = [(row["epoch"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
     if points:
         x, y = zip(*points, strict=True)

@@ -37,9 +37,7 @@ class Embedding:
     labeler: str = ""
 
 
-def embed(
-    subject: Subject, method: str = "tsne", identities: int = 16, seed: int = 0
-) -> Embedding:
+def embed(subject: Subject, method: str = "tsne", identities: int = 16, seed: int = 0) -> Embedding:
     """The training images of some people, drawn from `seed`, by the global view's features.
 
     Labels are those that the stage's labeler gives all training images as the network sees them
@@ -136,7 +134,14 @@ def draw(embedding: Embedding, title: str) -> Figure:
         left = panels[0]
         known = matched(embedding.labels, embedding.people)
         out = embedding.labels < 0
-        left.scatter(*embedding.points[out].T, s=14, marker="x", color=FAINT, linewidths=0.8)
+        left.scatter(
+            embedding.points[out, 0],
+            embedding.points[out, 1],
+            s=14,
+            marker="x",
+            color=FAINT,
+            linewidths=0.8,
+        )
         for label, (person, main) in known.items():
             _points(left, embedding.points[embedding.labels == label], person, main)
         left.set_title(f"by cluster ({embedding.clusters} in all, {embedding.outliers} outliers)")
@@ -162,6 +167,6 @@ def _points(axes: Axes, points: np.ndarray, person: int, filled: bool) -> None:
     look = style(person)
     colour = look["color"]
     axes.scatter(
-        *points.T, s=20, marker=look["marker"], linewidths=0.9,
+        points[:, 0], points[:, 1], s=20, marker=look["marker"], linewidths=0.9,
         facecolors=colour if filled else "none", edgecolors="white" if filled else colour,
     )  # fmt: skip

@@ -60,7 +60,7 @@ def shares(network: Backbone, images: np.ndarray) -> dict[str, Tensor]:
 
 @drawn
 def draw(images: np.ndarray, found: dict[str, Tensor], title: str) -> Figure:
-    """An image a row: itself, then each view's shares laid over it, bright where most comes from."""
+    """Each image, and beside it each view's shares laid over it, bright where most comes from."""
     height, width = images.shape[1:3]
     tall, columns = height / width, 1 + len(found)  # of an image, in inches
     across = max(1, min(len(images), 9 // columns))  # images beside each other

@@ -111,7 +111,7 @@ def _rows(
         blocks, places = rerank_blocks(query, gallery), {index: index for index in chosen}
     else:
         blocks = distance_blocks(query[list(chosen)], gallery)
-        places = {place: index for place, index in enumerate(chosen)}
+        places = dict(enumerate(chosen))
     return dict(_picked(blocks, places))
 
 
@@ -147,7 +147,7 @@ def nearest(
 
 @drawn
 def draw(subject: Subject, found: Sequence[Ranking], title: str) -> Figure:
-    """A row a query: the query, then what was found; ✓ in blue is right, ✗ in vermilion is wrong."""
+    """A row a query: the query, then what was found, ✓ in blue if right, ✗ in vermilion if not."""
     referee = subject.test
     assert referee.query_bank is not None and referee.gallery_bank is not None
     columns = 1 + max(len(ranking.gallery) for ranking in found)
@@ -163,7 +163,9 @@ def draw(subject: Subject, found: Sequence[Ranking], title: str) -> Figure:
         places = zip(axes[1:], ranking.gallery, ranking.right, strict=False)
         for rank, (place, image, right) in enumerate(places, start=1):
             colour, sign = (RIGHT, "✓") if right else (WRONG, "✗")
-            _image(place, referee.gallery_bank.images[image], colour, "-" if right else (0, (2, 1.2)))
+            _image(
+                place, referee.gallery_bank.images[image], colour, "-" if right else (0, (2, 1.2))
+            )
             place.set_title(f"{rank} {sign}", color=colour, loc="center", fontsize=8)
             _below(place, "", None if g.cameras is None else int(g.cameras[image]))
         for place in axes[1 + len(ranking.gallery) :]:

@@ -19,7 +19,7 @@ FORMATS = ("png", "svg", "pdf")
 #: eight colours by six marks tell 48 apart
 MARKS = ("o", "s", "^", "D", "v", "P")
 INK, FAINT, LINE = "#16181d", "#5a6069", "#d5d9e0"
-SETTINGS: dict[str, Any] = {
+SETTINGS: Any = {  # matplotlib types it by each key
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -74,10 +74,12 @@ def fill(picture: Figure, top: float, **options: float) -> None:
 
 def heading(picture: Figure, text: str, left: float = 0.01) -> None:
     """What the picture is of, in the upper left."""
-    picture.suptitle(text, x=left, y=1 - 0.04 / picture.get_figheight(), ha="left", va="top", fontsize=8)
+    picture.suptitle(
+        text, x=left, y=1 - 0.04 / picture.get_figheight(), ha="left", va="top", fontsize=8
+    )
 
 
-def style(place: int) -> dict[str, str]:
+def style(place: int) -> dict[str, Any]:
     """Colour and mark of the n-th of many."""
     return {
         "color": LIGHT[place % len(LIGHT)],
@@ -90,13 +92,13 @@ def save(picture: Figure, path: Path) -> Path:
     from matplotlib import rc_context
 
     kind = path.suffix[1:]
-    options: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "png": {"pil_kwargs": {"optimize": True}},
         "svg": {"metadata": {"Date": None}},  # the same picture, the same file
         "pdf": {"metadata": {"CreationDate": None}},
-    }[kind]
+    }
     buffer = io.BytesIO()
     with rc_context(SETTINGS):
-        picture.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.08, **options)
+        picture.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.08, **kinds[kind])
     write_atomically(path, lambda file: file.write(buffer.getvalue()))
     return path

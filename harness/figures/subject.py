@@ -114,8 +114,8 @@ class Subject:
         )
 
     def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
-        """Pseudo-labels (N,) that the stage's labeler gives these features, -1 for outliers, and its
-        settings in words; None where the stage has no labeler.
+        """Pseudo-labels (N,) that the stage's labeler gives these features, -1 for outliers, and
+        its settings in words; None where the stage has no labeler.
 
         A labeler that goes on from its last labels is asked as often as it was in training.
         """

@@ -25,15 +25,17 @@ def own(run: Run, tmp_path: Path) -> Run:
     return Run(tmp_path / "results" / "runs" / run.name)
 
 
-def test_all_pictures_go_into_the_run_s_own_folder(
-    own: Run, place: Path, command: Command
-) -> None:
-    answer = command("show", "mskd", "--data-root", f"{place}/data", "--count", "2", "--identities", "4")
+def test_all_pictures_go_into_the_run_s_own_folder(own: Run, place: Path, command: Command) -> None:
+    answer = command(
+        "show", "mskd", "--data-root", f"{place}/data", "--count", "2", "--identities", "4"
+    )
     assert answer.status == 0, answer.err
     names = ["ranked-student", "embedding-student", "curves", "maps-student"]
     folder = Path("results") / "runs" / own.name / "figures"
     paths = [folder / f"{name}.png" for name in names]
-    assert [line for line in answer.out.splitlines() if line.endswith(".png")] == list(map(str, paths))
+    assert [line for line in answer.out.splitlines() if line.endswith(".png")] == list(
+        map(str, paths)
+    )
     for path in paths:
         assert path.read_bytes().startswith(HEADS["png"])
     assert len(list(folder.iterdir())) == 4
@@ -41,7 +43,12 @@ def test_all_pictures_go_into_the_run_s_own_folder(
 
 @pytest.mark.parametrize("kind", ["svg", "pdf"])
 def test_formats(own: Run, place: Path, tmp_path: Path, kind: str) -> None:
-    options = {"style": kind, "data_root": f"{place}/data", "stage": "teacher", "output": str(tmp_path / "out")}
+    options = {
+        "style": kind,
+        "data_root": f"{place}/data",
+        "stage": "teacher",
+        "output": str(tmp_path / "out"),
+    }
     kinds = ["maps", "curves"]
     written = show_run(str(own.folder), kinds, **options)  # type: ignore[arg-type]
     assert [path.name for path in written] == [f"maps-teacher.{kind}", f"curves.{kind}"]
@@ -119,3 +126,12 @@ def test_curves_of_odd_histories(tmp_path: Path, command: Command) -> None:
     picture = curves(Run(folder))
     shown = [axes.get_title(loc="left") for axes in picture.axes if axes.axison]
     assert shown == ["Training loss"]
+
+
+def test_pictures_of_the_manual() -> None:
+    folder = Path(__file__).parents[2] / "docs"
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    assert len(pictures) == text.count("](pictures/") == 6
+    assert all(f"](pictures/{path.name})" in text for path in pictures)
+    assert sum(path.stat().st_size for path in pictures) < 300_000

@@ -49,7 +49,9 @@ def test_what_the_protocol_removes_is_not_shown(subject: Subject) -> None:
         assert (ranking.right == same).all()
         seen = g.cameras[ranking.gallery] == q.cameras[ranking.query]
         assert not (same & seen).any()
-        left = (g.identities == q.identities[ranking.query]) & (g.cameras == q.cameras[ranking.query])
+        left = (g.identities == q.identities[ranking.query]) & (
+            g.cameras == q.cameras[ranking.query]
+        )
         assert len(ranking.gallery) == len(g.identities) - left.sum()
 
 
@@ -102,7 +104,10 @@ DISTANCES = np.array([0.0, 0.5, 0.1, 0.4, 0.2])
 def test_same_camera_and_junk_are_removed() -> None:
     images, right = nearest(referee([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 10)
     assert images.tolist() == [4, 3, 1] and right.tolist() == [True, False, True]
-    assert nearest(referee([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 2)[0].tolist() == [4, 3]
+    assert nearest(referee([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 2)[0].tolist() == [
+        4,
+        3,
+    ]
 
 
 def test_without_cameras_only_the_query_itself_is_removed() -> None:

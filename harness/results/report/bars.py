@@ -6,9 +6,28 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from harness.results.report.chart import BOTTOM, COLOURED, LABEL, TOP, Chart, group, label, left_out, value
+from harness.results.report.chart import (
+    BOTTOM,
+    COLOURED,
+    LABEL,
+    TOP,
+    Chart,
+    group,
+    label,
+    left_out,
+    value,
+)
 from harness.results.report.series import Rows
-from harness.results.report.svg import LETTER, WIDTH, element, linear, mark, picture, polyline, x_axis
+from harness.results.report.svg import (
+    LETTER,
+    WIDTH,
+    element,
+    linear,
+    mark,
+    picture,
+    polyline,
+    x_axis,
+)
 
 UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 PHASES = 6  # colours
@@ -40,7 +59,9 @@ def seeds(key: str, board: str, rows: Rows) -> Chart | None:
         lines = ([(x(min(values)), y), (x(max(values)), y)], [(mean, y - 5.5), (mean, y + 5.5)])
         inner = [element("path", d=polyline(line), klass="line") for line in lines]
         for seed, v in found[place]:
-            inner.append(element("g", element("title", f"seed {seed}: {v:.1f}"), mark(place, x(v), y)))
+            inner.append(
+                element("g", element("title", f"seed {seed}: {v:.1f}"), mark(place, x(v), y))
+            )
         parts.append(group(board, place, name, *inner))
     title = "mAP of each seed, %"
     methods = [str(row["method"]) for row in rows.rows]
@@ -70,14 +91,22 @@ def seconds(key: str, board: str, rows: Rows) -> Chart | None:
             width = x(taken / divisor) - left
             words = element("title", f"{phase}: {value(taken / divisor)} {unit}")
             look = f"p p{phases.index(phase) % PHASES}"
-            bars.append(element("rect", words, x=start, y=y - half, width=width, height=2 * half, klass=look))
+            bars.append(
+                element(
+                    "rect", words, x=start, y=y - half, width=width, height=2 * half, klass=look
+                )
+            )
             start += width
         inner.append(element("g", *bars, data_row=f"{board}r{place}", klass="s"))
     parts = [*_phases(phases, left), element("g", *inner, transform=f"translate(0 {LEGEND:g})")]
     title = f"Time by phase, {unit}"
     methods = [str(row["method"]) for row in rows.rows]
-    body = tuple((methods[p], *(value(found[p].get(k, 0.0) / divisor) for k in phases)) for p in shown)
-    described = f"{', '.join(phases)} of {len(shown)} rows; at most {value(longest / divisor)} {unit}."
+    body = tuple(
+        (methods[p], *(value(found[p].get(k, 0.0) / divisor) for k in phases)) for p in shown
+    )
+    described = (
+        f"{', '.join(phases)} of {len(shown)} rows; at most {value(longest / divisor)} {unit}."
+    )
     shown_as = picture(key, title, described, *parts, height=bottom + LEGEND + UNDER)
     note = "Means over seeds, of the row’s own stage." + left_out(len(found) - COLOURED)
     return Chart(title, shown_as, ("Row", *phases), body, note)
@@ -87,7 +116,9 @@ def _phases(phases: Sequence[str], left: float) -> list[Markup]:
     """What the colours of the parts mean."""
     parts = []
     for i, phase in enumerate(phases):
-        parts.append(element("rect", x=left, y=3.0, width=10.0, height=10.0, klass=f"p p{i % PHASES}"))
+        parts.append(
+            element("rect", x=left, y=3.0, width=10.0, height=10.0, klass=f"p p{i % PHASES}")
+        )
         parts.append(label(phase, left + 14, 8.2))
         left += 28 + LETTER * len(phase)
     return parts

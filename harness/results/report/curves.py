@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from harness.results.report.chart import BOTTOM, COLOURED, LABEL, LEFT, TOP, Chart, group, label, value
+from harness.results.report.chart import (
+    BOTTOM,
+    COLOURED,
+    LABEL,
+    LEFT,
+    TOP,
+    Chart,
+    group,
+    label,
+    value,
+)
 from harness.results.report.series import Rows, Series, thinned
 from harness.results.report.svg import (
     LETTER,
@@ -64,15 +74,21 @@ def over_epochs(key: str, board: str, rows: Rows, name: str) -> Chart | None:
     parts = [x_axis(x, BOTTOM, TOP, "epoch"), y_axis(y, LEFT, right - 12)]
     for (text, floor), place in zip(floors, places[len(labelled) :], strict=True):
         line = polyline([(LEFT, y(floor)), (right - 12, y(floor)), (right - 2, place)])
-        parts.append(element("g", element("path", d=line), label(text, right, place), klass="floor"))
+        dotted = element("path", d=line)
+        parts.append(element("g", dotted, label(text, right, place), klass="floor"))
     at = {one.place: place for one, place in zip(labelled, places, strict=False)}
-    for one in reversed(series):  # the best row lies on top
-        parts.append(group(board, one.place, *_line(one, x, y, right, at.get(one.place))))
+    parts += [  # the best row lies on top
+        group(board, one.place, *_line(one, x, y, right, at.get(one.place)))
+        for one in reversed(series)
+    ]
     ends = sorted(series, key=lambda one: -one.mean[-1])
     described = ", ".join(f"{one.label} {value(one.mean[-1])}" for one in ends)
-    notes = ["Shaded: from the lowest to the highest seed."] if any(o.spreads for o in series) else []
-    notes += ["Logarithmic."] if log else []
-    notes += [f"In grey: rows below the best {COLOURED}."] if len(series) > len(labelled) else []
+    said = {
+        "Shaded: from the lowest to the highest seed.": any(one.spreads for one in series),
+        "Logarithmic.": log,
+        f"In grey: rows below the best {COLOURED}.": len(series) > len(labelled),
+    }
+    notes = [note for note, holds in said.items() if holds]
     shown = picture(key, title, f"At the last epoch: {described}.", *parts)
     return Chart(title, shown, *_numbers(series), " ".join(notes))
 

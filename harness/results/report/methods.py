@@ -56,14 +56,21 @@ def methods(runs: Iterable[Run]) -> list[Method]:
         plugin = known.get(name)
         text = _idea(plugin) if plugin else ""
         found.append(
-            Method(f"m{place}", name, first_sentence(text), rendered(text), tuple(own), tuple(_settings(own)))
+            Method(
+                f"m{place}",
+                name,
+                first_sentence(text),
+                rendered(text),
+                tuple(own),
+                tuple(_settings(own)),
+            )
         )
     return found
 
 
 def _known() -> dict[str, plugins.Plugin]:
     """Methods and their variants, as records call them, to their folders."""
-    found = {}
+    found: dict[str, plugins.Plugin] = {}
     for plugin in plugins.find()["methods"].values():
         found |= {f"{plugin.name}_{variant}": plugin for variant in plugin.variants}
         found[plugin.name] = plugin
@@ -137,4 +144,6 @@ def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
 
 
 def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {'null' if value is None else value}" for key, value in values.items())
+    return "\n".join(
+        f"{key}: {'null' if value is None else value}" for key, value in values.items()
+    )

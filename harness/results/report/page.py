@@ -48,7 +48,9 @@ class Board:
     def card(self) -> dict[str, Any]:
         """What was held equal."""
         left_out = ("name", "hash", "cameras", "selection")
-        return {k.replace("_", " "): v for k, v in self.comparison.card.items() if k not in left_out}
+        return {
+            k.replace("_", " "): v for k, v in self.comparison.card.items() if k not in left_out
+        }
 
     @property
     def notes(self) -> list[str]:
@@ -114,7 +116,9 @@ def _differs(same: Sequence[Comparison], comparison: Comparison) -> tuple[str, .
     keys = dict.fromkeys([*first, *card])
     changed = [k for k in keys if k not in ("hash", "cameras", "selection")]
     return tuple(
-        f"{k.replace('_', ' ')} {card.get(k, 'not given')}" for k in changed if first.get(k) != card.get(k)
+        f"{k.replace('_', ' ')} {card.get(k, 'not given')}"
+        for k in changed
+        if first.get(k) != card.get(k)
     )
 
 
@@ -160,5 +164,3 @@ def _metrics(run: Run) -> tuple[str, str]:
         return f"{metrics['mAP']:.1f}", f"{metrics['rank1']:.1f}"
     except (KeyError, TypeError):
         return "–", "–"
-
-

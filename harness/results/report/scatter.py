@@ -34,7 +34,9 @@ def throughput(key: str, board: str, rows: Rows) -> Chart | None:
     trained = [place for place, row in enumerate(rows.rows) if row["images_per_second"] > 0]
     if len(trained) < 2:
         return None
-    points = {p: (float(rows.rows[p]["images_per_second"]), float(rows.rows[p]["mAP"])) for p in trained}
+    points = {
+        p: (float(rows.rows[p]["images_per_second"]), float(rows.rows[p]["mAP"])) for p in trained
+    }
     spreads = {p: float(rows.rows[p]["mAP_std"]) for p in trained}
     spreads = {p: std for p, std in spreads.items() if math.isfinite(std)}
     speeds = [speed for speed, _ in points.values()]

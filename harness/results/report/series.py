@@ -1,4 +1,4 @@
-"""What charts show of a table's rows: values over epochs with their spread over seeds, and costs."""
+"""What charts show of a table's rows: values over epochs, their spread over seeds, and costs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,10 @@ class Rows:
         """Row → (seed, value) of each of its runs."""
         return [
             [
-                (int(record["cell"]["seed"]), float(record["stages"][row["stage"]]["metrics"][metric]))
+                (
+                    int(record["cell"]["seed"]),
+                    float(record["stages"][row["stage"]]["metrics"][metric]),
+                )
                 for record in (self.find(str(name)).record for name in row["runs"])
             ]
             for row in self.rows

@@ -56,10 +56,15 @@ def mark(place: int, x: float, y: float, size: float = 3.2) -> Markup:
         return element("circle", cx=x, cy=y, r=size)
     if shape == "square":
         s = size * 0.9
-        return element("path", d=f"{polyline([(x - s, y - s), (x + s, y - s), (x + s, y + s), (x - s, y + s)])}z")
+        return element(
+            "path",
+            d=f"{polyline([(x - s, y - s), (x + s, y - s), (x + s, y + s), (x - s, y + s)])}z",
+        )
     if shape == "triangle":
         s = size * 1.15
-        return element("path", d=f"{polyline([(x, y - s), (x + s, y + s * 0.8), (x - s, y + s * 0.8)])}z")
+        return element(
+            "path", d=f"{polyline([(x, y - s), (x + s, y + s * 0.8), (x - s, y + s * 0.8)])}z"
+        )
     s = size * 1.25
     return element("path", d=f"{polyline([(x, y - s), (x + s, y), (x, y + s), (x - s, y)])}z")
 

@@ -20,9 +20,9 @@ def history(stages: dict[str, float], epochs: int = 6, shift: float = 0.0) -> li
     """Epochs that end at each stage's mAP."""
     return [
         {
-            "stage": stage, "epoch": epoch, "loss": 5.0 / (epoch + 1) + shift, "clusters": 90 - epoch,
-            "outliers": 400 // (epoch + 1), "identities": 80, "ari": 0.1 * epoch, "nmi": 0.8,
-            "seconds_train": 2.0,
+            "stage": stage, "epoch": epoch, "loss": 5.0 / (epoch + 1) + shift,
+            "clusters": 90 - epoch, "identities": 80, "ari": 0.1 * epoch, "nmi": 0.8,
+            "outliers": 400 // (epoch + 1),
         }
         | ({"mAP": mAP * (epoch + 1) / epochs, "rank1": mAP} if epoch % 2 else {})
         for stage, mAP in stages.items()
@@ -40,7 +40,7 @@ def add(store: Path, name: str, method: str, seed: int = 0, **options: Any) -> P
         if name_of == "initial":  # not trained
             del stage["images_per_second"]
             stage["seconds"] = {"test": 1.0}
-    content["finished"] = "2026-01-0%d" % (seed + 1)
+    content["finished"] = f"2026-01-{seed + 1:02}"
     content["environment"] = {"device": "CPU", "cpu": "a processor", "commit": "abc"}
     folder = write(store, name, content)
     (folder / "config.json").write_text(json.dumps({"method": {"name": method}, "seed": seed}))
@@ -61,10 +61,19 @@ def mixed(store: Path) -> Path:
         add(store, f"cc-{seed}", "cluster_contrast", seed, stages={"train": mAP - 20})
     add(store, "floor", "direct_transfer", stages={"initial": 2.2}, card={"cameras": False})
     (store / "floor" / "history.json").unlink()
-    add(store, "other", "spcl", card={"hash": "bbbbbbbb", "input": "128x64"}, stages={"train": 33.0})
+    add(
+        store, "other", "spcl", card={"hash": "bbbbbbbb", "input": "128x64"}, stages={"train": 33.0}
+    )
     add(store, "small-1", "mskd", dataset="synthetic", stages={"train": 9.5})
     add(store, "small-2", "spcl", dataset="synthetic", stages={"train": 10.5})
-    add(store, "small-3", "buc", dataset="synthetic", stages={"train": 100.0}, card={"cameras": False})
+    add(
+        store,
+        "small-3",
+        "buc",
+        dataset="synthetic",
+        stages={"train": 100.0},
+        card={"cameras": False},
+    )
     add(store, HOSTILE_RUN, HOSTILE, dataset="synthetic", stages={"train": 5.0})
     write(store, "damaged", '{"schema": 1, "cell"')
     add(store, "half", "hhcl", stages={"train": 30.0})

@@ -10,7 +10,7 @@ import pytest
 from tests.results.report.conftest import Browser
 
 ENTER, SPACE, TAB, END = "\ue007", " ", "\ue004", "\ue010"
-FIRST = "document.querySelector('#b0 table.sorted')"
+HEADS = "document.querySelectorAll('#b0 table.sorted thead tr:last-child th')"
 NAMES = (
     "return Array.from(document.querySelectorAll(arguments[0] + ' tbody tr:not(.off) a'))"
     ".map(a => a.textContent)"
@@ -48,7 +48,8 @@ def test_no_complaints_and_no_network(browser: Browser, report: Path) -> None:
 def test_markup_in_names_does_nothing(browser: Browser, report: Path) -> None:
     browser.open(report)  # an alert would make every call fail
     assert browser.js("return document.scripts.length") == 1
-    browser.js("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.bad=1\">')")
+    bad = """'<img src=x onerror="window.bad=1">'"""
+    browser.js(f"document.body.insertAdjacentHTML('beforeend', {bad})")
     assert browser.js("return window.bad") is None, "the page's policy forbids it"
 
 
@@ -56,24 +57,31 @@ def test_sorting(browser: Browser, report: Path) -> None:
     browser.open(report)
     best = browser.js(NAMES, "#b0")
     assert best == ["mskd", "mskd (teacher)", "cluster_contrast", "hhcl", "direct_transfer"]
-    click = "document.querySelectorAll('#b0 .sorted thead tr:last-child button')[arguments[0]].click()"
-    order = f"return Array.from({FIRST}.querySelectorAll('[aria-sort]')).map(h => [h.textContent, h.ariaSort])"
-    browser.js(click, 2)
-    assert browser.js(NAMES, "#b0") == best[::-1]
-    assert browser.js(order) == [["mAP", "ascending"]]
-    browser.js(click, 0)
-    assert browser.js(NAMES, "#b0") == sorted(best)
-    assert browser.js(order) == [["Method", "ascending"]]
-    assert browser.js("return document.getElementById('said').textContent") == "Sorted by Method, ascending."
-    heads = browser.js(f"return Array.from({FIRST}.querySelectorAll('thead tr:last-child th')).map(h => h.textContent)")
+    heads = browser.js(f"return Array.from({HEADS}).map(head => head.textContent)")
+
+    def click(title: str) -> list[str]:
+        browser.js(f"{HEADS}[arguments[0]].querySelector('button').click()", heads.index(title))
+        return browser.js(NAMES, "#b0")
+
+    def order() -> list[list[str]]:
+        sorts = "filter(head => head.ariaSort).map(head => [head.textContent, head.ariaSort])"
+        return browser.js(f"return Array.from({HEADS}).{sorts}")
+
+    assert order() == [["mAP", "descending"]]
+    assert click("mAP") == best[::-1]
+    assert order() == [["mAP", "ascending"]]
+    assert click("Method") == sorted(best)
+    assert order() == [["Method", "ascending"]]
+    said = browser.js("return document.getElementById('said').textContent")
+    assert said == "Sorted by Method, ascending."
     for _ in range(2):  # what is missing comes last, whichever way
-        browser.js(click, heads.index("Images/s"))
-        assert browser.js(NAMES, "#b0")[-1] == "direct_transfer"
+        assert click("Images/s")[-1] == "direct_transfer"
     other = browser.js("return document.querySelector('#b2 [aria-sort]').textContent")
     assert other == "mAP", "other tables stay as they are"
 
 
 def _choose(browser: Browser, name: str, value: str) -> None:
+    """As a person would, who types or chooses."""
     browser.js(
         "const box = document.getElementById(arguments[0]); box.value = arguments[1];"
         "box.dispatchEvent(new Event('input', {bubbles: true}));"
@@ -82,31 +90,33 @@ def _choose(browser: Browser, name: str, value: str) -> None:
     )  # fmt: skip
 
 
+def _shown(browser: Browser, what: str, of_each: str = "part.id") -> list[str]:
+    """What is not hidden of some parts of the page."""
+    kept = f"Array.from(document.querySelectorAll('{what}')).filter(part => part.checkVisibility())"
+    return browser.js(f"return {kept}.map(part => {of_each})")
+
+
 def test_filters(browser: Browser, report: Path) -> None:
     browser.open(report)
-    boards = "return Array.from(document.querySelectorAll('.board')).filter(b => !b.hidden).map(b => b.id)"
     count = "return document.getElementById('found').textContent"
-    assert browser.js(boards) == ["b0", "b1", "b2"] and browser.js(count) == "10 rows"
+    assert _shown(browser, ".board") == ["b0", "b1", "b2"] and browser.js(count) == "10 rows"
     _choose(browser, "f-text", "mskd")
     assert browser.js(NAMES, ".board") == ["mskd", "mskd (teacher)", "mskd"]
-    assert browser.js(boards) == ["b0", "b2"] and browser.js(count) == "3 of 10 rows"
-    shown = "return Array.from(document.querySelectorAll('#b0-mAP-t')).map(t => Array.from(t.parentNode.querySelectorAll('.s:not(.off)')).length)"
-    assert browser.js(shown) == [2], "the lines of rows that are filtered out are gone, too"
+    assert _shown(browser, ".board") == ["b0", "b2"] and browser.js(count) == "3 of 10 rows"
+    lines = _shown(browser, "svg[aria-labelledby^=b0-mAP] .s", "part.dataset.row")
+    assert lines == ["b0r1", "b0r0"], "the lines of rows that are filtered out are gone, too"
     _choose(browser, "f-text", "SYNTHETIC spcl")
     assert browser.js(NAMES, ".board") == ["spcl"]
     _choose(browser, "f-text", "")
     _choose(browser, "f-dataset", "synthetic")
     _choose(browser, "f-cameras", "no")
     assert browser.js(NAMES, ".board") == ["buc"]
-    methods = "return Array.from(document.querySelectorAll('.method')).filter(m => !m.hidden).length"
-    assert browser.js(methods) == 1
+    assert len(_shown(browser, ".method")) == 1
     _choose(browser, "f-text", "nothing like it")
-    assert browser.js("return document.getElementById('nothing').checkVisibility()")
+    assert _shown(browser, "#nothing") == ["nothing"]
     browser.js("document.getElementById('clear').click()")
-    assert browser.driver.execute_async_script(
-        "const done = arguments[0]; setTimeout(() => done(document.getElementById('found').textContent), 20)"
-    ) == "10 rows"
-    assert browser.js(boards) == ["b0", "b1", "b2"]
+    browser.driver.execute_async_script("setTimeout(arguments[0], 20)")
+    assert browser.js(count) == "10 rows" and _shown(browser, ".board") == ["b0", "b1", "b2"]
 
 
 def test_keyboard(browser: Browser, report: Path) -> None:
@@ -128,55 +138,60 @@ def test_keyboard(browser: Browser, report: Path) -> None:
     browser.keys(ENTER)
     assert browser.js(NAMES, "#b0")[0] == "mskd"
     assert browser.js(focus) == "mAP", "the focus stays"
-    browser.js(f"{FIRST}.querySelector('tbody a').focus()")
+    browser.js("document.querySelector('#b0 .sorted tbody a').focus()")
     lit = "return document.querySelectorAll('svg.some .hot').length > 3"
     assert browser.js(lit), "a row's lines stand out while it has the focus"
     browser.keys(ENTER)
-    assert browser.js("return document.activeElement.parentNode.open && document.activeElement.tagName") == "SUMMARY"
+    opened = "return [document.activeElement.tagName, document.activeElement.parentNode.open]"
+    assert browser.js(opened) == ["SUMMARY", True]
     assert browser.js(focus).startswith("mskd")
-    focusable = """return Array.from(document.querySelectorAll('.wide, pre')).filter(n => n.tabIndex !== 0).length"""
-    assert browser.js(focusable) == 0, "what scrolls can be scrolled by keys"
+    scrolls = "Array.from(document.querySelectorAll('.wide, pre'))"
+    unreached = browser.js(f"return {scrolls}.filter(part => part.tabIndex !== 0).length")
+    assert unreached == 0, "what scrolls can be scrolled by keys"
+
+
+GROUND = "return getComputedStyle(document.body).backgroundColor"
+GROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}
+OPEN_ALL = "document.querySelectorAll('details').forEach(part => { part.open = true; })"
+CLOSED = "document.querySelectorAll('details:not([open])').length"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colours(browser: Browser, report: Path, scheme: str) -> None:
     browser.open(report, scheme=scheme)
-    browser.js("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-    ground = "return getComputedStyle(document.body).backgroundColor"
-    grounds = {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}
-    assert browser.js(ground) == grounds[scheme]
+    browser.js(OPEN_ALL)
+    assert browser.js(GROUND) == GROUNDS[scheme]
     assert browser.js(FAINT) == []
     other = "dark" if scheme == "light" else "light"
     _choose(browser, "f-theme", other)
-    assert browser.js(ground) == grounds[other], "the page's own switch goes before the system's"
+    assert browser.js(GROUND) == GROUNDS[other], "the page's own switch goes before the system's"
     assert browser.js(FAINT) == []
     _choose(browser, "f-theme", "")
-    assert browser.js(ground) == grounds[scheme]
+    assert browser.js(GROUND) == GROUNDS[scheme]
 
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_widths(browser: Browser, report: Path, width: int) -> None:
     browser.open(report, width)
-    browser.js("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    browser.js(OPEN_ALL)
     assert browser.js("return document.documentElement.scrollWidth") <= width
-    small = "return Array.from(document.querySelectorAll('svg .label')).map(t => t.getBoundingClientRect().height)"
-    assert min(browser.js(small)) > 9.5, "letters of charts can be read"
-    columns = "return getComputedStyle(document.querySelector('.charts')).gridTemplateColumns.split(' ').length"
-    assert browser.js(columns) == (1 if width == 400 else 3)
+    heights = _shown(browser, "svg .label", "part.getBoundingClientRect().height")
+    assert min(map(float, heights)) > 9.5, "letters of charts can be read"
+    columns = browser.js(
+        "return getComputedStyle(document.querySelector('.charts')).gridTemplateColumns"
+    )
+    assert len(columns.split()) == (1 if width == 400 else 3)
 
 
 def test_paper(browser: Browser, report: Path) -> None:
     browser.open(report, scheme="dark")
     _choose(browser, "f-theme", "dark")
-    browser.js(
-        "addEventListener('beforeprint', () => { window.left = document.querySelectorAll('details:not([open])').length; })"
-    )
+    browser.js(f"addEventListener('beforeprint', () => {{ window.left = {CLOSED}; }})")
     document = browser.send("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert base64.b64decode(document).startswith(b"%PDF")
     assert browser.js("return window.left") == 0, "everything is open on paper"
-    assert browser.js("return document.querySelectorAll('details:not([open])').length") > 10
+    assert browser.js(f"return {CLOSED}") > 10, "and closed again afterwards"
     browser.media("dark", "print")
-    assert browser.js("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.js(GROUND) == GROUNDS["light"]
     for control in ("#controls", "#theme", "nav", ".skip"):
-        shown = "return getComputedStyle(document.querySelector(arguments[0])).display"
-        assert browser.js(shown, control) == "none"
+        assert _shown(browser, control) == []

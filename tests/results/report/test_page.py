@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,9 @@ def test_text_from_records_is_text(page: Page, text: str) -> None:
 
 def test_nothing_comes_from_elsewhere(page: Page) -> None:
     for tag, attributes in page.elements:
-        assert tag not in ("img", "link", "iframe", "object", "embed", "audio", "video", "base"), tag
+        assert tag not in ("img", "link", "iframe", "object", "embed", "audio", "video", "base"), (
+            tag
+        )
         assert "src" not in attributes
         if tag != "a":
             assert "href" not in attributes
@@ -106,7 +109,9 @@ def test_tables_are_those_of_the_store(page: Page, text: str) -> None:
     assert headings == [
         "market1501, protocol common", "market1501, protocol common", "synthetic, protocol common",
     ]  # fmt: skip
-    assert "Not the protocol of the table above that has the same name: input 128x64." in page.text()
+    assert (
+        "Not the protocol of the table above that has the same name: input 128x64." in page.text()
+    )
     first = text[text.index('id="b0"') : text.index('id="b1"')]
     rows = re.findall(r'<th scope="row">.*?<a[^>]*>(.*?)</a>', first)
     assert rows == ["mskd", "mskd (teacher)", "cluster_contrast", "hhcl", "direct_transfer"]
@@ -211,7 +216,7 @@ def test_labels_do_not_cover_each_other() -> None:
     wanted = [50.0, 51.0, 52.0, 198.0, 199.0, 5.0]
     places = spread_out(wanted, 12.0, 10.0, 200.0)
     ordered = sorted(places)
-    assert all(b - a >= 12 - 1e-9 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(b - a >= 12 - 1e-9 for a, b in pairwise(ordered))
     assert min(places) >= 10 and max(places) <= 200
     assert sorted(range(6), key=lambda i: places[i]) == sorted(range(6), key=lambda i: wanted[i])
 
