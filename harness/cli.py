@@ -195,11 +195,12 @@ def _report(arguments: list[str]) -> None:
 
 
 def _show(arguments: list[str]) -> None:
-    parser = _Parser("show", "harness show RUN ranked --queries worst", "Draw pictures of a run.")
+    parser = _Parser("show", "harness show RUN ranked --queries worst", "")
+    parser.usage = "harness show RUN [KIND …] [OPTION …]"
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
     parser.add_argument(
         "what", nargs="*", metavar="KIND",
-        help="ranked, embedding, curves, maps; all if left out. dataset.KEY=VALUE for moved data",
+        help="ranked, embedding, curves, maps; default all. Or dataset.KEY=VALUE",
     )  # fmt: skip
     parser.add_argument("--output", help="a folder; default RUN/figures")
     parser.add_argument("--format", default="png", choices=["png", "svg", "pdf"])
@@ -209,10 +210,14 @@ def _show(arguments: list[str]) -> None:
     parser.add_argument("--top", type=int, default=10, help="images of each ranked list")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
     parser.add_argument("--method", default="tsne", help="of embedding: tsne or umap")
-    parser.add_argument("--identities", type=int, default=16, help="people of embedding")
+    parser.add_argument("--identities", type=int, default=16, metavar="N", help="of embedding")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
-    parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
-    parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where images lie; default $HARNESS_DATA or ./data"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="where decoded images are kept; default DATA_ROOT/.harness"
+    )
     parser.add_argument("--device", default="auto")
     options = vars(parser.parse_intermixed_args(arguments))
     from harness.figures.command import Wanted, show_run

@@ -99,7 +99,9 @@ def plane(features: np.ndarray, method: str, seed: int) -> np.ndarray:
             raise ConfigError(
                 "UMAP is not installed.", "pip install umap-learn, or use --method tsne."
             ) from error
-        return np.asarray(UMAP(random_state=seed, metric="cosine").fit_transform(features))
+        # few images lie on top of each other with UMAP's own min_dist of 0.1
+        made = UMAP(random_state=seed, metric="cosine", min_dist=0.6, spread=1.5, n_jobs=1)
+        return np.asarray(made.fit_transform(features))
     from sklearn.manifold import TSNE
 
     perplexity = max(1.0, min(30.0, (len(features) - 1) / 3))

@@ -65,7 +65,7 @@ def seeds(key: str, board: str, rows: Rows) -> Chart | None:
         parts.append(group(board, place, name, *inner))
     title = "mAP of each seed, %"
     methods = [str(row["method"]) for row in rows.rows]
-    body = [(methods[p], str(seed), f"{v:.1f}") for p in shown for seed, v in found[p]]
+    body = [(methods[p], seed, f"{v:.1f}") for p in shown for seed, v in found[p]]
     described = f"{len(body)} runs of {len(shown)} rows, and the mean of each row."
     shown_as = picture(key, title, described, *parts, height=bottom + UNDER)
     note = "The stroke is the mean." + left_out(len(found) - len(shown))

@@ -103,12 +103,12 @@ class Rows:
         }
         return found.pop() if len(found) == 1 else None
 
-    def seeds(self, metric: str = "mAP") -> list[list[tuple[int, float]]]:
+    def seeds(self, metric: str = "mAP") -> list[list[tuple[str, float]]]:
         """Row → (seed, value) of each of its runs."""
         return [
             [
                 (
-                    int(record["cell"]["seed"]),
+                    str(record["cell"]["seed"]),
                     float(record["stages"][row["stage"]]["metrics"][metric]),
                 )
                 for record in (self.find(str(name)).record for name in row["runs"])

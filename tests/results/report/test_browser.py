@@ -92,8 +92,9 @@ def _choose(browser: Browser, name: str, value: str) -> None:
 
 def _shown(browser: Browser, what: str, of_each: str = "part.id") -> list[str]:
     """What is not hidden of some parts of the page."""
-    kept = f"Array.from(document.querySelectorAll('{what}')).filter(part => part.checkVisibility())"
-    return browser.js(f"return {kept}.map(part => {of_each})")
+    parts = f"Array.from(document.querySelectorAll('{what}'))"
+    seen = "part => part.checkVisibility() && part.getBoundingClientRect().width > 0"
+    return browser.js(f"return {parts}.filter({seen}).map(part => {of_each})")
 
 
 def test_filters(browser: Browser, report: Path) -> None:
