@@ -65,11 +65,17 @@ def seeds(key: str, board: str, rows: Rows) -> Chart | None:
         parts.append(group(board, place, name, *inner))
     title = "mAP of each seed, %"
     methods = [str(row["method"]) for row in rows.rows]
-    body = [(methods[p], seed, f"{v:.1f}") for p in shown for seed, v in found[p]]
-    described = f"{len(body)} runs of {len(shown)} rows, and the mean of each row."
+    names = sorted({seed for p in shown for seed, _ in found[p]}, key=lambda s: (len(s), s))
+    values_of = [{seed: f"{v:.1f}" for seed, v in found[p]} for p in shown]
+    body = tuple(
+        (methods[p], *(of.get(name, "–") for name in names))
+        for p, of in zip(shown, values_of, strict=True)
+    )
+    runs = sum(map(len, values_of))
+    described = f"{runs} runs of {len(shown)} rows, and the mean of each row."
     shown_as = picture(key, title, described, *parts, height=bottom + UNDER)
     note = "The stroke is the mean." + left_out(len(found) - len(shown))
-    return Chart(title, shown_as, ("Row", "Seed", "mAP"), tuple(body), note)
+    return Chart(title, shown_as, ("Row", *(f"Seed {name}" for name in names)), body, note)
 
 
 def seconds(key: str, board: str, rows: Rows) -> Chart | None:
