@@ -48,7 +48,15 @@ def evaluate_run(
     stage = stage or stages[-1]
     if stage not in stages:
         raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
-    config = changed_data(found.config(), changes)
+    config = found.config()
+    for change in changes:
+        key, _, value = change.partition("=")
+        name = key.removeprefix("dataset.")
+        if not key.startswith("dataset.") or not value:
+            raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
+        if name not in config["dataset"]:
+            raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, config["dataset"]))
+        config["dataset"][name] = yaml.safe_load(value)
     root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
     on = resolve_device(device)
     if on.type == "cpu":
@@ -56,7 +64,7 @@ def evaluate_run(
     backbone = load_network(found, stage).to(on)
     with Reporter() as reporter:
         referee = make_referee(
-            dataset_of(found, config, root).load(),
+            _dataset(found, config, root).load(),
             (int(config["images"]["height"]), int(config["images"]["width"])),
             Path(cache).expanduser() if cache else root / ".harness",
             train=False,
@@ -81,24 +89,7 @@ def evaluate_run(
     return result
 
 
-def changed_data(config: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A run's configuration with `dataset.KEY=VALUE` for data that have moved.
-
-    Raises:
-        ConfigError: a change that is none, or of an option that the data set does not have.
-    """
-    for change in changes:
-        key, _, value = change.partition("=")
-        name = key.removeprefix("dataset.")
-        if not key.startswith("dataset.") or not value:
-            raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
-        if name not in config["dataset"]:
-            raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, config["dataset"]))
-        config["dataset"][name] = yaml.safe_load(value)
-    return config
-
-
-def dataset_of(run: Run, config: dict[str, Any], root: Path) -> Any:
+def _dataset(run: Run, config: dict[str, Any], root: Path) -> Any:
     """The run's data set, looked for under `root` (records hold no paths)."""
     name = config["dataset"]["name"]
     found = plugins.register()["datasets"]

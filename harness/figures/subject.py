@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from harness.errors import ConfigError, did_you_mean
-from harness.evaluate import changed_data, dataset_of
 from harness.extraction import extract
+from harness.figures.data import changed_data, dataset_of
 from harness.images.bank import Bank
 from harness.interfaces import Backbone, PseudoLabeler
 from harness.networks import load_network
