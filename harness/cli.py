@@ -19,6 +19,8 @@ usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   table     compare what was run                         harness table --format markdown
+  report    all of it as one page for a browser          harness report --output report.html
+  show      pictures of a run: ranked lists, maps, …     harness show RUN ranked
   list      methods, datasets, backbones, …, runs        harness list methods
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
@@ -180,6 +182,59 @@ def _table(arguments: list[str]) -> None:
             options.cross,
         )
     )  # fmt: skip
+
+
+def _report(arguments: list[str]) -> None:
+    parser = _Parser(
+        "report",
+        "harness report --output report.html",
+        "Write one HTML page of finished runs: tables, curves, costs, methods. Needs no network.",
+    )
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument("--output", default="report.html", help="the file to write")
+    options = parser.parse_args(arguments)
+    from harness.results.report import write_report
+
+    print(write_report(options.store, options.output))
+
+
+def _show(arguments: list[str]) -> None:
+    parser = _Parser("show", "harness show RUN ranked --queries worst", "")
+    parser.usage = "harness show RUN [KIND …] [OPTION …]"
+    parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
+    parser.add_argument(
+        "what", nargs="*", metavar="KIND",
+        help="ranked, embedding, curves, maps; default all. Or dataset.KEY=VALUE",
+    )  # fmt: skip
+    parser.add_argument("--output", help="a folder; default RUN/figures")
+    parser.add_argument("--format", default="png", choices=["png", "svg", "pdf"])
+    parser.add_argument("--stage", help="which of its networks; the last one if left out")
+    parser.add_argument("--queries", default="worst", help="worst, best, random, or 0,7,NAME")
+    parser.add_argument("--count", type=int, default=8, help="queries, or images of maps")
+    parser.add_argument("--top", type=int, default=10, help="images of each ranked list")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--method", default="tsne", help="of embedding: tsne or umap")
+    parser.add_argument("--identities", type=int, default=16, metavar="N", help="of embedding")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="where images lie; default $HARNESS_DATA or ./data"
+    )
+    parser.add_argument(
+        "--cache", metavar="DIR", help="where decoded images are kept; default DATA_ROOT/.harness"
+    )
+    parser.add_argument("--device", default="auto")
+    options = vars(parser.parse_intermixed_args(arguments))
+    from harness.figures.command import Wanted, show_run
+
+    words = options.pop("what")
+    drawn = ("queries", "count", "top", "seed", "method", "identities")
+    show_run(
+        kinds=[word for word in words if "=" not in word],
+        changes=[word for word in words if "=" in word],
+        style=options.pop("format"),
+        wanted=Wanted(**{key: options.pop(key) for key in drawn}),
+        **options,
+    )
 
 
 def _list(arguments: list[str]) -> None:
@@ -348,6 +403,8 @@ def _add_shared(parser: _Parser) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
+    "report": _report,
+    "show": _show,
     "list": _list,
     "prepare": _prepare,
     "eval": _eval,

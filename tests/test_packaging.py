@@ -70,7 +70,7 @@ def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     bundled = {"methods": "methods", "datasets": "datasets", "golden": "tests/golden"}
     expected = {"harness/py.typed", "harness/_bundled/results/published.csv"}
-    for folder, patterns in {"harness": ("*.py", "*.yaml", "*.html")}.items():
+    for folder, patterns in {"harness": ("*.py", "*.yaml", "*.html", "*.css", "*.js")}.items():
         for pattern in patterns:
             expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob(pattern)}
     for kind, folder in bundled.items():

@@ -75,6 +75,17 @@ NECKS: dict[str, Callable[[int], nn.Module]] = {"bn": batch_norm_neck, "embeddin
 POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
 
 
+def band(view: str, height: int) -> slice:
+    """The rows that a view has of a feature map of so many."""
+    if view == "global":
+        return slice(0, height)
+    half = height // 2
+    if view in VIEWS:
+        return slice(0, half) if view == "upper" else slice(half, 2 * half)
+    third = THIRDS.index(view)
+    return slice(third * height // 3, -(-(third + 1) * height // 3))
+
+
 class ViewHeads(nn.Module):
     """One pooling and one neck per view: (B, C, H, W) → (B, V, C).
 
@@ -114,13 +125,9 @@ class ViewHeads(nn.Module):
 
     def pooled(self, maps: Tensor) -> Tensor:
         """Pooled features of all bands before the necks, (B, V, C)."""
-        height = maps.shape[2]
-        half = height // 2
-        bands = {"global": maps, "upper": maps[:, :, :half], "lower": maps[:, :, half : 2 * half]}
-        for i, third in enumerate(THIRDS):
-            bands[third] = maps[:, :, i * height // 3 : -(-(i + 1) * height // 3)]
         pools = zip(self.bands, self.pools, strict=True)
-        return torch.stack([pool(bands[view]) for view, pool in pools], dim=1)
+        rows = {view: band(view, maps.shape[2]) for view in self.bands}
+        return torch.stack([pool(maps[:, :, rows[view]]) for view, pool in pools], dim=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         pooled = self.pooled(maps)

@@ -1,0 +1,80 @@
+"""Make the pictures of docs/report.md anew: `python docs/pictures/make.py`, from the checkout.
+
+Trains MSKD on synthetic people first (minutes on two cores), unless results/runs has that run. The
+page is shown by Chromium, with the test extra installed. People in these pictures are drawn ones.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from selenium import webdriver
+
+from harness.cli import main
+
+HERE = Path(__file__).parent
+SHOWN = ("ranked", "embedding", "curves", "maps")
+OPTIONS = ("--queries", "random", "--seed", "4", "--count", "2", "--top", "8")
+#: name → width and height, the wish of the eyes, the place on the page, and its size in the picture
+PAGES = {
+    "report.png": (1280, 1330, "light", "b4", 0.75),
+    "report-narrow.png": (400, 820, "dark", "b4", 0.8),
+}
+
+
+def shrink(picture: bytes, path: Path) -> None:
+    """Write a PNG of 256 colours: the most frequent ones as they are, the others spread out."""
+    with Image.open(io.BytesIO(picture)) as image:
+        whole = image.convert("RGB")
+    spread = whole.quantize(192, Image.Quantize.MAXCOVERAGE).convert("RGB")
+    pixels = np.asarray(whole).reshape(-1, 3)
+    colours, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    others = np.unique(np.asarray(spread).reshape(-1, 3), axis=0)
+    palette = np.concatenate([colours[np.argsort(-counts)[:64]], others])[:256]
+    nearest = np.concatenate([
+        ((part[:, None].astype(int) - palette) ** 2).sum(2).argmin(1)
+        for part in np.array_split(colours, len(colours) // 4096 + 1)
+    ])  # fmt: skip
+    few = Image.fromarray(nearest[place.ravel()].astype(np.uint8).reshape(whole.size[::-1]), "P")
+    few.putpalette(palette.astype(np.uint8).tobytes())
+    few.save(path, optimize=True)
+
+
+def pictures(folder: Path) -> None:
+    """Of `harness show`."""
+    main(["run", "method=mskd", "dataset=synthetic", "seed=0"])
+    main(["show", "mskd-synthetic-s0", *SHOWN, *OPTIONS, "--output", str(folder)])
+    for path in folder.glob("*.png"):
+        shrink(path.read_bytes(), HERE / f"{path.stem.removesuffix('-student')}.png")
+
+
+def pages(folder: Path) -> None:
+    """Of `harness report`."""
+    page = folder / "report.html"
+    main(["report", "--store", "results/leaderboard", "--output", str(page)])
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
+        options.add_argument(argument)
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    with webdriver.Chrome(options, service) as browser:
+        for name, (width, height, scheme, place, scale) in PAGES.items():
+            size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
+            wish = [{"name": "prefers-color-scheme", "value": scheme}]
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wish})
+            browser.get(f"{page.as_uri()}?{name}#{place}")
+            shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
+            shrink(base64.b64decode(shot), HERE / name)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        pictures(Path(made))
+        pages(Path(made))

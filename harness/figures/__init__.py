@@ -1,0 +1,1 @@
+"""`harness show`: pictures of one run. matplotlib is imported only when one is drawn."""

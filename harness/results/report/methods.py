@@ -1,0 +1,149 @@
+"""What the page says of each method: the idea from its README, its runs, its settings."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from harness import plugins
+from harness.errors import HarnessError
+from harness.results.names import flat
+from harness.results.store import Run
+
+#: top keys of a configuration that the run's row tells already
+TOLD = ("seed", "dataset", "name")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration of a method: its hash, and its values or what differs from another's."""
+
+    name: str
+    text: str
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method's part of the page.
+
+    key: its identifier in the page. about: its README's beginning and idea, as safe HTML.
+    runs: its finished runs, evaluated or not.
+    """
+
+    key: str
+    name: str
+    summary: str
+    about: Markup
+    runs: tuple[Run, ...]
+    settings: tuple[Setting, ...]
+
+
+def methods(runs: Iterable[Run]) -> list[Method]:
+    """The methods of finished runs, by name."""
+    by_name = defaultdict(list)
+    for run in runs:
+        by_name[str(run.record["cell"]["method"])].append(run)
+    known = _known()
+    found = []
+    for place, (name, own) in enumerate(sorted(by_name.items())):
+        plugin = known.get(name)
+        text = _idea(plugin) if plugin else ""
+        found.append(
+            Method(
+                f"m{place}",
+                name,
+                first_sentence(text),
+                rendered(text),
+                tuple(own),
+                tuple(_settings(own)),
+            )
+        )
+    return found
+
+
+def _known() -> dict[str, plugins.Plugin]:
+    """Methods and their variants, as records call them, to their folders."""
+    found: dict[str, plugins.Plugin] = {}
+    for plugin in plugins.find()["methods"].values():
+        found |= {f"{plugin.name}_{variant}": plugin for variant in plugin.variants}
+        found[plugin.name] = plugin
+    return found
+
+
+def _idea(plugin: plugins.Plugin) -> str:
+    try:
+        return idea((plugin.folder / "README.md").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a text that begins with a paragraph."""
+    paragraph = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph)[0]
+
+
+def idea(readme: str) -> str:
+    """What stands before the first section, without the title, and the section on the idea."""
+    lead, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
+    kept = [re.sub(r"\A\s*# .*\n", "", lead).strip()]
+    for section in sections:
+        title, _, body = section.partition("\n")
+        if "idea" in title.lower():
+            kept.append(body.strip())
+    return "\n\n".join(kept)
+
+
+def rendered(markdown: str) -> Markup:
+    """Markdown as HTML that holds no raw HTML, no picture, and no link but to the web."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    tokens = parser.parse(markdown)
+    for token in tokens:
+        kept, dropped = [], 0
+        for child in token.children or []:
+            if child.type == "link_open" and not re.match(r"https?://", str(child.attrs["href"])):
+                dropped += 1  # a file beside the README, which the page does not have beside it
+            elif child.type == "link_close" and dropped:
+                dropped -= 1
+            else:
+                kept.append(child)
+        if token.children is not None:
+            token.children = kept
+    text = parser.renderer.render(tokens, parser.options, {})
+    return Markup(text.replace("<pre>", '<pre tabindex="0">'))  # what scrolls takes the focus
+
+
+def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
+    """The first configuration in full, of others what differs from it."""
+    first: tuple[str, dict[str, Any]] | None = None
+    seen = set()
+    for run in runs:
+        name = str(run.record["settings"])
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            config = run.config()
+        except HarnessError:
+            continue
+        values = {k: v for k, v in flat(config).items() if k.split(".")[0] not in TOLD or "." in k}
+        if first is None:
+            first = name, values
+            yield Setting(name, _lines(values))
+            continue
+        changed = {k: v for k, v in values.items() if first[1].get(k) != v}
+        gone = {k: "(not set)" for k in first[1] if k not in values}
+        yield Setting(name, _lines(changed | gone), first[0])
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{key}: {'null' if value is None else value}" for key, value in values.items()
+    )

@@ -1,0 +1,198 @@
+"""The page in a real browser: sorting, filters, keyboard, light and dark, paper."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from tests.results.report.conftest import Browser
+
+ENTER, SPACE, TAB, END = "\ue007", " ", "\ue004", "\ue010"
+HEADS = "document.querySelectorAll('#b0 table.sorted thead tr:last-child th')"
+NAMES = (
+    "return Array.from(document.querySelectorAll(arguments[0] + ' tbody tr:not(.off) a'))"
+    ".map(a => a.textContent)"
+)
+#: text on its ground, below the contrast that WCAG 2.2 asks for (1.4.3)
+FAINT = """
+const channel = c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
+const numbers = text => text.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+const ground = node => {
+  for (; node; node = node.parentElement) {
+    const found = numbers(getComputedStyle(node).backgroundColor);
+    if (found.length < 4 || found[3] > 0) return found;
+  }
+  return [255, 255, 255];
+};
+return Array.from(document.querySelectorAll('body *')).filter(node =>
+  node.checkVisibility() && Array.from(node.childNodes).some(n => n.nodeType === 3 && n.data.trim())
+).filter(node => !['SCRIPT', 'STYLE', 'title', 'desc'].includes(node.tagName)).map(node => {
+  const style = getComputedStyle(node);
+  const ink = numbers(node instanceof SVGElement ? style.fill : style.color);
+  const [low, high] = [light(ink), light(ground(node))].sort((a, b) => a - b);
+  return [(high + .05) / (low + .05), node.outerHTML.slice(0, 90)];
+}).filter(([contrast]) => contrast < 4.5)
+"""
+
+
+def test_no_complaints_and_no_network(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    assert browser.js("return document.title").endswith("results")
+    assert browser.complaints() == []
+    assert {address.split(":")[0] for address in browser.requests()} == {"file"}
+
+
+def test_markup_in_names_does_nothing(browser: Browser, report: Path) -> None:
+    browser.open(report)  # an alert would make every call fail
+    assert browser.js("return document.scripts.length") == 1
+    bad = """'<img src=x onerror="window.bad=1">'"""
+    browser.js(f"document.body.insertAdjacentHTML('beforeend', {bad})")
+    assert browser.js("return window.bad") is None, "the page's policy forbids it"
+
+
+def test_sorting(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    best = browser.js(NAMES, "#b0")
+    assert best == ["mskd", "mskd (teacher)", "cluster_contrast", "hhcl", "direct_transfer"]
+    heads = browser.js(f"return Array.from({HEADS}).map(head => head.textContent)")
+
+    def click(title: str) -> list[str]:
+        browser.js(f"{HEADS}[arguments[0]].querySelector('button').click()", heads.index(title))
+        return browser.js(NAMES, "#b0")
+
+    def order() -> list[list[str]]:
+        sorts = "filter(head => head.ariaSort).map(head => [head.textContent, head.ariaSort])"
+        return browser.js(f"return Array.from({HEADS}).{sorts}")
+
+    assert order() == [["mAP", "descending"]]
+    assert click("mAP") == best[::-1]
+    assert order() == [["mAP", "ascending"]]
+    assert click("Method") == sorted(best)
+    assert order() == [["Method", "ascending"]]
+    said = browser.js("return document.getElementById('said').textContent")
+    assert said == "Sorted by Method, ascending."
+    for _ in range(2):  # what is missing comes last, whichever way
+        assert click("Images/s")[-1] == "direct_transfer"
+    other = browser.js("return document.querySelector('#b2 [aria-sort]').textContent")
+    assert other == "mAP", "other tables stay as they are"
+
+
+def _choose(browser: Browser, name: str, value: str) -> None:
+    """As a person would, who types or chooses."""
+    browser.js(
+        "const box = document.getElementById(arguments[0]); box.value = arguments[1];"
+        "box.dispatchEvent(new Event('input', {bubbles: true}));"
+        "box.dispatchEvent(new Event('change', {bubbles: true}))",
+        name, value,
+    )  # fmt: skip
+
+
+def _shown(browser: Browser, what: str, of_each: str = "part.id") -> list[str]:
+    """What is not hidden of some parts of the page."""
+    parts = f"Array.from(document.querySelectorAll('{what}'))"
+    seen = "part => part.checkVisibility() && part.getBoundingClientRect().width > 0"
+    return browser.js(f"return {parts}.filter({seen}).map(part => {of_each})")
+
+
+def test_filters(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    count = "return document.getElementById('found').textContent"
+    assert _shown(browser, ".board") == ["b0", "b1", "b2"] and browser.js(count) == "10 rows"
+    _choose(browser, "f-text", "mskd")
+    assert browser.js(NAMES, ".board") == ["mskd", "mskd (teacher)", "mskd"]
+    assert _shown(browser, ".board") == ["b0", "b2"] and browser.js(count) == "3 of 10 rows"
+    lines = _shown(browser, "svg[aria-labelledby^=b0-mAP] .s", "part.dataset.row")
+    assert lines == ["b0r1", "b0r0"], "the lines of rows that are filtered out are gone, too"
+    _choose(browser, "f-text", "SYNTHETIC spcl")
+    assert browser.js(NAMES, ".board") == ["spcl"]
+    _choose(browser, "f-text", "")
+    _choose(browser, "f-dataset", "synthetic")
+    _choose(browser, "f-cameras", "no")
+    assert browser.js(NAMES, ".board") == ["buc"]
+    assert len(_shown(browser, ".method")) == 1
+    _choose(browser, "f-text", "nothing like it")
+    assert _shown(browser, "#nothing") == ["nothing"]
+    browser.js("document.getElementById('clear').click()")
+    browser.driver.execute_async_script("setTimeout(arguments[0], 20)")
+    assert browser.js(count) == "10 rows" and _shown(browser, ".board") == ["b0", "b1", "b2"]
+
+
+def test_keyboard(browser: Browser, report: Path) -> None:
+    browser.open(report)
+    focus = "return document.activeElement.textContent.trim()"
+    browser.keys(TAB)
+    assert browser.js(focus) == "Skip to the results"
+    assert browser.js("return document.activeElement.getBoundingClientRect().top >= 0"), "seen"
+    browser.keys(ENTER)
+    assert browser.js("return document.activeElement.id") == "main"
+    for _ in range(40):
+        browser.keys(TAB)
+        if browser.js(focus) == "mAP":
+            break
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.js(focus) == "mAP" and browser.js(outline) == "solid"
+    browser.keys(SPACE)
+    assert browser.js(NAMES, "#b0")[0] == "direct_transfer"
+    browser.keys(ENTER)
+    assert browser.js(NAMES, "#b0")[0] == "mskd"
+    assert browser.js(focus) == "mAP", "the focus stays"
+    browser.js("document.querySelector('#b0 .sorted tbody a').focus()")
+    lit = "return document.querySelectorAll('svg.some .hot').length > 3"
+    assert browser.js(lit), "a row's lines stand out while it has the focus"
+    browser.keys(ENTER)
+    opened = "return [document.activeElement.tagName, document.activeElement.parentNode.open]"
+    assert browser.js(opened) == ["SUMMARY", True]
+    assert browser.js(focus).startswith("mskd")
+    scrolls = "Array.from(document.querySelectorAll('.wide, pre'))"
+    unreached = browser.js(f"return {scrolls}.filter(part => part.tabIndex !== 0).length")
+    assert unreached == 0, "what scrolls can be scrolled by keys"
+
+
+GROUND = "return getComputedStyle(document.body).backgroundColor"
+GROUNDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}
+OPEN_ALL = "document.querySelectorAll('details').forEach(part => { part.open = true; })"
+CLOSED = "document.querySelectorAll('details:not([open])').length"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours(browser: Browser, report: Path, scheme: str) -> None:
+    browser.open(report, scheme=scheme)
+    browser.js(OPEN_ALL)
+    assert browser.js(GROUND) == GROUNDS[scheme]
+    assert browser.js(FAINT) == []
+    other = "dark" if scheme == "light" else "light"
+    _choose(browser, "f-theme", other)
+    assert browser.js(GROUND) == GROUNDS[other], "the page's own switch goes before the system's"
+    assert browser.js(FAINT) == []
+    _choose(browser, "f-theme", "")
+    assert browser.js(GROUND) == GROUNDS[scheme]
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_widths(browser: Browser, report: Path, width: int) -> None:
+    browser.open(report, width)
+    browser.js(OPEN_ALL)
+    assert browser.js("return document.documentElement.scrollWidth") <= width
+    heights = _shown(browser, "svg .label", "part.getBoundingClientRect().height")
+    assert min(map(float, heights)) > 9.5, "letters of charts can be read"
+    columns = browser.js(
+        "return getComputedStyle(document.querySelector('.charts')).gridTemplateColumns"
+    )
+    assert len(columns.split()) == (1 if width == 400 else 3)
+
+
+def test_paper(browser: Browser, report: Path) -> None:
+    browser.open(report, scheme="dark")
+    _choose(browser, "f-theme", "dark")
+    browser.js(f"addEventListener('beforeprint', () => {{ window.left = {CLOSED}; }})")
+    document = browser.send("Page.printToPDF", preferCSSPageSize=True)["data"]
+    assert base64.b64decode(document).startswith(b"%PDF")
+    assert browser.js("return window.left") == 0, "everything is open on paper"
+    assert browser.js(f"return {CLOSED}") > 10, "and closed again afterwards"
+    browser.media("dark", "print")
+    assert browser.js(GROUND) == GROUNDS["light"]
+    for control in ("#controls", "#theme", "nav", ".skip"):
+        assert _shown(browser, control) == []
