@@ -55,6 +55,8 @@ def _portable(
         plain.pop(key, None)
     plain["dataset"].pop("root", None)
     plain["train"]["precision"] = precision
+    for node in (plain, *(stage or {} for stage in plain["stages"].values())):
+        (node.get("train") or {}).pop("micro_batch", None)  # changes what fits, not what comes out
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights

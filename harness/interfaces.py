@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from harness.pieces import active
+
 if TYPE_CHECKING:
     from harness.images.facts import Facts
     from harness.prepare.layouts import Layout
@@ -176,6 +178,13 @@ class Backbone(nn.Module, ABC):
 
     views: tuple[str, ...]
     dim: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`forward`; in training steps of the whole batch, see `harness.pieces`."""
+        pieces = active()
+        if pieces is None:
+            return super().__call__(images)
+        return pieces.embeddings(self, super().__call__, images)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from harness.images.samplers import SAMPLERS
 from harness.images.settings import make_augment
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
+from harness.processes import check_micro_batch, check_share
 from harness.rhythm import check_label_every, labellings
 from harness.views import count_parts
 
@@ -380,6 +381,8 @@ def _check_numbers(config: DictConfig, where: str = "") -> None:
             f"({config.batch.identities} × {config.batch.images}).",
             "Choose a divisor, or 0 for the whole batch.",
         )
+    check_share(batch, group, where)
+    check_micro_batch(config.train.get("micro_batch", "auto"), batch, group, where)
 
 
 # ------------------------------------------------------------------------------------- building

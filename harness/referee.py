@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import processes
 from harness.errors import DataError
 from harness.evaluation.clusters import cluster_quality
 from harness.evaluation.distances import distance_blocks
@@ -89,7 +90,7 @@ class Referee:
             )[:, 0]
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
-        self.last = self.score(*features)
+        self.last = processes.from_first(lambda: self.score(*features))
         return self.last.as_dict()
 
     def score(self, query: Tensor, gallery: Tensor) -> RankingResult:

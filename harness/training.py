@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import processes
 from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import normalise
@@ -31,10 +32,11 @@ from harness.interfaces import (
     UnlabelledSet,
 )
 from harness.optimizers import learning_rate, make_optimizer, set_rate
-from harness.precision import arithmetic, fp32_as
+from harness.precision import fp32_as
 from harness.progress import Reporter
 from harness.rhythm import labellings
 from harness.seeds import derive, generator
+from harness.step import Step
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
@@ -96,6 +98,14 @@ class Trainer:
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
+        batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
+        self.step = Step(
+            *(backbone, self.parts.objective, self.parts.distiller, self.trained),
+            *(self.device, self.precision),
+            batch=int(batch.identities) * int(batch.images),
+            samples_per_bn=int(batch.samples_per_bn),
+            micro_batch=0 if micro_batch == "auto" else int(micro_batch),
+        )
         self._renew_optimizer()
 
     # ------------------------------------------------------------------------------- the epochs
@@ -147,8 +157,9 @@ class Trainer:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
                 cameras = self.data.cameras if parts.labeler.uses_cameras else None
-                for _ in range(due):
-                    self.labels = parts.labeler.label(features, cameras)
+                self.labels = processes.from_first(
+                    lambda: [parts.labeler.label(features, cameras) for _ in range(due)][-1]
+                )
         result = self.labels
         assert result is not None, "the first epoch makes labels, and checkpoints keep them"
         for key in COUNTS:
@@ -227,6 +238,7 @@ class Trainer:
             if parts.distiller is not None:
                 parts.distiller.relabel(features, device_labels, cameras)
         del features
+        self.step.start_epoch()
         self.trained.train()
         if parts.distiller is not None:
             parts.distiller.start_epoch(epoch)
@@ -275,22 +287,7 @@ class Trainer:
 
     def _step(self, batch: Batch, frozen: bool) -> Tensor:
         """One optimiser step; returns the loss, detached."""
-        parts = self.parts
-        with arithmetic(self.precision, self.device):
-            embeddings = parts.backbone(batch.images)
-            distilled = None
-            if parts.distiller is not None:
-                distilled = parts.distiller(embeddings.float(), batch, parts.objective)
-        loss = parts.objective(embeddings.float(), batch.labels, batch.indices)
-        if distilled is not None:
-            loss = loss + distilled
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        parts.objective.update(frozen)
-        if parts.distiller is not None:
-            parts.distiller.step(parts.backbone, parts.objective)
-        return loss.detach()
+        return self.step(batch, self.optimizer, frozen)
 
     @property
     def seed(self) -> int:
