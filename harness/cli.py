@@ -61,10 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        print(f"error: {error.cause}", file=sys.stderr)
-        if error.cure:
-            print(f"  {error.cure}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
+        sys.exit(_report(error))
     except KeyboardInterrupt:
         cure = " The same command goes on from the last finished epoch."
         print(f"\nStopped.{cure if 'run' in arguments[:1] else ''}", file=sys.stderr)
@@ -72,6 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _report(error: HarnessError) -> int:
+    """Tell of an error; returns the exit status."""
+    print(f"error: {error.cause}", file=sys.stderr)
+    if error.cure:
+        print(f"  {error.cure}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError | DataError) else 1
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -124,10 +129,11 @@ def _run(arguments: list[str]) -> None:
     if any(a in ("-h", "--help") for a in arguments):
         print(RUN_HELP, end="")
         return
-    from harness import hydra_app, plugins
+    from harness import hydra_app, plugins, processes
 
-    plugins.register()
-    hydra_app.run(arguments)
+    with processes.job(_report):
+        plugins.register()
+        hydra_app.run(arguments)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,15 +8,21 @@ its lock; what only it knows, the others are told (`from_first`).
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import socket
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from rich.console import Console
 from torch import Tensor, nn
 
 from harness.errors import ConfigError, HarnessError
@@ -252,31 +258,47 @@ def all_can(own: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
+def first_here_first(make: Callable[[], Result]) -> Result:
+    """What `make` gives, asked in the first process of each machine before the others, who then
+    find its files.
+
+    Raises:
+        HarnessError: what it raised in one of those first ones, everywhere.
+    """
+    if not several():
+        return make()
+    made: list[Result] = []
+    error: HarnessError | None = None
+    if local_rank() == 0:
+        try:
+            made.append(make())
+        except HarnessError as problem:
+            error = problem
+    errors: list[Any] = [None] * count()
+    dist.all_gather_object(errors, error)
+    for problem in filter(None, errors):
+        raise problem
+    return made[0] if made else make()
+
+
 @contextlib.contextmanager
-def first_here_first() -> Iterator[None]:
-    """The first process of each machine does it before the others, who then find it done."""
-    if several() and local_rank() > 0:
-        dist.barrier(group=_cpu())
-    yield
-    if several() and local_rank() == 0:
-        dist.barrier(group=_cpu())
+def held_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Work while the first process holds a lock.
+
+    Raises:
+        HarnessError: it does not get it; in all processes.
+    """
+    held: list[AbstractContextManager[Any]] = []
+    from_first(lambda: held.append(lock()))
+    with contextlib.ExitStack() as stack:
+        if held:
+            stack.enter_context(held[0])
+        yield
 
 
-def _cpu() -> Any:
-    """A group whose barriers do not touch a GPU."""
-    if not _groups or not _is_alive(_groups[0]):
-        _groups[:] = [dist.new_group(backend="gloo", timeout=PATIENCE)]
-    return _groups[0]
-
-
-_groups: list[Any] = []
-
-
-def _is_alive(group: Any) -> bool:
-    try:
-        return dist.get_rank(group) >= 0
-    except ValueError:  # of a job that is over
-        return False
+def console() -> Console:
+    """Where a run is shown: nowhere, if not in the first process."""
+    return Console(highlight=False, quiet=rank() > 0, file=io.StringIO() if rank() > 0 else None)
 
 
 @torch.no_grad()
@@ -371,10 +393,53 @@ def gather(own: Tensor, summed: bool = False) -> Tensor:
 # -------------------------------------------------------------------------------------- the end
 
 
-def lost(error: BaseException) -> HarnessError | None:
-    """What to say if an error means that another process is gone; None if it means something else."""
+def all_failed(cell: int) -> bool:
+    """Whether all processes say so of a cell of a sweep, each when it has failed in it. If not, one
+    alone has, and they cannot go on together.
+    """
     if not several():
-        return None
+        return True
+    store, key, until = _store[0], f"failed/{cell}", time.monotonic() + TELLING.total_seconds()
+    store.add(key, 1)
+    while (failed := store.add(key, 0)) < count() and time.monotonic() < until:
+        time.sleep(0.05)
+    return failed == count()
+
+
+@contextlib.contextmanager
+def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
+    """A command that several processes run together, if there are several: the first one alone
+    prints, and an error of one ends all, told once.
+
+    Args:
+        report: tells of an error and returns the exit status.
+    """
+    if count() == 1:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        if _rank_to_be() > 0:
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        try:
+            join()
+            yield
+        except HarnessError as error:
+            _end(error, lambda problem: report(error))
+        except KeyboardInterrupt as error:
+            _end(error, lambda problem: 130)
+        except Exception as error:
+            _end(error, lambda problem: report(problem) if problem else _unexpected(error))
+        leave()
+
+
+def _unexpected(error: BaseException) -> int:
+    traceback.print_exception(error)
+    return 1
+
+
+def _lost(error: BaseException) -> HarnessError | None:
+    """What to say if an error means that another process is gone; None if something else."""
     text = str(error)
     if not isinstance(error, dist.DistError) and not (
         isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text)
@@ -387,11 +452,11 @@ def lost(error: BaseException) -> HarnessError | None:
     )
 
 
-def end(status: int, tell: Callable[[], None]) -> None:
+def _end(error: BaseException, tell: Callable[[HarnessError | None], int]) -> NoReturn:
     """End this process because of an error, of which one process alone tells.
 
-    All may have met the same error, or one alone, or one and then the others for want of it: who
-    is first tells. torchrun ends those that still work.
+    All may have met the same error, or one alone, and then the others for want of it: who is first
+    tells. torchrun ends those that still work.
     """
     speaks = _rank_to_be() == 0
     if _store:
@@ -399,10 +464,13 @@ def end(status: int, tell: Callable[[], None]) -> None:
             speaks = _store[0].add("errors", 1) == 1
             if not speaks:
                 _store[0].wait(["told"], TELLING)
+    problem = _lost(error)
+    status = 1
     if speaks:
-        tell()
+        status = tell(problem)
         sys.stderr.flush()
-        with contextlib.suppress(Exception):
-            _store[0].set("told", "yes")
+        if _store:
+            with contextlib.suppress(Exception):
+                _store[0].set("told", "yes")
     sys.stdout.flush()
     os._exit(status)  # no destructor may wait for a process that is gone
