@@ -129,9 +129,10 @@ def _run(arguments: list[str]) -> None:
     if any(a in ("-h", "--help") for a in arguments):
         print(RUN_HELP, end="")
         return
-    from harness import hydra_app, plugins, processes
+    from harness import hydra_app, plugins
+    from harness.parallel.job import job
 
-    with processes.job(_report):
+    with job(_report):
         plugins.register()
         hydra_app.run(arguments)
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import processes
 from harness.images.augment import normalise
 from harness.interfaces import Backbone
+from harness.parallel.processes import rank
+from harness.parallel.sharing import borders, gather_rows
 from harness.precision import arithmetic
 
 
@@ -40,8 +41,8 @@ def extract(
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
     # each process has whole batches, made up as they are for one process
-    borders = processes.borders(count, batch)
-    first, last = borders[processes.rank()], borders[processes.rank() + 1]
+    limits = borders(count, batch)
+    first, last = limits[rank()], limits[rank() + 1]
     try:
         for start in range(first, last, batch):
             inputs = normalise(images[start : start + batch], device=device)
@@ -52,4 +53,4 @@ def extract(
                 progress(min(start + batch, last) - first, last - first)
     finally:
         backbone.train(was_training)
-    return processes.gather_rows(features, borders)
+    return gather_rows(features, limits)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from harness.pieces import active
+from harness.parallel.pieces import active
 
 if TYPE_CHECKING:
     from harness.images.facts import Facts
@@ -377,6 +377,8 @@ class Distiller(nn.Module, ABC):
         copies: how many differently augmented copies of each batch it needs, the student's
             included. wants_plain: whether it needs each batch without augmentation, too.
         needs_classifier: whether the objective has to score labels (`Objective.logits`).
+        keeps_order: whether it gives networks whole batches as they are, never picked or in another
+            order. Each of several processes then makes its own share of the images alone.
     """
 
     copies_student: bool = False
@@ -384,6 +386,7 @@ class Distiller(nn.Module, ABC):
     copies: int = 1
     wants_plain: bool = False
     needs_classifier: bool = False
+    keeps_order: bool = False
 
     @property
     def teacher(self) -> Backbone | None:

@@ -9,8 +9,8 @@ _said: set[str] = set()
 
 
 def say_once(text: str) -> None:
-    """Print a line to stderr, unless this process has said it before, or has a first one (torchrun's
-    RANK 0) to say it.
+    """Print a line to stderr, unless this process has said it before, or another one does: of
+    several that torchrun starts the first one speaks.
     """
     if text not in _said and os.environ.get("RANK", "0") == "0":
         _said.add(text)

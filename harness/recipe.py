@@ -24,7 +24,7 @@ from harness.images.samplers import SAMPLERS
 from harness.images.settings import make_augment
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
-from harness.processes import check_micro_batch, check_share
+from harness.parallel.checks import check_micro_batch, check_share
 from harness.rhythm import check_label_every, labellings
 from harness.views import count_parts
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import processes
 from harness.errors import DataError
 from harness.evaluation.clusters import cluster_quality
 from harness.evaluation.distances import distance_blocks
@@ -23,6 +22,7 @@ from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
 from harness.images.facts import differences, measure
 from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
+from harness.parallel.sharing import from_first
 from harness.progress import Reporter
 
 
@@ -90,7 +90,7 @@ class Referee:
             )[:, 0]
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
-        self.last = processes.from_first(lambda: self.score(*features))
+        self.last = from_first(lambda: self.score(*features))
         return self.last.as_dict()
 
     def score(self, query: Tensor, gallery: Tensor) -> RankingResult:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness import processes
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.cell import cell_name, portable_config, settings_hash
@@ -22,6 +21,7 @@ from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
 from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
+from harness.parallel import processes, sharing
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -60,11 +60,11 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
         torch.set_num_threads(int(config.threads) or processes.threads())
     run = Store(Path(config.store).expanduser()).run(cell_name(config, precision, teachers))
     settings = settings_hash(config, precision, teachers)
-    processes.check_same(f"{run.name} ({settings}, {device.type})", "cell")
+    sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
     with reporter or Reporter(processes.console()) as reporter:
         if _to_do(run, config):
             check_parts(config, recipe)
-            with processes.held_by_first(run.lock):
+            with sharing.held_by_first(run.lock):
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
                 if _to_do(run, config):
                     card = protocol_card(config, precision)
@@ -82,13 +82,13 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
 
 
 def _to_do(run: Run, config: DictConfig) -> bool:
-    return processes.from_first(lambda: bool(config.force) or not run.finished)
+    return sharing.from_first(lambda: bool(config.force) or not run.finished)
 
 
 def _as_first_sees(run: Run) -> Run:
     """The folder read anew, with the record that the first process finds in it."""
     fresh = Run(run.folder)
-    vars(fresh)["_record"] = processes.from_first(lambda: fresh._record)
+    vars(fresh)["_record"] = sharing.from_first(lambda: fresh._record)
     return fresh
 
 
@@ -228,7 +228,7 @@ class Cell:
     def _referee(self) -> Referee:
         config = self.config
         root = Path(config.data.root).expanduser()
-        referee = processes.first_here_first(  # which decodes, where that has not been done
+        referee = sharing.first_here_first(  # which decodes, where that has not been done
             lambda: make_referee(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
@@ -300,7 +300,7 @@ class Cell:
         source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
         backbone = build_backbone(source.config.backbone)
         path = self.folder / f"{source.name}.pt"
-        backbone.load_state_dict(processes.from_first(lambda: read_state(path)))
+        backbone.load_state_dict(sharing.from_first(lambda: read_state(path)))
         return self._placed(backbone, stage.config)
 
     # ----------------------------------------------------------------------------- training
@@ -420,7 +420,7 @@ class Cell:
 
     def _load_checkpoint(self, fingerprint: str) -> Mapping[str, Any] | None:
         """Set up `history` and `stages`; the state of a stage in progress, if there is one."""
-        state = processes.from_first(self._read_checkpoint)
+        state = sharing.from_first(self._read_checkpoint)
         if state is None:
             return None
         if (state["settings"], state["seed"]) != (self.settings, int(self.config.seed)):
@@ -434,7 +434,7 @@ class Cell:
                 "was begun with.",
                 "Bring them back, or start the cell afresh with force=true.",
             )
-        self.history = processes.from_first(self.run.history)[: state["rows"]]
+        self.history = sharing.from_first(self.run.history)[: state["rows"]]
         self.stages = dict(state["stages"])
         self.environment = state["environment"]  # that in which the cell was begun
         before = state.get("processes", [1])

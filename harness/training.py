@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness import processes
 from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import normalise
@@ -32,11 +31,12 @@ from harness.interfaces import (
     UnlabelledSet,
 )
 from harness.optimizers import learning_rate, make_optimizer, set_rate
+from harness.parallel.sharing import from_first, only_own, whole
+from harness.parallel.step import Step
 from harness.precision import fp32_as
 from harness.progress import Reporter
 from harness.rhythm import labellings
 from harness.seeds import derive, generator
-from harness.step import Step
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
@@ -157,7 +157,7 @@ class Trainer:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
                 cameras = self.data.cameras if parts.labeler.uses_cameras else None
-                self.labels = processes.from_first(
+                self.labels = from_first(
                     lambda: [parts.labeler.label(features, cameras) for _ in range(due)][-1]
                 )
         result = self.labels
@@ -269,16 +269,19 @@ class Trainer:
         # the first copy's draws are the same whether there are others or not
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
+        made = only_own if distiller is None or distiller.keeps_order else whole
+
+        def augmented(indices: Tensor, draw: torch.Generator) -> Tensor:
+            parameters = self.augment.draw(len(indices), draw)
+            return made(
+                len(indices),
+                lambda own: self.augment.apply(
+                    self.data.images, parameters[own], indices=indices[own], device=self.device
+                ),
+            )
+
         for indices in drawn:
-            images = [
-                self.augment.apply(
-                    self.data.images,
-                    self.augment.draw(len(indices), draw),
-                    indices=indices,
-                    device=self.device,
-                )
-                for draw in draws
-            ]
+            images = [augmented(indices, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.wants_plain:
                 plain = normalise(self.data.images[indices.numpy()], device=self.device)

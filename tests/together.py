@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
-from harness import processes
+from harness.parallel import processes
 from harness.results.store import Run
 from tests.tiny import tiny_config
 

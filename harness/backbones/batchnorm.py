@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness import processes
+from harness.parallel.processes import several
+from harness.parallel.sharing import gather
 
 
 class _Grouped(_BatchNorm):
@@ -42,12 +43,12 @@ class _Synchronised(_BatchNorm):
     """Over equal shares of a batch in all processes. torch's own SyncBatchNorm needs GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not processes.several():
+        if not self.training or not several():
             return super().forward(input)
         self._check_input_dim(input)
         x = input if input.dtype == torch.float64 else input.float()
         own = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
-        every = processes.gather(torch.stack(own)[None], summed=True)  # (processes, 2, C)
+        every = gather(torch.stack(own)[None], summed=True)  # (processes, 2, C)
         mean = every[:, 1].mean(dim=0)
         variance = (every[:, 0] + (every[:, 1] - mean).square()).mean(dim=0)
         if self.track_running_stats:
@@ -93,8 +94,11 @@ def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None
     Args:
         batch: images of a whole batch, of which each of several processes has its share.
     """
-    kinds: dict[type, type] = {nn.BatchNorm1d: GroupedBatchNorm1d, nn.BatchNorm2d: GroupedBatchNorm2d}
-    if processes.several() and batch is not None and over_whole_batch(samples, batch):
+    kinds: dict[type, type] = {
+        nn.BatchNorm1d: GroupedBatchNorm1d,
+        nn.BatchNorm2d: GroupedBatchNorm2d,
+    }
+    if several() and batch is not None and over_whole_batch(samples, batch):
         kinds = {
             nn.BatchNorm1d: SynchronisedBatchNorm1d, nn.BatchNorm2d: SynchronisedBatchNorm2d,
         }  # fmt: skip

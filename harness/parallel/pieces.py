@@ -1,4 +1,4 @@
-"""The global batch, computed in pieces: each process takes its share, in as many pieces as it needs.
+"""The global batch, computed in pieces: a share for each process, pieces that fit.
 
 While a training step runs, every `Backbone` that is called with the images of a whole batch
 (B, 3, H, W) gives the embeddings (B, V, D) of the whole batch, whoever calls it. Behind the call
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from harness import processes
+from harness.parallel import sharing
+from harness.parallel.processes import rank, several
 
 _active: list[Pieces] = []
 
@@ -41,7 +42,7 @@ class Pieces:
 
     Attributes:
         size: images a piece; 0: a process's whole share.
-        synchronised: whether batch norms take their statistics over all processes.
+        synchronised: whether batch norms take their statistics over all sharing.
         check: told after each network's own work what went wrong ("": nothing); raises if anything
             did, here or in another process. None: memory is not watched.
     """
@@ -69,21 +70,19 @@ class Pieces:
             call: the network itself.
         """
         with _nothing_active():
-            own = images[processes.own_share(len(images))]
+            own = images[sharing.own_share(len(images))]
             if self.check is None:
                 result = self._own(network, call, own)
             else:
                 result = self._checked(network, call, own)
-            if not processes.several():
+            if not several():
                 return result
             if network.training and not self.synchronised:
                 floating = [b for b in network.buffers() if b.is_floating_point()]
-                processes.same_as_first(floating)
-            return processes.gather(result)
+                sharing.same_as_first(floating)
+            return sharing.gather(result)
 
-    def _checked(
-        self, network: nn.Module, call: Callable[[Tensor], Tensor], own: Tensor
-    ) -> Tensor:
+    def _checked(self, network: nn.Module, call: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
         assert self.check is not None
         problem = ""
         try:
@@ -99,7 +98,7 @@ class Pieces:
         again = len(pieces) > 1 and torch.is_grad_enabled() and _learns(network)
         results = []
         for number, piece in enumerate(pieces):
-            follows = self.synchronised or (number == 0 and processes.rank() == 0)
+            follows = self.synchronised or (number == 0 and rank() == 0)
             first: AbstractContextManager[None] = nullcontext()
             if network.training and not follows:
                 first = _statistics_kept(network)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from harness import processes
 from harness.backbones.batchnorm import over_whole_batch
 from harness.errors import TrainingError
 from harness.interfaces import Backbone, Batch, Distiller, Objective
 from harness.notices import say_once
-from harness.pieces import Pieces
+from harness.parallel import sharing
+from harness.parallel.pieces import Pieces
+from harness.parallel.processes import count, several
 from harness.precision import arithmetic
-
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -50,7 +50,7 @@ class Step:
         whole = over_whole_batch(self.samples_per_bn, self.batch)
         self.pieces = Pieces(
             0 if self.micro_batch >= self.share else self.micro_batch,
-            synchronised=whole and processes.several(),
+            synchronised=whole and several(),
         )
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
@@ -61,12 +61,12 @@ class Step:
     @property
     def share(self) -> int:
         """Images of a batch that this process computes."""
-        return self.batch // processes.count()
+        return self.batch // count()
 
     def start_epoch(self) -> None:
         """Tie the processes together, so that rounding on unlike GPUs does not add up."""
         state = [*self.trained.parameters(), *self.trained.buffers()]
-        processes.same_as_first([t.data for t in state])
+        sharing.same_as_first([t.data for t in state])
         self._tried = False
 
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
@@ -76,7 +76,7 @@ class Step:
             TrainingError: not even the smallest piece fits into memory.
         """
         # several processes have to agree at every try, and do in an epoch's first step alone
-        tries = self.micro_batch == 0 and not (processes.several() and self._tried)
+        tries = self.micro_batch == 0 and not (several() and self._tried)
         while True:
             try:
                 loss = self._gradients(batch, optimizer, tries)
@@ -92,7 +92,7 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer, tries: bool) -> Tensor:
-        """Set the gradients of a batch; if memory does not suffice, leave the networks as they were.
+        """Set the gradients of a batch; or, where memory does not do, leave networks as they were.
 
         Raises:
             torch.OutOfMemoryError, _DoesNotFit: it does not, here or elsewhere.
@@ -114,7 +114,7 @@ class Step:
                 raise
             finally:
                 self.pieces.check = None
-        processes.sum_gradients(self.trained, self.shared_out)
+        sharing.sum_gradients(self.trained, self.shared_out)
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -137,7 +137,7 @@ class Step:
         Raises:
             _DoesNotFit: one of them has.
         """
-        if not processes.all_can(not problem, self.device):
+        if not sharing.all_can(not problem, self.device):
             raise _DoesNotFit(problem or "another process ran out of memory")
 
     def _split(self, problem: str, tries: bool) -> None:
@@ -149,7 +149,7 @@ class Step:
         self.pieces.size = -(-groups // 2) * self.group
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        whose = f"its {self.share} of {self.batch} images" if processes.several() else (
+        whose = f"its {self.share} of {self.batch} images" if several() else (
             f"batches of {self.batch} images"
         )  # fmt: skip
         say_once(
