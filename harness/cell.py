@@ -56,7 +56,9 @@ def _portable(
     plain["dataset"].pop("root", None)
     plain["train"]["precision"] = precision
     for node in (plain, *(stage or {} for stage in plain["stages"].values())):
-        (node.get("train") or {}).pop("micro_batch", None)  # changes what fits, not what comes out
+        train = node.get("train") or {}
+        if train.pop("micro_batch", None) and not train:  # it changes what fits, not what comes out
+            del node["train"]
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights

@@ -1,4 +1,4 @@
-"""Cells run by several processes on this machine, as torchrun would start them, for tests."""
+"""Work for several processes on this machine, started as torchrun would, for tests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch.multiprocessing as mp
 
 from harness.parallel import processes
 from harness.results.store import Run
+from harness.run import run_cell
+from harness.training import Trainer
 from tests.tiny import tiny_config
 
 Cells = Mapping[str, Sequence[str]]
@@ -42,19 +44,32 @@ def _process(
 
 
 def run_cells(folder: Path, cells: Cells) -> None:
-    """Run tiny cells, one after another: `folder/NAME/runs`."""
-    for name, overrides in cells.items():
-        run_one(folder, name, overrides)
+    """Run tiny cells, one after another, and note what labels were made of which features."""
+    original, made = Trainer._label, []
+
+    def spied(self: Trainer, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        labels, features = original(self, *arguments)
+        made.append((labels.clone(), features.clone()))
+        return labels, features
+
+    Trainer._label = spied  # type: ignore[method-assign]
+    try:
+        for name, overrides in cells.items():
+            made.clear()
+            run_cell(tiny_config(folder / name, *overrides, "threads=1"))
+            torch.save(made, folder / name / f"labels-{processes.rank()}.pt")
+    finally:
+        Trainer._label = original  # type: ignore[method-assign]
 
 
-def run_one(folder: Path, name: str, overrides: Sequence[str]) -> Run:
-    """One of them."""
-    from harness.run import run_cell
-
-    return run_cell(tiny_config(folder / name, *overrides, "threads=1"))
+def labels_of(folder: Path, rank: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Labels and features of each epoch of a cell, as a process had them."""
+    made: list[tuple[torch.Tensor, torch.Tensor]]
+    made = torch.load(folder / f"labels-{rank}.pt", weights_only=True)
+    return made
 
 
 def the_run(folder: Path) -> Run:
-    """The only run of a cell's folder."""
+    """The only finished run of a cell's folder."""
     (record,) = folder.glob("runs/*/record.json")
     return Run(record.parent)
