@@ -34,7 +34,8 @@ def _task(config: DictConfig) -> dict[str, Any]:
     sweeps_on = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         _check_stages(HydraConfig.get().overrides.task)
-        return dict(run_cell(config).record["metrics"])
+        with sweeps.as_one_job():
+            return dict(run_cell(config).record["metrics"])
     except Exception as error:
         problem = job.lost(error) or error
         if sweeps_on and job.all_failed(int(HydraConfig.get().job.num)):

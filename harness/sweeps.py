@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,25 @@ def failure(error: Exception) -> dict[str, Any]:
         traceback.print_exception(error)
         known = HarnessError(f"{type(error).__name__}: {first_line(error)}")
     return {FAILED: [known.cause, known.cure]}
+
+
+@contextlib.contextmanager
+def as_one_job() -> Iterator[None]:
+    """The tasks that SLURM starts for a cell (`hydra.launcher.tasks_per_node`) work on it together,
+    as torchrun's processes do.
+    """
+    if "SUBMITIT_EXECUTOR" not in os.environ or "RANK" in os.environ:
+        yield
+        return
+    from submitit import JobEnvironment
+    from submitit.helpers import TorchDistributedEnvironment
+
+    from harness.parallel import processes
+
+    if JobEnvironment().num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    yield
+    processes.leave()
 
 
 @contextlib.contextmanager

@@ -116,6 +116,21 @@ def test_submitit(command: Command, tmp_path: Path, plugins: str) -> None:
     assert "ended without an answer" in answer.err
 
 
+@pytest.mark.slow
+def test_submitit_with_several_tasks_a_cell(command: Command, tmp_path: Path) -> None:
+    """SLURM's tasks find each other without torchrun."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    launcher = ("submitit_local", "tasks_per_node=2", "timeout_min=5")
+    answer = command(
+        "run", "-m", "method=cluster_contrast", "batch.samples_per_bn=4", "train.epochs=1",
+        *tiny(tmp_path), "threads=1", f"hydra/launcher={launcher[0]}",
+        *(f"hydra.launcher.{option}" for option in launcher[1:]),
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    (run,) = Store(tmp_path / "runs").runs()
+    assert run.record["processes"] == [2]
+
+
 def test_launchers_that_are_not_there(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,8 +164,8 @@ def same_as_first(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's values, in place; one message for each kind of number."""
     if not several():
         return
-    for kind in sorted({t.dtype for t in tensors}, key=str):
-        alike = [t for t in tensors if t.dtype == kind]
+    for kind in sorted({(t.dtype, t.device) for t in tensors}, key=str):
+        alike = [t for t in tensors if (t.dtype, t.device) == kind]
         flat = torch.cat([t.reshape(-1) for t in alike])
         dist.broadcast(flat, 0)
         if rank() > 0:

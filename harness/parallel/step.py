@@ -75,8 +75,10 @@ class Step:
         Raises:
             TrainingError: not even the smallest piece fits into memory.
         """
-        # several processes have to agree at every try, and do in an epoch's first step alone
-        tries = self.micro_batch == 0 and not (several() and self._tried)
+        # Several processes have to agree at every try, and do in an epoch's first step alone; never
+        # where they wait for each other inside of the network, which cannot be cut anyway.
+        alone = not several()
+        tries = self.micro_batch == 0 and (alone or not (self._tried or self.pieces.synchronised))
         while True:
             try:
                 loss = self._gradients(batch, optimizer, tries)

@@ -89,7 +89,8 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
         torch.manual_seed(1)
         network = small(widths=(4, 8), strides=(1, 2), views=("global", "upper")).double()
         set_samples_per_bn(network, 4)
-        pieces, seen = Pieces(size), []
+        pieces = Pieces(size)
+        seen: list[Tensor] = []
         with pieces():
             network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
             embeddings = network(images)

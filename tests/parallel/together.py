@@ -52,7 +52,7 @@ def run_cells(folder: Path, cells: Cells) -> None:
         made.append((labels.clone(), features.clone()))
         return labels, features
 
-    Trainer._label = spied  # type: ignore[method-assign]
+    Trainer._label = spied  # type: ignore[method-assign, assignment]
     try:
         for name, overrides in cells.items():
             made.clear()
