@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from harness.errors import ConfigError
 from harness.parallel.processes import count
+
+
+def check_pieces(batch: Mapping[str, Any], micro_batch: object, where: str = "") -> None:
+    """Whether the batches of a stage can be shared by the processes, and cut as is wanted.
+
+    Args:
+        batch: the section `batch`. micro_batch: `train.micro_batch`. where: begins the message.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    images, group = int(batch["identities"]) * int(batch["images"]), int(batch["samples_per_bn"])
+    check_share(images, group, where)
+    check_micro_batch(micro_batch, images, group, where)
 
 
 def check_share(batch: int, samples_per_bn: int, where: str = "") -> None:

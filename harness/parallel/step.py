@@ -56,7 +56,7 @@ class Step:
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
         #: parameters of which each process has its share of the gradient
         self.shared_out = {id(p) for network in self.networks for p in network.parameters()}
-        self._tried = False
+        self.start_epoch()
 
     @property
     def share(self) -> int:
@@ -68,6 +68,7 @@ class Step:
         state = [*self.trained.parameters(), *self.trained.buffers()]
         sharing.same_as_first([t.data for t in state])
         self._tried = False
+        self.buffers = [b for network in self.networks for b in network.buffers()]
 
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
         """One optimiser step; returns the loss, detached.
@@ -103,7 +104,7 @@ class Step:
         if not tries:
             loss = self._backward(self._loss(batch))
         else:
-            before, problem = _State(self.networks, self.device), ""
+            before, problem = _State(self.buffers, self.device), ""
             self.pieces.check = self._agree
             try:
                 try:
@@ -179,8 +180,8 @@ class Step:
 class _State:
     """What a forward pass changes: running statistics, and the position of random numbers."""
 
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
-        self.buffers = [b for network in networks for b in network.buffers()]
+    def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
+        self.buffers = buffers
         self.kept = [
             (kind, torch.cat([b.reshape(-1) for b in self.buffers if b.dtype == kind]))
             for kind in sorted({b.dtype for b in self.buffers}, key=str)
