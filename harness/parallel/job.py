@@ -52,9 +52,7 @@ def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
         try:
             join()
             yield
-        except HarnessError as error:
-            _end(error, report)
-        except KeyboardInterrupt as error:
+        except (HarnessError, KeyboardInterrupt) as error:
             _end(error, report)
         except Exception as error:
             _end(lost(error) or error, report)
@@ -93,7 +91,10 @@ def _end(error: BaseException, report: Callable[[HarnessError], int]) -> NoRetur
     if speaks:
         if isinstance(error, HarnessError):
             status = report(error)
-        elif status == 1:
+        elif isinstance(error, KeyboardInterrupt):
+            stopped = "\nStopped. The same command goes on from the last finished epoch."
+            print(stopped, file=sys.stderr)
+        else:
             traceback.print_exception(error)
         sys.stderr.flush()
         if board:
