@@ -35,18 +35,11 @@ from harness.parallel.sharing import from_first, only_own, whole
 from harness.parallel.step import Step
 from harness.precision import fp32_as
 from harness.progress import Reporter
-from harness.rhythm import labellings
+from harness.rhythm import labellings, tested_epochs
 from harness.seeds import derive, generator
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
-
-
-def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
-    """After which epochs the test set is looked at: every so many, after warm-up, at the end."""
-    regular = [epoch for epoch in range(epochs) if (epoch + 1) % every == 0]
-    ended = [] if epochs - 1 in regular else [epochs - 1]
-    return [*([-1] if warmup else []), *regular, *ended]
 
 
 @dataclass
