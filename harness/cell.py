@@ -62,6 +62,10 @@ def _portable(
     init = find_init(config)
     if init is not None:
         plain["init"] = f"{init.run.name} {init.stage} {init.digest}"  # however it was named
+    for node in (plain, *(stage or {} for stage in plain["stages"].values())):
+        train = node.get("train") or {}
+        if train.pop("micro_batch", None) and not train:  # it changes what fits, not what comes out
+            del node["train"]
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):
         plain["backbone"]["weights"] = weights

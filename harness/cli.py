@@ -65,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        print(f"error: {error.cause}", file=sys.stderr)
-        if error.cure:
-            print(f"  {error.cure}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
+        sys.exit(_tell(error))
     except KeyboardInterrupt:
         cure = " The same command goes on from the last finished epoch."
         print(f"\nStopped.{cure if 'run' in arguments[:1] else ''}", file=sys.stderr)
@@ -76,6 +73,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _tell(error: HarnessError) -> int:
+    """Tell of an error; returns the exit status."""
+    print(f"error: {error.cause}", file=sys.stderr)
+    if error.cure:
+        print(f"  {error.cure}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError | DataError) else 1
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -129,9 +134,11 @@ def _run(arguments: list[str]) -> None:
         print(RUN_HELP, end="")
         return
     from harness import hydra_app, plugins
+    from harness.parallel.job import job
 
-    plugins.register()
-    hydra_app.run(arguments)
+    with job(_tell):
+        plugins.register()
+        hydra_app.run(arguments)
 
 
 class _Parser(argparse.ArgumentParser):

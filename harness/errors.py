@@ -18,6 +18,9 @@ class HarnessError(Exception):
         self.cause = cause
         self.cure = cure
 
+    def __reduce__(self) -> tuple[type[HarnessError], tuple[str, str]]:
+        return type(self), (self.cause, self.cure)  # to another process, in both parts
+
 
 class ConfigError(HarnessError):
     """A configuration that cannot be run. Raised when it is composed, before any work is done."""

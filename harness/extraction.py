@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from harness.images.augment import normalise
 from harness.interfaces import Backbone
+from harness.parallel.processes import rank
+from harness.parallel.sharing import borders, gather_rows
 from harness.precision import arithmetic
 
 
@@ -30,21 +32,25 @@ def extract(
         views: keep only the first so many views (the test uses the global one alone).
         progress: called with (images done, images in all).
 
-    The backbone is left in the mode in which it was found.
+    The backbone is left in the mode in which it was found. Several processes share the work, and
+    all return the same.
     """
     was_training = backbone.training
     backbone.eval()
     count = len(images)
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
+    # each process has whole batches, made up as they are for one process
+    limits = borders(count, batch)
+    first, last = limits[rank()], limits[rank() + 1]
     try:
-        for start in range(0, count, batch):
+        for start in range(first, last, batch):
             inputs = normalise(images[start : start + batch], device=device)
             with arithmetic(precision, device):
                 embeddings = backbone(inputs)[:, :kept]
             features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)
             if progress is not None:
-                progress(min(start + batch, count), count)
+                progress(min(start + batch, last) - first, last - first)
     finally:
         backbone.train(was_training)
-    return features
+    return gather_rows(features, limits)

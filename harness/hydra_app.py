@@ -21,23 +21,28 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from harness import plugins, resolvers, several  # noqa: F401 (configurations refer to them)
+from harness import plugins, resolvers, several, sweeps  # noqa: F401 (configurations refer to them)
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def _task(config: DictConfig) -> dict[str, Any]:
+    from harness.parallel import job
     from harness.run import run_cell
 
     plugins.register()  # a launcher may have started a new process
+    sweeps_on = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         _check_stages(HydraConfig.get().overrides.task)
-        return dict(run_cell(config).record["metrics"])
-    except HarnessError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            print(f"error: {error}", file=sys.stderr)  # now: other cells go on before Hydra reports
+        with sweeps.as_one_job():
+            return dict(run_cell(config).record["metrics"])
+    except Exception as error:
+        problem = job.lost(error) or error
+        if sweeps_on and job.all_failed(int(HydraConfig.get().job.num)):
+            return sweeps.failure(problem)
+        if not isinstance(problem, HarnessError):
             raise
-        _failed.append(error)  # past Hydra, which would print a traceback's worth of its own
+        _failed.append(problem)  # past Hydra, which would print a traceback's worth of its own
         return {}
 
 
@@ -54,18 +59,22 @@ def run(arguments: Sequence[str]) -> None:
     arguments = _ordered([_normal(argument) for argument in arguments])
     several.register(arguments)
     _check_flags(arguments)
+    many = bool({"-m", "--multirun"} & set(arguments))
+    sweeps.check_launcher(arguments, many)
     sys.argv = ["harness", *arguments]
     _failed.clear()
     try:
-        _task()
+        with sweeps.watched() as outcomes:
+            _task()
         if _failed:
             raise _failed[0]
+        sweeps.tell(outcomes)
     except HarnessError:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, arguments) from error
     except OSError as error:
-        if not {"-m", "--multirun"} & set(arguments):
+        if not many:
             raise  # else Hydra's folder for its notes of a multirun
         raise ConfigError(
             f"The store cannot be written: {error.strerror or error}.", "Choose another: store=DIR."

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data import Dataset, Facts, ImageSource, ReIDData, Split, Subset
+from harness.parallel.pieces import active
 
 __all__ = [
     "Backbone", "Batch", "Dataset", "Distiller", "Facts", "ImageSource", "Objective",
@@ -57,6 +58,13 @@ class Backbone(nn.Module, ABC):
 
     views: tuple[str, ...]
     dim: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """`forward`; in training steps of the whole batch, see `harness.pieces`."""
+        pieces = active()
+        if pieces is None:
+            return super().__call__(images)
+        return pieces.embeddings(self, super().__call__, images)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -249,6 +257,8 @@ class Distiller(nn.Module, ABC):
         copies: how many differently augmented copies of each batch it needs, the student's
             included. wants_plain: whether it needs each batch without augmentation, too.
         needs_classifier: whether the objective has to score labels (`Objective.logits`).
+        keeps_order: whether it gives networks whole batches as they are, never picked or in another
+            order. Each of several processes then makes its own share of the images alone.
     """
 
     copies_student: bool = False
@@ -256,6 +266,7 @@ class Distiller(nn.Module, ABC):
     copies: int = 1
     wants_plain: bool = False
     needs_classifier: bool = False
+    keeps_order: bool = False
 
     @property
     def teacher(self) -> Backbone | None:

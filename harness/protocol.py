@@ -22,7 +22,8 @@ from harness.several import sections
 
 UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
-OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every")
+OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
+       "train.micro_batch")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
 #: options of a backbone that came after the first records, and what held before: not on the card

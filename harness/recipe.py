@@ -24,6 +24,7 @@ from harness.images.samplers import SAMPLERS
 from harness.images.settings import make_augment
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
+from harness.parallel.checks import check_pieces
 from harness.rhythm import check_label_every, labellings
 from harness.views import count_parts
 
@@ -150,7 +151,9 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
     except OmegaConfBaseException as error:
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
-    _check_numbers(merged, f"stages.{name}: " if changes else "")
+    where = f"stages.{name}: " if changes else ""
+    _check_numbers(merged, where)
+    check_pieces(merged.batch, merged.train.get("micro_batch", "auto"), where)
     stage = Stage(name, merged)
     for part in ("labeler", "objective"):
         if not stage.has(part):

@@ -22,6 +22,7 @@ from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
 from harness.images.facts import compared
 from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
+from harness.parallel.sharing import from_first
 from harness.progress import Reporter
 
 
@@ -96,7 +97,7 @@ class Referee:
             )[:, 0]
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
-        self.last = self.score(*features)
+        self.last = from_first(lambda: self.score(*features))
         return self.last.as_dict()
 
     def score(self, query: Tensor, gallery: Tensor) -> RankingResult:

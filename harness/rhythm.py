@@ -1,4 +1,4 @@
-"""When labels are made: before every epoch, or once for several."""
+"""When labels are made (before every epoch, or once for several) and when tests are."""
 
 from __future__ import annotations
 
@@ -58,3 +58,10 @@ def _as_list(label_every: object) -> Sequence[int | float]:
     if isinstance(label_every, Sequence) and not isinstance(label_every, str):
         return label_every
     return [label_every]  # type: ignore[list-item]
+
+
+def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
+    """After which epochs the test set is looked at: every so many, after warm-up, at the end."""
+    regular = [epoch for epoch in range(epochs) if (epoch + 1) % every == 0]
+    ended = [] if epochs - 1 in regular else [epochs - 1]
+    return [*([-1] if warmup else []), *regular, *ended]

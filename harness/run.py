@@ -29,6 +29,7 @@ from harness.networks import (
     load_network,
     run_of_teacher,
 )
+from harness.parallel import processes, sharing
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -54,34 +55,50 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         HarnessError: anything a person can mend, with cause and cure.
     """
+    processes.join()
     recipe = make_recipe(config)
     config = settled(config)
-    device = resolve_device(str(config.device))
+    device = resolve_device(processes.device_name(str(config.device)))
+    if device.type == "cuda" and processes.several():
+        torch.cuda.set_device(device)  # where communication takes place
     precision = resolve_precision(str(config.train.precision), device)
     recipe, teachers = find_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
-    if config.threads:
-        torch.set_num_threads(int(config.threads))
+    if config.threads or processes.several():  # torchrun sets a single thread for each
+        torch.set_num_threads(int(config.threads) or processes.threads())
     run = Store(Path(config.store).expanduser()).run(cell_name(config, precision, teachers))
     settings = settings_hash(config, precision, teachers)
-    with reporter or Reporter() as reporter:
-        if not (run.finished and not config.force):
+    sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
+    with reporter or Reporter(processes.console()) as reporter:
+        if _to_do(run, config):
             check_parts(config, recipe)
-            with run.lock():
+            with sharing.held_by_first(run.lock):
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
-                if not (run.finished and not config.force):
+                if _to_do(run, config):
                     card = protocol_card(config, precision)
                     Cell(
                         config, recipe, card, settings, teachers, device, precision, run, reporter
                     ).run_all()
-                    run = Run(run.folder)
+                    run = _as_first_sees(run)
                     _say_metrics(run, reporter)
                     return run
+        run = _as_first_sees(run)
         _check_same(run, config, settings)
         reporter.say(f"{run.name} is finished already (force=true runs it again).")
         _say_metrics(run, reporter)
         return run
+
+
+def _to_do(run: Run, config: DictConfig) -> bool:
+    return sharing.from_first(lambda: bool(config.force) or not run.finished)
+
+
+def _as_first_sees(run: Run) -> Run:
+    """The folder read anew, with the record that the first process finds in it."""
+    fresh = Run(run.folder)
+    vars(fresh)["_record"] = sharing.from_first(lambda: fresh._record)
+    return fresh
 
 
 def _check_same(run: Run, config: DictConfig, settings: str) -> None:
@@ -153,13 +170,22 @@ class Cell:
     def __post_init__(self) -> None:
         self.init: Init | None = find_init(self.config)
         self.environment = environment(self.device)  # now: the checkout may change while we run
+        #: how many processes worked on it, one entry more whenever it went on with another number
+        self.processes = [processes.count()]
 
     @property
     def folder(self) -> Path:
         return self.run.folder
 
+    @property
+    def keeps(self) -> bool:
+        """Whether this process writes the cell's files: of several the first one alone does."""
+        return processes.rank() == 0
+
     def forget(self) -> None:
         """Remove what an earlier run of this cell left."""
+        if not self.keeps:
+            return
         for pattern in ("record.json", "history.json", "*.pt", "per_query.npz", "eval-*"):
             for path in self.folder.glob(pattern):
                 path.unlink()
@@ -168,7 +194,7 @@ class Cell:
         """All stages, then the record."""
         if self.config.force:
             self.forget()
-        for left in self.folder.glob("*.tmp"):  # by a kill in the middle of writing
+        for left in self.folder.glob("*.tmp") if self.keeps else ():  # by a kill while writing
             left.unlink()
         self.reporter.say(
             f"{self.run.name}: protocol {self.card['name']} ({self.card['hash']}), "
@@ -179,9 +205,9 @@ class Cell:
         self._check_test_part(referee)
         check_images(self.recipe, len(referee.data.train.images))
         checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
-        write_json(
-            self.folder / "config.json", portable_config(self.config, self.precision, self.teachers)
-        )
+        if self.keeps:
+            written = portable_config(self.config, self.precision, self.teachers)
+            write_json(self.folder / "config.json", written)
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
@@ -212,16 +238,18 @@ class Cell:
     def _referee(self) -> Referee:
         config = self.config
         root = Path(config.data.root).expanduser()
-        referee = make_referee(
-            load_data(config),
-            (int(config.images.height), int(config.images.width)),
-            Path(config.data.cache).expanduser() if config.data.cache else root / ".harness",
-            train=bool(self.recipe.stages),
-            on_bad_image=config.dataset.get("on_bad_image", "error"),
-            device=self.device,
-            precision=self.precision,
-            rerank=bool(config.evaluation.rerank),
-            reporter=self.reporter,
+        referee = sharing.first_here_first(  # which decodes, where that has not been done
+            lambda: make_referee(
+                load_data(config),
+                (int(config.images.height), int(config.images.width)),
+                Path(config.data.cache).expanduser() if config.data.cache else root / ".harness",
+                train=bool(self.recipe.stages),
+                on_bad_image=config.dataset.get("on_bad_image", "error"),
+                device=self.device,
+                precision=self.precision,
+                rerank=bool(config.evaluation.rerank),
+                reporter=self.reporter,
+            )
         )
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
@@ -269,7 +297,9 @@ class Cell:
         return self._placed(build_initial(config.backbone, self.init), config)
 
     def _placed(self, backbone: Backbone, config: DictConfig) -> Backbone:
-        set_samples_per_bn(backbone, int(config.batch.samples_per_bn))
+        batch = config.batch
+        images = int(batch.identities) * int(batch.images)
+        set_samples_per_bn(backbone, int(batch.samples_per_bn), images)
         return backbone.to(self.device).to(memory_format=torch.channels_last)
 
     def _teacher(self, stage: Stage) -> Backbone | None:
@@ -280,7 +310,8 @@ class Cell:
             return None
         source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
         backbone = build_backbone(source.config.backbone)
-        backbone.load_state_dict(read_state(self.folder / f"{source.name}.pt"))
+        path = self.folder / f"{source.name}.pt"
+        backbone.load_state_dict(sharing.from_first(lambda: read_state(path)))
         return self._placed(backbone, stage.config)
 
     # ----------------------------------------------------------------------------- training
@@ -357,12 +388,14 @@ class Cell:
     # ------------------------------------------------------------------- what is kept, when
 
     def _save_network(self, stage: str, backbone: Backbone) -> None:
+        if not self.keeps:
+            return
         state = backbone.state_dict()
         write_atomically(self.folder / f"{stage}.pt", lambda file: torch.save(state, file))
 
     def _remember(self, stage: str, referee: Referee) -> None:
         """Keep the ranking behind a stage's metrics."""
-        if referee.last is None:  # not evaluated
+        if referee.last is None or not self.keeps:  # not evaluated
             return
         arrays = {}
         path = self.folder / "per_query.npz"
@@ -379,12 +412,15 @@ class Cell:
         self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str
     ) -> None:
         """History first, then the checkpoint that refers to it."""
+        if not self.keeps:
+            return
         write_json(self.folder / "history.json", self.history)
         state = {
             "settings": self.settings,
             "seed": int(self.config.seed),
             "data": fingerprint,
             "environment": self.environment,
+            "processes": self.processes,
             "rows": len(self.history),
             "stages": self.stages,
             "seconds": self.seconds_before + time.perf_counter() - self.started,
@@ -395,16 +431,9 @@ class Cell:
 
     def _load_checkpoint(self, fingerprint: str) -> Mapping[str, Any] | None:
         """Set up `history` and `stages`; the state of a stage in progress, if there is one."""
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
+        state = sharing.from_first(self._read_checkpoint)
+        if state is None:
             return None
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise DataError(
-                f"{path} cannot be read ({type(error).__name__}).",
-                "Start the cell afresh with force=true.",
-            ) from error
         if (state["settings"], state["seed"]) != (self.settings, int(self.config.seed)):
             raise ConfigError(
                 f"{self.run.name} was begun as another cell: with other settings or another seed.",
@@ -416,16 +445,33 @@ class Cell:
                 "was begun with.",
                 "Bring them back, or start the cell afresh with force=true.",
             )
-        self.history = self.run.history()[: state["rows"]]
+        self.history = sharing.from_first(self.run.history)[: state["rows"]]
         self.stages = dict(state["stages"])
         self.environment = state["environment"]  # that in which the cell was begun
+        before = state.get("processes", [1])
+        self.processes = before + [n for n in self.processes if n != before[-1]]
         self.seconds_before = float(state["seconds"])
         for name in self.stages:
             self.reporter.say(f"{name}: finished before.")
         return state if state["trainer"] is not None else None
 
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise DataError(
+                f"{path} cannot be read ({type(error).__name__}).",
+                "Start the cell afresh with force=true.",
+            ) from error
+        return state
+
     def _finish(self, metrics: Mapping[str, Any], referee: Referee) -> None:
         """Write the record, then drop the checkpoint."""
+        if not self.keeps:
+            return
         data = referee.data
         seconds = self.seconds_before + time.perf_counter() - self.started
         record = {
@@ -456,6 +502,7 @@ class Cell:
             },
             "seconds": round(seconds, 2),
             "memory_mib": peak_memory(self.device),
+            "processes": self.processes,
             "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }

@@ -31,20 +31,15 @@ from harness.interfaces import (
     UnlabelledSet,
 )
 from harness.optimizers import learning_rate, make_optimizer, set_rate
-from harness.precision import arithmetic, fp32_as
+from harness.parallel.sharing import from_first, only_own, whole
+from harness.parallel.step import Step
+from harness.precision import fp32_as
 from harness.progress import Reporter
-from harness.rhythm import labellings
+from harness.rhythm import labellings, tested_epochs
 from harness.seeds import derive, generator
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
-
-
-def tested_epochs(warmup: int, epochs: int, every: int) -> list[int]:
-    """After which epochs the test set is looked at: every so many, after warm-up, at the end."""
-    regular = [epoch for epoch in range(epochs) if (epoch + 1) % every == 0]
-    ended = [] if epochs - 1 in regular else [epochs - 1]
-    return [*([-1] if warmup else []), *regular, *ended]
 
 
 @dataclass
@@ -96,6 +91,14 @@ class Trainer:
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
+        batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
+        self.step = Step(
+            *(backbone, self.parts.objective, self.parts.distiller, self.trained),
+            *(self.device, self.precision),
+            batch=int(batch.identities) * int(batch.images),
+            samples_per_bn=int(batch.samples_per_bn),
+            micro_batch=0 if micro_batch == "auto" else int(micro_batch),
+        )
         self._renew_optimizer()
 
     # ------------------------------------------------------------------------------- the epochs
@@ -147,8 +150,9 @@ class Trainer:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
                 cameras = self.data.cameras if parts.labeler.uses_cameras else None
-                for _ in range(due):
-                    self.labels = parts.labeler.label(features, cameras)
+                self.labels = from_first(
+                    lambda: [parts.labeler.label(features, cameras) for _ in range(due)][-1]
+                )
         result = self.labels
         assert result is not None, "the first epoch makes labels, and checkpoints keep them"
         for key in COUNTS:
@@ -227,6 +231,7 @@ class Trainer:
             if parts.distiller is not None:
                 parts.distiller.relabel(features, device_labels, cameras)
         del features
+        self.step.start_epoch()
         self.trained.train()
         if parts.distiller is not None:
             parts.distiller.start_epoch(epoch)
@@ -257,16 +262,19 @@ class Trainer:
         # the first copy's draws are the same whether there are others or not
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
+        made = only_own if distiller is None or distiller.keeps_order else whole
+
+        def augmented(indices: Tensor, draw: torch.Generator) -> Tensor:
+            parameters = self.augment.draw(len(indices), draw)
+            return made(
+                len(indices),
+                lambda own: self.augment.apply(
+                    self.data.images, parameters[own], indices=indices[own], device=self.device
+                ),
+            )
+
         for indices in drawn:
-            images = [
-                self.augment.apply(
-                    self.data.images,
-                    self.augment.draw(len(indices), draw),
-                    indices=indices,
-                    device=self.device,
-                )
-                for draw in draws
-            ]
+            images = [augmented(indices, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.wants_plain:
                 plain = normalise(self.data.images[indices.numpy()], device=self.device)
@@ -275,22 +283,7 @@ class Trainer:
 
     def _step(self, batch: Batch, frozen: bool) -> Tensor:
         """One optimiser step; returns the loss, detached."""
-        parts = self.parts
-        with arithmetic(self.precision, self.device):
-            embeddings = parts.backbone(batch.images)
-            distilled = None
-            if parts.distiller is not None:
-                distilled = parts.distiller(embeddings.float(), batch, parts.objective)
-        loss = parts.objective(embeddings.float(), batch.labels, batch.indices)
-        if distilled is not None:
-            loss = loss + distilled
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        parts.objective.update(frozen)
-        if parts.distiller is not None:
-            parts.distiller.step(parts.backbone, parts.objective)
-        return loss.detach()
+        return self.step(batch, self.optimizer, frozen)
 
     @property
     def seed(self) -> int:

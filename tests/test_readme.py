@@ -26,6 +26,7 @@ def commands(page: Path) -> list[str]:
 
 def commands_in(text: str) -> list[str]:
     """The same of a text."""
+    text = text.replace("\\\n", " ")
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("harness ")]
@@ -40,7 +41,8 @@ def test_commands_of(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert words[0] in COMMANDS, line
         if words[0] != "run":
             continue
-        overrides = [word for word in words[1:] if "=" in word]
+        # launchers are extras, and no part of a cell
+        overrides = [w for w in words[1:] if "=" in w and not w.startswith("hydra")]
         for choice in _combinations(overrides):
             make_recipe(hydra_app.compose(choice))
 

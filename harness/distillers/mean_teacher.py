@@ -22,6 +22,8 @@ class MeanTeacher(AveragedTeacher):
         weight, part_weight: see `FeatureDistance`.
     """
 
+    keeps_order = True
+
     def __init__(
         self,
         teacher: Backbone,

@@ -43,6 +43,7 @@ class MutualTeachers(AveragedTeacher):
     peers = 1
     copies = 2
     needs_classifier = True
+    keeps_order = True
 
     def __init__(
         self,

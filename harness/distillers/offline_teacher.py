@@ -23,6 +23,8 @@ class OfflineTeacher(Teacher):
         weight, part_weight: see `FeatureDistance`.
     """
 
+    keeps_order = True
+
     def __init__(
         self,
         teacher: Backbone,

@@ -54,6 +54,11 @@ class AugmentParameters:
     def __len__(self) -> int:
         return len(self.flip)
 
+    def __getitem__(self, rows: slice) -> AugmentParameters:
+        """Those of some images of the batch."""
+        fields = self.flip, self.corner, self.erase, self.blur, self.part
+        return AugmentParameters(*(field[rows] for field in fields))
+
 
 class Augment:
     """The augmentation of published USL ReID.

@@ -8,7 +8,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from harness.optimizers import learning_rate
-from harness.training import tested_epochs
+from harness.rhythm import tested_epochs
 from harness.verification.cases import Check, Vectors, case, close, equal
 
 
