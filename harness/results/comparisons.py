@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ import pandas as pd
 from harness.errors import ConfigError, did_you_mean
 from harness.results import published
 from harness.results.names import crossings, variants
-from harness.results.store import Store, load
+from harness.results.store import Run, Store, frame
 
+#: columns that tell two runs of one cell from two repeats
+ONE_CELL = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
+#: what a cell costs, as columns
+COSTS = ("images_per_second", "hours", "gpu_hours")
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 
 
@@ -23,7 +27,8 @@ class Comparison:
 
     data: the data's fingerprint where the store holds several of this name, else ''.
     rows: method (the label), cameras, selection, seeds, each metric with its _std,
-        images_per_second, hours (of the whole cell, in its last stage's row), device, published
+        images_per_second, hours and gpu_hours (of the whole cell, in its last stage's
+        row), device, published
         numbers; and where they come from: runs (names) and stage.
     store: where the runs are.
     unlike: how the data differ from the published data set of this name; '' if they do not.
@@ -76,38 +81,35 @@ class Comparison:
 
 
 def comparisons(
-    store: str | Path, dataset: str | None = None, where: str | None = None, sort: str = "mAP"
+    store: str | Path,
+    dataset: str | None = None,
+    where: str | None = None,
+    sort: str = "mAP",
+    found: Iterable[Run] | None = None,
 ) -> Iterator[Comparison]:
     """The tables of a store.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
             takes it ("seed < 3 and cameras"). sort: a metric (best last), or `method`.
+        found: the store's runs, where they have been read already.
 
     Raises:
         ConfigError: nothing finished, nothing of that data set, nothing left, or a condition or
             sort key that is none.
     """
     store = Path(store)
-    runs = load(store)
-    if runs.empty:
-        damaged = sum(run.problem is not None for run in Store(store).runs())
-        raise ConfigError(
-            f"There are no finished runs in {store}"
-            + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
-            "Make one: harness run method=mskd dataset=synthetic.",
-        )
-    if dataset is not None and dataset not in set(runs["dataset"]):
-        raise ConfigError(
-            f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
-        )
-    if sort not in (keys := [*METRICS, "images_per_second", "hours", "method"]):
-        raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
-    cards = {run.record["protocol"]["hash"]: run.record["protocol"] for run in Store(
-        store).runs() if run.finished}  # fmt: skip
+    found = list(Store(store).runs()) if found is None else list(found)
+    runs = finished(found, store, dataset)
+    check_sort(sort)
+    cards = {run.record["protocol"]["hash"]: run.record["protocol"]
+             for run in found if run.finished}  # fmt: skip
     several = runs.groupby("dataset")["data"].nunique() > 1
     if where is not None:
         runs = filtered(runs, where)
+    # the same cell under two names (name=…) is one repeat, not two; `problems` tells of it
+    runs = runs.drop_duplicates([*ONE_CELL, "stage"])
+    runs = runs.assign(crossing=crossings(runs, store))
     for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
         name, data, protocol = map(str, key)
         if dataset in (None, name):
@@ -117,6 +119,34 @@ def comparisons(
             rows = rows.reset_index(drop=True)
             shown = data if several[name] else ""
             yield Comparison(name, shown, cards[protocol], rows, store, unlike)
+
+
+def finished(found: Iterable[Run], store: Path, dataset: str | None = None) -> pd.DataFrame:
+    """The table of finished runs.
+
+    Raises:
+        ConfigError: there is none, or none of that data set.
+    """
+    found = list(found)
+    runs = frame(found)
+    if runs.empty:
+        damaged = sum(run.problem is not None for run in found)
+        raise ConfigError(
+            f"There are no finished runs in {store}"
+            + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
+            "Make one: harness run method=mskd dataset=synthetic.",
+        )
+    if dataset is not None and dataset not in set(runs["dataset"]):
+        raise ConfigError(
+            f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
+        )
+    return runs
+
+
+def check_sort(sort: str) -> None:
+    """Refuse a sort key that is no column."""
+    if sort not in (keys := [*METRICS, *COSTS, "method"]):
+        raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -143,9 +173,6 @@ def _rows(
     runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
 ) -> pd.DataFrame:
     """One row a method, stage, crossing and variant."""
-    # the same cell under two names (name=…) is one repeat, not two
-    runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
-    runs = runs.assign(crossing=crossings(runs, store))
     runs = runs.assign(variant=variants(runs, store))
     rows = []
     keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
@@ -164,6 +191,7 @@ def _rows(
             row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
         row["images_per_second"] = group["images_per_second"].astype(float).median()
         row["hours"] = group["seconds"].astype(float).median() / 3600 if final else float("nan")
+        row["gpu_hours"] = group["gpu_hours"].astype(float).median() if final else float("nan")
         row["device"] = ", ".join(sorted({str(d) for d in group["device"].dropna()}))
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)

@@ -30,9 +30,7 @@ def crossings(runs: pd.DataFrame, store: Path) -> pd.Series:
     for run, method in runs[["run", "method"]].drop_duplicates().itertuples(index=False):
         found[run] = ""
         if method in own:
-            try:
-                config = Run(store / str(run)).config()
-            except HarnessError:
+            if (config := config_or_none(store / str(run))) is None:
                 continue
             has = flat({part: config.get(part) for part in own[method]})
             found[run] = ", ".join(
@@ -95,7 +93,7 @@ def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
             continue
         first = group.drop_duplicates("settings")
         configs = {
-            str(row.settings): flat(Run(store / str(row.run)).config())
+            str(row.settings): flat(config_or_none(store / str(row.run)) or {})
             for row in first.itertuples()
         }
         keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
@@ -108,6 +106,14 @@ def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
             labels = {settings: settings for settings in labels}
         found[group.index] = group["settings"].map(labels)
     return found
+
+
+def config_or_none(folder: Path) -> dict[str, Any] | None:
+    """A run's configuration, None if it cannot be read: its record is a result all the same."""
+    try:
+        return Run(folder).config()
+    except HarnessError:
+        return None
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,8 @@ from harness.results.formats import html, latex, markdown
 from harness.results.formats.latex import bibliography
 from harness.results.leads import compare
 from harness.results.sheets import Sheet
-from harness.results.store import Store, load
+from harness.results.problems import of_records
+from harness.results.store import Run, Store, frame
 
 HEAD = """\
 # Leaderboard
@@ -71,10 +72,12 @@ def show(options: Options) -> None:
             raise ConfigError(f"There is no metric '{metric}'.", did_you_mean(metric, METRICS))
     if options.style == "terminal" and options.output is not None:
         raise ConfigError(f"--output needs --format {', '.join(FORMATS)} or csv.")
-    tables = list(comparisons(options.store, options.dataset, options.where, options.sort))
-    for run in Store(Path(options.store)).runs():
-        if run.problem:
-            print(f"left out: {run.name}: {run.problem}", file=sys.stderr)
+    found = list(Store(Path(options.store)).runs())
+    tables = list(
+        comparisons(options.store, options.dataset, options.where, options.sort, found=found)
+    )
+    for problem in of_records(found):
+        print(problem, file=sys.stderr)
     if options.style == "csv" and not options.by_dataset and options.compared is None:
         _write(_csv(tables), options.output)
         return
@@ -87,7 +90,7 @@ def show(options: Options) -> None:
     else:
         text = FORMATS[options.style](pages)
         if options.style == "markdown" and not options.by_dataset and options.compared is None:
-            text = f"{_head(options.store)}\n{text}"
+            text = f"{_head(found)}\n{text}"
         _write(text, options.output)
         if options.style == "latex" and options.output is not None:
             path = Path(options.output).with_suffix(".bib")
@@ -119,9 +122,9 @@ def _sheets(tables: Sequence[Comparison], options: Options) -> list[Sheet]:
     return [sheets.sheet(table) for table in tables]
 
 
-def _head(store: str) -> str:
+def _head(found: Sequence[Run]) -> str:
     """The page's heading, with the day of its latest record: the same records, the same page."""
-    days = load(store)["finished"].dropna()
+    days = frame(found)["finished"].dropna()
     return HEAD.format(finished=f" up to {days.max()}" if len(days) else "")
 
 
