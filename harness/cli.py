@@ -147,32 +147,39 @@ class _Parser(argparse.ArgumentParser):
 def _table(arguments: list[str]) -> None:
     parser = _Parser("table", "harness table --format latex --output table.tex",
                      "Compare finished runs.")  # fmt: skip
+    parser.usage = "harness table [OPTION …]"
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.add_argument(
         "--format", default="terminal", choices=["terminal", "markdown", "latex", "html", "csv"]
     )
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--where", help='only runs for which this holds: "seed < 3"')
-    parser.add_argument("--sort", default="mAP", help="a metric, images_per_second, hours, method")
-    parser.add_argument("--by-dataset", action="store_true", help="methods by data sets")
-    parser.add_argument("--metrics", default="mAP,rank1", help="of --by-dataset: mAP,rank1")
-    parser.add_argument(
-        "--compare", nargs="*", metavar="ROW", help="differences of rows and whether they are real"
-    )
+    parser.add_argument("--selection", choices=["last", "oracle"], help="only such checkpoints")
+    parser.add_argument("--sort", help="a metric, images_per_second, hours, gpu_hours, method")
+    parser.add_argument("--reverse", action="store_true", help="best first")
+    parser.add_argument("--rows", help="fields: method, or labeler.eps, or several with commas")
+    parser.add_argument("--columns", help="fields: dataset, protocol, seed, …")
+    parser.add_argument("--by-dataset", action="store_true", help="--rows method --columns dataset")
+    parser.add_argument("--metrics", default="mAP,rank1", help="of --rows, --columns: mAP,gpu_hours")
+    parser.add_argument("--compare", nargs="*", metavar="ROW", help="are differences real?")
     parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
-    parser.add_argument(
-        "--published", action="store_true", help="numbers that papers report, in place of runs"
-    )
+    parser.add_argument("--published", action="store_true", help="numbers of papers, no runs")
     options = parser.parse_args(arguments)
     from harness.results.tables import Options, show, show_published
 
     if options.published:
         show_published(options.format, options.dataset, options.output)
         return
+
+    def words(text: str | None) -> tuple[str, ...]:
+        return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+    by_dataset = (("method",), ("dataset",)) if options.by_dataset else ((), ())
     show(
         Options(
             options.store, options.format, options.dataset, options.where, options.sort,
-            tuple(options.metrics.split(",")), options.by_dataset,
+            words(options.metrics) or ("mAP",), words(options.rows) or by_dataset[0],
+            words(options.columns) or by_dataset[1], options.selection, options.reverse,
             None if options.compare is None else tuple(options.compare), options.output,
         )
     )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import ConfigError, did_you_mean
@@ -51,23 +53,12 @@ class Comparison:
     @property
     def warning(self) -> str:
         """What is wrong with the data; '' if nothing is known to be."""
-        if not self.unlike:
-            return ""
-        return (
-            "These images are not the published data set; their numbers compare with no paper's "
-            f"({self.unlike})."
-        )
+        return warning(self.unlike)
 
     @property
     def caption(self) -> str:
         """What was held equal, in words."""
-        return f"Protocol `{self.card['name']}` ({self.card['hash']}): {self.held}."
-
-    @property
-    def held(self) -> str:
-        """The protocol card as `key value; key value`."""
-        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
-        return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+        return caption(self.card)
 
     @property
     def sources(self) -> str:
@@ -80,18 +71,36 @@ class Comparison:
         return f"Published numbers were read in, for {read}."
 
 
+def caption(card: Mapping[str, Any]) -> str:
+    """What a protocol card holds equal, in words."""
+    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras")}
+    held = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+    return f"Protocol `{card['name']}` ({card['hash']}): {held}."
+
+
+def warning(unlike: str) -> str:
+    """What is to be said of data that differ from what was published; '' if they do not."""
+    if not unlike:
+        return ""
+    return (
+        "These images are not the published data set; their numbers compare with no paper's "
+        f"({unlike})."
+    )
+
+
 def comparisons(
     store: str | Path,
     dataset: str | None = None,
     where: str | None = None,
-    sort: str = "mAP",
+    sort: str | None = None,
     found: Iterable[Run] | None = None,
 ) -> Iterator[Comparison]:
     """The tables of a store.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
-            takes it ("seed < 3 and cameras"). sort: a metric (best last), or `method`.
+            takes it ("seed < 3 and cameras"). sort: a metric (best last; mAP if
+            it is None), or `method`.
         found: the store's runs, where they have been read already.
 
     Raises:
@@ -101,7 +110,8 @@ def comparisons(
     store = Path(store)
     found = list(Store(store).runs()) if found is None else list(found)
     runs = finished(found, store, dataset)
-    check_sort(sort)
+    if sort is not None:
+        check_sort(sort)
     cards = {run.record["protocol"]["hash"]: run.record["protocol"]
              for run in found if run.finished}  # fmt: skip
     several = runs.groupby("dataset")["data"].nunique() > 1
@@ -115,7 +125,7 @@ def comparisons(
         if dataset in (None, name):
             unlike = max(group["unlike"])  # records from before the check have ''
             rows = _rows(group, name, cards[protocol], store, bool(unlike))
-            rows = rows.sort_values(sort, kind="stable", na_position="first")
+            rows = rows.sort_values(sort or "mAP", kind="stable", na_position="first")
             rows = rows.reset_index(drop=True)
             shown = data if several[name] else ""
             yield Comparison(name, shown, cards[protocol], rows, store, unlike)
@@ -169,6 +179,31 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     return kept
 
 
+def averages(runs: pd.DataFrame, metrics: Iterable[str]) -> dict[str, float]:
+    """Mean of each metric over runs, and `_std`: NaN for a single one."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        values = runs[metric].to_numpy(dtype=float)
+        found[metric] = float(values.mean())
+        found[f"{metric}_std"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return found
+
+
+def costs(runs: pd.DataFrame, final: bool) -> dict[str, float]:
+    """Medians over runs of `COSTS`; hours are the whole cell's, and stand with its last stage."""
+    found = {"images_per_second": _median(runs["images_per_second"])}
+    found["hours"] = _median(runs["seconds"]) / 3600 if final else math.nan
+    found["gpu_hours"] = _median(runs["gpu_hours"]) if final else math.nan
+    return found
+
+
+def _median(column: pd.Series) -> float:
+    """NaN where there is no number."""
+    values = column.to_numpy(dtype=float)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else math.nan
+
+
 def _rows(
     runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
 ) -> pd.DataFrame:
@@ -186,12 +221,7 @@ def _rows(
             "selection": selection,
             "seeds": group["seed"].nunique(),
         }
-        for metric in METRICS:
-            row[metric] = group[metric].mean()
-            row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
-        row["images_per_second"] = group["images_per_second"].astype(float).median()
-        row["hours"] = group["seconds"].astype(float).median() / 3600 if final else float("nan")
-        row["gpu_hours"] = group["gpu_hours"].astype(float).median() if final else float("nan")
+        row |= averages(group, METRICS) | costs(group, bool(final))
         row["device"] = ", ".join(sorted({str(d) for d in group["device"].dropna()}))
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)

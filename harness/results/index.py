@@ -58,7 +58,7 @@ def runs(folder: Path) -> Iterator[Run]:
         if entry is not None:
             new[name] = entry
         yield Run(Path(path), None if entry is None else entry[1])
-    if (added + len(old) - len(new)) * 20 > len(new):  # what changes less is as quickly read
+    if (added + len(old.keys() - new.keys())) * 20 > len(new):  # less is as quickly read
         _write(folder, new)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,14 @@ def _option(part: str, target: str | None) -> str:
     return names[0] if names else str(target).rsplit(".", 1)[-1]
 
 
-def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
+def variants(runs: pd.DataFrame, store: Path, shown: Collection[str] = ()) -> pd.Series:
     """'' where a row has one configuration; else what sets each apart, as `key=value`.
 
     Cells of one method, crossing and protocol that differ in anything but the seed are never
     averaged.
 
     Args:
-        runs: with the column `crossing`.
+        runs: with the column `crossing`. shown: keys whose values stand elsewhere in the table.
     """
     found = pd.Series("", index=runs.index)
     for _, group in runs.groupby(["method", "crossing"]):
@@ -97,12 +97,17 @@ def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
             for row in first.itertuples()
         }
         keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
-        apart = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
+        differ = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
+        apart = [k for k in differ if k not in shown]
         labels = {
-            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3]) or settings
+            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3])
             for settings, config in configs.items()
         }
-        if len(set(labels.values())) < len(labels):  # three keys do not tell them apart
+        told = {
+            (label, *(str(configs[settings].get(k)) for k in shown))
+            for settings, label in labels.items()
+        }
+        if len(told) < len(labels):  # three keys do not tell them apart, or none does
             labels = {settings: settings for settings in labels}
         found[group.index] = group["settings"].map(labels)
     return found

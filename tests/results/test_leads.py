@@ -82,7 +82,7 @@ def test_command(command: Command, tmp_path: Path) -> None:
         "--where seed<0": "No finished run fits",
         "--sort mapp": "no such column",
         "--by-dataset --metrics maP": "no metric 'maP'",
-        "--by-dataset --compare": "exclude each other",
+        "--by-dataset --compare": "--compare excludes",
         "--output x": "--output needs --format",
     }.items():
         answer = command("table", *store, *words.split())
