@@ -19,7 +19,7 @@ from harness.protocol import LATER as BACKBONE
 from harness.protocol import protocol_card
 
 #: settings that change where or whether a cell runs, not what comes out
-ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
+ELSEWHERE = ("store", "name", "force", "overwrite", "log", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
@@ -54,6 +54,7 @@ def _portable(
     for key in ELSEWHERE:
         plain.pop(key, None)
     plain["dataset"].pop("root", None)
+    plain["evaluation"].pop("keep_features", None)  # what is kept, not what comes out
     plain["train"]["precision"] = precision
     weights = protocol_card(config, precision)["weights"]
     if weights != "none" and not weights.startswith("imagenet"):

@@ -144,6 +144,10 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
+
+
 def _table(arguments: list[str]) -> None:
     parser = _Parser("table", "harness table --format latex --output table.tex",
                      "Compare finished runs.")  # fmt: skip
@@ -205,16 +209,25 @@ def _list(arguments: list[str]) -> None:
 
 
 def _eval(arguments: list[str]) -> None:
-    parser = _Parser("eval", "harness eval RUN --rerank", "Test a finished run again.")
+    parser = _Parser("eval", "harness eval RUN --rerank", "")
+    parser.usage = "harness eval RUN [dataset.KEY=VALUE …] [OPTION …]"
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
     parser.add_argument(
         "changes", nargs="*", metavar="dataset.KEY=VALUE", help="where data have moved, say"
     )
     parser.add_argument("--stage", help="which of its networks; the last one if left out")
-    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
+    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking, by …")
+    parser.add_argument("--k1", type=int, default=20, metavar="K", help="… 20 neighbours")
+    parser.add_argument("--k2", type=int, default=6, metavar="K", help="… of which 6 are averaged")
+    parser.add_argument("--lambda", dest="lam", type=float, default=0.3, metavar="L",
+                        help="… 0.3 of the plain distance")  # fmt: skip
+    parser.add_argument("--ranks", type=_numbers, default=(1, 5, 10, 20), help="other: 1,3,50")
+    parser.add_argument("--no-cams", action="store_true", help="leave cameras out of account")
+    parser.add_argument("--images", action="store_true", help="even where features were kept")
+    parser.add_argument("--save", action="store_true", help="write it beside the record")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
-    parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
-    parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
+    parser.add_argument("--data-root", metavar="DIR", help="default $HARNESS_DATA or ./data")
+    parser.add_argument("--cache", metavar="DIR", help="of decoded images; default DATA_ROOT/.harness")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)

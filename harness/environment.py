@@ -32,7 +32,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": versions,
         "platform": f"{platform.system()} {platform.machine()}",
         "device": device_name(device),
-        "gpus": int(device.type == "cuda"),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from harness import kept_features, tracking
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.cell import cell_name, portable_config, settings_hash
@@ -21,6 +22,7 @@ from harness.files import write_atomically, write_json
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
 from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
+from harness.overwrite import carry_out, strategy
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
@@ -37,6 +39,7 @@ from harness.recipe import (
 from harness.referee import Referee, make_referee
 from harness.results.store import SCHEMA, Run, Store
 from harness.seeds import derive
+from harness.tracking import NoTracker, Tracker
 from harness.training import Parts, Trainer
 
 
@@ -46,6 +49,8 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         HarnessError: anything a person can mend, with cause and cure.
     """
+    how = strategy(config)
+    tracking.check_log(str(config.log))
     recipe = make_recipe(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
@@ -57,20 +62,23 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     run = Store(Path(config.store).expanduser()).run(cell_name(config, precision, teachers))
     settings = settings_hash(config, precision, teachers)
     with reporter or Reporter() as reporter:
-        if not (run.finished and not config.force):
+        if how != "skip" or not run.finished:
             check_parts(config, recipe)
             with run.lock():
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
-                if not (run.finished and not config.force):
+                if run.finished and how == "only-missing":
+                    _check_same(run, config, settings)
+                if how != "skip" or not run.finished:
                     card = protocol_card(config, precision)
-                    Cell(
+                    cell = Cell(
                         config, recipe, card, settings, teachers, device, precision, run, reporter
-                    ).run_all()
-                    run = Run(run.folder)
-                    _say_metrics(run, reporter)
-                    return run
+                    )
+                    if carry_out(cell, how):
+                        run = Run(run.folder)
+                        _say_metrics(run, reporter)
+                        return run
         _check_same(run, config, settings)
-        reporter.say(f"{run.name} is finished already (force=true runs it again).")
+        reporter.say(f"{run.name} is finished already (overwrite=always runs it again).")
         _say_metrics(run, reporter)
         return run
 
@@ -85,7 +93,7 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
     if (record["settings"], record["cell"]["seed"]) != (settings, int(config.seed)):
         raise ConfigError(
             f"{run.name} is another cell: its settings or its seed are not those asked for.",
-            "Choose another name=, or replace it with force=true.",
+            "Choose another name=, or replace it with overwrite=always.",
         )
     try:
         data = load_data(config)
@@ -94,7 +102,7 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
     if data.fingerprint() != record["dataset"]["fingerprint"]:
         raise DataError(
             f"{run.name} is finished, but with other images than {data.name} has now.",
-            "Keep both with name=, or replace it with force=true.",
+            "Keep both with name=, or replace it with overwrite=always.",
         )
 
 
@@ -139,6 +147,9 @@ class Cell:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    #: what else the record says
+    notes: dict[str, Any] = field(default_factory=dict)
+    tracker: Tracker = field(default_factory=NoTracker)
     environment: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,13 +161,15 @@ class Cell:
 
     def forget(self) -> None:
         """Remove what an earlier run of this cell left."""
-        for pattern in ("record.json", "history.json", "*.pt", "per_query.npz"):
+        for pattern in ("record.json", "history.json", "*.pt", "*.npz", "evaluation-*.json"):
             for path in self.folder.glob(pattern):
                 path.unlink()
+        for path in tracking.forget(self.folder):
+            path.unlink()
 
     def run_all(self) -> None:
         """All stages, then the record."""
-        if self.config.force:
+        if strategy(self.config) == "always":
             self.forget()
         for left in self.folder.glob("*.tmp"):  # by a kill in the middle of writing
             left.unlink()
@@ -169,9 +182,13 @@ class Cell:
         self._check_test_part(referee)
         check_images(self.recipe, len(referee.data.train.images))
         checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
-        write_json(
-            self.folder / "config.json", portable_config(self.config, self.precision, self.teachers)
-        )
+        shown = portable_config(self.config, self.precision, self.teachers)
+        write_json(self.folder / "config.json", shown)
+        log = str(self.config.log)
+        with tracking.opened(log, self.folder, self.run.name, shown, self.history) as self.tracker:
+            self._run_stages(referee, checkpoint)
+
+    def _run_stages(self, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
@@ -213,6 +230,7 @@ class Cell:
             rerank=bool(config.evaluation.rerank),
             reporter=self.reporter,
         )
+        referee.keep_features = bool(config.evaluation.get("keep_features"))
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
         for line in referee.differences or []:
@@ -306,6 +324,7 @@ class Cell:
         metrics: dict[str, Any] = {}
         for row in trainer.epochs():
             self.history.append(row)
+            self.tracker.log(row, len(self.history) - 1)
             tested = "mAP" in row
             if tested:
                 metrics = {key: row[key] for key in referee.last.as_dict()} if referee.last else {}
@@ -363,6 +382,10 @@ class Cell:
         # who is asked for: queries of one person are alike, which a comparison has to know
         arrays["query_identity"] = referee.data.query.identities.astype(np.int32)
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        if referee.features is not None:
+            query, gallery = referee.features
+            fingerprint = referee.fingerprint
+            kept_features.save(self.folder, stage, query, gallery, referee.truth, fingerprint)
 
     def _save_checkpoint(
         self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str
@@ -445,6 +468,7 @@ class Cell:
             "memory_mib": peak_memory(self.device),
             "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+            **self.notes,
         }
         write_json(self.folder / "record.json", record)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -176,7 +176,8 @@ class _Pivot:
             for key in ALWAYS
             if key not in (*rows, *columns) and self._stands(runs, key, [*rows, *columns])
         ]
-        self.rows, self.columns, self.metrics, self.sort = [*rows, *shown], columns, metrics, sort
+        self.asked, self.rows, self.columns = rows, [*rows, *shown], columns
+        self.metrics, self.sort = metrics, sort
         self.store = store
         self.cards = {cards[run]["hash"]: cards[run] for run in runs["run"]}
         several = runs.groupby("dataset")["data"].nunique() > 1
@@ -265,7 +266,7 @@ class _Pivot:
 
     def _order(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
         """Where a row stands: rows of more columns and better ones last, or by the fields."""
-        if self.sort == "method" or (self.sort is None and "method" not in self.rows):
+        if self.sort == "method" or (self.sort is None and "method" not in self.asked):
             return _natural(row)
         key = self.sort or "mAP"
         values = [_summary(runs)[key] for runs in self.cells[row].values()]

@@ -4,8 +4,8 @@ Files on disk are never rewritten: `read` migrates in memory, one step a schema.
 number, a step in `STEPS`, and a frozen record of the one before under tests/results/frozen/.
 
 1   the first.
-2   says what the first left to the reader: `evaluated`, `environment.gpus` (0 on a CPU),
-    `dataset.not_as_published` and `unreadable`, each stage's `network` and `images_per_second`.
+2   says what the first left to the reader: `evaluated`, `dataset.not_as_published` and
+    `unreadable`, each stage's `network` and `images_per_second`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def read(raw: Any) -> dict[str, Any] | str:
 
 def _from_1(record: dict[str, Any]) -> None:
     record.setdefault("evaluated", True)
-    environment = record.setdefault("environment", {})
-    if isinstance(environment, dict):
-        environment.setdefault("gpus", 0 if environment.get("device", "CPU") == "CPU" else 1)
+    record.setdefault("environment", {})
     data = record.setdefault("dataset", {})
     if isinstance(data, dict):
         data.setdefault("not_as_published", None)

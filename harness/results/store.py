@@ -202,6 +202,14 @@ def _device(environment: dict[str, Any]) -> str | None:
     return environment.get("cpu") or device if device == "CPU" else device
 
 
+def _gpu_hours(record: dict[str, Any]) -> float | None:
+    """Hours of the whole cell times its GPUs; None on a CPU."""
+    seconds = record.get("seconds")
+    if record["environment"].get("device") in (None, "CPU") or seconds is None:
+        return None
+    return float(record.get("device_hours", seconds * record.get("devices", 1) / 3600))
+
+
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs of a store as a tidy table: see `frame`."""
     return frame(Store(Path(store).expanduser()).runs())
@@ -213,8 +221,8 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
     known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection,
-    the metrics in percent, images_per_second, seconds (of the whole cell), gpus (0: on a CPU),
-    gpu_hours, device, finished (day). Damaged records are left out; `Run.problem` tells of them.
+    the metrics in percent, images_per_second, seconds (of the whole cell),
+    gpu_hours (missing on a CPU), device, finished (day). Damaged records are left out; `Run.problem` tells of them.
     """
     import pandas as pd
 
@@ -239,8 +247,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
             "selection": card["selection"],
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
-            "gpus": (gpus := record["environment"].get("gpus")),
-            "gpu_hours": record["seconds"] / 3600 * gpus if gpus and record.get("seconds") else None,
+            "gpu_hours": _gpu_hours(record),
             "device": _device(record["environment"]),
         }
         stages = record["stages"]
