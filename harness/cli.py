@@ -19,7 +19,9 @@ usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   table     compare what was run                         harness table --format markdown
-  list      methods, datasets, backbones, …, runs        harness list methods
+  list      methods, datasets, …, runs, problems         harness list methods
+  rerun     go on with what failed or was stopped        harness rerun --failed
+  rm        remove runs                                  harness rm 'mskd-*-s1-*'
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
@@ -47,7 +49,8 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
 
 often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
   backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda
-  data.root=DIR  store=DIR  force=true  evaluation.rerank=true  dataset.on_bad_image=skip
+  data.root=DIR  store=DIR  overwrite=skip|only-missing|always  log=none|tensorboard|wandb|mlflow
+  evaluation.rerank=true  evaluation.keep_features=true  dataset.on_bad_image=skip
 
 A finished cell is not run twice; a killed one goes on when the same command is given again.
 harness run --hydra-help shows Hydra's own options; completion: harness run -sc install=bash.
@@ -91,7 +94,7 @@ def _dispatch(arguments: list[str]) -> None:
         return
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        hint = did_you_mean(command, COMMANDS)
+        hint = did_you_mean(command, COMMANDS.keys() - {"rm"})  # nobody is to be led there by a slip
         if "=" in command:
             hint = f"Did you mean 'harness run {' '.join(arguments)}'?"
         raise ConfigError(f"There is no command '{command}'.", hint)
@@ -206,6 +209,40 @@ def _list(arguments: list[str]) -> None:
         raise ConfigError("--format and --output are of crossings alone: harness list crossings.")
     else:
         show(options.what, options.store)
+
+
+def _rerun(arguments: list[str]) -> None:
+    parser = _Parser(
+        "rerun", "harness rerun --failed",
+        "Run again what failed or is unfinished, with the settings that its config.json has.",
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names, or beginnings; default all")
+    parser.add_argument("--failed", action="store_true", help="only what failed")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.epilog = (
+        "KEY=VALUE says where things are now: data.root=DIR data.cache=DIR device=cpu threads=2 "
+        "log=tensorboard backbone.weights=FILE."
+    )
+    options = parser.parse_intermixed_args(arguments)
+    changes = [word for word in options.runs if "=" in word]
+    from harness.rerun import rerun
+
+    names = [word for word in options.runs if "=" not in word]
+    rerun(names, changes, options.failed, options.store)
+
+
+def _rm(arguments: list[str]) -> None:
+    parser = _Parser(
+        "rm", "harness rm 'mskd-*-s1-*'",
+        "Remove runs with all their files. Asks first; leaves running ones alone.",
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="whole names, or patterns with *")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    options = parser.parse_args(arguments)
+    from harness.results.removal import remove
+
+    remove(options.runs, options.store, options.yes)
 
 
 def _eval(arguments: list[str]) -> None:
@@ -360,6 +397,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
     "table": _table,
     "list": _list,
+    "rerun": _rerun,
+    "rm": _rm,
     "prepare": _prepare,
     "eval": _eval,
     "verify": _verify,

@@ -106,7 +106,8 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
     config = run.config()
     teachers = dict(config.pop("teachers", {}))
     for section, options in LATER.items():  # what an older configuration does not name yet
-        config[section] = {**options, **config[section]}
+        if section != "backbone":  # networks know what held before
+            config[section] = {**options, **config[section]}
     config["evaluation"] = {"keep_features": False, **config["evaluation"]}
     root = said.get("data.root") or os.environ.get("HARNESS_DATA", "data")
     config |= {
@@ -150,17 +151,12 @@ def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _dataset(node: dict[str, Any], root: str) -> dict[str, Any]:
-    """The run's data set; what its own configuration says of places is taken from there."""
-    name = node["name"]
-    known = {
-        key: plugin for key, plugin in plugins.find()["datasets"].items()
-    }  # fmt: skip
-    for plugin in [known[name]] if name in known else known.values():
-        own = OmegaConf.to_container(plugins.load_config(plugin.folder / "config.yaml"), resolve=False)
-        assert isinstance(own, dict)
-        if own.get("_target_") == node.get("_target_"):
-            return {**node, **({"root": root} if "root" in own else {})}
-    raise ConfigError(f"Data set '{name}' is not installed here.", "harness list datasets.")
+    """The run's data set, looked for under `root`."""
+    name, found = node["name"], plugins.find()["datasets"]
+    if name not in found:
+        raise ConfigError(f"Data set '{name}' is not installed here.", did_you_mean(name, found))
+    own = plugins.load_config(found[name].folder / "config.yaml")
+    return {**node, "root": root} if "root" in own else node
 
 
 def _weights(described: str, root: str, said: dict[str, Any]) -> str:
