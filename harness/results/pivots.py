@@ -236,6 +236,7 @@ class _Pivot:
             tuple(filter(None, notes)),
             dataset=str(self.runs["dataset"].iloc[0]) if len(data) == 1 else "",
             protocol=protocols[0] if len(protocols) == 1 else "",
+            kind="pivot",
         )
 
     def _values(

@@ -50,7 +50,8 @@ class Sheet:
     """One table to be written.
 
     methods: what each row's method is called in its folder, '' if it has none; for citations.
-    notes: sentences below it, the protocol first.
+    notes: sentences below it, the protocol first. kind: '' for methods by metrics, else what it
+        is: `compare` or `pivot`.
     """
 
     title: str
@@ -60,6 +61,7 @@ class Sheet:
     notes: tuple[str, ...]
     dataset: str = ""
     protocol: str = ""
+    kind: str = ""
 
 
 def number(value: Any, std: Any = None, digits: int = 1, mark: str = "") -> Cell:
@@ -135,6 +137,7 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
         tuple(filter(None, (_explained(pairs), comparison.warning, comparison.caption))),
         comparison.dataset,
         str(comparison.card["name"]),
+        "compare",
     )
 
 
