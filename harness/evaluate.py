@@ -59,9 +59,9 @@ def evaluate_run(
             missing data.
     """
     rule = Rule(rerank, k1, k2, lam, not no_cams, tuple(ranks))
-    rule.check()
     if not rerank and (k1, k2, lam) != (20, 6, 0.3):
         raise ConfigError("--k1, --k2 and --lambda are of re-ranking.", "Add --rerank.")
+    rule.check()
     found = Store(Path(store)).find(run)
     stages = list(found.record.get("stages", {}))
     if not stages:

@@ -109,6 +109,9 @@ class Completed(Cell):
                     f"{before['mAP']:.2f}: nothing was changed.",
                     "Its network or the way of evaluation has changed: overwrite=always.",
                 )
+            path = self.folder / "per_query.npz"
+            if not _arrays(path):  # damaged, and so missing for every stage
+                path.unlink(missing_ok=True)
             self._remember(stage, referee)
             before.update({k: v for k, v in metrics.items() if k not in before})
         if any("metrics" in what for what in lacks.values()):
