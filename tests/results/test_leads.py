@@ -87,3 +87,24 @@ def test_command(command: Command, tmp_path: Path) -> None:
     }.items():
         answer = command("table", *store, *words.split())
         assert answer.status == 2 and said in answer.err, (words, answer.err)
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial: int) -> None:
+    """Whatever the numbers: a row that is bold on its own beats every other significantly."""
+    rng = np.random.default_rng(trial)
+    for place in range(4):
+        for seed in range(1 + trial % 3):
+            run(tmp_path, f"m{place}", float(rng.choice([0.0, 0.01, 0.02, 0.1])), 10 * place + seed)
+    (only,) = comparisons(tmp_path)
+    found = marks(only)
+    labels = only.rows["method"].tolist()
+    assert set(found) == {"mAP", "rank1", "rank5", "rank10"}
+    for metric, mark in found.items():
+        best = max(labels, key=lambda name: only.rows.set_index("method").loc[name, metric])
+        assert best in mark.best and not mark.best & mark.second and len(mark.second) <= 1
+        if len(mark.best) == 1:  # alone
+            pairs = compare(only, [], metric)
+            behind = [pair for pair in pairs if pair.a in mark.best]
+            assert len(behind) == len(labels) - 1
+            assert all(pair.difference.low > 0 for pair in behind)
