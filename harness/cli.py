@@ -94,7 +94,9 @@ def _dispatch(arguments: list[str]) -> None:
         return
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        hint = did_you_mean(command, COMMANDS.keys() - {"rm"})  # nobody is to be led there by a slip
+        hint = did_you_mean(
+            command, COMMANDS.keys() - {"rm"}
+        )  # nobody is to be led there by a slip
         if "=" in command:
             hint = f"Did you mean 'harness run {' '.join(arguments)}'?"
         raise ConfigError(f"There is no command '{command}'.", hint)
@@ -167,7 +169,9 @@ def _table(arguments: list[str]) -> None:
     parser.add_argument("--rows", help="fields: method, or labeler.eps, or several with commas")
     parser.add_argument("--columns", help="fields: dataset, protocol, seed, …")
     parser.add_argument("--by-dataset", action="store_true", help="--rows method --columns dataset")
-    parser.add_argument("--metrics", default="mAP,rank1", help="of --rows, --columns: mAP,gpu_hours")
+    parser.add_argument(
+        "--metrics", default="mAP,rank1", help="of --rows, --columns: mAP,gpu_hours"
+    )
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="are differences real?")
     parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
     parser.add_argument("--published", action="store_true", help="numbers of papers, no runs")
@@ -264,7 +268,9 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument("--save", action="store_true", help="write it beside the record")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.add_argument("--data-root", metavar="DIR", help="default $HARNESS_DATA or ./data")
-    parser.add_argument("--cache", metavar="DIR", help="of decoded images; default DATA_ROOT/.harness")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="of decoded images; default DATA_ROOT/.harness"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)

@@ -93,7 +93,7 @@ class Referee:
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
         self.features = tuple(features) if self.keep_features else None
-        self.last = self.score(*features)
+        self.last = self.score(features[0], features[1])
         return self.last.as_dict()
 
     def score(self, query: Tensor, gallery: Tensor, rule: Rule | None = None) -> RankingResult:

@@ -1,13 +1,13 @@
-"""`overwrite=only-missing`: what a finished cell lacks is made by its networks, without training."""
+"""`overwrite=only-missing`: what a finished cell lacks is made without training."""
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -18,14 +18,20 @@ from harness.errors import DataError, HarnessError
 from harness.evaluation.ranking import RANKS
 from harness.files import write_atomically, write_json
 from harness.networks import load_network
-from harness.referee import Referee
 from harness.results.store import Run, Store
 from harness.run import Cell
 
 #: points of per cent that mAP may be off the record on another device or with other threads
 TOLERANCE = 0.1
 #: what a record's metrics hold
-METRICS = ("mAP", *(f"rank{k}" for k in RANKS), "mINP", "queries", "queries_without_match", "gallery")
+METRICS = (
+    "mAP",
+    *(f"rank{k}" for k in RANKS),
+    "mINP",
+    "queries",
+    "queries_without_match",
+    "gallery",
+)
 
 
 def missing(run: Run, config: DictConfig) -> dict[str, list[str]]:
@@ -99,7 +105,9 @@ class Completed(Cell):
                 "Bring them back, or run it afresh: overwrite=always.",
             )
         for stage, what in lacks.items():
-            self.reporter.say(f"{self.run.name} ({stage}): {', '.join(what)} missing; tested again.")
+            self.reporter.say(
+                f"{self.run.name} ({stage}): {', '.join(what)} missing; tested again."
+            )
             network = load_network(self.run, stage).to(self.device)
             metrics = referee.test(network)
             before = record["stages"][stage]["metrics"]
@@ -151,15 +159,18 @@ class Adopted(Cell):
         self.seconds_before = float(record.get("seconds") or 0.0)
         self.history = [_untested(row) for row in source.history()]
         for stage, result in record["stages"].items():
-            with (source.folder / f"{stage}.pt").open("rb") as weights:
-                target = self.folder / f"{stage}.pt"
-                write_atomically(target, lambda file, read=weights: shutil.copyfileobj(read, file))
+            weights = (source.folder / f"{stage}.pt").read_bytes()
+            write_atomically(self.folder / f"{stage}.pt", partial(_put, weights))
             metrics = referee.test(load_network(self.run, stage).to(self.device))
             self._remember(stage, referee)
             self.stages[stage] = result | {"metrics": metrics}
         write_json(self.folder / "history.json", self.history)
         self.notes = {"networks_of": source.name}
         self._finish(self.stages[stage]["metrics"], referee)
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)
 
 
 def _untested(row: dict[str, Any]) -> dict[str, Any]:

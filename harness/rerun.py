@@ -137,9 +137,7 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
 
 
 def _name(config: DictConfig) -> str:
-    precision = resolve_precision(
-        str(config.train.precision), resolve_device(str(config.device))
-    )
+    precision = resolve_precision(str(config.train.precision), resolve_device(str(config.device)))
     return cell_name(config, precision, find_teachers(config, make_recipe(config))[1])
 
 

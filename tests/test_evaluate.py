@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +23,10 @@ from tests.tiny import tiny_config
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A cell that kept its features."""
     root = tmp_path_factory.mktemp("run")
-    return run_cell(
-        tiny_config(root, "method=cluster_contrast", "evaluation.keep_features=true")
-    )
+    return run_cell(tiny_config(root, "method=cluster_contrast", "evaluation.keep_features=true"))
 
 
-def places(run: Run) -> dict[str, str]:
+def places(run: Run) -> dict[str, Any]:
     root = run.folder.parents[1]
     return {"store": str(root / "runs"), "data_root": str(root / "data"), "device": "cpu"}
 
@@ -50,9 +48,13 @@ def test_from_features_as_from_the_network(run: Run) -> None:
     assert by_network["mAP"] == pytest.approx(run.record["metrics"]["mAP"])
     assert by_features["mAP"] == pytest.approx(by_network["mAP"], abs=0.1)
     assert by_features["queries"] == by_network["queries"]
-    for options in ({"rerank": True, "k1": 5, "k2": 2, "lam": 0.5}, {"no_cams": True}):
+    several: list[dict[str, Any]] = [
+        {"rerank": True, "k1": 5, "k2": 2, "lam": 0.5},
+        {"no_cams": True},
+    ]
+    for options in several:
         pair = [
-            evaluate_run(run.name, **options, images=images, **places(run))["mAP"]  # type: ignore[arg-type]
+            evaluate_run(run.name, **options, images=images, **places(run))["mAP"]
             for images in (False, True)
         ]
         assert pair[0] == pytest.approx(pair[1], abs=0.5)

@@ -67,8 +67,9 @@ class Rule:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Who is who on both sides: identities (Q,) and (G,), cameras and names where there are any, and the tracks
-    (G,) of a gallery that is ranked by tracks. Names only tell a query's own image in the gallery.
+    """Who is who on both sides: identities (Q,) and (G,), cameras and names where there are any,
+    and the tracks (G,) of a gallery that is ranked by tracks. Names only tell a query's own image
+    in the gallery.
     """
 
     query_ids: np.ndarray

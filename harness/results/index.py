@@ -44,20 +44,20 @@ def runs(folder: Path) -> Iterator[Run]:
     new: dict[str, Entry] = {}
     added = 0
     for name in names:
-        path = f"{folder}/{name}"
+        place = f"{folder}/{name}"
         try:
-            sign = mark(os.stat(f"{path}/record.json"))  # noqa: PTH116 (ten thousand of them)
+            sign = mark(os.stat(f"{place}/record.json"))  # noqa: PTH116 (ten thousand of them)
         except OSError:
-            if os.path.isfile(f"{path}/config.json"):  # noqa: PTH113
-                yield Run(Path(path))
+            if os.path.isfile(f"{place}/config.json"):  # noqa: PTH113
+                yield Run(Path(place))
             continue
         entry = old.get(name)
         if entry is None or entry[0] != sign:
-            entry = _entry(f"{path}/record.json")
+            entry = _entry(f"{place}/record.json")
             added += 1
         if entry is not None:
             new[name] = entry
-        yield Run(Path(path), None if entry is None else entry[1])
+        yield Run(Path(place), None if entry is None else entry[1])
     if (added + len(old.keys() - new.keys())) * 20 > len(new):  # less is as quickly read
         _write(folder, new)
 

@@ -101,6 +101,7 @@ def _missing(record: dict[str, Any]) -> Iterator[str]:
 
 def _is(kind: type, value: object) -> bool:
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return math.isfinite(value)
     return type(value) is kind

@@ -82,11 +82,11 @@ def noting_failure(
     try:
         yield
     except Exception as error:
-        known = isinstance(error, HarnessError)
+        known = error if isinstance(error, HarnessError) else None
         last = history()[-1] if history() else {}
         note = {
-            "error": error.cause if known else first_line(error),
-            "cure": error.cure if known else "",
+            "error": known.cause if known else first_line(error),
+            "cure": known.cure if known else "",
             "kind": type(error).__name__,
             "stage": last.get("stage"),
             "epoch": last.get("epoch"),

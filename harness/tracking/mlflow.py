@@ -31,14 +31,14 @@ class MLflow:
     ) -> None:
         self.client = MlflowClient()
         note = folder / "tracking.json"
-        self.run = json.loads(note.read_text()).get("mlflow") if note.is_file() else None
+        known = json.loads(note.read_text()).get("mlflow") if note.is_file() else None
+        self.run = str(known or self._create(name, config))
         self.sent = -1
-        if self.run is not None:
+        if known:
             steps = self.client.get_metric_history(self.run, "step")
             self.sent = max((metric.step for metric in steps), default=-1)
             self.client.update_run(self.run, status="RUNNING")
         else:
-            self.run = self._create(name, config)
             write_json(note, {"mlflow": self.run})
         for step, row in enumerate(history):
             self.log(row, step)

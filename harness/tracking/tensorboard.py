@@ -36,8 +36,6 @@ class TensorBoard:
         self.writer.close()
 
 
-def make(
-    folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
-) -> TensorBoard:
+def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> TensorBoard:
     """The writer of a run's folder."""
     return TensorBoard(folder, history)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import filelock
 import pytest
 
 from harness.errors import ConfigError, HarnessError, TrainingError
@@ -107,9 +108,11 @@ def test_rm_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
 
     def answer(word: str) -> list[str]:
-        return remove(
-            ["teacher-run"], str(tmp_path), ask=lambda question: asked.append(question) or word
-        )
+        def ask(question: str) -> str:
+            asked.append(question)
+            return word
+
+        return remove(["teacher-run"], str(tmp_path), ask=ask)
 
     assert answer("n") == [] and answer("") == []
     assert asked[0] == "Remove 1 run (1 finished) for good? [y/N] "
@@ -120,14 +123,12 @@ def test_rm_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness.results import store
-
     def refuse(*_: object, **__: object) -> None:
         raise NotImplementedError("no flock here")
 
     run = Run(begun(tmp_path, "run"))
     run.lock().release()
-    monkeypatch.setattr(store.FileLock, "acquire", refuse)
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with pytest.raises(HarnessError, match="needs a file system with locks"):
         run.lock()
     assert run.running is False

@@ -1,4 +1,4 @@
-"""Curves in TensorBoard, Weights & Biases (offline) and MLflow (a folder): whole, and never twice."""
+"""Curves in TensorBoard, Weights & Biases (offline) and MLflow: whole, and no point twice."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from harness.tracking import check_log, make_tracker
 from tests.tiny import tiny_config
 
 METHOD = ("method=cluster_contrast", "train.epochs=3", "evaluation.every=1")
-ROWS = [{"stage": "train", "epoch": e, "loss": 5.0 - e, "clusters": 9 + e, "lr": 0.1} for e in range(4)]
+ROWS = [
+    {"stage": "train", "epoch": e, "loss": 5.0 - e, "clusters": 9 + e, "lr": 0.1} for e in range(4)
+]
 METRICS = {"mAP": 70.0, "rank1": 80.0}
 
 Points = dict[str, list[tuple[int, float]]]
@@ -62,7 +64,8 @@ def test_a_resumed_run_has_every_epoch_once(
         found = points[f"train/{key}"]
         assert [step for step, _ in found] == [0, 1, 2]
         assert [value for _, value in found] == pytest.approx([row[key] for row in history])
-    assert points["final/mAP"] == [(3, pytest.approx(run.record["metrics"]["mAP"]))]
+    ((step, value),) = points["final/mAP"]
+    assert step == 3 and value == pytest.approx(run.record["metrics"]["mAP"])
     again = run_cell(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=always"))
     assert len(list(again.folder.glob("events.out.tfevents.*"))) == 1
 
@@ -139,7 +142,7 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def log_records(data: bytes) -> Iterator[bytes]:
-    """The records of a log as LevelDB writes it: blocks of 32 KiB, pieces with a head of 7 bytes."""
+    """The records of a log as LevelDB writes it: blocks of 32 KiB, pieces with 7-byte heads."""
     whole, place = b"", 7  # the file's head is part of the first block
     data = bytes(7) + data
     while place + 7 <= len(data):
@@ -166,11 +169,13 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[dict[str, Any]] = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
         for data in log_records(path.read_bytes()[7:]):  # after the file's own head
-            record = wandb_internal_pb2.Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
             record.ParseFromString(data)
             if record.HasField("history"):
                 items = record.history.item
-                rows.append({(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items})
+                rows.append(
+                    {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in items}
+                )
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [5.0, 4.0, 3.0, 2.0]
     note = json.loads((tmp_path / "tracking.json").read_text())
     assert note["wandb"].startswith("cell-") and note["sent"] == 3
