@@ -164,8 +164,10 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     resumed("wandb", tmp_path)
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # waits for the service, which may still be writing
     rows: list[dict[str, Any]] = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
         for data in log_records(path.read_bytes()[7:]):  # after the file's own head
