@@ -21,7 +21,7 @@ from harness.protocol import protocol_card
 from harness.several import sections
 
 #: settings that change where or whether a cell runs, not what comes out
-ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
+ELSEWHERE = ("store", "name", "force", "overwrite", "log", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
@@ -58,6 +58,7 @@ def _portable(
         plain.pop(key, None)
     for section in sections(plain["dataset"]):
         section.pop("root", None)
+    plain["evaluation"].pop("keep_features", None)  # what is kept, not what comes out
     plain["train"]["precision"] = precision
     init = find_init(config)
     if init is not None:

@@ -21,7 +21,9 @@ usage: harness [--plugins DIR] COMMAND …
   table     compare what was run                         harness table --format markdown
   report    all of it as one page for a browser          harness report --output report.html
   show      pictures of a run: ranked lists, maps, …     harness show RUN ranked
-  list      methods, datasets, backbones, …, runs        harness list methods
+  list      methods, datasets, …, runs, problems         harness list methods
+  rerun     go on with what failed or was stopped        harness rerun --failed
+  rm        remove runs                                  harness rm 'mskd-*-s1-*'
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
@@ -51,7 +53,8 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
 
 often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
   backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda
-  data.root=DIR  store=DIR  force=true  evaluation.rerank=true  dataset.on_bad_image=skip
+  data.root=DIR  store=DIR  overwrite=skip|only-missing|always  log=none|tensorboard|wandb|mlflow
+  evaluation.rerank=true  evaluation.keep_features=true  dataset.on_bad_image=skip
 
 A finished cell is not run twice; a killed one goes on when the same command is given again.
 harness run --hydra-help shows Hydra's own options; completion: harness run -sc install=bash.
@@ -100,7 +103,9 @@ def _dispatch(arguments: list[str]) -> None:
         return
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        hint = did_you_mean(command, COMMANDS)
+        hint = did_you_mean(
+            command, COMMANDS.keys() - {"rm"}
+        )  # nobody is to be led there by a slip
         if "=" in command:
             hint = f"Did you mean 'harness run {' '.join(arguments)}'?"
         raise ConfigError(f"There is no command '{command}'.", hint)
@@ -155,36 +160,49 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))
+
+
 def _table(arguments: list[str]) -> None:
     parser = _Parser("table", "harness table --format latex --output table.tex",
                      "Compare finished runs.")  # fmt: skip
+    parser.usage = "harness table [OPTION …]"
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.add_argument(
         "--format", default="terminal", choices=["terminal", "markdown", "latex", "html", "csv"]
     )
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--where", help='only runs for which this holds: "seed < 3"')
-    parser.add_argument("--sort", default="mAP", help="a metric, images_per_second, hours, method")
-    parser.add_argument("--by-dataset", action="store_true", help="methods by data sets")
+    parser.add_argument("--selection", choices=["last", "oracle"], help="only such checkpoints")
+    parser.add_argument("--sort", help="a metric, images_per_second, hours, gpu_hours, method")
+    parser.add_argument("--reverse", action="store_true", help="best first")
+    parser.add_argument("--rows", help="fields: method, or labeler.eps, or several with commas")
+    parser.add_argument("--columns", help="fields: dataset, protocol, seed, …")
+    parser.add_argument("--by-dataset", action="store_true", help="--rows method --columns dataset")
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
-    parser.add_argument("--metrics", default="mAP,rank1", help="of --by-dataset: mAP,rank1")
     parser.add_argument(
-        "--compare", nargs="*", metavar="ROW", help="differences of rows and whether they are real"
+        "--metrics", default="mAP,rank1", help="of --rows, --columns: mAP,gpu_hours"
     )
+    parser.add_argument("--compare", nargs="*", metavar="ROW", help="are differences real?")
     parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
-    parser.add_argument(
-        "--published", action="store_true", help="numbers that papers report, in place of runs"
-    )
+    parser.add_argument("--published", action="store_true", help="numbers of papers, no runs")
     options = parser.parse_args(arguments)
     from harness.results.tables import Options, show, show_published
 
     if options.published:
         show_published(options.format, options.dataset, options.output)
         return
+
+    def words(text: str | None) -> tuple[str, ...]:
+        return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+    by_dataset = (("method",), ("dataset",)) if options.by_dataset else ((), ())
     show(
         Options(
             options.store, options.format, options.dataset, options.where, options.sort,
-            tuple(options.metrics.split(",")), options.by_dataset,
+            words(options.metrics) or ("mAP",), words(options.rows) or by_dataset[0],
+            words(options.columns) or by_dataset[1], options.selection, options.reverse,
             None if options.compare is None else tuple(options.compare), options.output,
             options.cross,
         )
@@ -263,23 +281,65 @@ def _list(arguments: list[str]) -> None:
         show(options.what, options.store)
 
 
+def _rerun(arguments: list[str]) -> None:
+    parser = _Parser(
+        "rerun", "harness rerun --failed",
+        "Run again what failed or is unfinished, with the settings that its config.json has.",
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names, or beginnings; default all")
+    parser.add_argument("--failed", action="store_true", help="only what failed")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    parser.epilog = (
+        "KEY=VALUE says where things are now: data.root=DIR data.cache=DIR device=cpu threads=2 "
+        "log=tensorboard backbone.weights=FILE."
+    )
+    options = parser.parse_intermixed_args(arguments)
+    changes = [word for word in options.runs if "=" in word]
+    from harness.rerun import rerun
+
+    names = [word for word in options.runs if "=" not in word]
+    rerun(names, changes, options.failed, options.store)
+
+
+def _rm(arguments: list[str]) -> None:
+    parser = _Parser(
+        "rm", "harness rm 'mskd-*-s1-*'",
+        "Remove runs with all their files. Asks first; leaves running ones alone.",
+    )  # fmt: skip
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="whole names, or patterns with *")
+    parser.add_argument("--yes", action="store_true", help="ask nothing")
+    parser.add_argument("--store", default="results/runs", help="folder of runs")
+    options = parser.parse_args(arguments)
+    from harness.results.removal import remove
+
+    remove(options.runs, options.store, options.yes)
+
+
 def _eval(arguments: list[str]) -> None:
-    parser = _Parser("eval", "harness eval RUN --rerank", "Test a finished run again.")
+    parser = _Parser("eval", "harness eval RUN --rerank", "")
+    parser.usage = "harness eval RUN [dataset=NAME] [dataset.KEY=VALUE …] [OPTION …]"
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
     parser.add_argument(
         "changes", nargs="*", metavar="dataset=NAME|dataset.KEY=VALUE",
         help="another data set than the run's; or where data have moved, say",
     )  # fmt: skip
     parser.add_argument("--stage", help="which of its networks; the last one if left out")
-    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking")
+    parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking, by …")
+    parser.add_argument("--k1", type=int, default=20, metavar="K", help="… 20 neighbours")
+    parser.add_argument("--k2", type=int, default=6, metavar="K", help="… of which 6 are averaged")
+    parser.add_argument("--lambda", dest="lam", type=float, default=0.3, metavar="L",
+                        help="… 0.3 of the plain distance")  # fmt: skip
+    parser.add_argument("--ranks", type=_numbers, default=(1, 5, 10, 20), help="other: 1,3,50")
+    parser.add_argument("--no-cams", action="store_true", help="leave cameras out of account")
+    parser.add_argument("--images", action="store_true", help="even where features were kept")
+    parser.add_argument("--save", action="store_true", help="write it beside the record")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
-    parser.add_argument("--data-root", help="where images lie; default $HARNESS_DATA or ./data")
-    parser.add_argument("--cache", help="where decoded images are kept; default DATA_ROOT/.harness")
+    parser.add_argument("--data-root", metavar="DIR", help="default $HARNESS_DATA or ./data")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="of decoded images; default DATA_ROOT/.harness"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--save", action="store_true", help="keep the result beside the record, for table --cross"
-    )
     options = parser.parse_intermixed_args(arguments)
     from harness.evaluate import evaluate_run
 
@@ -413,6 +473,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "report": _report,
     "show": _show,
     "list": _list,
+    "rerun": _rerun,
+    "rm": _rm,
     "prepare": _prepare,
     "eval": _eval,
     "verify": _verify,

@@ -13,16 +13,18 @@ import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness import plugins
+from harness import kept_features, plugins
 from harness.errors import ConfigError, DataError, did_you_mean
+from harness.evaluation.ranking import RANKS, RankingResult
+from harness.evaluation.rule import Rule, score
 from harness.memory import keep_freed_memory
 from harness.networks import load_network
 from harness.precision import resolve_device
 from harness.progress import Reporter
 from harness.recipe import build
 from harness.referee import make_referee
-from harness.results import transfers
-from harness.results.store import Store
+from harness.results import evaluations, transfers
+from harness.results.store import Run, Store
 from harness.several import BETWEEN, complete, sections, settings
 
 
@@ -36,18 +38,34 @@ def evaluate_run(
     cache: str | None = None,
     device: str = "auto",
     json: bool = False,
+    k1: int = 20,
+    k2: int = 6,
+    lam: float = 0.3,
+    ranks: Sequence[int] = RANKS,
+    no_cams: bool = False,
+    images: bool = False,
     save: bool = False,
 ) -> dict[str, Any]:
     """Metrics in percent of a run's network; printed, and not written into its record.
 
+    Features that the run kept (evaluation.keep_features) are scored at once; else its network sees
+    the images again.
+
     Args:
         changes: `dataset=NAME` for another data set than the run's; `dataset.KEY=VALUE` for its
             options, and for data that have moved (records hold no places).
-        save: write a result file beside the record, for `harness table --cross`.
+        rerank, k1, k2, lam, ranks, no_cams: the rule, see `Rule`.
+        images: by the network even where features were kept. save: write the result beside the
+            record; of another data set, where `harness table --cross` looks for it.
 
     Raises:
-        HarnessError: no such run or stage, weights that were not kept, missing data.
+        HarnessError: no such run or stage, a rule out of range, neither features nor weights,
+            missing data.
     """
+    rule = Rule(rerank, k1, k2, lam, not no_cams, tuple(ranks))
+    if not rerank and (k1, k2, lam) != (20, 6, 0.3):
+        raise ConfigError("--k1, --k2 and --lambda are of re-ranking.", "Add --rerank.")
+    rule.check()
     found = Store(Path(store)).find(run)
     stages = list(found.record.get("stages", {}))
     if not stages:
@@ -55,6 +73,13 @@ def evaluate_run(
     stage = stage or stages[-1]
     if stage not in stages:
         raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
+    if not (images or changes) and (kept := kept_features.load(found.folder, stage)):
+        on = resolve_device(device)
+        result = score(kept.query.to(on), kept.gallery.to(on), kept.truth, rule)
+        written = None
+        if save:
+            written = evaluations.save(found, stage, rule, result, "features", kept.fingerprint)
+        return _told(_answer(found, stage, rule, result, "features"), rule, json, written)
     config = found.config()
     other = choose(config, changes)
     root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
@@ -71,7 +96,7 @@ def evaluate_run(
             on_bad_image=config["dataset"].get("on_bad_image", "error"),
             device=on,
             precision=config["train"]["precision"],
-            rerank=rerank,
+            rerank=rule.rerank,
             reporter=reporter,
         )
         if not referee.evaluates:
@@ -80,22 +105,46 @@ def evaluate_run(
             reporter.say("These are not the images that the run's record was made with.")
         for line in referee.differences or []:
             reporter.say(f"{referee.data.name} is not as published: {line}")
-        metrics = referee.test(backbone)
-    result = {"run": found.name, "stage": stage, "dataset": referee.data.name, "rerank": rerank}
-    result |= metrics
-    if save:
-        path = transfers.save(found, stage, referee, metrics, sections(config["dataset"])[0])
-        print(f"written: {path}", file=sys.stderr)
+        referee.rule = rule
+        referee.test(backbone)
+    assert referee.last is not None
+    answer = _answer(found, stage, rule, referee.last, "network")
+    written = None
+    if other:
+        answer["dataset"] = referee.data.name
+        if save:
+            section = sections(config["dataset"])[0]
+            written = transfers.save(found, stage, referee, rule, section)
+    elif save:
+        written = evaluations.save(found, stage, rule, referee.last, "network", referee.fingerprint)
+    return _told(answer, rule, json, written)
+
+
+def _answer(run: Run, stage: str, rule: Rule, result: RankingResult, source: str) -> dict[str, Any]:
+    return {
+        "run": run.name, "stage": stage, "rerank": rule.rerank, "rule": rule.as_dict(),
+        "source": source, **rule.metrics(result),
+    }  # fmt: skip
+
+
+def _told(answer: dict[str, Any], rule: Rule, json: bool, written: Path | None) -> dict[str, Any]:
+    """Print what came out and where it was written."""
     if json:
-        print(jsonlib.dumps(result))
+        print(jsonlib.dumps(answer))
     else:
-        where = f"({stage})" + (f" on {referee.data.name}" if other else "")
+        words = [f" on {answer['dataset']}" if "dataset" in answer else "",
+                 " re-ranked" if rule.rerank else "",
+                 "" if rule.cameras else " without cameras"]  # fmt: skip
+        shown = [k for k in rule.ranks if k != 20 or tuple(rule.ranks) != tuple(RANKS)]
+        shares = "  ".join(f"Rank-{k} {answer[f'rank{k}']:.1f}" for k in shown)
         print(
-            f"{found.name} {where}{' re-ranked' if rerank else ''}: mAP {metrics['mAP']:.1f}  "
-            f"Rank-1 {metrics['rank1']:.1f}  Rank-5 {metrics['rank5']:.1f}  "
-            f"Rank-10 {metrics['rank10']:.1f}  mINP {metrics['mINP']:.1f}"
+            f"{answer['run']} ({answer['stage']}){''.join(words)}: mAP {answer['mAP']:.1f}  "
+            f"{shares}  mINP {answer['mINP']:.1f}"
+            + ("  [from kept features, float16]" if answer["source"] == "features" else "")
         )
-    return result
+    if written:
+        print(f"written: {written}", file=sys.stderr)
+    return answer
 
 
 def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,13 +42,18 @@ def _nearly_full(path: Path) -> bool:
     return shutil.disk_usage(path.parent).free < 512 * 2**20
 
 
+def _own() -> str:
+    """A word that no other writer has, be it on another machine that shares the file system."""
+    return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Let `write` fill a file that then takes the place of `path` in one step.
 
     Raises:
         HarnessError: the folder cannot be written, or the disk is full. What was there stays.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_own()}.tmp")
     try:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +83,7 @@ def make_folder(path: Path) -> None:
     Raises:
         HarnessError: it cannot be made or written, or the disk is full.
     """
-    probe = path / f".{os.getpid()}.tmp"
+    probe = path / f".{_own()}.tmp"
     try:
         with _explained(probe):
             path.mkdir(parents=True, exist_ok=True)

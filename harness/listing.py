@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness import plugins
-from harness.errors import ConfigError, HarnessError, did_you_mean
+from harness.errors import ConfigError, did_you_mean
 from harness.files import write_text
+from harness.results.problems import of_files
+from harness.results.states import state
 from harness.results.store import Store
 
 CONF = Path(__file__).parent / "conf"
@@ -23,7 +25,7 @@ PARTS = {
     "protocols": "protocol",
     "experiments": "experiment",
 }
-KNOWN = ("methods", "datasets", *PARTS, "crossings", "runs")
+KNOWN = ("methods", "datasets", *PARTS, "crossings", "runs", "problems")
 
 
 def show(what: str, store: str) -> None:
@@ -35,8 +37,8 @@ def show(what: str, store: str) -> None:
     what = what if what.endswith("s") else f"{what}s"
     if what not in KNOWN:
         raise ConfigError(f"There is no list of '{what}'.", did_you_mean(what, KNOWN))
-    if what == "runs":
-        rows = _runs(store)
+    if what in ("runs", "problems"):
+        rows = _runs(store) if what == "runs" else _problems(store)
     elif what in PARTS:
         folder = CONF / PARTS[what]
         rows = [(path.stem, _comment(path)) for path in sorted(folder.glob("*.yaml"))]
@@ -85,25 +87,11 @@ def show_crossings(style: str, output: str | None) -> None:
 
 
 def _runs(store: str) -> list[tuple[str, str]]:
-    rows = []
-    for run in Store(Path(store)).runs():
-        if run.problem:
-            text = f"damaged: {run.problem}"
-        elif run.finished:
-            metrics = run.record["metrics"]
-            text = "trained, not evaluated"
-            if metrics:
-                text = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
-        else:
-            try:
-                history = run.history()
-            except HarnessError as error:
-                rows.append((run.name, f"damaged: {error.cause}"))
-                continue
-            at = f" after {history[-1]['stage']} {history[-1]['epoch']}" if history else ""
-            text = f"unfinished{at}"
-        rows.append((run.name, text))
-    return rows
+    return [(run.name, str(state(run))) for run in Store(Path(store)).runs()]
+
+
+def _problems(store: str) -> list[tuple[str, str]]:
+    return [(p.run, p.text) for p in of_files(list(Store(Path(store)).runs()))]
 
 
 def _comment(path: Path) -> str:

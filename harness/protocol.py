@@ -7,20 +7,19 @@ cameras were used, and how the checkpoint was selected. Were they hashed, the fl
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from harness.backbones import describe_weights
+from harness.cards import UNHASHED as UNHASHED
+from harness.cards import card_hash as card_hash
 from harness.images.settings import describe as describe_augmentation
 from harness.init import find_init
 from harness.optimizers import describe as describe_optimizer
 from harness.several import sections
 
-UNHASHED = ("cameras", "selection", "hash")
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
        "train.micro_batch")  # fmt: skip
@@ -105,10 +104,3 @@ def _flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def card_hash(card: dict[str, Any]) -> str:
-    """8 hex digits over all that is held equal."""
-    held = {key: value for key, value in card.items() if key not in UNHASHED}
-    text = json.dumps(held, sort_keys=True, ensure_ascii=True)
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()

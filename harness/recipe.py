@@ -37,7 +37,7 @@ STAGE_KEYS = (
 )  # fmt: skip
 TOP_KEYS = (
     *STAGE_KEYS, "seed", "protocol", "images", "evaluation", "selection", "method", "stages",
-    "dataset", "data", "init", "store", "name", "force", "device", "threads",
+    "dataset", "data", "init", "store", "name", "force", "overwrite", "log", "device", "threads",
 )  # fmt: skip
 PLUGS: dict[str, type] = {
     "backbone": Backbone, "labeler": PseudoLabeler, "objective": Objective, "distiller": Distiller,
@@ -49,7 +49,7 @@ POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
             "evaluation.every")  # fmt: skip
 FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads",
              "optimizer.warmup")  # fmt: skip
-TRUTHS = ("method.uses_cameras", "evaluation.rerank", "force")
+TRUTHS = ("method.uses_cameras", "evaluation.rerank", "evaluation.keep_features", "force")
 STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.renew")
 #: key → (lowest, highest); whether the lowest itself is allowed
 RANGES = {

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from harness.errors import DataError
 from harness.evaluation.clusters import cluster_quality
-from harness.evaluation.distances import distance_blocks
-from harness.evaluation.ranking import RankingResult, rank
-from harness.evaluation.tracks import of_tracks, track_blocks
+from harness.evaluation.ranking import RankingResult
+from harness.evaluation.rule import Rule, Sides, score
 from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
 from harness.images.facts import compared
@@ -36,7 +35,8 @@ class Referee:
         skipped: names of images that could not be decoded and were left out.
         differences: what of the data set is not as publicly known, a line each; None where nothing
             is publicly known of it.
-        last: the ranking behind the last call of `test`.
+        last: the ranking behind the last call of `test`. features: those of the queries (Q, D) and
+            the gallery (G, D) behind it, with keep_features. rule: another than the protocol's.
         parts: of several data sets at once, each one's name, fingerprint, training images, cameras.
     """
 
@@ -52,6 +52,9 @@ class Referee:
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
     last: RankingResult | None = None
+    rule: Rule | None = None
+    keep_features: bool = False
+    features: tuple[Tensor, ...] | None = None
     parts: list[dict[str, str | int]] = field(default_factory=list)
 
     @property
@@ -97,40 +100,18 @@ class Referee:
             )[:, 0]
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
-        self.last = from_first(lambda: self.score(*features))
+        self.features = tuple(features) if self.keep_features else None
+        self.last = from_first(lambda: self.score(features[0], features[1]))
         return self.last.as_dict()
 
-    def score(self, query: Tensor, gallery: Tensor) -> RankingResult:
-        """Rank the gallery (G, D) for every query (Q, D) by the protocol's rule."""
-        distances = None
-        if self.rerank:
-            from harness.evaluation.reranking import rerank_blocks
+    def score(self, query: Tensor, gallery: Tensor, rule: Rule | None = None) -> RankingResult:
+        """Rank the gallery (G, D) for every query (Q, D) by the protocol's rule, or another."""
+        return score(query, gallery, self.truth, rule or self.rule or Rule(self.rerank))
 
-            distances = rerank_blocks(query, gallery)
-        q, g = self.data.query, self.data.gallery
-        if g.tracks is not None:
-            identities, cameras = of_tracks(g)
-            images = distances if distances is not None else distance_blocks(query, gallery)
-            return rank(
-                None,
-                None,
-                q.identities,
-                identities,
-                q.cameras,
-                cameras,
-                distances=track_blocks(images, g.tracks),
-            )
-        return rank(
-            query,
-            gallery,
-            q.identities,
-            g.identities,
-            q.cameras,
-            g.cameras,
-            query_names=[q.images.name(i) for i in range(len(q.images))],
-            gallery_names=[g.images.name(i) for i in range(len(g.images))],
-            distances=distances,
-        )
+    @property
+    def truth(self) -> Sides:
+        """Who is who in the test part."""
+        return Sides.of(self.data.query, self.data.gallery)
 
 
 def make_referee(

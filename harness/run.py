@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from harness import kept_features, tracking
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.cell import cell_name, portable_config, settings_hash
@@ -29,6 +30,7 @@ from harness.networks import (
     load_network,
     run_of_teacher,
 )
+from harness.overwrite import carry_out, strategy
 from harness.parallel import processes, sharing
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
@@ -46,6 +48,7 @@ from harness.recipe import (
 from harness.referee import Referee, make_referee
 from harness.results.store import SCHEMA, Run, Store
 from harness.seeds import derive
+from harness.tracking import NoTracker, Tracker
 from harness.training import Parts, Trainer
 
 
@@ -56,6 +59,8 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
         HarnessError: anything a person can mend, with cause and cure.
     """
     processes.join()
+    how = strategy(config)
+    tracking.check_log(str(config.log))
     recipe = make_recipe(config)
     config = settled(config)
     device = resolve_device(processes.device_name(str(config.device)))
@@ -71,27 +76,30 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     settings = settings_hash(config, precision, teachers)
     sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
     with reporter or Reporter(processes.console()) as reporter:
-        if _to_do(run, config):
+        if _to_do(run, how):
             check_parts(config, recipe)
             with sharing.held_by_first(run.lock):
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
-                if _to_do(run, config):
+                if run.finished and how == "only-missing":
+                    _check_same(run, config, settings)
+                if _to_do(run, how):
                     card = protocol_card(config, precision)
-                    Cell(
+                    cell = Cell(
                         config, recipe, card, settings, teachers, device, precision, run, reporter
-                    ).run_all()
-                    run = _as_first_sees(run)
-                    _say_metrics(run, reporter)
-                    return run
+                    )
+                    if carry_out(cell, how):
+                        run = _as_first_sees(run)
+                        _say_metrics(run, reporter)
+                        return run
         run = _as_first_sees(run)
         _check_same(run, config, settings)
-        reporter.say(f"{run.name} is finished already (force=true runs it again).")
+        reporter.say(f"{run.name} is finished already (overwrite=always runs it again).")
         _say_metrics(run, reporter)
         return run
 
 
-def _to_do(run: Run, config: DictConfig) -> bool:
-    return sharing.from_first(lambda: bool(config.force) or not run.finished)
+def _to_do(run: Run, how: str) -> bool:
+    return sharing.from_first(lambda: how != "skip" or not run.finished)
 
 
 def _as_first_sees(run: Run) -> Run:
@@ -111,7 +119,7 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
     if (record["settings"], record["cell"]["seed"]) != (settings, int(config.seed)):
         raise ConfigError(
             f"{run.name} is another cell: its settings or its seed are not those asked for.",
-            "Choose another name=, or replace it with force=true.",
+            "Choose another name=, or replace it with overwrite=always.",
         )
     try:
         data = load_data(config)
@@ -120,7 +128,7 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
     if data.fingerprint() != record["dataset"]["fingerprint"]:
         raise DataError(
             f"{run.name} is finished, but with other images than {data.name} has now.",
-            "Keep both with name=, or replace it with force=true.",
+            "Keep both with name=, or replace it with overwrite=always.",
         )
 
 
@@ -165,6 +173,9 @@ class Cell:
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
     started: float = field(default_factory=time.perf_counter)
+    #: what else the record says
+    notes: dict[str, Any] = field(default_factory=dict)
+    tracker: Tracker = field(default_factory=NoTracker)
     environment: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -186,13 +197,15 @@ class Cell:
         """Remove what an earlier run of this cell left."""
         if not self.keeps:
             return
-        for pattern in ("record.json", "history.json", "*.pt", "per_query.npz", "eval-*"):
+        for pattern in ("record.json", "history.json", "*.pt", "*.npz", "eval*.json"):
             for path in self.folder.glob(pattern):
                 path.unlink()
+        for path in tracking.forget(self.folder):
+            path.unlink()
 
     def run_all(self) -> None:
         """All stages, then the record."""
-        if self.config.force:
+        if strategy(self.config) == "always":
             self.forget()
         for left in self.folder.glob("*.tmp") if self.keeps else ():  # by a kill while writing
             left.unlink()
@@ -205,9 +218,14 @@ class Cell:
         self._check_test_part(referee)
         check_images(self.recipe, len(referee.data.train.images))
         checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
+        shown = portable_config(self.config, self.precision, self.teachers)
         if self.keeps:
-            written = portable_config(self.config, self.precision, self.teachers)
-            write_json(self.folder / "config.json", written)
+            write_json(self.folder / "config.json", shown)
+        log = str(self.config.log) if self.keeps else "none"
+        with tracking.opened(log, self.folder, self.run.name, shown, self.history) as self.tracker:
+            self._run_stages(referee, checkpoint)
+
+    def _run_stages(self, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
         if not self.recipe.stages:
             self._test_untrained(referee)
             return
@@ -251,6 +269,7 @@ class Cell:
                 reporter=self.reporter,
             )
         )
+        referee.keep_features = bool(config.evaluation.get("keep_features"))
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
         for line in referee.differences or []:
@@ -348,6 +367,7 @@ class Cell:
         metrics: dict[str, Any] = {}
         for row in trainer.epochs():
             self.history.append(row)
+            self.tracker.log(row, len(self.history) - 1)
             tested = "mAP" in row
             if tested:
                 metrics = {key: row[key] for key in referee.last.as_dict()} if referee.last else {}
@@ -407,6 +427,10 @@ class Cell:
         # who is asked for: queries of one person are alike, which a comparison has to know
         arrays["query_identity"] = referee.data.query.identities.astype(np.int32)
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        if referee.features is not None:
+            query, gallery = referee.features
+            fingerprint = referee.fingerprint
+            kept_features.save(self.folder, stage, query, gallery, referee.truth, fingerprint)
 
     def _save_checkpoint(
         self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str
@@ -505,6 +529,7 @@ class Cell:
             "processes": self.processes,
             "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+            **self.notes,
         }
         write_json(self.folder / "record.json", record)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.distances import Blocks
-from harness.interfaces import Split
 
 
 def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, Tensor]]:
@@ -33,9 +32,13 @@ def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, T
         yield start, nearest.scatter_reduce_(1, where, rows, "amin")
 
 
-def of_tracks(gallery: Split) -> tuple[np.ndarray, np.ndarray | None]:
-    """Identities (T,) and cameras (T,), if there are any, of the tracks of a gallery."""
-    assert gallery.tracks is not None
-    _, first = np.unique(gallery.tracks, return_index=True)
-    cameras = None if gallery.cameras is None else gallery.cameras[first]
-    return gallery.identities[first], cameras
+def of_tracks(
+    identities: np.ndarray, cameras: np.ndarray | None, tracks: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Identities (T,) and cameras (T,), if there are any, of the tracks of a gallery.
+
+    Args:
+        identities, cameras, tracks: (G,) of its images.
+    """
+    _, first = np.unique(tracks, return_index=True)
+    return identities[first], None if cameras is None else cameras[first]

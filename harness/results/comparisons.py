@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.errors import ConfigError, did_you_mean
 from harness.results import published
 from harness.results.names import crossings, variants
-from harness.results.store import Store, load
+from harness.results.store import Run, Store, frame
 
+#: columns that tell two runs of one cell from two repeats
+ONE_CELL = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
+#: what a cell costs, as columns
+COSTS = ("images_per_second", "hours", "gpu_hours")
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 
 
@@ -23,7 +29,8 @@ class Comparison:
 
     data: the data's fingerprint where the store holds several of this name, else ''.
     rows: method (the label), cameras, selection, seeds, each metric with its _std,
-        images_per_second, hours (of the whole cell, in its last stage's row), device, published
+        images_per_second, hours and gpu_hours (of the whole cell, in its last stage's
+        row), device, published
         numbers; and where they come from: runs (names) and stage.
     store: where the runs are.
     unlike: how the data differ from the published data set of this name; '' if they do not.
@@ -46,12 +53,7 @@ class Comparison:
     @property
     def warning(self) -> str:
         """What is wrong with the data; '' if nothing is known to be."""
-        if not self.unlike:
-            return ""
-        return (
-            "These images are not the published data set; their numbers compare with no paper's "
-            f"({self.unlike})."
-        )
+        return warning(self.unlike)
 
     @property
     def caption(self) -> str:
@@ -74,29 +76,80 @@ class Comparison:
         return f"Published numbers were read in, for {read}."
 
 
-def held(card: dict[str, Any]) -> str:
+def held(card: Mapping[str, Any]) -> str:
     """A protocol card as `key value; key value`."""
     shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras")}
     return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
+def caption(card: Mapping[str, Any]) -> str:
+    """What a protocol card holds equal, in words."""
+    return f"Protocol `{card['name']}` ({card['hash']}): {held(card)}."
+
+
+def warning(unlike: str) -> str:
+    """What is to be said of data that differ from what was published; '' if they do not."""
+    if not unlike:
+        return ""
+    return (
+        "These images are not the published data set; their numbers compare with no paper's "
+        f"({unlike})."
+    )
+
+
 def comparisons(
-    store: str | Path, dataset: str | None = None, where: str | None = None, sort: str = "mAP"
+    store: str | Path,
+    dataset: str | None = None,
+    where: str | None = None,
+    sort: str | None = None,
+    found: Iterable[Run] | None = None,
 ) -> Iterator[Comparison]:
     """The tables of a store.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
-            takes it ("seed < 3 and cameras"). sort: a metric (best last), or `method`.
+            takes it ("seed < 3 and cameras"). sort: a metric (best last; mAP if
+            it is None), or `method`.
+        found: the store's runs, where they have been read already.
 
     Raises:
         ConfigError: nothing finished, nothing of that data set, nothing left, or a condition or
             sort key that is none.
     """
     store = Path(store)
-    runs = load(store)
+    found = list(Store(store).runs()) if found is None else list(found)
+    runs = finished(found, store, dataset)
+    if sort is not None:
+        check_sort(sort)
+    cards = {run.record["protocol"]["hash"]: run.record["protocol"]
+             for run in found if run.finished}  # fmt: skip
+    several = runs.groupby("dataset")["data"].nunique() > 1
+    if where is not None:
+        runs = filtered(runs, where)
+    # the same cell under two names (name=…) is one repeat, not two; `problems` tells of it
+    runs = runs.drop_duplicates([*ONE_CELL, "stage"])
+    runs = runs.assign(crossing=crossings(runs, store))
+    for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
+        name, data, protocol = map(str, key)
+        if dataset in (None, name):
+            unlike = max(group["unlike"])  # records from before the check have ''
+            rows = _rows(group, name, cards[protocol], store, bool(unlike))
+            rows = rows.sort_values(sort or "mAP", kind="stable", na_position="first")
+            rows = rows.reset_index(drop=True)
+            shown = data if several[name] else ""
+            yield Comparison(name, shown, cards[protocol], rows, store, unlike)
+
+
+def finished(found: Iterable[Run], store: Path, dataset: str | None = None) -> pd.DataFrame:
+    """The table of finished runs.
+
+    Raises:
+        ConfigError: there is none, or none of that data set.
+    """
+    found = list(found)
+    runs = frame(found)
     if runs.empty:
-        damaged = sum(run.problem is not None for run in Store(store).runs())
+        damaged = sum(run.problem is not None for run in found)
         raise ConfigError(
             f"There are no finished runs in {store}"
             + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
@@ -106,22 +159,13 @@ def comparisons(
         raise ConfigError(
             f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
         )
-    if sort not in (keys := [*METRICS, "images_per_second", "hours", "method"]):
+    return runs
+
+
+def check_sort(sort: str) -> None:
+    """Refuse a sort key that is no column."""
+    if sort not in (keys := [*METRICS, *COSTS, "method"]):
         raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
-    cards = {run.record["protocol"]["hash"]: run.record["protocol"] for run in Store(
-        store).runs() if run.finished}  # fmt: skip
-    several = runs.groupby("dataset")["data"].nunique() > 1
-    if where is not None:
-        runs = filtered(runs, where)
-    for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
-        name, data, protocol = map(str, key)
-        if dataset in (None, name):
-            unlike = max(group["unlike"])  # records from before the check have ''
-            rows = _rows(group, name, cards[protocol], store, bool(unlike))
-            rows = rows.sort_values(sort, kind="stable", na_position="first")
-            rows = rows.reset_index(drop=True)
-            shown = data if several[name] else ""
-            yield Comparison(name, shown, cards[protocol], rows, store, unlike)
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -135,7 +179,7 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     except Exception as error:  # pandas raises what Python's parser and operators raise
         raise ConfigError(
             f"--where '{where}': {error}.",
-            f"Columns are {', '.join(runs.columns)}; for example --where \"seed < 3\".",
+            f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".',
         ) from error
     if not isinstance(kept, pd.DataFrame):
         raise ConfigError(f"--where '{where}' is no condition.")
@@ -144,13 +188,35 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     return kept
 
 
+def averages(runs: pd.DataFrame, metrics: Iterable[str]) -> dict[str, float]:
+    """Mean of each metric over runs, and `_std`: NaN for a single one."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        values = runs[metric].to_numpy(dtype=float)
+        found[metric] = float(values.mean())
+        found[f"{metric}_std"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return found
+
+
+def costs(runs: pd.DataFrame, final: bool) -> dict[str, float]:
+    """Medians over runs of `COSTS`; hours are the whole cell's, and stand with its last stage."""
+    found = {"images_per_second": _median(runs["images_per_second"])}
+    found["hours"] = _median(runs["seconds"]) / 3600 if final else math.nan
+    found["gpu_hours"] = _median(runs["gpu_hours"]) if final else math.nan
+    return found
+
+
+def _median(column: pd.Series) -> float:
+    """NaN where there is no number."""
+    values = column.to_numpy(dtype=float)
+    values = values[~np.isnan(values)]
+    return float(np.median(values)) if len(values) else math.nan
+
+
 def _rows(
     runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
 ) -> pd.DataFrame:
     """One row a method, stage, crossing and variant."""
-    # the same cell under two names (name=…) is one repeat, not two
-    runs = runs.drop_duplicates(["method", "settings", "seed", "stage"])
-    runs = runs.assign(crossing=crossings(runs, store))
     runs = runs.assign(variant=variants(runs, store))
     rows = []
     keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
@@ -164,11 +230,7 @@ def _rows(
             "selection": selection,
             "seeds": group["seed"].nunique(),
         }
-        for metric in METRICS:
-            row[metric] = group[metric].mean()
-            row[f"{metric}_std"] = group[metric].std(ddof=1)  # NaN for a single seed
-        row["images_per_second"] = group["images_per_second"].astype(float).median()
-        row["hours"] = group["seconds"].astype(float).median() / 3600 if final else float("nan")
+        row |= averages(group, METRICS) | costs(group, bool(final))
         row["device"] = ", ".join(sorted({str(d) for d in group["device"].dropna()}))
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)

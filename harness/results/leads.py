@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ConfigError, did_you_mean
+from harness.results import lead_cache
 from harness.results.comparisons import Comparison
+from harness.results.problems import UNREADABLE
 from harness.results.significance import Bootstrap, Difference, holm
 
 #: the level of intervals, and what is called significant
@@ -41,40 +43,49 @@ class Pair:
     by_person: bool
 
 
-class Queries:
-    """What every query of a table's test set found, by row; read once."""
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: a row's label, its runs, and the stage that was tested."""
 
-    def __init__(self, comparison: Comparison) -> None:
-        self.comparison = comparison
-        self.rows: Mapping[str, Mapping[Any, Any]] = {
-            str(row["method"]): row for row in comparison.rows.to_dict("records")
-        }
+    label: str
+    runs: tuple[str, ...]
+    stage: str
+
+    def files(self, store: Path) -> list[Path]:
+        """Where its results by query are kept."""
+        return [store / run / "per_query.npz" for run in self.runs]
+
+
+class Queries:
+    """What every query of a test set found, by entry; read once."""
+
+    def __init__(self, store: Path, entries: Sequence[Entry]) -> None:
+        self.store, self.entries = store, {entry.label: entry for entry in entries}
         self._values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._drawn: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
         self._identities: np.ndarray | None = None
 
     @cached_property
     def known(self) -> list[str]:
-        """Rows whose runs all kept results by query, for the same queries."""
-        found = [label for label in self.rows if self._read(label)]
+        """Entries whose runs all kept results by query, for the same queries."""
+        found = [label for label, entry in self.entries.items() if self._read(entry)]
         counts = {self._values[label][0].shape[1] for label in found}
         return found if len(counts) <= 1 else []
 
-    def _read(self, label: str) -> bool:
-        row = self.rows[label]
+    def _read(self, entry: Entry) -> bool:
         ap, first = [], []
-        for run in row["runs"]:
-            path = Path(self.comparison.store) / str(run) / "per_query.npz"
+        for path in entry.files(self.store):
             try:
                 with np.load(path) as arrays:
-                    ap.append(arrays[f"{row['stage']}_ap"])
-                    first.append(arrays[f"{row['stage']}_first_match_rank"])
-                    if "query_identity" in arrays:
+                    ap.append(arrays[f"{entry.stage}_ap"])
+                    first.append(arrays[f"{entry.stage}_first_match_rank"])
+                    if self._identities is None and "query_identity" in arrays:
                         self._identities = arrays["query_identity"]
-            except (OSError, KeyError, ValueError):
+            except UNREADABLE:
                 return False
         if len({len(values) for values in ap}) != 1:
             return False
-        self._values[label] = np.stack(ap).astype(float), np.stack(first)
+        self._values[entry.label] = np.stack(ap).astype(float), np.stack(first)
         return True
 
     @cached_property
@@ -83,12 +94,13 @@ class Queries:
         return np.all([(self._values[label][1] > 0).all(0) for label in self.known], axis=0)
 
     @cached_property
-    def bootstrap(self) -> Bootstrap:
-        """Draws that all comparisons share."""
+    def bootstrap(self) -> Bootstrap | None:
+        """Draws that all comparisons share; none of fewer than two people."""
         people = self._identities
         if people is None or len(people) != len(self._valid):
             people = np.arange(len(self._valid))
-        return Bootstrap(people[self._valid])
+        people = people[self._valid]
+        return Bootstrap(people) if len(np.unique(people)) >= 2 else None
 
     @property
     def by_person(self) -> bool:
@@ -102,15 +114,22 @@ class Queries:
 
     def pairs(self, pairs: Sequence[tuple[str, str]], metric: str) -> list[Pair]:
         """Differences of rows, with p-values corrected for this many (Holm, 1979)."""
-        found = [
-            self.bootstrap.compare(self.values(a, metric), self.values(b, metric), LEVEL)
-            for a, b in pairs
-        ]
+        found = [self._difference(a, b, metric) for a, b in pairs]
         corrected = holm([difference.p for difference in found])
         return [
             Pair(a, b, metric, difference, p, self.by_person)
             for (a, b), difference, p in zip(pairs, found, corrected, strict=True)
         ]
+
+    def _difference(self, a: str, b: str, metric: str) -> Difference:
+        assert self.bootstrap is not None
+        for label in (a, b):
+            if (label, metric) not in self._drawn:
+                values = self.values(label, metric)
+                mean = float(values.mean())
+                self._drawn[label, metric] = mean, self.bootstrap.means(values)
+        (mean_a, means_a), (mean_b, means_b) = self._drawn[a, metric], self._drawn[b, metric]
+        return self.bootstrap.difference(mean_a - mean_b, means_a, means_b, LEVEL)
 
 
 @dataclass(frozen=True)
@@ -127,18 +146,50 @@ def marks(comparison: Comparison) -> dict[str, Marks]:
     """
     rows = comparison.rows
     competing = rows[rows["final"] & (rows["selection"] != "oracle")]
-    queries = Queries(comparison)
-    labels = [label for label in competing["method"] if label in queries.known]
-    if len(labels) < 2 or len(labels) < len(competing):
+    scores = {
+        metric: dict(zip(competing["method"], competing[metric], strict=True))
+        for metric in PER_QUERY
+    }
+    return leading(Path(comparison.store), _entries(competing.to_dict("records")), scores)
+
+
+def leading(
+    store: Path, entries: Sequence[Entry], scores: Mapping[str, Mapping[str, float]]
+) -> dict[str, Marks]:
+    """Metric → which entries lead, of those that were tested on the same queries.
+
+    Args:
+        scores: metric → label → mean over seeds, in per cent.
+    """
+    if len(entries) < 2:
+        return {}
+    if sum(len(entry.runs) for entry in entries) < lead_cache.LEAST:
+        return _leading(store, entries, scores)
+    with lead_cache.opened(store, entries, scores) as kept:
+        if kept.marks is None:
+            found = _leading(store, entries, scores)
+            kept.marks = {m: (sorted(x.best), sorted(x.second)) for m, x in found.items()}
+        return {m: Marks(frozenset(b), frozenset(s)) for m, (b, s) in kept.marks.items()}
+
+
+def _leading(
+    store: Path, entries: Sequence[Entry], scores: Mapping[str, Mapping[str, float]]
+) -> dict[str, Marks]:
+    queries = Queries(store, entries)
+    if len(queries.known) < len(entries) or queries.bootstrap is None:
         return {}
     found = {}
-    for metric in PER_QUERY:
-        order = competing.sort_values(metric, ascending=False, kind="stable")["method"].tolist()
+    for metric, means in scores.items():
+        order = sorted(means, key=lambda label: -means[label])
         behind = queries.pairs([(order[0], other) for other in order[1:]], metric)
         best = {order[0], *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
         rest = [label for label in order if label not in best]
         found[metric] = Marks(frozenset(best), frozenset(rest[:1]))
     return found
+
+
+def _entries(rows: Iterable[Mapping[Any, Any]]) -> list[Entry]:
+    return [Entry(str(r["method"]), tuple(r["runs"]), str(r["stage"])) for r in rows]
 
 
 def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -> list[Pair]:
@@ -154,21 +205,22 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
         raise ConfigError(
             f"{metric} cannot be compared query by query.", did_you_mean(metric, PER_QUERY)
         )
-    queries = Queries(comparison)
     rows = comparison.rows
+    by_label = {str(row["method"]): row for row in rows.to_dict("records")}
+    queries = Queries(Path(comparison.store), _entries(by_label.values()))
     wanted = list(names) or rows[rows["final"]]["method"].tolist()
     for name in wanted:
-        if name not in queries.rows:
+        if name not in by_label:
             raise ConfigError(
                 f"There is no row '{name}' in {comparison.title}.",
-                did_you_mean(name, queries.rows),
+                did_you_mean(name, by_label),
             )
-        if name not in queries.known:
+        if name not in queries.known or queries.bootstrap is None:
             raise ConfigError(
-                f"The runs of '{name}' ({', '.join(queries.rows[name]['runs'])}) lack "
+                f"The runs of '{name}' ({', '.join(by_label[name]['runs'])}) lack "
                 "per_query.npz, or it is of other queries.",
                 "Run them again with force=true.",
             )
-    order = sorted(wanted, key=lambda name: -float(queries.rows[name][metric]))
+    order = sorted(wanted, key=lambda name: -float(by_label[name][metric]))
     pairs = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
     return queries.pairs(pairs, metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,7 @@ def crossings(runs: pd.DataFrame, store: Path) -> pd.Series:
     for run, method in runs[["run", "method"]].drop_duplicates().itertuples(index=False):
         found[run] = ""
         if method in own:
-            try:
-                config = Run(store / str(run)).config()
-            except HarnessError:
+            if (config := config_or_none(store / str(run))) is None:
                 continue
             has = flat({part: config.get(part) for part in own[method]})
             found[run] = ", ".join(
@@ -80,14 +78,14 @@ def _option(part: str, target: str | None) -> str:
     return names[0] if names else str(target).rsplit(".", 1)[-1]
 
 
-def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
+def variants(runs: pd.DataFrame, store: Path, shown: Collection[str] = ()) -> pd.Series:
     """'' where a row has one configuration; else what sets each apart, as `key=value`.
 
     Cells of one method, crossing and protocol that differ in anything but the seed are never
     averaged.
 
     Args:
-        runs: with the column `crossing`.
+        runs: with the column `crossing`. shown: keys whose values stand elsewhere in the table.
     """
     found = pd.Series("", index=runs.index)
     for _, group in runs.groupby(["method", "crossing"]):
@@ -95,19 +93,32 @@ def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
             continue
         first = group.drop_duplicates("settings")
         configs = {
-            str(row.settings): flat(Run(store / str(row.run)).config())
+            str(row.settings): flat(config_or_none(store / str(row.run)) or {})
             for row in first.itertuples()
         }
         keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
-        apart = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
+        differ = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
+        apart = [k for k in differ if k not in shown]
         labels = {
-            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3]) or settings
+            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3])
             for settings, config in configs.items()
         }
-        if len(set(labels.values())) < len(labels):  # three keys do not tell them apart
+        told = {
+            (label, *(str(configs[settings].get(k)) for k in shown))
+            for settings, label in labels.items()
+        }
+        if len(told) < len(labels):  # three keys do not tell them apart, or none does
             labels = {settings: settings for settings in labels}
         found[group.index] = group["settings"].map(labels)
     return found
+
+
+def config_or_none(folder: Path) -> dict[str, Any] | None:
+    """A run's configuration, None if it cannot be read: its record is a result all the same."""
+    try:
+        return Run(folder).config()
+    except HarnessError:
+        return None
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -115,5 +126,3 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix.removesuffix("."): node}
     return {k: v for key, inner in node.items() for k, v in flat(inner, f"{prefix}{key}.").items()}
-
-

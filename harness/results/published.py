@@ -42,9 +42,7 @@ def table() -> pd.DataFrame:
     return pd.DataFrame(columns=["method", "dataset", "mAP", "rank1"])
 
 
-def beside(
-    dataset: str, protocol: str, method: str, cameras: bool
-) -> dict[str, float | str]:
+def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str, float | str]:
     """What may stand beside a row: `published_mAP`, `published_rank1`, `published_in`; or nothing.
 
     Args:

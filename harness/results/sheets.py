@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
 from harness.results.comparisons import METRICS, Comparison
 from harness.results.leads import LEVEL, Marks, Pair, marks
-from harness.results.published import TITLES
 
 ORACLE = "best on test (oracle)"
 
@@ -52,7 +50,8 @@ class Sheet:
     """One table to be written.
 
     methods: what each row's method is called in its folder, '' if it has none; for citations.
-    notes: sentences below it, the protocol first.
+    notes: sentences below it, the protocol first. kind: '' for methods by metrics, else what it
+        is: `compare` or `pivot`.
     """
 
     title: str
@@ -62,15 +61,14 @@ class Sheet:
     notes: tuple[str, ...]
     dataset: str = ""
     protocol: str = ""
+    kind: str = ""
 
 
 def number(value: Any, std: Any = None, digits: int = 1, mark: str = "") -> Cell:
     """A cell for a number, '–' if there is none."""
     if value is None or pd.isna(value):
         return Cell("–")
-    return Cell(
-        "", float(value), None if std is None or pd.isna(std) else float(std), digits, mark
-    )
+    return Cell("", float(value), None if std is None or pd.isna(std) else float(std), digits, mark)
 
 
 def sheet(comparison: Comparison) -> Sheet:
@@ -80,6 +78,8 @@ def sheet(comparison: Comparison) -> Sheet:
     columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
     columns += [Column(title) for title in METRICS.values()]
     columns += [Column("Seeds"), Column("Images/s"), Column("Hours")]
+    if gpus := bool(rows["gpu_hours"].notna().any()):
+        columns.append(Column("GPU-hours"))
     shown = "published_mAP" in rows
     if shown:
         columns += [Column("mAP", group="Published"), Column("Rank-1", group="Published")]
@@ -89,11 +89,13 @@ def sheet(comparison: Comparison) -> Sheet:
     for row in rows.to_dict("records"):
         cells = [Cell(str(row["method"])), Cell(str(row["cameras"]))]
         for metric in METRICS:
-            mark = _mark(str(row["method"]), led.get(metric))
+            mark = mark_of(str(row["method"]), led.get(metric))
             cells.append(number(row[metric], row[f"{metric}_std"], mark=mark))
         cells.append(number(row["seeds"], digits=0))
         cells.append(number(row["images_per_second"], digits=0))
         cells.append(number(row["hours"], digits=2))
+        if gpus:
+            cells.append(number(row["gpu_hours"], digits=2))
         if shown:
             cells += [number(row.get("published_mAP")), number(row.get("published_rank1"))]
         if oracle:
@@ -104,60 +106,21 @@ def sheet(comparison: Comparison) -> Sheet:
         tuple(columns),
         tuple(body),
         tuple(rows["name"]),
-        tuple(filter(None, (comparison.warning, comparison.caption, _leading(led), _where(rows),
-                            comparison.sources))),  # fmt: skip
+        tuple(
+            filter(
+                None,
+                (
+                    comparison.warning,
+                    comparison.caption,
+                    leading_note(led),
+                    _where(rows),
+                    comparison.sources,
+                ),
+            )
+        ),  # fmt: skip
         comparison.dataset,
         str(comparison.card["name"]),
     )
-
-
-def pivot(comparisons: Iterable[Comparison], metrics: Sequence[str]) -> list[Sheet]:
-    """Methods by data sets: one table a protocol, of the last stages."""
-    ordered = sorted(comparisons, key=lambda c: (c.card["name"], c.card["hash"]))
-    found = []
-    for _, same in groupby(ordered, key=lambda c: c.card["hash"]):
-        group = list(same)
-        led = [marks(comparison) for comparison in group]
-        by_label = [
-            {str(r["method"]): r for r in c.rows.to_dict("records") if r["final"]} for c in group
-        ]
-        names = {label: str(row["name"]) for rows in by_label for label, row in rows.items()}
-        cameras = {label: str(r["cameras"]) for rows in by_label for label, r in rows.items()}
-        labels = sorted(names, key=lambda label: _overall(label, by_label))
-        columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
-        columns += [
-            Column(METRICS[m], group=TITLES.get(c.dataset, c.dataset) + (c.data and f" {c.data}"))
-            for c in group
-            for m in metrics
-        ]
-        body = []
-        for label in labels:
-            cells = [Cell(label), Cell(cameras[label])]
-            for rows, lead in zip(by_label, led, strict=True):
-                row = rows.get(label, {})
-                cells += [
-                    number(row.get(m), row.get(f"{m}_std"), mark=_mark(label, lead.get(m)))
-                    for m in metrics
-                ]
-            body.append(tuple(cells))
-        notes = (*(c.warning for c in group), group[0].caption, _leading({k: v for lead in led for k, v in lead.items()}))
-        found.append(
-            Sheet(
-                f"protocol {group[0].card['name']}",
-                tuple(columns),
-                tuple(body),
-                tuple(names[label] for label in labels),
-                tuple(filter(None, notes)),
-                protocol=str(group[0].card["name"]),
-            )
-        )
-    return found
-
-
-def _overall(label: str, by_label: Sequence[Mapping[str, Mapping[Any, Any]]]) -> tuple[int, float]:
-    """Rows that stand in more data sets come last, and so do better ones."""
-    values = [float(rows[label]["mAP"]) for rows in by_label if label in rows]
-    return len(values), sum(values) / len(values)
 
 
 def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
@@ -182,6 +145,7 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
         tuple(filter(None, (_explained(pairs), comparison.warning, comparison.caption))),
         comparison.dataset,
         str(comparison.card["name"]),
+        "compare",
     )
 
 
@@ -205,13 +169,13 @@ def _explained(pairs: Sequence[Pair]) -> str:
     )
 
 
-def _mark(label: str, led: Marks | None) -> str:
+def mark_of(label: str, led: Marks | None) -> str:
     if led is None:
         return ""
     return "best" if label in led.best else "second" if label in led.second else ""
 
 
-def _leading(led: Mapping[str, Marks]) -> str:
+def leading_note(led: Mapping[str, Marks]) -> str:
     if not led:
         return ""
     return (

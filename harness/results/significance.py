@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Bootstrap:
         # how often each person is drawn (resamples, people)
         self._times = self._rng.multinomial(count, np.full(count, 1 / count), size=resamples)
         self._queries = self._times @ np.bincount(self.person)
+        self._weights: dict[tuple[int, int], np.ndarray] = {}
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Values (S, Q) of seeds and queries to their means (resamples, S) in each draw."""
@@ -75,26 +76,36 @@ class Bootstrap:
         for values in (a, b):
             if values.ndim != 2 or not len(values) or values.shape[1] != len(self.person):
                 raise ValueError(f"values {values.shape} are not of {len(self.person)} queries")
-        draws = [self.means(values) for values in (a, b)]
-        value, freedom = float(a.mean() - b.mean()), self.people - 1
-        if min(len(a), len(b)) >= 2:
-            freedom = min(freedom, len(a) + len(b) - 2)
-            draws = [drawn * self._seed_weights(drawn.shape) for drawn in draws]
+        return self.difference(float(a.mean() - b.mean()), self.means(a), self.means(b), level)
+
+    def difference(
+        self, value: float, a: np.ndarray, b: np.ndarray, level: float = 0.95
+    ) -> Difference:
+        """As `compare`, from the difference and what `means` gave of both: (resamples, S) each."""
+        seeds, freedom = (a.shape[1], b.shape[1]), self.people - 1
+        if min(seeds) >= 2:
+            freedom = min(freedom, sum(seeds) - 2)
+            drawn = [
+                (means * self._seed_weights(role, means.shape[1])).sum(1)
+                for role, means in enumerate((a, b))
+            ]
         else:
-            draws = [drawn / drawn.shape[1] for drawn in draws]
-        error = float((draws[0].sum(1) - draws[1].sum(1)).std(ddof=1))
+            drawn = [a.mean(1), b.mean(1)]
+        error = float((drawn[0] - drawn[1]).std(ddof=1))
         reach, p = 0.0, float(value == 0)
         if error > 1e-12:  # else the same in every draw
-            reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-            p = 2 * float(stats.t.sf(abs(value) / error, freedom))
-        seeds = (len(a), len(b))
+            reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error
+            p = 2 * float(special.stdtr(freedom, -abs(value) / error))
         return Difference(value, value - reach, value + reach, p, self.people, seeds)
 
-    def _seed_weights(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Weights (resamples, S) of drawn seeds, each row's sum 1."""
-        resamples, seeds = shape
-        times = self._rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-        return 1 / seeds + (times / seeds - 1 / seeds) * np.sqrt(seeds / (seeds - 1))
+    def _seed_weights(self, role: int, seeds: int) -> np.ndarray:
+        """Weights (resamples, S) of drawn seeds, each row's sum 1; A's and B's are drawn apart."""
+        if (role, seeds) not in self._weights:
+            share = np.full(seeds, 1 / seeds)
+            times = self._rng.multinomial(seeds, share, size=len(self._times))
+            spread = np.sqrt(seeds / (seeds - 1))
+            self._weights[role, seeds] = 1 / seeds + (times / seeds - 1 / seeds) * spread
+        return self._weights[role, seeds]
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -6,14 +6,17 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
     history.json     one row an epoch
     per_query.npz    average precision and first match of every query, by stage
     checkpoint.pt    to resume from, while unfinished
+    failed.json      why it stopped, if it did by an error
     <stage>.pt       the network at the end of each stage
+    <stage>_features.npz   features of the test images, with evaluation.keep_features=true
+    evaluation-*.json      metrics by another rule, from harness eval --save
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,25 +25,27 @@ from filelock import FileLock, Timeout
 
 from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.files import make_folder
+from harness.results import schema
+from harness.results.schema import METRICS, SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
-METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
-#: section of a record → what tables need of it
-NEEDED = {
-    "cell": ("method", "dataset", "seed"),
-    "protocol": ("name", "hash", "cameras", "selection"),
-    "metrics": METRICS,
-}
+__all__ = ["METRICS", "SCHEMA", "Run", "Store", "load"]
+#: seconds to wait for a run's lock: who only looks whether it is held lets go at once
+PATIENCE = 2.0
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's folder."""
+    """One cell's folder.
+
+    known: what record.json holds, where the store's index has it already.
+    """
 
     folder: Path
+    known: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -49,21 +54,20 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has a record that reads and is of this schema."""
-        return self.problem is None and (self.folder / "record.json").is_file()
+        return self.problem is None and bool(self._record)
 
     @cached_property
     def _record(self) -> dict[str, Any] | str:
         """The record, or what is wrong with it."""
+        if self.known is not None:
+            return schema.read(self.known)
         try:
-            record = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
+            raw = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             return f"record.json cannot be read ({error})"
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            return "record.json is of another schema"
-        missing = list(_missing(record))
-        return f"record.json lacks {', '.join(missing)}" if missing else record
+        return schema.read(raw)
 
     @property
     def problem(self) -> str | None:
@@ -78,7 +82,9 @@ class Run:
             HarnessError: it is damaged.
         """
         if isinstance(self._record, str):
-            raise HarnessError(f"{self.folder}: {self._record}.", "Run it again with force=true.")
+            raise HarnessError(
+                f"{self.folder}: {self._record}.", "Run it again with overwrite=always."
+            )
         return self._record
 
     def config(self) -> dict[str, Any]:
@@ -88,9 +94,12 @@ class Run:
             HarnessError: the run has none.
         """
         try:
-            return json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return found
         except (OSError, ValueError) as error:
             raise HarnessError(f"{self.folder} has no readable config.json.") from error
+        raise HarnessError(f"{self.folder} has no readable config.json.")
 
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch; empty before the first.
@@ -98,15 +107,18 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
+        cure = "Run it again with overwrite=always."
         try:
-            return json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
+            rows = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
             raise HarnessError(
-                f"{self.folder}: history.json cannot be read ({error}).",
-                "Run it again with force=true.",
+                f"{self.folder}: history.json cannot be read ({error}).", cure
             ) from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise HarnessError(f"{self.folder}: history.json holds no rows.", cure)
+        return rows
 
     def lock(self) -> FileLock:
         """The right to write here; let go by the system when the process dies.
@@ -115,39 +127,37 @@ class Run:
             HarnessError: another process has it, or the folder cannot be written.
         """
         make_folder(self.folder)
-        lock = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=PATIENCE)
         except Timeout as error:
             raise HarnessError(
                 f"Another process is running {self.name}.",
                 "Wait for it, or choose another seed or store.",
             ) from error
+        except (OSError, NotImplementedError) as error:
+            raise HarnessError(
+                f"{self.folder} cannot be locked: {error}.",
+                "The store needs a file system with locks (NFS: mounted with them): store=DIR.",
+            ) from error
         return lock
 
-
-def _missing(record: dict[str, Any]) -> Iterator[str]:
-    """What tables need of a record and it does not have. Of data without a test part there are no
-    metrics.
-    """
-    needed = NEEDED if record.get("evaluated", True) else NEEDED | {"metrics": ()}
-    for section, keys in needed.items():
-        inner = record.get(section)
-        if not isinstance(inner, dict):
-            yield section
-        else:
-            yield from (f"{section}.{key}" for key in keys if key not in inner)
-    if "settings" not in record:
-        yield "settings"
-    stages = record.get("stages")
-    if not isinstance(stages, dict) or not stages:
-        yield "stages"
-        return
-    for name, stage in stages.items():
-        metrics = stage.get("metrics") if isinstance(stage, dict) else None
-        for key in needed["metrics"]:
-            if not isinstance(metrics, dict) or not isinstance(metrics.get(key), int | float):
-                yield f"stages.{name}.metrics.{key}"
+    @property
+    def running(self) -> bool:
+        """Whether a process, on this machine or another, has it now. Where its lock cannot be
+        opened (another's store, to look at), no.
+        """
+        if not (self.folder / LOCK).is_file():
+            return False
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False
+        lock.release()
+        return False
 
 
 @dataclass(frozen=True)
@@ -162,10 +172,9 @@ class Store:
 
     def runs(self) -> Iterator[Run]:
         """All cells, by name."""
-        if self.folder.is_dir():
-            for path in sorted(self.folder.iterdir()):
-                if (path / "config.json").is_file() or (path / "record.json").is_file():
-                    yield Run(path)
+        from harness.results import index  # which makes runs
+
+        return index.runs(self.folder)
 
     def find(self, name: str) -> Run:
         """A run by its folder, its name, or the beginning of its name if only one fits.
@@ -195,19 +204,32 @@ def _device(environment: dict[str, Any]) -> str | None:
     return environment.get("cpu") or device if device == "CPU" else device
 
 
+def _gpu_hours(record: dict[str, Any]) -> float | None:
+    """Hours of the whole cell times its GPUs; None on a CPU."""
+    seconds = record.get("seconds")
+    if record["environment"].get("device") in (None, "CPU") or seconds is None:
+        return None
+    return float(record.get("device_hours", seconds * record.get("devices", 1) / 3600))
+
+
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
-    """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
+    """All finished runs of a store as a tidy table: see `frame`."""
+    return frame(Store(Path(store).expanduser()).runs())
+
+
+def frame(runs: Iterable[Run]) -> pd.DataFrame:
+    """Finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
-    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
-    percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
-    of them.
+    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection,
+    the metrics in percent, images_per_second, seconds (of the whole cell),
+    gpu_hours (missing on a CPU), device, finished (day). Damaged records are left out; `Run.problem` tells of them.
     """
     import pandas as pd
 
     rows = []
-    for run in Store(Path(store)).runs():
+    for run in runs:
         if not run.finished:
             continue
         record = run.record
@@ -227,7 +249,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "selection": card["selection"],
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
-            "device": _device(record.get("environment", {})),
+            "gpu_hours": _gpu_hours(record),
+            "device": _device(record["environment"]),
         }
         stages = record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):

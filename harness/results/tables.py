@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,13 +18,15 @@ from rich.text import Text
 
 from harness.errors import ConfigError, did_you_mean
 from harness.files import write_text
-from harness.results import published, sheets
-from harness.results.comparisons import METRICS, Comparison, comparisons
+from harness.results import published, sheets, transfers
+from harness.results.comparisons import Comparison, comparisons
 from harness.results.formats import html, latex, markdown
 from harness.results.formats.latex import bibliography
 from harness.results.leads import compare
+from harness.results.pivots import pivot
+from harness.results.problems import of_records
 from harness.results.sheets import Sheet
-from harness.results.store import Store, load
+from harness.results.store import Run, Store, frame
 
 HEAD = """\
 # Leaderboard
@@ -44,21 +46,37 @@ class Options:
     """What `harness table` is told.
 
     store: folder of runs. style: terminal, csv or one of `FORMATS`. dataset, where, sort: see
-    `comparisons`. metrics: columns of `by_dataset`. by_dataset: methods by data sets. compared: None,
-    or rows to compare pair by pair (none of them: all). output: a file, or None for the screen.
-    cross: methods and what they were trained on by what they were tested on.
+    `comparisons`. rows, columns: fields of a `pivot`, which shows `metrics`; none of them: a table
+    a data set and protocol. compared: None, or rows to compare pair by pair (none of them: all), by
+    the first of `metrics`. selection: only runs whose checkpoint was chosen so. reverse: best
+    first. output: a file, or None for the screen. cross: methods and what they were trained on by
+    what they were tested on.
     """
 
     store: str = "results/runs"
     style: str = "terminal"
     dataset: str | None = None
     where: str | None = None
-    sort: str = "mAP"
+    sort: str | None = None
     metrics: tuple[str, ...] = ("mAP", "rank1")
-    by_dataset: bool = False
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    selection: str | None = None
+    reverse: bool = False
     compared: tuple[str, ...] | None = None
     output: str | None = None
     cross: bool = False
+
+    @property
+    def pivots(self) -> bool:
+        """Whether fields stand by fields."""
+        return bool(self.rows or self.columns)
+
+    @property
+    def condition(self) -> str | None:
+        """`where` and `selection` together."""
+        chosen = None if self.selection is None else f"selection == '{self.selection}'"
+        return " and ".join(f"({text})" for text in (self.where, chosen) if text) or None
 
 
 def show(options: Options) -> None:
@@ -68,41 +86,44 @@ def show(options: Options) -> None:
         ConfigError: nothing to show, a row or column that does not exist, options that exclude
             each other.
     """
-    for metric in options.metrics:
-        if metric not in METRICS:
-            raise ConfigError(f"There is no metric '{metric}'.", did_you_mean(metric, METRICS))
     if options.style == "terminal" and options.output is not None:
         raise ConfigError(f"--output needs --format {', '.join(FORMATS)} or csv.")
+    if options.cross and (options.pivots or options.compared is not None):
+        raise ConfigError("--cross excludes --rows, --columns, --by-dataset and --compare.")
+    if options.pivots and options.compared is not None:
+        raise ConfigError("--compare excludes --rows, --columns and --by-dataset.")
+    store = Path(options.store)
+    found = list(Store(store).runs())
+    plain = not (options.pivots or options.cross or options.compared is not None)
     if options.cross:
-        if options.by_dataset or options.compared is not None:
-            raise ConfigError("--cross excludes --by-dataset and --compare.")
-        from harness.results import transfers
-
-        _put(transfers.sheets(Path(options.store), options.dataset, options.where, options.metrics),
-             options)  # fmt: skip
-        return
-    tables = list(comparisons(options.store, options.dataset, options.where, options.sort))
-    for run in Store(Path(options.store)).runs():
-        if run.problem:
-            print(f"left out: {run.name}: {run.problem}", file=sys.stderr)
-    if options.style == "csv" and not options.by_dataset and options.compared is None:
-        _write(_csv(tables), options.output)
-        return
-    _put(_sheets(tables, options), options)
-
-
-def _put(pages: Sequence[Sheet], options: Options) -> None:
-    """Print or write tables in the format asked for."""
+        pages = transfers.sheets(store, options.dataset, options.condition, options.metrics)
+    elif options.pivots:
+        pages = pivot(
+            found, store, options.rows or ("method",), options.columns, options.metrics,
+            options.dataset, options.condition, options.sort,
+        )  # fmt: skip
+    else:
+        tables = list(
+            comparisons(store, options.dataset, options.condition, options.sort, found=found)
+        )
+        if options.compared is None:
+            pages = [] if options.style == "csv" else [sheets.sheet(table) for table in tables]
+        else:
+            pages = _compared(tables, options.compared, options.metrics[0])
+    if options.reverse and options.compared is None:
+        pages = [replace(p, rows=p.rows[::-1], methods=p.methods[::-1]) for p in pages]
+    for problem in of_records(found):
+        print(problem, file=sys.stderr)
     if options.style == "terminal":
         for page in pages:
             _print(page)
     elif options.style == "csv":
-        _write("\n".join(_plain_csv(page) for page in pages), options.output)
+        text = "\n".join(_plain_csv(page) for page in pages)
+        _write(_csv(tables, options.reverse) if plain else text, options.output)
     else:
         text = FORMATS[options.style](pages)
-        plain = not options.by_dataset and not options.cross and options.compared is None
         if options.style == "markdown" and plain:
-            text = f"{_head(options.store)}\n{text}"
+            text = f"{_head(found)}\n{text}"
         _write(text, options.output)
         if options.style == "latex" and options.output is not None:
             path = Path(options.output).with_suffix(".bib")
@@ -110,47 +131,41 @@ def _put(pages: Sequence[Sheet], options: Options) -> None:
             print(f"{options.output}, and {path} for \\bibliography", file=sys.stderr)
 
 
-def _sheets(tables: Sequence[Comparison], options: Options) -> list[Sheet]:
-    if options.compared is not None:
-        if options.by_dataset:
-            raise ConfigError("--compare and --by-dataset exclude each other.")
-        found = []
-        for table in tables:
-            rows = set(table.rows["method"])
-            if len(tables) > 1 and not set(options.compared) <= rows:
-                continue  # another data set, or protocol
-            pairs = compare(table, options.compared, options.metrics[0])
-            if pairs:
-                found.append(sheets.differences(table, pairs))
-        if not found:
-            names = " and ".join(options.compared) or "two methods"
-            raise ConfigError(
-                f"No table has {names}: there is nothing to compare.",
-                "Rows are called as harness table shows them.",
-            )
-        return found
-    if options.by_dataset:
-        return sheets.pivot(tables, options.metrics)
-    return [sheets.sheet(table) for table in tables]
+def _compared(tables: Sequence[Comparison], names: Sequence[str], metric: str) -> list[Sheet]:
+    """Differences of rows, in every table that has them all."""
+    found = []
+    for table in tables:
+        if len(tables) > 1 and not set(names) <= set(table.rows["method"]):
+            continue  # another data set, or protocol
+        if pairs := compare(table, names, metric):
+            found.append(sheets.differences(table, pairs))
+    if not found:
+        raise ConfigError(
+            f"No table has {' and '.join(names) or 'two methods'}: there is nothing to compare.",
+            "Rows are called as harness table shows them.",
+        )
+    return found
 
 
-def _head(store: str) -> str:
+def _head(found: Sequence[Run]) -> str:
     """The page's heading, with the day of its latest record: the same records, the same page."""
-    days = load(store)["finished"].dropna()
+    days = frame(found)["finished"].dropna()
     return HEAD.format(finished=f" up to {days.max()}" if len(days) else "")
 
 
-def _csv(tables: Sequence[Comparison]) -> str:
+def _csv(tables: Sequence[Comparison], reverse: bool) -> str:
     """All numbers as they are, for other programs."""
     frames = [
-        table.rows.assign(
+        (table.rows[::-1] if reverse else table.rows)
+        .assign(
             dataset=table.dataset,
             data=table.data,
             not_as_published=table.unlike,
             protocol=table.card["name"],
             protocol_hash=table.card["hash"],
             runs=table.rows["runs"].map(" ".join),
-        ).drop(columns=["name", "final"])
+        )
+        .drop(columns=["name", "final"])
         for table in tables
     ]
     return pd.concat(frames).to_csv(index=False)

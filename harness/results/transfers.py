@@ -28,6 +28,7 @@ from harness.results.store import METRICS, SCHEMA, Run, Store
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.evaluation.rule import Rule
     from harness.referee import Referee
     from harness.results.sheets import Sheet
 
@@ -38,18 +39,19 @@ def save(
     run: Run,
     stage: str,
     referee: Referee,
-    metrics: Mapping[str, float],
+    rule: Rule,
     dataset: Mapping[str, Any],
 ) -> Path:
     """Write a result beside a run's record; one of the same images and rule is replaced.
 
     Args:
-        referee: after its test. dataset: the section of the data set that was tested on.
+        referee: after its test by `rule`. dataset: the section of the data set that was tested on.
     """
     record = run.record
     card = dict(record["protocol"])
-    card["evaluation"] = evaluation_rule(bool(dataset.get("tracks")), referee.rerank)
+    card["evaluation"] = evaluation_rule(bool(dataset.get("tracks")), rule.rerank) + rule.unusual
     card["hash"] = card_hash(card)
+    assert referee.last is not None
     data = referee.data
     first = referee.parts[0] if referee.parts else {}  # of several, the one that is tested on
     name = str(first.get("name", data.name))
@@ -61,7 +63,7 @@ def save(
         "trained_on": trained_on(record),
         "tested_on": name,
         "protocol": card,
-        "metrics": dict(metrics),
+        "metrics": referee.last.as_dict() | rule.metrics(referee.last),
         "dataset": {
             "name": name,
             "fingerprint": fingerprint,
@@ -76,15 +78,12 @@ def save(
     key = f"{stage}/{fingerprint}/{card['hash']}"
     digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
     path = run.folder / f"{PREFIX}{name}-{digest}.json"
-    assert referee.last is not None
     arrays: dict[str, Any] = {
         f"{stage}_ap": referee.last.ap.astype(np.float32),
         f"{stage}_first_match_rank": referee.last.first_match_rank.astype(np.int32),
         "query_identity": data.query.identities.astype(np.int32),
     }
-    write_atomically(
-        path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays)
-    )
+    write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
     write_json(path, result)
     return path
 
@@ -94,7 +93,7 @@ def results(run: Run) -> Iterator[dict[str, Any]]:
     for path in sorted(run.folder.glob(f"{PREFIX}*.json")):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
-            if result["schema"] == SCHEMA and {*METRICS} <= result["metrics"].keys():
+            if 1 <= result["schema"] <= SCHEMA and {*METRICS} <= result["metrics"].keys():
                 yield result
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
@@ -182,7 +181,9 @@ def sheets(
         runs = filtered(runs, where)
     several = runs.groupby("tested_on")["data"].nunique() > 1
     shown = runs["data"].where(runs["tested_on"].map(several), "")
-    runs = runs.assign(crossing=crossings(runs, store), column=(runs["tested_on"] + " " + shown).str.strip())
+    runs = runs.assign(
+        crossing=crossings(runs, store), column=(runs["tested_on"] + " " + shown).str.strip()
+    )
     runs["variant"] = ""
     for _, group in runs.groupby(["trained_on", "protocol_hash"]):
         runs.loc[group.index, "variant"] = variants(group, store)

@@ -48,7 +48,7 @@ def test_average_precision_over_tracks() -> None:
     assert split.tracks is not None and split.cameras is not None
     query, images = features(9, 1), features(60, 2)
     people, seen_by = np.arange(9) % 5, np.arange(9) % 4
-    identities, cameras = of_tracks(split)
+    identities, cameras = of_tracks(split.identities, split.cameras, split.tracks)
     assert cameras is not None
     result = rank(
         None, None, people, identities, seen_by, cameras,

@@ -14,7 +14,9 @@ from harness import plugins
 from harness.results.comparisons import comparisons
 from harness.results.formats import html, latex, markdown
 from harness.results.formats.latex import bibliography, escape, references
-from harness.results.sheets import Cell, Column, Sheet, pivot, sheet
+from harness.results.pivots import pivot
+from harness.results.sheets import Cell, Column, Sheet, sheet
+from harness.results.store import Store
 from tests.conftest import Command
 from tests.results.records import record, write
 
@@ -88,7 +90,9 @@ def test_latex_compiles(options: list[str], command: Command, tmp_path: Path) ->
     if re.search(r"File `\S+' not found", log):
         pytest.skip("LaTeX lacks booktabs or siunitx")
     assert done.returncode == 0 and (tmp_path / "paper.pdf").stat().st_size > 10_000, log[-2000:]
-    assert "undefined" not in log and "multiply" not in log and not re.search(r"^!", log, re.MULTILINE)
+    assert (
+        "undefined" not in log and "multiply" not in log and not re.search(r"^!", log, re.MULTILINE)
+    )
 
 
 def test_html() -> None:
@@ -105,7 +109,7 @@ def test_methods_by_data_sets(tmp_path: Path) -> None:
     write(tmp_path, "b", record("one", train=60.0, dataset="synthetic"))
     write(tmp_path, "c", record("two", train=40.0))
     write(tmp_path, "d", record("two", train=99.0, card={"hash": "bbbbbbbb"}))
-    first, second = pivot(comparisons(tmp_path), ["mAP", "rank1"])
+    first, second = pivot(Store(tmp_path).runs(), tmp_path)
     assert [(c.group, c.title) for c in first.columns[2:]] == [
         ("Market-1501", "mAP"), ("Market-1501", "Rank-1"),
         ("synthetic", "mAP"), ("synthetic", "Rank-1"),

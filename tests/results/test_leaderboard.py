@@ -18,8 +18,7 @@ def test_page_matches_the_records(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     show(Options(str(RESULTS / "leaderboard"), "markdown", output=str(page)))
     assert page.read_text() == (RESULTS / "README.md").read_text(), (
-        "make it anew: harness table --store results/leaderboard --format markdown "
-        "--output results/README.md"
+        "its records have changed, or how tables are written: make leaderboard"
     )
 
 

@@ -29,7 +29,11 @@ def run(
         100 * (first == 1).mean()
     )
     folder = write(store, f"{name}-{seed}", content)
-    arrays = {"train_ap": ap, "train_first_match_rank": first, "query_identity": np.arange(200) // 2}
+    arrays = {
+        "train_ap": ap,
+        "train_first_match_rank": first,
+        "query_identity": np.arange(200) // 2,
+    }
     np.savez(folder / "per_query.npz", **arrays)  # type: ignore[arg-type]
 
 
@@ -82,8 +86,29 @@ def test_command(command: Command, tmp_path: Path) -> None:
         "--where seed<0": "No finished run fits",
         "--sort mapp": "no such column",
         "--by-dataset --metrics maP": "no metric 'maP'",
-        "--by-dataset --compare": "exclude each other",
+        "--by-dataset --compare": "--compare excludes",
         "--output x": "--output needs --format",
     }.items():
         answer = command("table", *store, *words.split())
         assert answer.status == 2 and said in answer.err, (words, answer.err)
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial: int) -> None:
+    """Whatever the numbers: a row that is bold on its own beats every other significantly."""
+    rng = np.random.default_rng(trial)
+    for place in range(4):
+        for seed in range(1 + trial % 3):
+            run(tmp_path, f"m{place}", float(rng.choice([0.0, 0.01, 0.02, 0.1])), 10 * place + seed)
+    (only,) = comparisons(tmp_path)
+    found = marks(only)
+    labels = only.rows["method"].tolist()
+    assert set(found) == {"mAP", "rank1", "rank5", "rank10"}
+    for metric, mark in found.items():
+        best = max(labels, key=lambda name: only.rows.set_index("method").loc[name, metric])
+        assert best in mark.best and not mark.best & mark.second and len(mark.second) <= 1
+        if len(mark.best) == 1:  # alone
+            pairs = compare(only, [], metric)
+            behind = [pair for pair in pairs if pair.a in mark.best]
+            assert len(behind) == len(labels) - 1
+            assert all(pair.difference.low > 0 for pair in behind)

@@ -18,7 +18,16 @@ PAGE = ROOT / "results" / "published.md"
 
 def test_every_row_is_whole() -> None:
     rows = published.table()
-    for key in ("method", "name", "venue", "year", "uses_cameras", "dataset", "backbone", "read_in"):
+    for key in (
+        "method",
+        "name",
+        "venue",
+        "year",
+        "uses_cameras",
+        "dataset",
+        "backbone",
+        "read_in",
+    ):
         assert rows[key].notna().all(), key
     assert set(rows["dataset"]) == set(published.TITLES)
     assert rows["mAP"].between(0, 100).all() and rows["rank1"].between(0, 100).all()

@@ -53,7 +53,7 @@ def test_a_damaged_record_is_flagged_and_skipped(
     assert (bad.finished, good.finished) == (False, True)
     assert bad.problem is not None and problem in bad.problem
     assert good.problem is None
-    with pytest.raises(HarnessError, match="force=true"):
+    with pytest.raises(HarnessError, match="overwrite=always"):
         _ = bad.record
     assert set(load(tmp_path)["run"]) == {"good"}
     table = command("table", "--store", str(tmp_path))

@@ -10,17 +10,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
 from omegaconf import OmegaConf
 
 from harness.errors import ConfigError
 from harness.hydra_app import compose
-from harness.results import published
-from harness.results import formats
+from harness.results import formats, published
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.sheets import sheet
 from tests.conftest import Command
-from tests.results.records import CARD, record, write
+from tests.results.records import CARD, card, record, write
 
 
 def markdown(comparison: Comparison) -> str:
@@ -71,9 +69,9 @@ def test_different_protocols_never_share_a_table(tmp_path: Path) -> None:
     write(tmp_path, "c", record("three", train=52.0, dataset="synthetic"))
     found = [(t.dataset, t.card["hash"], t.rows["method"].tolist()) for t in comparisons(tmp_path)]
     assert found == [
-        ("market1501", "aaaaaaaa", ["one"]),
-        ("market1501", "bbbbbbbb", ["two"]),
-        ("synthetic", "aaaaaaaa", ["three"]),
+        ("market1501", CARD["hash"], ["one"]),
+        ("market1501", card(hash="bbbbbbbb")["hash"], ["two"]),
+        ("synthetic", CARD["hash"], ["three"]),
     ]
     only = list(comparisons(tmp_path, "synthetic"))
     assert [t.dataset for t in only] == ["synthetic"]
@@ -213,7 +211,7 @@ def test_the_protocol_stands_with_every_table(tmp_path: Path, command: Command) 
         answer = command("table", "--store", str(tmp_path), "--format", style)
         assert answer.status == 0
         text = " ".join(answer.out.split())
-        assert "Protocol `common` (aaaaaaaa): input 256x128; selection last." in text
+        assert f"Protocol `common` ({CARD['hash']}): input 256x128; selection last." in text
         assert "market1501, protocol common" in text
 
 

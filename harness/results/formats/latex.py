@@ -30,7 +30,9 @@ def latex(sheets: Sequence[Sheet]) -> str:
     known, labels = set(references()), Counter[str]()
     texts = []
     for sheet in sheets:
-        label = re.sub(r"[^a-z0-9]+", "-", f"{sheet.dataset}-{sheet.protocol}".lower()).strip("-")
+        label = re.sub(
+            r"[^a-z0-9]+", "-", f"{sheet.kind}-{sheet.dataset}-{sheet.protocol}".lower()
+        ).strip("-")
         labels[label] += 1
         if labels[label] > 1:  # protocols of one name that differ
             label += f"-{labels[label]}"
@@ -40,13 +42,17 @@ def latex(sheets: Sequence[Sheet]) -> str:
 
 def _one(sheet: Sheet, label: str, known: set[str]) -> str:
     kinds = [_kind(c, [row[p] for row in sheet.rows]) for p, c in enumerate(sheet.columns)]
-    title = escape(sheet.title[:1].upper() + sheet.title[1:])
-    if sheet.dataset in known:
+    first = sheet.title.split(" ")[0]
+    title = escape((first.capitalize() if first.islower() else first) + sheet.title[len(first) :])
+    if sheet.dataset in known and not sheet.kind:
         title = f"{escape(TITLES.get(sheet.dataset, sheet.dataset))}~\\cite{{{sheet.dataset}}}"
     caption = " ".join([f"{title}.", *map(_note, sheet.notes)])
+    # what is wide has to fit two columns of a paper
+    size = r"\footnotesize\setlength{\tabcolsep}{4pt}" if len(kinds) > 8 else r"\small"
     lines = [
         r"\begin{table*}[t]",
-        r"  \centering\small\sisetup{detect-weight=true,separate-uncertainty=true}",
+        r"  \centering\setlength{\belowcaptionskip}{6pt}",
+        rf"  {size}\sisetup{{detect-weight=true,separate-uncertainty=true}}",
         f"  \\caption{{{caption}}}",
         f"  \\label{{tab:{label}}}",
         f"  \\begin{{tabular}}{{{''.join(kinds)}}}",
@@ -132,5 +138,7 @@ def bibliography(sheets: Sequence[Sheet]) -> str:
     """The entries that tables cite, and those of their data sets."""
     known = references()
     wanted = {name for sheet in sheets for name in (*sheet.methods, sheet.dataset)}
-    texts = [known[name].read_text(encoding="utf-8").strip() for name in sorted(wanted & set(known))]
+    texts = [
+        known[name].read_text(encoding="utf-8").strip() for name in sorted(wanted & set(known))
+    ]
     return "\n\n".join([*texts, ""])
