@@ -320,8 +320,8 @@ def _eval(arguments: list[str]) -> None:
     parser.usage = "harness eval RUN [dataset=NAME] [dataset.KEY=VALUE …] [OPTION …]"
     parser.add_argument("run", help="a run's name, the beginning of it, or its folder")
     parser.add_argument(
-        "changes", nargs="*", metavar="dataset=NAME|dataset.KEY=VALUE",
-        help="another data set than the run's; or where data have moved, say",
+        "changes", nargs="*", metavar="CHANGE",
+        help="dataset=OTHER, or where data have moved: dataset.KEY=VALUE",
     )  # fmt: skip
     parser.add_argument("--stage", help="which of its networks; the last one if left out")
     parser.add_argument("--rerank", action="store_true", help="k-reciprocal re-ranking, by …")

@@ -61,9 +61,7 @@ def mixed(store: Path) -> Path:
         add(store, f"cc-{seed}", "cluster_contrast", seed, stages={"train": mAP - 20})
     add(store, "floor", "direct_transfer", stages={"initial": 2.2}, card={"cameras": False})
     (store / "floor" / "history.json").unlink()
-    add(
-        store, "other", "spcl", card={"hash": "bbbbbbbb", "input": "128x64"}, stages={"train": 33.0}
-    )
+    add(store, "other", "spcl", card={"input": "128x64"}, stages={"train": 33.0})
     add(store, "small-1", "mskd", dataset="synthetic", stages={"train": 9.5})
     add(store, "small-2", "spcl", dataset="synthetic", stages={"train": 10.5})
     add(
@@ -89,7 +87,7 @@ def large(store: Path, runs: int) -> Path:
         table, method = divmod(row, 20)
         add(
             store, f"run-{number:04}", f"method_{method}", seed,
-            card={"hash": f"{table:08x}", "input": f"{table}x{table}"}, epochs=50,
+            card={"input": f"{table}x{table}"}, epochs=50,
             stages={"train": 50 + 30 * math.sin(row)},
         )  # fmt: skip
     return store
