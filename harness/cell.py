@@ -24,7 +24,7 @@ ELSEWHERE = ("store", "name", "force", "device", "threads", "data")
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
     "optimizer": OPTIMIZER,
-    "train": {"label_every": 1},
+    "train": {"label_every": 1, "compile": "off"},
     "images": IMAGES,
     "batch": {"sampler": "identity"},
     "backbone": BACKBONE,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -70,7 +71,7 @@ def evaluate_run(
             train=False,
             on_bad_image=config["dataset"].get("on_bad_image", "error"),
             device=on,
-            precision=config["train"]["precision"],
+            precision=_precision(config["train"]["precision"], on),
             rerank=rerank,
             reporter=reporter,
         )
@@ -87,6 +88,11 @@ def evaluate_run(
             f"Rank-10 {metrics['rank10']:.1f}  mINP {metrics['mINP']:.1f}"
         )
     return result
+
+
+def _precision(trained_in: str, device: torch.device) -> str:
+    """The run's own precision, or fp32 where the device does not have it."""
+    return "fp32" if trained_in == "fp16" and device.type != "cuda" else trained_in
 
 
 def _dataset(run: Run, config: dict[str, Any], root: Path) -> Any:

@@ -15,9 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.cell import cell_name, portable_config, settings_hash
+from harness.compilation import check_compile
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
+from harness.images.placement import check_bank
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
 from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
@@ -37,6 +39,7 @@ from harness.recipe import (
 from harness.referee import Referee, make_referee
 from harness.results.store import SCHEMA, Run, Store
 from harness.seeds import derive
+from harness.throughput import highest, rate, stage_throughput
 from harness.training import Parts, Trainer
 
 
@@ -49,6 +52,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     recipe = make_recipe(config)
     device = resolve_device(str(config.device))
     precision = resolve_precision(str(config.train.precision), device)
+    check_bank(str(config.data.bank), device)
     recipe, teachers = find_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
@@ -58,6 +62,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     settings = settings_hash(config, precision, teachers)
     with reporter or Reporter() as reporter:
         if not (run.finished and not config.force):
+            check_compile(config.train.compile, device)
             check_parts(config, recipe)
             with run.lock():
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
@@ -138,6 +143,7 @@ class Cell:
     #: stage → its metrics and cost, filled as stages end
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
+    peak_before: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     environment: dict[str, Any] = field(init=False)
 
@@ -187,12 +193,14 @@ class Cell:
         started = time.perf_counter()
         metrics = referee.test(backbone)
         seconds = {"test": round(time.perf_counter() - started, 3)}
+        speed = rate(referee.extracted, referee.extract_seconds)
         self._save_network("initial", backbone)
         self._remember("initial", referee)
         self.stages["initial"] = {
             "metrics": metrics,
             "network": "untrained",
             "epoch": None,
+            "extract_images_per_second": speed,
             "seconds": seconds,
         }
         self._finish(metrics, referee)
@@ -212,6 +220,7 @@ class Cell:
             precision=self.precision,
             rerank=bool(config.evaluation.rerank),
             reporter=self.reporter,
+            bank=str(config.data.bank),
         )
         if referee.skipped:
             self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
@@ -325,12 +334,12 @@ class Cell:
             self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
 
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
-        speeds = [r["images_per_second"] for r in self.history if r["stage"] == name]
+        rows = [row for row in self.history if row["stage"] == name]
         self.stages[name] = {
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "network": trainer.tested_network[0],
             "epoch": metrics["epoch"],
-            "images_per_second": round(float(np.median(speeds)), 2),
+            **stage_throughput(rows),
             "seconds": {k: round(v, 3) for k, v in trainer.timings.items()},
         }
 
@@ -378,6 +387,7 @@ class Cell:
             "stages": self.stages,
             "seconds": self.seconds_before + time.perf_counter() - self.started,
             "best": dict(best),
+            "memory_mib": self._peak(),
             "trainer": trainer.state_dict() if trainer is not None else None,
         }
         write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
@@ -409,9 +419,14 @@ class Cell:
         self.stages = dict(state["stages"])
         self.environment = state["environment"]  # that in which the cell was begun
         self.seconds_before = float(state["seconds"])
+        self.peak_before = state.get("memory_mib", {})
         for name in self.stages:
             self.reporter.say(f"{name}: finished before.")
         return state if state["trainer"] is not None else None
+
+    def _peak(self) -> dict[str, float]:
+        """Peak memory in MiB, of this process and of those before it."""
+        return highest(self.peak_before, peak_memory(self.device))
 
     def _finish(self, metrics: Mapping[str, Any], referee: Referee) -> None:
         """Write the record, then drop the checkpoint."""
@@ -442,7 +457,13 @@ class Cell:
                 "notes": dict(data.notes),
             },
             "seconds": round(seconds, 2),
-            "memory_mib": peak_memory(self.device),
+            "devices": 1,
+            "device_hours": round(seconds / 3600, 5),
+            "memory_mib": self._peak(),
+            "pipeline": {
+                "bank": referee.place.name if referee.place else None,
+                "compile": self.config.train.compile if self.recipe.stages else "off",
+            },
             "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),
         }

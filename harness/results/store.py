@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
+SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
+PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
 #: section of a record → what tables need of it
 NEEDED = {
@@ -195,13 +197,34 @@ def _device(environment: dict[str, Any]) -> str | None:
     return environment.get("cpu") or device if device == "CPU" else device
 
 
+def _cost(record: dict[str, Any]) -> dict[str, Any]:
+    """What a whole cell took. Before it was counted, a cell ran on one device."""
+    devices, seconds = record.get("devices", 1), record.get("seconds")
+    hours = None if seconds is None else seconds * devices / 3600
+    peak = record.get("memory_mib", {})
+    return {
+        "devices": devices,
+        "device_hours": record.get("device_hours", hours),
+        "memory_host": peak.get("host"),
+        "memory_device": peak.get("device"),
+    }
+
+
+def _phases(stage: dict[str, Any]) -> dict[str, Any]:
+    seconds, steps = stage.get("seconds") or {}, stage.get("label_seconds") or {}
+    return {f"seconds_{phase}": seconds.get(phase, steps.get(phase)) for phase in PHASES}
+
+
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
     known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
-    percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
+    percent, images_per_second, extract_images_per_second, waiting (the share of training that the
+    network waited for data), seconds, device, devices, device_hours, memory_host and memory_device
+    (peak MiB), and the seconds_… of the stage's phases: extract, label (with its parts search,
+    jaccard, cluster), train, test; what an older record lacks is missing. Damaged records are left out; `Run.problem` tells
     of them.
     """
     import pandas as pd
@@ -228,6 +251,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
             "device": _device(record.get("environment", {})),
+            **_cost(record),
         }
         stages = record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):
@@ -237,6 +261,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
                 base
                 | {"stage": stage, "final": position == len(stages)}
                 | result["metrics"]
-                | {"images_per_second": result.get("images_per_second")}
+                | {key: result.get(key) for key in SPEEDS}
+                | _phases(result)
             )
     return pd.DataFrame(rows)
