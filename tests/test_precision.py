@@ -58,7 +58,7 @@ def test_close_to_fp32(name: str, precision: str, loss: float, cosine: float) ->
         if name == "small"
         else resnet(name, weights="none", views=VIEWS)
     )
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     images = torch.randn(32, 3, 64, 32).to(memory_format=torch.channels_last)
     labels = torch.arange(32) // 4
     full, gradient = loss_and_gradient(network, "fp32", images, labels)

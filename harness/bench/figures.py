@@ -69,8 +69,9 @@ def load(folder: Path = FOLDER) -> list[dict[str, Any]]:
 def table(figures: Iterable[Mapping[str, Any]]) -> str:
     """Markdown: one line a file, and below what has to be known of the machines."""
     lines = [
-        "| what | machine | setting | images/s | plain pipeline | ratio | waiting for data |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| what | machine | setting | images/s | plain pipeline | ratio | by work of cores | "
+        "waiting for data |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     notes = []
     for each in figures:
@@ -80,7 +81,8 @@ def table(figures: Iterable[Mapping[str, Any]]) -> str:
             notes.append(f"{each['what']}: {each['note']}")
         lines.append(
             f"| {each['what']} | {text} | {_setting(each)} | {_number(ours['images_per_second'])} |"
-            f" {_plain(each)} | {_ratio(each)} | {_waiting(each)} |"
+            f" {_plain(each)} | {_ratio(each, 'ratio')} | {_ratio(each, 'ratio_per_core')} |"
+            f" {_waiting(each)} |"
         )
     return "\n".join([*lines, *(["", *(f"- {note}" for note in notes)] if notes else [])])
 
@@ -101,8 +103,8 @@ def _plain(figures: Mapping[str, Any]) -> str:
     return f"{_number(plain['images_per_second'])} ({plain['workers']} workers)"
 
 
-def _ratio(figures: Mapping[str, Any]) -> str:
-    return f"{figures['ratio']:.1f} ×" if "ratio" in figures else "–"
+def _ratio(figures: Mapping[str, Any], key: str) -> str:
+    return f"{figures[key]:.1f} ×" if key in figures else "–"
 
 
 def _waiting(figures: Mapping[str, Any]) -> str:

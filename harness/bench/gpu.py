@@ -42,7 +42,7 @@ def steps(store: str) -> list[Step]:
     harness = ("-m", "harness")
     compiled = ("train.compile=default", "--steps", "20")
     return [
-        Step("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider")),
+        Step("tests", ("-m", "pytest", "-m", "gpu and not slow")),
         *(
             Step(f"bench {what}", (*harness, "bench", what, *BENCHES))
             for what in ("augment", "extract", "train")
@@ -50,6 +50,7 @@ def steps(store: str) -> list[Step]:
         Step("bench train compiled", (*harness, "bench", "train", *BENCHES[:1], *compiled,
                                       "--output", "results/bench/compiled.json")),
         Step("MSKD as published", (*harness, *PUBLISHED, f"store={store}")),
+        Step("tests of compilation", ("-m", "pytest", "-m", "gpu and slow")),
         Step("table", (*harness, "table", "--store", store, "--dataset", "market1501")),
     ]  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,9 +94,9 @@ class Contender:
                 self.once()
             self.mib["host_above"] = round(peak.mib, 1)
             return
-        before = sum(os.times()[:4])
+        before = _worked()
         done = self.once()
-        self.efforts.append(max(done.made, done.images) / (sum(os.times()[:4]) - before))
+        self.efforts.append(max(done.made, done.images) / max(_worked() - before, 1e-6))
         self.rates.append(done.images / done.seconds)
         self.waits.append(done.waited / done.seconds)
         if device.type == "cuda":
@@ -112,6 +113,11 @@ class Contender:
             "memory_mib": self.mib,
             **self.told,
         }
+
+
+def _worked() -> float:
+    """Seconds that cores worked for this process and for the workers that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
 
 
 class Setting:
@@ -254,7 +260,7 @@ def measure(
                 contender.measure(device, counts=repeat > 0)
         result: dict[str, Any] = {
             "what": what,
-            "setting": setting.described(),
+            "setting": setting.described() | ({"precision": "fp32"} if what == "augment" else {}),
             "steps": steps,
             "repeats": repeats,
             **{c.name: c.result() for c in contenders},
