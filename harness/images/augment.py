@@ -284,7 +284,9 @@ def _in_loops(
         lines, rows, flip, corner, erase, _table(*normal), np.array(fill, dtype=np.float32),
         out.view(len(rows), height, width * 3).numpy(),
     )  # fmt: skip
-    in_threads(loops.augmented, [(*shared, *piece) for piece in pieces(len(rows), least=8)])
+    # more pieces than threads: one that is held up by other processes does not hold up the batch
+    several = pieces(len(rows), 4 * torch.get_num_threads(), least=8)
+    in_threads(loops.augmented, [(*shared, *piece) for piece in several])
     return out
 
 

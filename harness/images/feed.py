@@ -76,7 +76,8 @@ class Feed(Generic[Item]):
                 current = torch.cuda.current_stream(self.device)
                 current.wait_event(made)
                 for tensor in _tensors(item):
-                    tensor.record_stream(current)
+                    if tensor.is_cuda:  # made on one stream, used on another
+                        tensor.record_stream(current)
                 self._marks.append((before, self._mark()))
             yield item
 
