@@ -46,7 +46,7 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
   harness run method=cluster_contrast distiller=offline_teacher distiller.teacher=RUN
 
 often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
-  backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|fp16|auto  device=auto|cpu|cuda
+  backbone.weights=imagenet|FILE|none  train.precision=auto|fp32|tf32|bf16|fp16  device=cpu|cuda
   data.root=DIR  store=DIR  force=true  evaluation.rerank=true  dataset.on_bad_image=skip
 
 A finished cell is not run twice; a killed one goes on when the same command is given again.

@@ -47,7 +47,7 @@ def stage_throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "extract_images_per_second": _median(extractions),
         "label_seconds": {name: round(value, 3) for name, value in steps.items()},
         # rows from before it was measured have none
-        "waiting": round(sum(r.get("seconds_waiting", 0.0) for r in rows) / max(training, 1e-3), 5),
+        "waiting": round(sum(r.get("waiting_seconds", 0.0) for r in rows) / max(training, 1e-3), 5),
     }
 
 

@@ -258,7 +258,7 @@ class Trainer:
         row["loss"], row["iterations"] = mean, iterations
         images_done = iterations * int(batch.identities) * int(batch.images)
         row["images_per_second"] = rate(images_done, row["seconds_train"])
-        row["seconds_waiting"] = round(feed.waited, 3)  # for data, of those of training
+        row["waiting_seconds"] = round(feed.waited, 3)  # for data, of those of training
 
     def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
         """What steps see of the images (B,) that were drawn for them."""

@@ -29,8 +29,8 @@ def row_of(folder: Path, stage: str) -> dict[str, Any]:
 
 def test_a_stages_throughput() -> None:
     rows = [
-        row(seconds_waiting=0.1, extract_images_per_second=400.0, label_seconds_search=1.0),
-        row(images_per_second=120.0, seconds_waiting=0.2, label_seconds_search=2.5),
+        row(waiting_seconds=0.1, extract_images_per_second=400.0, label_seconds_search=1.0),
+        row(images_per_second=120.0, waiting_seconds=0.2, label_seconds_search=2.5),
         row(images_per_second=90.0, extract_images_per_second=300.0, label_seconds_cluster=0.5),
     ]
     assert stage_throughput(rows) == {

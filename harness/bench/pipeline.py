@@ -59,8 +59,8 @@ WHATS = ("train", "extract", "augment")
 
 @dataclass(frozen=True)
 class Round:
-    """images in seconds, of which the network waited for data in some. made: images that were made,
-    those before the clock started included.
+    """images in seconds, of which the network waited for data in some. made: images that all of the
+    work was for, that before the clock started included.
     """
 
     images: int
@@ -407,12 +407,12 @@ def _plain_extract(
 def _plain_augment(
     setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str
 ) -> Once:
-    return _timed(setting, plain, steps, workers, precision, lambda pixels, indices: None)
+    return _timed(setting, plain, steps, workers, precision, None)
 
 
 def _timed(
     setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str,
-    step: Callable[[Tensor, Tensor], None],
+    step: Callable[[Tensor, Tensor], None] | None,
 ) -> Once:  # fmt: skip
     """Clock `steps` batches once the first has come, which costs the start of the workers."""
 
@@ -429,9 +429,12 @@ def _timed(
                 waited += synchronised(setting.device) - asked
                 if batch is None:
                     break
-                step(*batch)
+                if step is not None:
+                    step(*batch)
                 count += len(batch[0])
-            return Round(count, synchronised(setting.device) - started, waited, made + count)
+            seconds = synchronised(setting.device) - started
+            # no network saw the first batch: only where there is none does it count as work
+            return Round(count, seconds, waited, count if step else made + count)
 
     return once
 
