@@ -74,7 +74,7 @@ def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> N
 
 def test_the_plain_pipeline_sees_the_same_images(tmp_path: Path) -> None:
     """Files, decoded and resized by PIL: what the bank holds, but for augmentation."""
-    from harness.bench.pipeline import Setting
+    from harness.bench.setting import Setting
 
     setting = Setting(SMALL, torch.device("cpu"), 20, tmp_path)
     assert isinstance(setting.files, Files), "JPEGs were written, as nothing was on disk"
