@@ -100,7 +100,7 @@ def _plain(figures: Mapping[str, Any]) -> str:
     plain = figures.get("reference")
     if plain is None:
         return "–"
-    return f"{_number(plain['images_per_second'])} ({plain['workers']} workers)"
+    return f"{_number(plain['images_per_second'])} ({plain['workers']} worker{'' if plain['workers'] == 1 else 's'})"
 
 
 def _ratio(figures: Mapping[str, Any], key: str) -> str:
