@@ -100,7 +100,9 @@ def _plain(figures: Mapping[str, Any]) -> str:
     plain = figures.get("reference")
     if plain is None:
         return "–"
-    return f"{_number(plain['images_per_second'])} ({plain['workers']} worker{'' if plain['workers'] == 1 else 's'})"
+    workers = plain["workers"]
+    several = "" if workers == 1 else "s"
+    return f"{_number(plain['images_per_second'])} ({workers} worker{several})"
 
 
 def _ratio(figures: Mapping[str, Any], key: str) -> str:
