@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint verify leaderboard clean
+.PHONY: help demo test lint verify leaderboard gpu clean
 
 help:           ## show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -25,6 +25,9 @@ verify: $(VENV)/.demo  ## check the arithmetic against the authors' own code
 
 leaderboard: $(VENV)/.demo  ## write results/README.md anew from the records in results/leaderboard/
 	$(BIN)/harness table --store results/leaderboard --format markdown --output results/README.md
+
+gpu: $(VENV)/.test  ## on a GPU machine: its tests, figures, MSKD as published; ARGS="--minutes 9"
+	$(BIN)/harness bench gpu $(ARGS)
 
 clean:          ## remove the environment and caches (not data, not results)
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -26,7 +26,7 @@ ELSEWHERE = ("store", "name", "force", "overwrite", "log", "device", "threads", 
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
     "optimizer": OPTIMIZER,
-    "train": {"label_every": 1},
+    "train": {"label_every": 1, "compile": "off"},
     "images": IMAGES,
     "batch": {"sampler": "identity"},
     "dataset": {"total_images": None},

@@ -27,7 +27,7 @@ usage: harness [--plugins DIR] COMMAND …
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
-  bench     time labels or evaluation on this machine    harness bench labels
+  bench     time training, labels … on this machine      harness bench train --reference
   label     pseudo-labels for features of your own       harness label FEATURES.npy --out LABELS.npy
   score     rank features of your own: mAP, Rank-k       harness score QUERY.npz GALLERY.npz
 
@@ -52,7 +52,7 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
   harness run method=cluster_contrast dataset=msmt17 init=RUN       begin from a finished run
 
 often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
-  backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda
+  backbone.weights=imagenet|FILE|none  train.precision=auto|fp32|tf32|bf16|fp16  device=cpu|cuda
   data.root=DIR  store=DIR  overwrite=skip|only-missing|always  log=none|tensorboard|wandb|mlflow
   evaluation.rerank=true  evaluation.keep_features=true  dataset.on_bad_image=skip
 
@@ -361,12 +361,17 @@ def _verify(arguments: list[str]) -> None:
 
 
 def _bench(arguments: list[str]) -> None:
+    from harness.bench import command
+
+    if arguments[:1] and arguments[0] in command.ABOUT:
+        command.main(arguments[0], arguments[1:], _Parser)
+        return
     parser = _Parser(
         "bench",
         "harness bench labels",
-        "Time the label step or evaluation on made-up features: one to three minutes at full size.",
+        "Time labels or evaluation on made-up features, or (harness bench train --help) the rest.",
     )
-    parser.add_argument("what", choices=["labels", "eval"])
+    parser.add_argument("what", choices=["labels", "eval", *command.ABOUT])
     parser.add_argument("--size", default="market1501", choices=["market1501", "msmt17"])
     parser.add_argument("--images", type=int, help="labels: another number of images")
     parser.add_argument("--views", type=int, default=1, help="labels: views of each image")

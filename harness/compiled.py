@@ -59,7 +59,7 @@ def _say_when_compiling() -> None:
 
     class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
-            say_once("compiling the loops of labels and evaluation, once on this machine …")
+            say_once("compiling its loops, once on this machine …")
 
         def on_end(self, event: Any) -> None:
             pass

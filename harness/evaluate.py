@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -95,7 +96,7 @@ def evaluate_run(
             train=False,
             on_bad_image=config["dataset"].get("on_bad_image", "error"),
             device=on,
-            precision=config["train"]["precision"],
+            precision=_precision(config["train"]["precision"], on),
             rerank=rule.rerank,
             reporter=reporter,
         )
@@ -145,6 +146,11 @@ def _told(answer: dict[str, Any], rule: Rule, json: bool, written: Path | None) 
     if written:
         print(f"written: {written}", file=sys.stderr)
     return answer
+
+
+def _precision(trained_in: str, device: torch.device) -> str:
+    """The run's own precision, or fp32 where the device does not have it."""
+    return "fp32" if trained_in == "fp16" and device.type != "cuda" else trained_in
 
 
 def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.images.augment import normalise
+from harness.images.feed import Courier, Feed
 from harness.interfaces import Backbone
 from harness.parallel.processes import rank
 from harness.parallel.sharing import borders, gather_rows
@@ -32,25 +33,32 @@ def extract(
         views: keep only the first so many views (the test uses the global one alone).
         progress: called with (images done, images in all).
 
-    The backbone is left in the mode in which it was found. Several processes share the work, and
-    all return the same.
+    The backbone is left in the mode in which it was found. A thread normalises the next batches,
+    and sends them to a GPU, while it works. Several processes share the work, and all return the
+    same.
     """
     was_training = backbone.training
     backbone.eval()
     count = len(images)
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
+    courier = Courier(images, device)
     # each process has whole batches, made up as they are for one process
     limits = borders(count, batch)
     first, last = limits[rank()], limits[rank() + 1]
-    try:
+
+    def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
-            inputs = normalise(images[start : start + batch], device=device)
-            with arithmetic(precision, device):
-                embeddings = backbone(inputs)[:, :kept]
-            features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)
-            if progress is not None:
-                progress(min(start + batch, last) - first, last - first)
+            yield start, normalise(courier.span(start, start + batch), device=device)
+
+    try:
+        with Feed(batches(), device) as feed:
+            for start, inputs in feed:
+                with arithmetic(precision, device):
+                    embeddings = backbone(inputs)[:, :kept]
+                features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)
+                if progress is not None:
+                    progress(min(start + batch, last) - first, last - first)
     finally:
         backbone.train(was_training)
     return gather_rows(features, limits)

@@ -34,7 +34,8 @@ __all__ = [
 class UnlabelledSet:
     """All that a method ever sees of the training set: pixels, and cameras if it declared them.
 
-    images: (N, H, W, 3) uint8, decoded and resized once; on the GPU where they fit.
+    images: (N, H, W, 3) uint8, decoded and resized once; on the GPU, in pinned memory, or
+        mapped from their file (`data.bank`).
     cameras: (N,) int64, or None if the data set has none or the method does not use them.
     """
 

@@ -78,15 +78,29 @@ def make_optimizer(
             {"params": [p for p in trained if id(p) not in slow]},
         ]
     rate, decay = float(settings["lr"]), float(settings["weight_decay"])
+    # one kernel for all parameters; on CPUs its rounding is another than that of older results
+    fused = True if trained and all(p.is_cuda for p in trained) else None
     if settings["name"] == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay)
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
     return torch.optim.SGD(
         groups,
         lr=rate,
         weight_decay=decay,
         momentum=float(settings["momentum"]),
         nesterov=bool(settings["nesterov"]),
+        fused=fused,
     )
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from a `state_dict`, whichever device it was made on: how the arithmetic is done
+    (`fused`) is the optimiser's own matter.
+    """
+    groups = [
+        {**theirs, "fused": ours.get("fused")}
+        for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

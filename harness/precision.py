@@ -12,7 +12,9 @@ import torch
 
 from harness.errors import ConfigError, did_you_mean
 
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+#: precisions in which networks run under autocast
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,7 +54,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """`auto` is bf16 where the hardware has it, fp32 elsewhere.
 
     Raises:
-        ConfigError: an unknown precision.
+        ConfigError: an unknown precision, or one that the device does not have.
     """
     if name == "auto":
         return "bf16" if has_bf16(device) else "fp32"
@@ -60,7 +62,17 @@ def resolve_precision(name: str, device: torch.device) -> str:
         raise ConfigError(
             f"train.precision={name} is unknown.", did_you_mean(name, ["auto", *PRECISIONS])
         )
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"train.precision=fp16 needs a GPU: {device} would compute it without units for it.",
+            "Use train.precision=auto, which is bf16 where the processor has units for that.",
+        )
     return name
+
+
+def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps fp16's gradients from vanishing; for other precisions it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 @contextlib.contextmanager
@@ -68,7 +80,9 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Run a network's forward pass in a precision; parts that need fp32 leave it themselves."""
     with (
         fp32_as(precision),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"),
+        torch.autocast(
+            device.type, dtype=HALVES.get(precision, torch.bfloat16), enabled=precision in HALVES
+        ),
     ):
         yield
 

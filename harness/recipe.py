@@ -138,11 +138,11 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
             raise ConfigError(
                 f"stages.{name}.{key}: a stage cannot change that.", did_you_mean(key, STAGE_KEYS)
             )
-    if OmegaConf.select(changes, "train.precision") is not None:
-        raise ConfigError(
-            f"stages.{name}.train.precision: a stage cannot change that.",
-            "All stages share train.precision.",
-        )
+    for key in ("train.precision", "train.compile"):
+        if OmegaConf.select(changes, key) is not None:
+            raise ConfigError(
+                f"stages.{name}.{key}: a stage cannot change that.", f"All stages share {key}."
+            )
     for key in _unknown(changes, config):
         known = _keys(config, STAGE_KEYS)
         raise ConfigError(f"stages.{name}.{key}: there is no such option.", _near(key, known))

@@ -20,9 +20,11 @@ from harness.evaluation.rule import Rule, Sides, score
 from harness.extraction import extract
 from harness.images.bank import Bank, build_bank
 from harness.images.facts import compared
+from harness.images.placement import Place, place_bank
 from harness.interfaces import Backbone, ReIDData, Split, UnlabelledSet, as_cameras
 from harness.parallel.sharing import from_first
 from harness.progress import Reporter
+from harness.throughput import synchronised
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Referee:
         last: the ranking behind the last call of `test`. features: those of the queries (Q, D) and
             the gallery (G, D) behind it, with keep_features. rule: another than the protocol's.
         parts: of several data sets at once, each one's name, fingerprint, training images, cameras.
+        bank: where training images are wished (`data.bank`). place: where they are, once asked for.
+        extracted, extract_seconds: images of the test part that networks saw, and how long it took.
     """
 
     data: ReIDData
@@ -49,6 +53,7 @@ class Referee:
     precision: str
     rerank: bool
     reporter: Reporter
+    bank: str = "auto"
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
     last: RankingResult | None = None
@@ -56,6 +61,10 @@ class Referee:
     keep_features: bool = False
     features: tuple[Tensor, ...] | None = None
     parts: list[dict[str, str | int]] = field(default_factory=list)
+    place: Place | None = None
+    extracted: int = 0
+    extract_seconds: float = 0.0
+    _images: np.ndarray | Tensor | None = None
 
     @property
     def without_cameras(self) -> list[str]:
@@ -71,12 +80,13 @@ class Referee:
         """What a method may see of the training part."""
         assert self.train_bank is not None
         cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
-        images: np.ndarray | Tensor = self.train_bank.images
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            if images.nbytes < free // 4:  # the rest is for training
-                images = self.train_bank.tensor(self.device)
-        return UnlabelledSet(images, cameras)
+        if self._images is None:  # all stages share them
+            self._images, self.place = place_bank(self.bank, self.train_bank, self.device)
+            size = self.train_bank.images.nbytes / 1e9
+            self.reporter.say(
+                f"{len(self._images):,} training images ({size:.2f} GB): {self.place.told}"
+            )
+        return UnlabelledSet(self._images, cameras)
 
     def observe(self, labels: Tensor) -> dict[str, float]:
         """Pseudo-labels (N,) against the truth, for the record. {} if there is none."""
@@ -89,6 +99,7 @@ class Referee:
         """mAP, CMC and mINP in percent, on the global view; {} without a test part."""
         if self.query_bank is None or self.gallery_bank is None:
             return {}
+        started = synchronised(self.device)
         features = [
             extract(
                 backbone,
@@ -100,6 +111,8 @@ class Referee:
             )[:, 0]
             for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
         ]
+        self.extract_seconds += synchronised(self.device) - started
+        self.extracted += len(self.query_bank) + len(self.gallery_bank)
         self.features = tuple(features) if self.keep_features else None
         self.last = from_first(lambda: self.score(features[0], features[1]))
         return self.last.as_dict()
@@ -125,11 +138,13 @@ def make_referee(
     precision: str,
     rerank: bool,
     reporter: Reporter,
+    bank: str = "auto",
 ) -> Referee:
     """Decode a data set's parts (once: they are kept under `cache`).
 
     Args:
         size: (H, W). train: whether the training part is needed. on_bad_image: error or skip.
+        bank: where training images are to lie, see `harness/images/placement.py`.
 
     Raises:
         DataError: images that cannot be decoded, or a test part of queries or gallery alone.
@@ -169,6 +184,7 @@ def make_referee(
         precision=precision,
         rerank=rerank,
         reporter=reporter,
+        bank=bank,
         skipped=skipped,
         differences=compared(data, fingerprint),
         parts=[_described(part) for part in data.parts],

@@ -157,6 +157,7 @@ class Adopted(Cell):
         write_json(self.folder / "config.json", shown)
         self.environment = record["environment"]
         self.seconds_before = float(record.get("seconds") or 0.0)
+        self.device_seconds_before = 3600 * float(record.get("device_hours") or 0.0)
         self.history = [_untested(row) for row in source.history()]
         for stage, result in record["stages"].items():
             weights = (source.folder / f"{stage}.pt").read_bytes()

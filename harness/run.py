@@ -16,9 +16,11 @@ from harness import kept_features, tracking
 from harness.backbones import set_samples_per_bn
 from harness.backbones.weights import read_state
 from harness.cell import cell_name, portable_config, settings_hash
+from harness.compilation import check_compile
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.files import write_atomically, write_json
+from harness.images.placement import check_bank
 from harness.init import Init, find_init, settled
 from harness.interfaces import Backbone, Dataset, ReIDData
 from harness.memory import keep_freed_memory
@@ -48,6 +50,7 @@ from harness.recipe import (
 from harness.referee import Referee, make_referee
 from harness.results.store import SCHEMA, Run, Store
 from harness.seeds import derive
+from harness.throughput import highest, rate, stage_throughput
 from harness.tracking import NoTracker, Tracker
 from harness.training import Parts, Trainer
 
@@ -67,6 +70,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     if device.type == "cuda" and processes.several():
         torch.cuda.set_device(device)  # where communication takes place
     precision = resolve_precision(str(config.train.precision), device)
+    check_bank(str(config.data.bank), device)
     recipe, teachers = find_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
@@ -77,6 +81,7 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
     with reporter or Reporter(processes.console()) as reporter:
         if _to_do(run, how):
+            check_compile(config.train.compile, device)
             check_parts(config, recipe)
             with sharing.held_by_first(run.lock):
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
@@ -172,6 +177,8 @@ class Cell:
     #: stage → its metrics and cost, filled as stages end
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds_before: float = 0.0
+    device_seconds_before: float = 0.0
+    peak_before: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     #: what else the record says
     notes: dict[str, Any] = field(default_factory=dict)
@@ -241,12 +248,14 @@ class Cell:
         started = time.perf_counter()
         metrics = referee.test(backbone)
         seconds = {"test": round(time.perf_counter() - started, 3)}
+        speed = rate(referee.extracted, referee.extract_seconds)
         self._save_network("initial", backbone)
         self._remember("initial", referee)
         self.stages["initial"] = {
             "metrics": metrics,
             "network": "untrained",
             "epoch": None,
+            "extract_images_per_second": speed,
             "seconds": seconds,
         }
         self._finish(metrics, referee)
@@ -267,6 +276,7 @@ class Cell:
                 precision=self.precision,
                 rerank=bool(config.evaluation.rerank),
                 reporter=self.reporter,
+                bank=str(config.data.bank),
             )
         )
         referee.keep_features = bool(config.evaluation.get("keep_features"))
@@ -387,12 +397,12 @@ class Cell:
             self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
 
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
-        speeds = [r["images_per_second"] for r in self.history if r["stage"] == name]
+        rows = [row for row in self.history if row["stage"] == name]
         self.stages[name] = {
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "network": trainer.tested_network[0],
             "epoch": metrics["epoch"],
-            "images_per_second": round(float(np.median(speeds)), 2),
+            **stage_throughput(rows),
             "seconds": {k: round(v, 3) for k, v in trainer.timings.items()},
         }
 
@@ -447,8 +457,10 @@ class Cell:
             "processes": self.processes,
             "rows": len(self.history),
             "stages": self.stages,
-            "seconds": self.seconds_before + time.perf_counter() - self.started,
+            "seconds": self.seconds,
+            "device_seconds": self.device_seconds,
             "best": dict(best),
+            "memory_mib": self._peak(),
             "trainer": trainer.state_dict() if trainer is not None else None,
         }
         write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
@@ -475,6 +487,8 @@ class Cell:
         before = state.get("processes", [1])
         self.processes = before + [n for n in self.processes if n != before[-1]]
         self.seconds_before = float(state["seconds"])
+        self.device_seconds_before = float(state.get("device_seconds", state["seconds"]))
+        self.peak_before = state.get("memory_mib", {})
         for name in self.stages:
             self.reporter.say(f"{name}: finished before.")
         return state if state["trainer"] is not None else None
@@ -492,12 +506,25 @@ class Cell:
             ) from error
         return state
 
+    def _peak(self) -> dict[str, float]:
+        """Peak memory in MiB, of this process and of those before it."""
+        return highest(self.peak_before, peak_memory(self.device))
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the cell, those before a resume included."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def device_seconds(self) -> float:
+        """Those of each moment times the processes, and so devices, that it had."""
+        return self.device_seconds_before + processes.count() * (time.perf_counter() - self.started)
+
     def _finish(self, metrics: Mapping[str, Any], referee: Referee) -> None:
         """Write the record, then drop the checkpoint."""
         if not self.keeps:
             return
         data = referee.data
-        seconds = self.seconds_before + time.perf_counter() - self.started
         record = {
             "schema": SCHEMA,
             "cell": {
@@ -524,8 +551,14 @@ class Cell:
                 "notes": dict(data.notes),
                 **({"parts": referee.parts} if referee.parts else {}),
             },
-            "seconds": round(seconds, 2),
-            "memory_mib": peak_memory(self.device),
+            "seconds": round(self.seconds, 2),
+            "devices": processes.count(),
+            "device_hours": round(self.device_seconds / 3600, 5),
+            "memory_mib": self._peak(),
+            "pipeline": {
+                "bank": referee.place.name if referee.place else None,
+                "compile": self.config.train.compile if self.recipe.stages else "off",
+            },
             "processes": self.processes,
             "environment": self.environment,
             "finished": time.strftime("%Y-%m-%d", time.gmtime()),

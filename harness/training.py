@@ -16,9 +16,11 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.compilation import compile_networks
 from harness.errors import TrainingError
 from harness.extraction import extract
 from harness.images.augment import normalise
+from harness.images.feed import Courier, Feed, Images
 from harness.images.samplers import SAMPLERS
 from harness.images.settings import make_augment
 from harness.interfaces import (
@@ -30,13 +32,14 @@ from harness.interfaces import (
     PseudoLabels,
     UnlabelledSet,
 )
-from harness.optimizers import learning_rate, make_optimizer, set_rate
+from harness.optimizers import learning_rate, load_state, make_optimizer, set_rate
 from harness.parallel.sharing import from_first, only_own, whole
 from harness.parallel.step import Step
-from harness.precision import fp32_as
+from harness.precision import fp32_as, make_scaler
 from harness.progress import Reporter
 from harness.rhythm import labellings, tested_epochs
 from harness.seeds import derive, generator
+from harness.throughput import rate, synchronised
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
@@ -91,10 +94,13 @@ class Trainer:
         modules = [backbone, self.parts.objective, self.parts.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
+        compile_networks(self.trained, str(train.compile))
+        self.courier = Courier(self.data.images, self.device)
+        self.scaler = make_scaler(self.precision, self.device)
         batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
         self.step = Step(
             *(backbone, self.parts.objective, self.parts.distiller, self.trained),
-            *(self.device, self.precision),
+            *(self.device, self.precision, self.scaler),
             batch=int(batch.identities) * int(batch.images),
             samples_per_bn=int(batch.samples_per_bn),
             micro_batch=0 if micro_batch == "auto" else int(micro_batch),
@@ -145,7 +151,8 @@ class Trainer:
             features = torch.empty(0, len(network.views), network.dim, device=self.device)
         if features is None:
             with self._clock("extract", row):
-                features = self._features(epoch)
+                features, images = self._features(epoch)
+            row["extract_images_per_second"] = rate(images, row["seconds_extract"])
         if due:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
@@ -170,9 +177,9 @@ class Trainer:
             )
         return result.labels, features
 
-    def _features(self, epoch: int) -> Tensor:
-        """Features (N, V, D), L2-normalised per view; the mean of several networks' if several
-        label the epoch.
+    def _features(self, epoch: int) -> tuple[Tensor, int]:
+        """Features (N, V, D), L2-normalised per view, the mean of several networks' if several
+        label the epoch; and how many images that took.
         """
         distiller = self.parts.distiller
         networks = (distiller.labelled_by if distiller else ()) or (self.parts.backbone,)
@@ -188,7 +195,8 @@ class Trainer:
             )
             total = features if total is None else total.add_(features)
         assert total is not None
-        return total if len(networks) == 1 else F.normalize(total, dim=-1)
+        images = len(networks) * len(self.data)
+        return (total if len(networks) == 1 else F.normalize(total, dim=-1)), images
 
     @property
     def tested_network(self) -> tuple[str, Backbone]:
@@ -237,9 +245,10 @@ class Trainer:
             parts.distiller.start_epoch(epoch)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
-        with self._clock("train", row), fp32_as(self.precision):  # gradients too
-            batches = self._batches(epoch, sampler.batches(iterations), device_labels)
-            for step, inputs in enumerate(batches, start=1):
+        drawn = sampler.batches(iterations)
+        feed = Feed(self._batches(epoch, drawn, device_labels), self.device)
+        with self._clock("train", row), fp32_as(self.precision), feed:  # gradients too
+            for step, inputs in enumerate(feed, start=1):
                 total += self._step(inputs, frozen)
                 progress(step, iterations)
                 if step % 50 == 0 and not torch.isfinite(total):
@@ -253,7 +262,8 @@ class Trainer:
             )
         row["loss"], row["iterations"] = mean, iterations
         images_done = iterations * int(batch.identities) * int(batch.images)
-        row["images_per_second"] = round(images_done / max(row["seconds_train"], 1e-3), 2)
+        row["images_per_second"] = rate(images_done, row["seconds_train"])
+        row["waiting_seconds"] = round(feed.waited, 3)  # for data, of those of training
 
     def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
         """What steps see of the images (B,) that were drawn for them."""
@@ -264,20 +274,21 @@ class Trainer:
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
         made = only_own if distiller is None or distiller.keeps_order else whole
 
-        def augmented(indices: Tensor, draw: torch.Generator) -> Tensor:
-            parameters = self.augment.draw(len(indices), draw)
+        def augmented(source: Images, rows: Tensor, draw: torch.Generator) -> Tensor:
+            parameters = self.augment.draw(len(rows), draw)
             return made(
-                len(indices),
+                len(rows),
                 lambda own: self.augment.apply(
-                    self.data.images, parameters[own], indices=indices[own], device=self.device
+                    source, parameters[own], indices=rows[own], device=self.device
                 ),
             )
 
         for indices in drawn:
-            images = [augmented(indices, draw) for draw in draws]
+            source, rows = self.courier.rows(indices)
+            images = [augmented(source, rows, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.wants_plain:
-                plain = normalise(self.data.images[indices.numpy()], device=self.device)
+                plain = normalise(source[rows.numpy()], device=self.device)
             there = indices.to(self.device)
             yield Batch(images[0], labels[there], there, tuple(images[1:]), plain)
 
@@ -300,6 +311,7 @@ class Trainer:
             "next_epoch": self.next_epoch,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "labeler": self.parts.labeler.state_dict(),
             "labels": self._kept_labels(),
             "timings": dict(self.timings),
@@ -315,7 +327,9 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
+        if state.get("scaler"):  # of fp16 alone
+            self.scaler.load_state_dict(state["scaler"])
         if "labeler" in state:  # checkpoints of the first version lack it
             self.parts.labeler.load_state_dict(state["labeler"])
         if state.get("labels") is not None:
@@ -333,15 +347,10 @@ class _Clock:
     ) -> None:
         self.phase, self.row, self.totals, self.device = phase, row, totals, device
 
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
     def __enter__(self) -> None:
-        self.started = self._now()
+        self.started = synchronised(self.device)
 
     def __exit__(self, *_: object) -> None:
-        seconds = self._now() - self.started
+        seconds = synchronised(self.device) - self.started
         self.row[f"seconds_{self.phase}"] = round(seconds, 3)
         self.totals[self.phase] = self.totals.get(self.phase, 0.0) + seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,3 +105,118 @@ def test_own_features_on_the_device(command: Command, tmp_path: Path) -> None:
     for key in ("metrics", "reranked"):
         assert cuda[1][key] == pytest.approx(cpu[1][key])
     assert cuda[0]["peak_mib"]["device"] > 0
+
+
+def test_fp16_cell(tmp_path: Path) -> None:
+    """With a gradient scaler, to a finite loss that is close to fp32's."""
+    runs = {}
+    for precision in ("fp32", "fp16"):
+        config = tiny_config(tmp_path / precision, "method=mskd", f"train.precision={precision}")
+        config.device = "cuda"
+        runs[precision] = run_cell(config)
+    first = [run.history()[0]["loss"] for run in runs.values()]
+    assert first[1] == pytest.approx(first[0], rel=0.05)
+
+
+@pytest.mark.parametrize("bank", ["pinned", "mmap"])
+def test_places_of_the_bank_give_the_same_run(tmp_path: Path, bank: str) -> None:
+    """Rows that are sent make the batches that a bank on the GPU makes: equal first losses."""
+    runs = {}
+    for place in ("device", bank):
+        config = tiny_config(
+            tmp_path / place, "method=ice", "images.blur=0.5", f"data.bank={place}"
+        )
+        config.device = "cuda"
+        runs[place] = run_cell(config)
+        assert runs[place].record["pipeline"]["bank"] == place
+    assert runs["device"].name == runs[bank].name
+    rows = [runs[place].history()[0] for place in ("device", bank)]
+    assert rows[1]["clusters"] == rows[0]["clusters"]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
+
+
+def test_sent_batches_equal_those_of_the_device() -> None:
+    """Many batches in a hurry: no buffer is overwritten while it is being copied."""
+    from harness.images.augment import Augment
+    from harness.images.feed import Courier, Feed
+    from harness.seeds import generator
+
+    device = torch.device("cuda")
+    bank = np.random.default_rng(0).integers(0, 256, (256, 256, 128, 3), dtype=np.uint8)
+    augment = Augment((256, 128))
+    drawn = [torch.randint(256, (128,), generator=generator(1, i)) for i in range(40)]
+    sources: dict[str, Any] = {
+        "device": torch.from_numpy(bank).cuda(),
+        "pinned": torch.from_numpy(bank).pin_memory(),
+        "mmap": bank,
+    }
+    sums = {}
+    for name, source in sources.items():
+        courier, draws = Courier(source, device), generator(2)
+
+        def batches(courier: Courier = courier, draws: torch.Generator = draws) -> Any:
+            for indices in drawn:
+                images, rows = courier.rows(indices)
+                parameters = augment.draw(len(indices), draws)
+                yield augment.apply(images, parameters, indices=rows, device=device)
+
+        with Feed(batches(), device) as feed:
+            # integers: sums of them are exact in any order
+            sums[name] = [(x * 1024).round().long().sum().item() for x in feed]
+        assert feed.waited >= 0
+        spans = [courier.span(start, start + 64) for start in range(0, 256, 64)]
+        np.testing.assert_array_equal(torch.cat([torch.as_tensor(s) for s in spans]).cpu(), bank)
+    assert sums["pinned"] == sums["device"] == sums["mmap"]
+
+
+def test_optimisers_are_fused(tmp_path: Path) -> None:
+    from harness.optimizers import load_state, make_optimizer
+
+    settings = {"lr": 0.1, "weight_decay": 0.0, "step": 20, "gamma": 0.1}
+    for name in ("adam", "sgd"):
+        weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+        optimizer = make_optimizer({**settings, "name": name}, [weight], [])
+        assert optimizer.param_groups[0]["fused"]
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        there = make_optimizer({**settings, "name": name}, [torch.nn.Parameter(torch.ones(4))], [])
+        load_state(there, optimizer.state_dict())  # a GPU's checkpoint goes on on a CPU
+        there.param_groups[0]["params"][0].grad = torch.ones(4)
+        there.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "mode"),
+    [("mskd", "default"), *((m, "max-autotune") for m in ("mskd", "mmt", "ice", "spcl"))],
+)
+def test_compiled_cells(tmp_path: Path, method: str, mode: str) -> None:
+    """CUDA graphs reuse the memory of outputs: objectives and teachers must not notice."""
+    runs = {}
+    for compiled in ("off", mode):
+        config = tiny_config(tmp_path / compiled, f"method={method}", f"train.compile={compiled}")
+        config.device = "cuda"
+        runs[compiled] = run_cell(config)
+    first = [run.history()[0]["loss"] for run in runs.values()]
+    assert first[1] == pytest.approx(first[0], rel=1e-2)
+
+
+def test_throughput_is_recorded(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "method=mskd", "train.precision=bf16")
+    config.device = "cuda"
+    record = run_cell(config).record
+    assert record["pipeline"]["bank"] == "device" and record["environment"]["device"] != "CPU"
+    assert record["memory_mib"]["device"] > 0 and record["device_hours"] > 0
+    for stage in record["stages"].values():
+        assert 0 <= stage["waiting"] <= 1
+
+
+def test_bench_on_the_device(command: Command) -> None:
+    small = ("protocol=debug", "dataset.identities=6", "images.height=32", "images.width=16")
+    for what in ("train", "extract", "augment"):
+        answer = command("bench", what, *small, "images.pad=2", "--images", "48", "--steps", "3",
+                         "--repeats", "2", "--reference", "--workers", "1", "--json")  # fmt: skip
+        assert answer.status == 0, answer.err
+        found = json.loads(answer.out)
+        assert found["ratio"] > 0 and found["harness"]["memory_mib"]["device"] > 0
+        assert ("ratio_tf32" in found) == (what != "augment")

@@ -6,20 +6,16 @@ import json
 import math
 import os
 import statistics
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from harness.throughput import synchronised
+
+__all__ = ["Row", "exponent", "median", "render", "synchronised"]
+
 Row = dict[str, Any]
-
-
-def synchronised(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def median(values: Sequence[float]) -> float:

@@ -57,9 +57,12 @@ class Bank:
     def __len__(self) -> int:
         return len(self.images)
 
-    def tensor(self, device: torch.device | str) -> Tensor:
-        """A copy (K, H, W, 3) uint8 on a device, moved in pieces of at most 1,024 images."""
-        out = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
+    def tensor(self, device: torch.device | str, pinned: bool = False) -> Tensor:
+        """A copy (K, H, W, 3) uint8 on a device, moved in pieces of at most 1,024 images.
+
+        pinned: in main memory that GPUs copy from by themselves.
+        """
+        out = torch.empty(self.images.shape, dtype=torch.uint8, device=device, pin_memory=pinned)
         for start in range(0, len(self), 1024):
             piece = np.array(self.images[start : start + 1024])  # torch takes no read-only memory
             out[start : start + 1024] = torch.from_numpy(piece)

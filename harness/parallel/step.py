@@ -41,6 +41,7 @@ class Step:
     trained: nn.Module
     device: torch.device
     precision: str
+    scaler: torch.amp.GradScaler
     batch: int
     samples_per_bn: int
     micro_batch: int = 0
@@ -88,7 +89,8 @@ class Step:
                 problem = str(error)
             self._split(problem, tries)  # not in `except`, whose traceback holds on to tensors
         self._tried = True
-        optimizer.step()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         self.objective.update(frozen)
         if self.distiller is not None:
             self.distiller.step(self.backbone, self.objective)
@@ -131,7 +133,7 @@ class Step:
         return loss if distilled is None else loss + distilled
 
     def _backward(self, loss: Tensor) -> Tensor:
-        loss.backward()
+        self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _agree(self, problem: str) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["METRICS", "SCHEMA", "Run", "Store", "load"]
+SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
+PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock: who only looks whether it is held lets go at once
 PATIENCE = 2.0
 LOCK = ".lock"
@@ -212,6 +214,24 @@ def _gpu_hours(record: dict[str, Any]) -> float | None:
     return float(record.get("device_hours", seconds * record.get("devices", 1) / 3600))
 
 
+def _cost(record: dict[str, Any]) -> dict[str, Any]:
+    """What a whole cell took. Before it was counted, a cell ran on one device."""
+    devices, seconds = record.get("devices", 1), record.get("seconds")
+    hours = None if seconds is None else seconds * devices / 3600
+    peak = record.get("memory_mib", {})
+    return {
+        "devices": devices,
+        "device_hours": record.get("device_hours", hours),
+        "memory_host": peak.get("host"),
+        "memory_device": peak.get("device"),
+    }
+
+
+def _phases(stage: dict[str, Any]) -> dict[str, Any]:
+    seconds, steps = stage.get("seconds") or {}, stage.get("label_seconds") or {}
+    return {f"seconds_{phase}": seconds.get(phase, steps.get(phase)) for phase in PHASES}
+
+
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs of a store as a tidy table: see `frame`."""
     return frame(Store(Path(store).expanduser()).runs())
@@ -223,8 +243,12 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
     known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection,
-    the metrics in percent, images_per_second, seconds (of the whole cell),
-    gpu_hours (missing on a CPU), device, finished (day). Damaged records are left out; `Run.problem` tells of them.
+    the metrics in percent, images_per_second, extract_images_per_second, waiting (the share of
+    training that the network waited for data), seconds (of the whole cell), gpu_hours (missing on a
+    CPU), device, devices, device_hours, memory_host and memory_device (peak MiB), the seconds_… of
+    the stage's phases: extract, label (with its parts search, jaccard, cluster), train, test, and
+    finished (day). What an older record lacks is missing. Damaged records are left out;
+    `Run.problem` tells of them.
     """
     import pandas as pd
 
@@ -251,6 +275,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
             "seconds": record.get("seconds"),
             "gpu_hours": _gpu_hours(record),
             "device": _device(record["environment"]),
+            **_cost(record),
         }
         stages = record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):
@@ -260,6 +285,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
                 base
                 | {"stage": stage, "final": position == len(stages)}
                 | result["metrics"]
-                | {"images_per_second": result.get("images_per_second")}
+                | {key: result.get(key) for key in SPEEDS}
+                | _phases(result)
             )
     return pd.DataFrame(rows)

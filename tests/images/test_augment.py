@@ -45,7 +45,16 @@ def one_by_one(images: np.ndarray, parameters: AugmentParameters, pad: int) -> T
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("gather", [False, True])
+@pytest.fixture(params=["compiled", "numpy", "gather"])
+def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Each of the ways in which a batch can be made, as `apply`'s argument says."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    elif request.param == "numpy":
+        monkeypatch.setattr("harness.images.augment.kernels", lambda module: None)
+    return request.param == "gather"
+
+
 @pytest.mark.parametrize(("size", "pad"), [((40, 20), 10), ((64, 32), 0), ((9, 30), 12)])
 def test_equals_torchvision(size: tuple[int, int], pad: int, gather: bool) -> None:
     images = bank(64, size)
@@ -56,7 +65,6 @@ def test_equals_torchvision(size: tuple[int, int], pad: int, gather: bool) -> No
     assert torch.equal(out, one_by_one(images, parameters, pad))
 
 
-@pytest.mark.parametrize("gather", [False, True])
 def test_takes_rows_of_a_bank(gather: bool) -> None:
     images, indices = bank(50), torch.tensor([7, 7, 49, 0])
     augment = Augment((H, W))
@@ -71,7 +79,7 @@ def test_takes_rows_of_a_bank(gather: bool) -> None:
         assert torch.equal(half, expected.bfloat16())
 
 
-def test_normalise() -> None:
+def test_normalise(gather: bool) -> None:
     images = bank(5)
     expected = [F.normalize(F.to_tensor(Image.fromarray(image)), MEAN, STD) for image in images]
     for source in (images, torch.from_numpy(images.copy()), images[:, ::-1][:, ::-1]):
@@ -79,6 +87,16 @@ def test_normalise() -> None:
         assert torch.equal(out, torch.stack(expected))
         assert out.is_contiguous(memory_format=torch.channels_last)
     assert normalise(images, dtype=torch.float16).dtype == torch.float16
+
+
+def test_rows_have_to_be_there() -> None:
+    """Compiled loops read what they are told to, be it beyond the bank."""
+    pytest.importorskip("numba")
+    augment = Augment((H, W))
+    parameters = augment.draw(1, generator(0))
+    for row in (4, -1):
+        with pytest.raises(IndexError):
+            augment.apply(bank(4), parameters, indices=torch.tensor([row]))
 
 
 def test_draws_are_reproducible_and_independent_of_probabilities() -> None:
