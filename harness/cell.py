@@ -28,6 +28,7 @@ LATER: dict[str, dict[str, Any]] = {
     "images": IMAGES,
     "batch": {"sampler": "identity"},
     "backbone": BACKBONE,
+    "evaluation": {"label_free": None, "reference": None},
 }
 
 

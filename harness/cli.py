@@ -18,6 +18,7 @@ example:  harness run method=mskd dataset=market1501
 usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
+  search    better hyper-parameters, honestly chosen     harness search method=mskd search.trials=50
   table     compare what was run                         harness table --format markdown
   list      methods, datasets, backbones, …, runs        harness list methods
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
@@ -142,6 +143,15 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
+
+
+def _search(arguments: list[str]) -> None:
+    from harness import plugins
+
+    plugins.register()
+    from harness.search.command import main as search  # Optuna is slow to import
+
+    search(arguments)
 
 
 def _table(arguments: list[str]) -> None:
@@ -338,6 +348,7 @@ def _add_shared(parser: _Parser) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
+    "search": _search,
     "table": _table,
     "list": _list,
     "prepare": _prepare,

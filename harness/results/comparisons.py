@@ -22,7 +22,7 @@ class Comparison:
     """One table: its data set, its protocol card and its rows.
 
     data: the data's fingerprint where the store holds several of this name, else ''.
-    rows: method (the label), cameras, selection, seeds, each metric with its _std,
+    rows: method (the label), cameras, selection, tuned, seeds, each metric with its _std,
         images_per_second, hours (of the whole cell, in its last stage's row), device, published
         numbers; and where they come from: runs (names) and stage.
     store: where the runs are.
@@ -61,7 +61,7 @@ class Comparison:
     @property
     def held(self) -> str:
         """The protocol card as `key value; key value`."""
-        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras")}
+        shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras", "tuned")}
         return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
     @property
@@ -148,15 +148,16 @@ def _rows(
     runs = runs.assign(crossing=crossings(runs, store))
     runs = runs.assign(variant=variants(runs, store))
     rows = []
-    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
+    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection", "tuned"]
     for values, group in runs.groupby(keys, sort=False):
-        method, stage, final, crossing, variant, cameras, selection = values
+        method, stage, final, crossing, variant, cameras, selection, tuned = values
         label = method if final else f"{method} ({stage})"
-        apart = ", ".join(str(text) for text in (crossing, variant) if text)
+        apart = ", ".join(str(text) for text in (crossing, variant, tuned) if text)
         row: dict[str, Any] = {
             "method": f"{label} [{apart}]" if apart else label,
             "cameras": "yes" if cameras else "no",
             "selection": selection,
+            "tuned": tuned,
             "seeds": group["seed"].nunique(),
         }
         for metric in METRICS:
@@ -168,7 +169,7 @@ def _rows(
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)
         row["runs"] = tuple(group["run"])
-        if final and not crossing and not unlike:
+        if final and not crossing and not unlike and not tuned:
             row |= published.beside(dataset, card["name"], str(method), bool(cameras))
         rows.append(row)
     return pd.DataFrame(rows)

@@ -13,6 +13,7 @@ import numpy as np
 from harness.errors import ConfigError, did_you_mean
 from harness.results.comparisons import Comparison
 from harness.results.significance import Bootstrap, Difference, holm
+from harness.tuned import ORACLE
 
 #: the level of intervals, and what is called significant
 LEVEL = 0.95
@@ -122,11 +123,12 @@ class Marks:
 
 
 def marks(comparison: Comparison) -> dict[str, Marks]:
-    """Metric → which rows lead. Competing are last stages whose checkpoint was not chosen on the
-    test set. Without results by query nothing shows that a lead is one: the metric has no marks.
+    """Metric → which rows lead. Competing are last stages whose checkpoint and settings were not
+    chosen on the test set. Without results by query nothing shows that a lead is one: the metric has no marks.
     """
     rows = comparison.rows
-    competing = rows[rows["final"] & (rows["selection"] != "oracle")]
+    on_test = (rows["selection"] == "oracle") | rows["tuned"].str.contains(ORACLE, regex=False)
+    competing = rows[rows["final"] & ~on_test]
     queries = Queries(comparison)
     labels = [label for label in competing["method"] if label in queries.known]
     if len(labels) < 2 or len(labels) < len(competing):

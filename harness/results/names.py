@@ -87,10 +87,10 @@ def variants(runs: pd.DataFrame, store: Path) -> pd.Series:
     averaged.
 
     Args:
-        runs: with the column `crossing`.
+        runs: with the columns `crossing` and `tuned`.
     """
     found = pd.Series("", index=runs.index)
-    for _, group in runs.groupby(["method", "crossing"]):
+    for _, group in runs.groupby(["method", "crossing", "tuned"]):
         if group["settings"].nunique() == 1:
             continue
         first = group.drop_duplicates("settings")

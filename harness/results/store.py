@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.files import make_folder
+from harness.tuned import row_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,8 +201,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
-    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, the metrics in
-    percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
+    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection, tuned (the search
+    that its settings come from, '' if none), the metrics in percent, images_per_second, seconds, device. Damaged records are left out; `Run.problem` tells
     of them.
     """
     import pandas as pd
@@ -225,6 +226,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "settings": record["settings"],
             "cameras": card["cameras"],
             "selection": card["selection"],
+            "tuned": row_mark(card),
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
             "device": _device(record.get("environment", {})),
