@@ -91,9 +91,11 @@ def _save(path: Path, axes: Any, title: str, params: int) -> None:
     first = np.ravel(axes)[0] if isinstance(axes, np.ndarray) else axes
     figure = first.figure
     several = isinstance(axes, np.ndarray) and axes.size > 1
-    figure.set_size_inches((3 * params, 3.6) if several else (8, 4.5))
+    figure.set_size_inches((3 * params, 3) if several else (8, 4.5))
     if several:
         figure.suptitle(title)
-    figure.tight_layout()
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    # the colour bar of slices is laid out by hand: tight_layout would lay it over one of them
+    write_atomically(
+        path, lambda file: figure.savefig(file, format="png", dpi=80, bbox_inches="tight")
+    )
     plt.close(figure)

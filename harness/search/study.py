@@ -182,7 +182,8 @@ def work(study: Study, settings: Settings, objective: Objective, say: Say) -> No
                 raise
             say(f"a trial was taken over by another worker meanwhile ({error})")
             continue
-        say(_line(study, settings, objective))
+        if (line := _line(study, settings, objective)) is not None:
+            say(line)
 
 
 def _taken(study: Study, trial_id: int | None) -> bool:
@@ -213,11 +214,14 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
     return max(complete, key=lambda t: (t.values[0], -t.number)) if complete else None
 
 
-def _line(study: Study, settings: Settings, objective: Objective) -> str:
-    """What a person wants to know of a trial that has ended."""
-    assert objective.current is not None
+def _line(study: Study, settings: Settings, objective: Objective) -> str | None:
+    """What a person wants to know of a trial that has ended; None of one too many."""
+    if objective.current is None:
+        return None
     trials = counted(study.get_trials(deepcopy=False))
     trial = study._storage.get_trial(objective.current)
+    if trial.number not in [t.number for t in trials]:
+        return None
     done = sum(t.state.is_finished() for t in trials)
     words = {
         TrialState.COMPLETE: lambda: "  ".join(f"{v:.4g}" for v in trial.values),
@@ -232,7 +236,8 @@ def _line(study: Study, settings: Settings, objective: Objective) -> str:
     parts = [f"trial {trial.number} ({done}/{settings.trials})", words]
     if best is not None:
         parts.append(f"best {best.values[0]:.4g} (trial {best.number})")
-    values = ", ".join(f"{key} {_short(value)}" for key, value in trial.params.items())
+    short = shortened(list(trial.params))
+    values = ", ".join(f"{short[key]} {_short(v)}" for key, v in trial.params.items())
     parts.append(f"default: {values}" if "default" in trial.user_attrs else values)
     seconds = seconds_of(trials)
     if done < settings.trials and done:
@@ -242,6 +247,12 @@ def _line(study: Study, settings: Settings, objective: Objective) -> str:
             left = min(left, max(0.0, settings.hours * 3600 - seconds) / workers)
         parts.append(f"search ends in about {duration(left)}")
     return "  ".join(parts)
+
+
+def shortened(keys: list[str]) -> dict[str, str]:
+    """Dotted keys by their last part, where it tells them apart."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
 
 def _short(value: Any) -> str:

@@ -245,7 +245,8 @@ class Objective:
                 time.sleep(min(self.settings.heartbeat, 2))
                 self.sweep()
                 other = self.study._storage.get_trial(other._trial_id)
-            if other in counted(self._trials()) and other.state.is_finished():
+            numbers = [t.number for t in counted(self._trials())]
+            if other.number in numbers and other.state.is_finished():
                 return other
         return None
 
