@@ -52,7 +52,7 @@ def defaults(space: Space, base: DictConfig, chosen: Mapping[str, Any]) -> Value
     """
     values: Values = {}
     for param in space:
-        value = chosen.get(param.key, _plain(base, param.key))
+        value = chosen.get(param.key, _plain(base, _of_stage(param.key, base)))
         if space.active({**values, param.key: value}).keys() <= values.keys():
             continue
         if not param.holds(value):
@@ -63,6 +63,18 @@ def defaults(space: Space, base: DictConfig, chosen: Mapping[str, Any]) -> Value
             )
         values[param.key] = float(value) if _real(param) else value
     return values
+
+
+def _of_stage(key: str, config: DictConfig) -> str:
+    """Where the value of a key stands; a stage has what it does not name from the whole."""
+    parts = key.split(".", 2)
+    if len(parts) == 3 and parts[0] == "stages" and parts[1] in (config.stages or {}):
+        own = OmegaConf.select(config, key, default=_NOTHING)
+        return parts[2] if own is _NOTHING else key
+    return key
+
+
+_NOTHING = object()
 
 
 def _real(param: Param) -> bool:
@@ -93,12 +105,13 @@ def _typed(
     if param.key in groups:
         return _group(param, groups[param.key])
     config = compose(condition(param, space))
-    if param.key not in (known := list(_keys(config))):
+    key = _of_stage(param.key, config)
+    if key not in (known := list(_keys(config))):
         raise param.refuse(
             "there is no such option" + (" under its conditions." if param.when else "."),
             did_you_mean(param.key, known),
         )
-    value = _plain(config, param.key)
+    value = _plain(config, key)
     if isinstance(value, dict):
         raise param.refuse("that is a section, not a value.", "Name one of its keys.")
     if param.choices is not None:

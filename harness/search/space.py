@@ -234,7 +234,7 @@ def _leaves(key: str, node: Any, locate: Locate) -> Iterator[Param]:
     for name, inner in node.items():
         if name in own:
             continue
-        if not _mapping(inner) and inner is not None:
+        if own and not _mapping(inner) and inner is not None:
             raise ConfigError(
                 f"search.space.{key} has no field '{name}'.",
                 f"{did_you_mean(str(name), FIELDS)} Mend {locate(key, str(name))}.",

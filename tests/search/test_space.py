@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,13 @@ def test_conditions_order_the_keys_and_are_met() -> None:
 
 
 def test_a_grid_has_each_combination_once() -> None:
-    found = read(CONDITIONAL).combinations()
+    space = read(CONDITIONAL)
+    whole = Space(tuple(replace(p, whole=p.key == "labeler.min_samples") for p in space))
+    found = whole.combinations()
     assert {"objective.hard": True} in found
     assert len(found) == 1 + 2 * 2 + 1  # hard · momentum 0 and 0.5 by two numbers · 0.25 alone
+    with pytest.raises(ConfigError, match="a grid has no end here"):
+        space.combinations()
 
 
 def test_lists_are_choices_too() -> None:
@@ -136,7 +141,7 @@ search:
         ("min_samples: {low: 0, high: 8}", "min_samples 0 is below 1"),
         ("search: {low: 0, high: 8}", "is no number, so it has no range"),
         ("search: {choices: [auto, tensor]}", "unknown search 'tensor'"),
-        ("part_weight: {low: 0.01, high: 0.2, log: true}", "the default, 0.0, is not among"),
+        ("min_samples: {low: 5, high: 8}", "the default, 4, is not among"),
         ("min_samples: {low: 8, high: 2}", "the range is empty"),
         ("part_weight: {low: -1.0, high: 1.0, log: true}", "no logarithm"),
     ],
@@ -221,11 +226,10 @@ def test_another_labeler_takes_its_space_with_it(tmp_path: Path) -> None:
     assert [p.key for p in plan.space if p.key.startswith("objective")]
 
 
+METHODS = [p for p in plugins.find()["methods"].values() if p.name != "direct_transfer"]
 CASES = [
-    name
-    for plugin in plugins.find()["methods"].values()
-    if plugin.name != "direct_transfer"
-    for name in (plugin.name, *(f"{plugin.name}/{v}" for v in plugin.variants))
+    *(p.name for p in METHODS),
+    *(pytest.param(f"{p.name}/{v}", marks=pytest.mark.slow) for p in METHODS for v in p.variants),
 ]
 
 
