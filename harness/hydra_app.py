@@ -149,7 +149,7 @@ def compose(
 
 
 def _explained(
-    error: Exception, arguments: Sequence[str], name: str = "config"
+    error: Exception, arguments: Sequence[str], primary: str = "config"
 ) -> HarnessError:
     """The same error in words that name the nearest thing that exists."""
     chain: list[BaseException] = []
@@ -201,7 +201,7 @@ def _explained(
                         f"There is no {item.key_or_group} '{value}'.",
                         did_you_mean(value, options),
                     )
-        composed = set(_composed_keys(parsed, groups, name))
+        composed = set(_composed_keys(parsed, groups, primary))
     keys = composed | set(groups)
     for item in parsed if composed else ():
         key = item.key_or_group

@@ -189,8 +189,8 @@ class Objective:
             raise Failed(why) from None  # let go of the frames, and of the memory that they hold
         finally:
             self._spend(trial, started)
-            gc.collect()
             if torch.cuda.is_available():
+                gc.collect()
                 torch.cuda.empty_cache()
         if not self.settings.keep_networks:
             self._clear(run, "*.pt")
