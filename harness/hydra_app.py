@@ -120,9 +120,7 @@ def _check_stages(overrides: Sequence[str], name: str = "config") -> None:
             )
 
 
-def compose(
-    overrides: Sequence[str], name: str = "config", with_hydra: bool = False
-) -> DictConfig:
+def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = False) -> DictConfig:
     """The configuration that `harness run OVERRIDES` would run, in a library's or test's hands.
 
     Args:
@@ -148,9 +146,7 @@ def compose(
 # --------------------------------------------------------------------------- what was meant
 
 
-def _explained(
-    error: Exception, arguments: Sequence[str], primary: str = "config"
-) -> HarnessError:
+def _explained(error: Exception, arguments: Sequence[str], primary: str = "config") -> HarnessError:
     """The same error in words that name the nearest thing that exists."""
     chain: list[BaseException] = []
     cause: BaseException | None = error

@@ -1,8 +1,9 @@
 """The protocol card: all that was held equal, hashed; rows of different cards never stand together.
 
 Three things belong on the card but not under its hash, as every table shows them by row: whether
-cameras were used, how the checkpoint was selected, and whether settings were found by a search. Were they hashed, the floor of a table
-(direct transfer, no cameras) could never stand in the same table as the methods above it.
+cameras were used, how the checkpoint was selected, and whether settings were found by a search.
+Were they hashed, the floor of a table (direct transfer, no cameras) could never stand in the same
+table as the methods above it.
 """
 
 from __future__ import annotations

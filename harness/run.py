@@ -20,7 +20,7 @@ from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
 from harness.evaluation.label_free import column, judge, read_label_free
 from harness.files import write_atomically, write_json
-from harness.interfaces import Backbone, Dataset, ReIDData, UnlabelledSet
+from harness.interfaces import Backbone, Dataset, ReIDData, UnlabelledSet, as_cameras
 from harness.memory import keep_freed_memory
 from harness.networks import check_images, check_parts, find_teachers, load_network, run_of_teacher
 from harness.precision import resolve_device, resolve_precision
@@ -334,7 +334,8 @@ class Cell:
         names, reference = read_label_free(self.config)
         if not names:
             return referee.test
-        measure = judge(names, reference, data, self.device, self.precision)
+        cameras = as_cameras(referee.data.train.cameras)
+        measure = judge(names, reference, data, cameras, self.device, self.precision)
         return lambda backbone: measure(backbone) | referee.test(backbone)
 
     @property

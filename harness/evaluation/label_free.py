@@ -1,8 +1,8 @@
 """How good features are, as far as that can be told without a label.
 
 None of these sees an identity or a pseudo-label of the run: each clusters or ranks the training
-features by fixed settings of its own, so that runs with other labelers can be compared. How well
-each follows mAP was measured, see docs/search.md.
+features by fixed settings of its own, so that runs with other labelers can be compared. One sees
+cameras. How well each follows mAP was measured, see docs/search.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.labelers.encoding import encode
 from harness.labelers.jaccard import radius_graph
 from harness.labelers.neighbours import nearest, search
 
-CRITERIA = ("neighbours", "stability", "silhouette")
+CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
 #: pairs further apart than this share next to nothing; those at 1 share nothing and are not stored
 FAR = 0.99
 
@@ -41,10 +41,17 @@ class Reference:
 
 
 def label_free(
-    criteria: Sequence[str], features: Tensor, flipped: Tensor, reference: Reference
+    criteria: Sequence[str],
+    features: Tensor,
+    flipped: Tensor,
+    reference: Reference,
+    cameras: Tensor | None = None,
 ) -> dict[str, float]:
     """Criteria of a network's training features, in percent, more is better.
 
+    - `cross_camera`: as `neighbours`, but of what is common only images of another camera than the
+      image's own count: |{j in A ∩ B: camera j ≠ camera i}| / |A ∪ B|. People walk from camera to
+      camera, and backgrounds do not.
     - `neighbours`: what an image's k1 nearest neighbours, and those of its mirror image among the
       mirror images, have in common: |A ∩ B| / |A ∪ B|, mean over images.
     - `stability`: adjusted Rand index of the clusters of the features and of the mirrored ones,
@@ -55,8 +62,15 @@ def label_free(
     Args:
         criteria: some of `CRITERIA`.
         features, flipped: (N, D), L2-normalised rows, of the images and of their mirror images.
+        cameras: (N,) int64, for `cross_camera`.
+
+    Raises:
+        ConfigError: a criterion that needs cameras, and there are none.
     """
+    if "cross_camera" in criteria and cameras is None:
+        raise no_cameras()
     made: dict[str, Callable[[], float]] = {
+        "cross_camera": lambda: _neighbours(features, flipped, reference.k1, cameras),
         "neighbours": lambda: _neighbours(features, flipped, reference.k1),
         "stability": lambda: _stability(
             _clusters(_graph(features, reference, reference.eps), reference),
@@ -65,6 +79,15 @@ def label_free(
         "silhouette": lambda: _silhouette(_graph(features, reference, FAR), reference),
     }
     return {name: 100 * made[name]() for name in criteria}
+
+
+def no_cameras() -> ConfigError:
+    """Without cameras nobody crosses from one to another."""
+    others = ", ".join(c for c in CRITERIA if c != "cross_camera")
+    return ConfigError(
+        "The criterion cross_camera needs cameras, and the data have none.",
+        f"Choose another (search.label_free, evaluation.label_free): {others}.",
+    )
 
 
 def column(criterion: str) -> str:
@@ -109,33 +132,51 @@ def judge(
     criteria: Sequence[str],
     reference: Reference,
     data: UnlabelledSet,
+    cameras: Tensor | None,
     device: torch.device,
     precision: str,
 ) -> Callable[[Backbone], dict[str, float]]:
-    """A function from a network to `label_free_NAME` of its global view on a training set."""
+    """A function from a network to `label_free_NAME` of its global view on a training set.
+
+    Args:
+        cameras: (N,) of the set, whether its method may see them or not.
+
+    Raises:
+        ConfigError: a criterion that needs cameras, and there are none.
+    """
+    if "cross_camera" in criteria and cameras is None:
+        raise no_cameras()
 
     def measure(backbone: Backbone) -> dict[str, float]:
         # the last axis but one of (N, H, W, 3)
-        mirrored = data.images.flip(2) if isinstance(data.images, Tensor) else data.images[:, :, ::-1]
+        mirrored = (
+            data.images.flip(2) if isinstance(data.images, Tensor) else data.images[:, :, ::-1]
+        )
         pair = [
             extract(backbone, images, device, precision, views=1)[:, 0]
             for images in (data.images, mirrored)
         ]
-        found = label_free(criteria, pair[0], pair[1], reference)
+        found = label_free(criteria, pair[0], pair[1], reference, cameras)
         return {column(name): value for name, value in found.items()}
 
     return measure
 
 
-def _neighbours(features: Tensor, flipped: Tensor, k1: int) -> float:
+def _neighbours(features: Tensor, flipped: Tensor, k1: int, cameras: Tensor | None = None) -> float:
     sets = []
     for x in (features, flipped):
         ranks = nearest(x, k1 + 1)[:, 1:].cpu().numpy()  # without the image itself
         rows = np.repeat(np.arange(len(ranks)), ranks.shape[1])
         sets.append(csr_matrix((np.ones(len(rows)), (rows, ranks.ravel())), (len(x), len(x))))
-    common = np.asarray(sets[0].multiply(sets[1]).sum(axis=1)).ravel()
-    sizes = [np.asarray(s.sum(axis=1)).ravel() for s in sets]
-    return float(np.mean(common / (sizes[0] + sizes[1] - common)))
+    both = sets[0].multiply(sets[1]).tocoo()
+    common = np.bincount(both.row, minlength=len(features))
+    sizes = [np.diff(s.indptr) for s in sets]
+    counted = common
+    if cameras is not None:
+        camera = cameras.cpu().numpy()
+        crossing = both.row[camera[both.row] != camera[both.col]]
+        counted = np.bincount(crossing, minlength=len(features))
+    return float(np.mean(counted / (sizes[0] + sizes[1] - common)))
 
 
 def _graph(features: Tensor, reference: Reference, radius: float) -> csr_matrix:
@@ -170,9 +211,7 @@ def _silhouette(graph: csr_matrix, reference: Reference) -> float:
     # 1 − D is 0 for the pairs that are not stored
     alike = csr_matrix((1 - graph.data, graph.indices, graph.indptr), graph.shape)
     clustered = np.flatnonzero(labels >= 0)
-    member = csr_matrix(
-        (np.ones(len(clustered)), (clustered, labels[clustered])), (n, clusters)
-    )
+    member = csr_matrix((np.ones(len(clustered)), (clustered, labels[clustered])), (n, clusters))
     sizes = np.bincount(labels[clustered], minlength=clusters)
     sums = (alike @ member).tocsr()[clustered].tocoo()
     own = labels[clustered][sums.row] == sums.col

@@ -96,9 +96,7 @@ def condition(param: Param, space: Space) -> Values:
     return needed
 
 
-def _typed(
-    param: Param, space: Space, compose: Compose, groups: Mapping[str, list[str]]
-) -> Param:
+def _typed(param: Param, space: Space, compose: Compose, groups: Mapping[str, list[str]]) -> Param:
     top = param.key.split(".")[0]
     if top in NOT_SEARCHED:
         raise param.refuse(f"{top} is not searched: it says what is asked, not how it is learnt.")
@@ -181,7 +179,7 @@ def _kind(value: Any) -> str:
 
 
 def _try(param: Param, value: Any, space: Space, compose: Compose) -> None:
-    """Lay out the stages with one value, all others at their defaults, and build what it changes."""
+    """Lay out the stages with one value, all others at their defaults; build what it changes."""
     try:
         config = compose({**condition(param, space), param.key: value})
         recipe = make_recipe(config)

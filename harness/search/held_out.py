@@ -50,7 +50,13 @@ class HeldOut(Dataset):
     """
 
     def __init__(
-        self, *, of: Mapping[str, Any], called: str, share: float, seed: int, root: str | None = None
+        self,
+        *,
+        of: Mapping[str, Any],
+        called: str,
+        share: float,
+        seed: int,
+        root: str | None = None,
     ) -> None:
         if not 0 <= share < 1:
             raise ConfigError(f"search.held_out={share} must be at least 0 and below 1.")

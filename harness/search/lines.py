@@ -49,7 +49,7 @@ def _files(method: str) -> list[Path]:
 
 
 def _line(path: Path, keys: Sequence[str]) -> int:
-    """The line, from 1, of the deepest of nested keys that a file has below `search.space`; else 0."""
+    """The line, from 1, of the deepest of nested keys that a file has; 0 if none of the space."""
     node = yaml.compose(path.read_text(encoding="utf-8"))
     line = depth = 0
     for key in keys:

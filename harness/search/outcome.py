@@ -102,7 +102,8 @@ def write_presets(outcome: Outcome) -> list[str]:
     if best is None:
         return []
     place, name, total = plan.settings.place, plan.settings.name, len(outcome.trials)
-    note = f"Trial {best.number} of {total} of the search '{name}', the best by {plan.settings.optimised}."
+    by = plan.settings.optimised
+    note = f"Trial {best.number} of {total} of the search '{name}', the best by {by}."
     write_preset(place / "preset.yaml", plan, outcome.values(best), total, note)
     names = [name]
     for trial in outcome.front:
@@ -149,7 +150,9 @@ def spread(runs: Sequence[Run], metric: str) -> tuple[float, float] | None:
     values = [run.record["metrics"][metric] for run in runs if run.record["metrics"]]
     if not values:
         return None
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else float(
+        "nan"
+    )
 
 
 def describe(outcome: Outcome, importance: dict[str, float]) -> dict[str, Any]:
@@ -189,7 +192,9 @@ def describe(outcome: Outcome, importance: dict[str, float]) -> dict[str, Any]:
         },
         "hours": round(outcome.hours, 4),
         "device": str(resolve_device(str(config.device))),
-        "default": _told(outcome, next((t for t in outcome.trials if "default" in t.user_attrs), None)),
+        "default": _told(
+            outcome, next((t for t in outcome.trials if "default" in t.user_attrs), None)
+        ),
         "best": _told(outcome, outcome.best),
         "front": [_told(outcome, trial) for trial in outcome.front],
         "importance": {key: round(value, 4) for key, value in importance.items()},
@@ -245,4 +250,3 @@ def write_record(outcome: Outcome, importance: dict[str, float], page: str) -> N
     write_json(place / "search.json", describe(outcome, importance))
     write_text(place / "trials.csv", trials_csv(outcome))
     write_text(place / "README.md", page)
-

@@ -82,7 +82,7 @@ def _cell(runs: Sequence[Run], metric: str) -> str:
 
 
 def difference(a: Sequence[Run], b: Sequence[Run]) -> Difference | None:
-    """mAP of A minus that of B, by the paired bootstrap of tables; None without results by query."""
+    """mAP of A minus that of B, by the paired bootstrap of tables; None without per-query APs."""
     import numpy as np
 
     values, people, valid = [], None, None
@@ -127,8 +127,11 @@ def page(outcome: Outcome, names: Sequence[str], plots: Sequence[Path]) -> str:
         "Made by `harness search`; every trial is in `trials.csv`, all else in `search.json`.",
     ]
     if settings.criterion == "last_val":
-        lines += ["", "The criterion uses identities of the training set, to choose settings; no "
-                      "trial trained on the people held out, and none saw the test set."]  # fmt: skip
+        lines += [
+            "",
+            "The criterion uses identities of the training set to choose settings; no trial trained "
+            "on the people held out, and none saw the test set.",
+        ]
     if settings.criterion == "oracle":
         lines += ["", f"**{WARNING}**"]
     if best is None:
@@ -144,8 +147,8 @@ def page(outcome: Outcome, names: Sequence[str], plots: Sequence[Path]) -> str:
                 lines.append(f"| {word} (trial {trial.number}) | {_trial(outcome, trial)} |")
         lines += ["", *comparison(outcome)]
         presets = ", ".join(f"`+search={name}`" for name in names)
-        lines += ["", f"Presets: {presets}, as in `harness run method={_method(outcome)} {names[0]}`."
-                      .replace(f" {names[0]}`", f" +search={names[0]}`")]  # fmt: skip
+        run = f"harness run method={_method(outcome)} +search={names[0]}"
+        lines += ["", f"Presets: {presets}, as in `{run}`."]
     lines += ["", *(f"![{path.stem}]({path.name})" for path in plots), ""]
     return "\n".join(lines)
 
@@ -190,10 +193,9 @@ def budgets(outcomes: Sequence[Outcome]) -> list[str]:
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         counts = ", ".join(str(outcome.count(state)) for state in states)
         total = sum(t.state.is_finished() for t in outcome.trials)
-        tuned = outcome.tuned if not outcome.best_is_default else ()
+        tuned = "the default" if outcome.best_is_default else _cell(outcome.tuned, "mAP")
         lines.append(
-            f"| {outcome.plan.recipe.method} | {_cell(outcome.default, 'mAP')} | "
-            f"{_cell(tuned, 'mAP') if tuned else 'the default' if outcome.best_is_default else '–'} | "
+            f"| {outcome.plan.recipe.method} | {_cell(outcome.default, 'mAP')} | {tuned} | "
             f"{total} ({counts}) | {outcome.hours:.2f} |"
         )
     fresh = settings.reproduce

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 import harness
 from harness.cell import settings_hash
 from harness.errors import ConfigError, DataError
-from harness.evaluation.label_free import Reference, read_label_free
+from harness.evaluation.label_free import Reference, no_cameras, read_label_free
 from harness.hydra_app import compose
 from harness.networks import check_parts, find_teachers
 from harness.recipe import Recipe, make_recipe
@@ -121,7 +121,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
             f"{recipe.method} does not train: there is nothing to search.",
             "Choose a method that trains (harness list methods).",
         )
-    space = parse(tree, locator(overrides))
+    space = parse({str(key): node for key, node in tree.items()}, locator(overrides))
     space = settle(space, _composer(whole, overrides), _groups())
     first = defaults(space, whole, chosen) if settings.warm_start else None
     plan = Plan(overrides, settings, space, whole, first)
@@ -142,6 +142,9 @@ def _groups() -> dict[str, list[str]]:
 def _check_data(plan: Plan) -> None:
     """Whether the criterion can be had from the data."""
     data = load_data(trial_config(plan.base, plan.settings, plan.reference))
+    wanted = (plan.settings.criterion, plan.settings.label_free)
+    if wanted == ("label_free", "cross_camera") and data.train.cameras is None:
+        raise no_cameras()
     if plan.settings.criterion == "oracle" and not len(data.query.images):
         raise DataError(
             f"{data.name} has no test part, and search.criterion=oracle looks at it.",

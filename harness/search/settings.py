@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,7 +14,8 @@ from harness.errors import ConfigError, did_you_mean
 from harness.evaluation.label_free import CRITERIA as LABEL_FREE
 
 CRITERIA = ("last_val", "label_free", "oracle")
-AGAINST = {"images_per_second": "maximize", "hours": "minimize"}
+Direction = Literal["maximize", "minimize"]
+AGAINST: dict[str, Direction] = {"images_per_second": "maximize", "hours": "minimize"}
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid")
 PRUNERS = ("none", "median", "hyperband", "halving")
 #: key → the least whole number
@@ -72,9 +73,9 @@ class Settings:
         return f"label_free_{self.label_free}" if self.criterion == "label_free" else "mAP"
 
     @property
-    def directions(self) -> list[str]:
+    def directions(self) -> list[Direction]:
         """Of each objective, as Optuna has them."""
-        return ["maximize"] + ([] if self.against is None else [AGAINST[self.against]])
+        return ["maximize", *([] if self.against is None else [AGAINST[self.against]])]
 
 
 def read_settings(config: DictConfig) -> Settings:

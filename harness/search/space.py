@@ -57,7 +57,9 @@ class Param:
 
     def refuse(self, cause: str, cure: str = "") -> ConfigError:
         """An error that says where to mend it."""
-        return ConfigError(f"search.space.{self.key}: {cause}", f"{cure} Mend {self.where}.".strip())
+        return ConfigError(
+            f"search.space.{self.key}: {cause}", f"{cure} Mend {self.where}.".strip()
+        )
 
     @property
     def names(self) -> tuple[Any, ...]:
@@ -122,7 +124,7 @@ class Param:
         step = self.step or (1 if self.whole else None)
         if step is None:
             raise self.refuse("a grid has no end here.", "Give it a step, or choices.")
-        count = int(math.floor((self.high - self.low) / step + 1e-9)) + 1
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
         values = [self.low + i * step for i in range(count)]
         return [int(v) for v in values] if self.whole else values
 
@@ -285,7 +287,9 @@ def _leaf(key: str, fields: Mapping[str, Any], locate: Locate) -> Param:
     if not isinstance(log, bool):
         raise refuse(f"log={log!r} must be true or false.", at="log")
     if log and low <= 0:
-        raise refuse(f"there is no logarithm of low={low}.", "Raise low above 0, or leave log out.", "low")
+        raise refuse(
+            f"there is no logarithm of low={low}.", "Raise low above 0, or leave log out.", "low"
+        )
     if step is not None and (not _number(step) or not 0 < step <= high - low):
         raise refuse(f"step={step!r} must be above 0 and within {high - low:g}.", at="step")
     if log and step is not None:

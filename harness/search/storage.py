@@ -33,9 +33,10 @@ GRACE = 3  # heartbeats
 def retry(retries: int) -> Stale:
     """What is done with a trial whose worker died: it waits for another one, `retries` times."""
     # RetryFailedTrialCallback until Optuna 4.9
-    kind: Any = getattr(
-        optuna.storages, "RetryHeartbeatStaleTrialCallback", None
-    ) or optuna.storages.RetryFailedTrialCallback
+    kind: Any = (
+        getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback", None)
+        or optuna.storages.RetryFailedTrialCallback
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return kind(max_retry=retries, inherit_intermediate_values=True)

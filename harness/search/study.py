@@ -71,7 +71,9 @@ def open_study(
     return study
 
 
-def _another(settings: Settings, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> ConfigError:
+def _another(
+    settings: Settings, found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> ConfigError:
     differing = [key for key in wanted if found.get(key) != wanted[key]]
     told = []
     for key in differing:
@@ -196,15 +198,18 @@ def _spent(trials: list[FrozenTrial], settings: Settings) -> bool:
 
 
 def _check_failures(done: list[FrozenTrial], settings: Settings) -> None:
-    """Give up where nothing ever succeeds: it is not the hyper-parameters."""
-    ended = sorted(done, key=lambda t: t.number)
-    last = ended[-settings.failures :]
-    if len(last) == settings.failures and all(t.state == TrialState.FAIL for t in last):
+    """Give up where nothing ever succeeds, or trials fail by what is not their settings' fault."""
+    last = sorted(done, key=lambda t: t.number)[-settings.failures :]
+    if len(last) < settings.failures or any(t.state != TrialState.FAIL for t in last):
+        return
+    never = all(t.state == TrialState.FAIL for t in done)
+    if never or not any(t.user_attrs.get("expected") for t in last):
         causes = dict.fromkeys(reason(t) for t in last)
         raise HarnessError(
             f"The last {settings.failures} trials failed: {'; '.join(causes)}.",
-            f"Their logs are under {settings.place / 'trials'}. Mend the space (another search.name) "
-            "or the machine; the same command goes on, with search.failures=N after more of them.",
+            f"Their logs are under {settings.place / 'trials'}. Mend the space (another "
+            "search.name) or the machine; the same command goes on, with search.failures=N after "
+            "more of them.",
         )
 
 
@@ -225,9 +230,11 @@ def _line(study: Study, settings: Settings, objective: Objective) -> str | None:
     done = sum(t.state.is_finished() for t in trials)
     words = {
         TrialState.COMPLETE: lambda: "  ".join(f"{v:.4g}" for v in trial.values),
-        TrialState.PRUNED: lambda: f"pruned at {trial.intermediate_values[trial.last_step]:.1f}"
-        if trial.last_step is not None
-        else "pruned",
+        TrialState.PRUNED: lambda: (
+            f"pruned at {trial.intermediate_values[trial.last_step]:.1f}"
+            if trial.last_step is not None
+            else "pruned"
+        ),
         TrialState.FAIL: lambda: f"failed: {reason(trial)}",
     }[trial.state]()
     if "same_as" in trial.user_attrs and trial.state == TrialState.COMPLETE:

@@ -21,7 +21,7 @@ from optuna import Study, TrialPruned
 from optuna import Trial as Suggested
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.errors import DataError, HarnessError, first_line
+from harness.errors import ConfigError, DataError, HarnessError, TrainingError, first_line
 from harness.evaluation.label_free import Reference
 from harness.progress import QUIET_SECONDS, Reporter, epoch_line
 from harness.recipe import Recipe
@@ -34,6 +34,8 @@ from harness.search.space import Space
 from harness.search.storage import GRACE, original
 
 Row = Mapping[str, Any]
+#: what settings may well lead to; anything else, time and again, is a broken machine or a bug
+EXPECTED = (TrainingError, ConfigError, torch.OutOfMemoryError)
 
 
 class Failed(Exception):
@@ -185,6 +187,7 @@ class Objective:
             raise
         except Exception as error:
             self._clear(run, "*.pt")
+            trial.set_user_attr("expected", isinstance(error, EXPECTED))
             trial.set_user_attr("reason", why := _why(error))
             raise Failed(why) from None  # let go of the frames, and of the memory that they hold
         finally:

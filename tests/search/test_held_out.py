@@ -65,7 +65,7 @@ def test_nobody_is_on_both_sides_and_everybody_is_on_one() -> None:
     assert len(data.query.images) == len(data.gallery.images) == 5 * 3
     names = [[s.images.name(i) for i in range(len(s.images))] for s in
              (data.train, data.query, data.gallery)]  # fmt: skip
-    assert len(set(sum(names, []))) == 120
+    assert len({name for part in names for name in part}) == 120
     assert data.name == "people_held_out" and data.facts is None
     assert data.notes["held_out_identities"] == 5
 

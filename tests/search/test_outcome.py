@@ -94,7 +94,9 @@ def test_the_record_holds_it_all(tmp_path: Path) -> None:
     search(tmp_path, *EPS, "search.trials=3", "search.pruner=none")
     place = tmp_path / "searches" / "s"
     record = json.loads((place / "search.json").read_text())
-    assert record["optimised"] == "mAP on 40% of the training people, held out, after the last epoch"
+    assert (
+        record["optimised"] == "mAP on 40% of the training people, held out, after the last epoch"
+    )
     assert record["budget"] == {"trials": 3, "hours": None}
     assert record["trials"] == {"complete": 3, "pruned": 0, "failed": 0}
     assert record["default"]["settings"] == {"labeler.eps": 0.6}

@@ -215,7 +215,7 @@ def test_defaults_are_the_configurations_own(tmp_path: Path) -> None:
 
 
 def test_a_method_without_training_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing to search|does not train"):
+    with pytest.raises(ConfigError, match="does not train"):
         make_plan(small(tmp_path, "method=direct_transfer"))
 
 

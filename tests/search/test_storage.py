@@ -19,6 +19,7 @@ from harness.search.settings import Settings, read_settings
 from harness.search.storage import GRACE, BeatingJournal, hidden, open_storage, original
 from tests.search.small import small
 
+
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     return read_settings(compose(small(Path("unused")), "search"))

@@ -119,16 +119,35 @@ def test_a_failed_trial_says_why_and_the_search_goes_on(
     assert "no clusters" in (plan.settings.place / "trials.csv").read_text()
 
 
-def test_where_all_fails_it_is_not_the_settings(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("begins_well", "problem", "trials_then"),
+    [
+        (False, TrainingError("no clusters"), 3),  # nothing ever succeeds
+        (True, HarnessError("The disk is full"), 4),
+        (True, TrainingError("no clusters"), 6),  # a wide space: that is what a search is for
+    ],
+)
+def test_it_gives_up_where_it_is_not_the_settings(
+    planned: Planned,
+    monkeypatch: pytest.MonkeyPatch,
+    begins_well: bool,
+    problem: HarnessError,
+    trials_then: int,
 ) -> None:
-    def cell(config: DictConfig, reporter: Any) -> None:
-        raise HarnessError("The disk is full.")
+    good = pretend(near_half)
 
-    plan = planned(trials=50, failures=3)
-    with pytest.raises(HarnessError, match="last 3 trials failed: The disk is full"):
+    def cell(config: DictConfig, reporter: Any) -> Any:
+        if begins_well and config.labeler.eps == 0.6:
+            return good(config, reporter)
+        raise problem
+
+    plan = planned(trials=6, failures=3)
+    if trials_then == 6:
         run(plan, monkeypatch, cell)
-    assert len(ended(plan)) == 3
+    else:
+        with pytest.raises(HarnessError, match=f"last 3 trials failed: {problem.cause}"):
+            run(plan, monkeypatch, cell)
+    assert len(ended(plan)) == trials_then
 
 
 def test_missing_data_stop_the_search_and_cost_no_trial(
@@ -386,7 +405,9 @@ def test_a_trial_is_a_cell_that_resumes(tmp_path: Path, monkeypatch: pytest.Monk
         search(tmp_path / "stopped", *options)
     monkeypatch.undo()
     search(tmp_path / "stopped", *options)
-    log = (tmp_path / "stopped" / "searches" / "s" / "trials" / "trial-0000" / "log.txt").read_text()
+    log = (
+        tmp_path / "stopped" / "searches" / "s" / "trials" / "trial-0000" / "log.txt"
+    ).read_text()
     assert "going on with epoch 2" in log
     values = []
     for name in ("whole", "stopped"):

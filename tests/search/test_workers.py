@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -46,7 +47,7 @@ def database(tmp_path: Path) -> Iterator[str]:
     place = Path("/tmp") / f"harness-postgres-{os.getpid()}"  # sockets have short names
     place.mkdir(mode=0o700)
     # the server refuses root
-    other: dict[str, int] = {}
+    other: dict[str, Any] = {}
     if os.getuid() == 0:
         user = pwd.getpwnam("postgres" if _exists("postgres") else "nobody")
         other = {"user": user.pw_uid, "group": user.pw_gid}
