@@ -24,19 +24,21 @@ from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter
 from harness.recipe import build_backbone
 from harness.referee import make_referee
+from harness.results.store import Run
 from harness.run import load_data
 from harness.search.plan import Plan, make_plan
 from harness.search.storage import original
 from harness.search.study import open_study
-from harness.search.trial import counted, trial_config
+from harness.search.tally import counted
+from harness.search.trial import trial_config
 
-#: numbers below this many trials say little, and none is given
+#: numbers below this many networks say little, and none is given
 LEAST = 4
 
 
 def measure(plan: Plan) -> pd.DataFrame:
-    """A row a complete trial: `trial`, `test_mAP`, what the study optimised (`last_val`, say) and
-    the label-free criteria, of its last network.
+    """A row a cell of a complete trial: `cell`, `test_mAP`, what the study optimised (`last_val`,
+    say) and the label-free criteria, of its last network.
 
     Raises:
         ConfigError: no trial has left a network.
@@ -69,18 +71,20 @@ def measure(plan: Plan) -> pd.DataFrame:
     data = trained.unlabelled(False)
     look = judge(criteria, plan.reference, data, cameras, device, precision)
     for trial in counted(study.get_trials()):
-        path = settings.place / "trials" / f"trial-{original(trial):04d}" / f"{stage}.pt"
-        if trial.state != TrialState.COMPLETE or not path.is_file():
+        first = f"trial-{original(trial):04d}"
+        names = [first, *(f"{first}-{k}" for k in range(1, settings.seeds))]
+        runs = [Run(settings.place / "trials" / name) for name in names]
+        kept = [run for run in runs if (run.folder / f"{stage}.pt").is_file()]
+        if trial.state != TrialState.COMPLETE or not kept:
             continue
         config = plan.compose(plan.space.decode(trial.params))
         config.backbone.weights = "none"
         backbone = build_backbone(config.backbone).to(device)
-        backbone.load_state_dict(read_state(path))
-        rows.append(
-            {"trial": trial.number, "test_mAP": tested.test(backbone)["mAP"]}
-            | {settings.criterion: trial.values[0]}
-            | {name.removeprefix("label_free_"): value for name, value in look(backbone).items()}
-        )
+        for run in kept:
+            backbone.load_state_dict(read_state(run.folder / f"{stage}.pt"))
+            found = {k.removeprefix("label_free_"): v for k, v in look(backbone).items()}
+            own = {settings.criterion: run.history()[-1][settings.column]}
+            rows.append({"cell": run.name, "test_mAP": tested.test(backbone)["mAP"]} | own | found)
     if not rows:
         raise ConfigError(
             f"No trial of '{settings.name}' has left a network.",
@@ -96,8 +100,8 @@ def correlations(rows: pd.DataFrame) -> pd.Series:
         ConfigError: too few trials.
     """
     if len(rows) < LEAST:
-        raise ConfigError(f"{len(rows)} trials are too few to rank.", f"{LEAST} or more.")
-    return rows.drop(columns="trial").corr("spearman")["test_mAP"].drop("test_mAP").round(2)
+        raise ConfigError(f"{len(rows)} networks are too few to rank.", f"{LEAST} or more.")
+    return rows.drop(columns="cell").corr("spearman")["test_mAP"].drop("test_mAP").round(2)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ from harness.search.preset import with_tuned, write_preset
 from harness.search.space import Values
 from harness.search.storage import hidden
 from harness.search.study import best_of
-from harness.search.trial import counted, reason, seconds_of
+from harness.search.tally import counted, reason, seconds_of
 
 Say = Callable[[str], None]
 
@@ -69,8 +69,8 @@ class Outcome:
 
     def fresh_seeds(self) -> list[int]:
         """Seeds that no trial had."""
-        seed = int(self.plan.base.seed)
-        return list(range(seed + 1, seed + 1 + self.plan.settings.reproduce))
+        first = int(self.plan.base.seed) + self.plan.settings.seeds
+        return list(range(first, first + self.plan.settings.reproduce))
 
     def same_protocol(self) -> bool:
         """Whether the best and the default hold the same equal, so that they may share a table."""

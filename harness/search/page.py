@@ -129,8 +129,8 @@ def page(outcome: Outcome, names: Sequence[str], plots: Sequence[Path]) -> str:
     if settings.criterion == "last_val":
         lines += [
             "",
-            "The criterion uses identities of the training set to choose settings; no trial trained "
-            "on the people held out, and none saw the test set.",
+            "The criterion uses identities of the training set to choose settings; no trial "
+            "trained on the people held out, and none saw the test set.",
         ]
     if settings.criterion == "oracle":
         lines += ["", f"**{WARNING}**"]

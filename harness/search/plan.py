@@ -23,7 +23,7 @@ from harness.search.check import defaults, settle
 from harness.search.lines import locator
 from harness.search.settings import Settings, read_settings
 from harness.search.space import Space, Values, parse
-from harness.search.trial import trial_config
+from harness.search.trial import epochs_of, trial_config
 
 CONF = Path(harness.__file__).parent / "conf"
 #: groups whose options may be searched
@@ -64,9 +64,8 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Epochs of a trial, warm-up included."""
-        trains = [stage.config.train for stage in self.recipe.stages]
-        return sum(int(t.epochs) + int(t.warmup_epochs) for t in trains)
+        """Epochs of a trial, warm-up included, of all its cells."""
+        return self.settings.seeds * epochs_of(self.recipe)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

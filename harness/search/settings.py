@@ -19,8 +19,8 @@ AGAINST: dict[str, Direction] = {"images_per_second": "maximize", "hours": "mini
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid")
 PRUNERS = ("none", "median", "hyperband", "halving")
 #: key → the least whole number
-WHOLE = {"trials": 1, "failures": 1, "every": 1, "heartbeat": 1, "retries": 0, "reproduce": 0,
-         "seed": 0, "split_seed": 0}  # fmt: skip
+WHOLE = {"trials": 1, "seeds": 1, "failures": 1, "every": 1, "heartbeat": 1, "retries": 0,
+         "reproduce": 0, "seed": 0, "split_seed": 0}  # fmt: skip
 TRUTHS = ("warm_start", "plots", "keep_networks")
 
 
@@ -36,6 +36,7 @@ class Settings:
     split_seed: int
     against: str | None
     every: int
+    seeds: int
     trials: int
     hours: float | None
     failures: int
@@ -65,6 +66,7 @@ class Settings:
             "last epoch",
             "oracle": "test mAP (oracle)",
         }[self.criterion]
+        words += f", mean of {self.seeds} seeds" if self.seeds > 1 else ""
         return words if self.against is None else f"{words}, and {self.against}"
 
     @property

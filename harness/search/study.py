@@ -21,7 +21,8 @@ from harness.search.samplers import make_pruner, make_sampler
 from harness.search.settings import Settings
 from harness.search.space import Space, Values
 from harness.search.storage import GRACE, open_storage, original, retry
-from harness.search.trial import Failed, Objective, SpentError, counted, reason, seconds_of
+from harness.search.tally import counted, reason, seconds_of
+from harness.search.trial import Failed, Objective, SpentError
 
 IDENTITY = "harness"
 #: seconds after which a running trial without any heartbeat is taken for one that never began

@@ -1,4 +1,4 @@
-"""A trial: one cell in the study's own store, looked at epoch by epoch.
+"""A trial: a cell (one a seed) in the study's own store, looked at epoch by epoch.
 
 Killed, it is taken up by whoever retries it, from the cell's checkpoint.
 """
@@ -32,6 +32,7 @@ from harness.search.held_out import hold_out
 from harness.search.settings import Settings
 from harness.search.space import Space
 from harness.search.storage import GRACE, original
+from harness.search.tally import counted, reason, seconds_of
 
 Row = Mapping[str, Any]
 #: what settings may well lead to; anything else, time and again, is a broken machine or a bug
@@ -44,23 +45,6 @@ class Failed(Exception):
 
 class SpentError(HarnessError):
     """The device time of the study is used up."""
-
-
-def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Those that are part of the search: none that another goes on with, none too many."""
-    gone = {n for t in trials for n in t.system_attrs.get("retry_history", [])}
-    gone |= {n for t in trials for n in t.user_attrs.get("interrupted", [])}
-    return [t for t in trials if t.number not in gone and "surplus" not in t.user_attrs]
-
-
-def seconds_of(trials: list[FrozenTrial]) -> float:
-    """Device time of trials."""
-    return sum(float(t.user_attrs.get("seconds", 0)) for t in trials)
-
-
-def reason(trial: FrozenTrial) -> str:
-    """Why a trial failed."""
-    return str(trial.user_attrs.get("reason", "its worker died, time and again"))
 
 
 def trial_config(config: DictConfig, settings: Settings, reference: Reference) -> DictConfig:
@@ -77,6 +61,12 @@ def trial_config(config: DictConfig, settings: Settings, reference: Reference) -
         config.evaluation.label_free = [settings.label_free]
         config.evaluation.reference = vars(reference)
     return config
+
+
+def epochs_of(recipe: Recipe) -> int:
+    """All epochs of a cell, warm-up included."""
+    trains = [stage.config.train for stage in recipe.stages]
+    return sum(int(t.epochs) + int(t.warmup_epochs) for t in trains)
 
 
 def step_of(row: Row, recipe: Recipe) -> int:
@@ -167,26 +157,20 @@ class Objective:
         if (before := self._same(trial, ahead)) is not None:
             return self._repeat(trial, before)
         started = time.monotonic() - float(frozen.user_attrs.get("seconds", 0))
-        name = f"trial-{original(frozen):04d}"
-        run = Run(self.settings.place / "trials" / name)
-        reporter = TrialReporter(
-            f"trial {trial.number}",
-            run.folder / "log.txt",
-            lambda row: self._watch(trial, row, started),
-        )
+        first = f"trial-{original(frozen):04d}"
+        names = [first, *(f"{first}-{k}" for k in range(1, self.settings.seeds))]
+        runs = [Run(self.settings.place / "trials" / name) for name in names]
         try:
-            config = self.compose(values)
-            config = trial_config(config, self.settings, self.reference)
-            config.name = name
-            self._wait_for(run)
-            run = run_cell(config, reporter)
+            config = trial_config(self.compose(values), self.settings, self.reference)
+            for place, run in enumerate(runs):
+                runs[place] = self._cell(trial, config, run, runs[:place], started)
         except TrialPruned:
-            self._clear(run, "*.pt")
+            self._clear(runs)
             raise
         except (DataError, SpentError):
             raise
         except Exception as error:
-            self._clear(run, "*.pt")
+            self._clear(runs)
             trial.set_user_attr("expected", isinstance(error, EXPECTED))
             trial.set_user_attr("reason", why := _why(error))
             raise Failed(why) from None  # let go of the frames, and of the memory that they hold
@@ -196,39 +180,63 @@ class Objective:
                 gc.collect()
                 torch.cuda.empty_cache()
         if not self.settings.keep_networks:
-            self._clear(run, "*.pt")
-        return self._values(trial, run)
+            self._clear(runs)
+        return self._values(trial, runs)
+
+    def _cell(
+        self, trial: Suggested, config: DictConfig, run: Run, before: list[Run], started: float
+    ) -> Run:
+        """One of a trial's cells: the same settings as those before it, the next seed."""
+        config = config.copy()
+        config.name, config.seed = run.name, int(config.seed) + len(before)
+        ended = [self._last(other) for other in before]
+
+        def watch(row: Row) -> None:
+            self._watch(trial, row, ended, started)
+
+        of_several = f", seed {config.seed}" if self.settings.seeds > 1 else ""
+        self._wait_for(run)
+        what = f"trial {trial.number}{of_several}"
+        return run_cell(config, TrialReporter(what, run.folder / "log.txt", watch))
+
+    def _last(self, run: Run) -> float:
+        """The criterion after the last epoch of a finished cell."""
+        return float(run.history()[-1][self.settings.column])
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _values(self, trial: Suggested, run: Run) -> float | tuple[float, float]:
-        record = run.record
-        value = float(run.history()[-1][self.settings.column])
-        trial.set_user_attr("metrics", record["metrics"])
+    def _values(self, trial: Suggested, runs: list[Run]) -> float | tuple[float, float]:
+        value = sum(map(self._last, runs)) / len(runs)
+        trial.set_user_attr("metrics", [run.record["metrics"] for run in runs])
         if not math.isfinite(value):
             trial.set_user_attr("reason", why := "the criterion is not a number")
             raise Failed(why)
         if self.settings.against is None:
             return value
-        last = list(record["stages"].values())[-1]
-        other = {
-            "images_per_second": last["images_per_second"],
-            "hours": record["seconds"] / 3600,
+        others = {
+            "images_per_second": [
+                list(run.record["stages"].values())[-1]["images_per_second"] for run in runs
+            ],
+            "hours": [run.record["seconds"] / 3600 for run in runs],
         }[self.settings.against]
-        return value, float(other)
+        return value, float(sum(others) / len(runs))
 
-    def _watch(self, trial: Suggested, row: Row, started: float) -> None:
-        """After each epoch: tell Optuna, and stop if there is no hope or no time."""
+    def _watch(self, trial: Suggested, row: Row, ended: list[float], started: float) -> None:
+        """After each epoch: tell Optuna, and stop if there is no hope or no time.
+
+        Args:
+            ended: the criterion of the trial's earlier cells. What is told is the mean with them.
+        """
         self._spend(trial, started)
         value = row.get(self.settings.column)
         if self.settings.against is None and value is not None:
             frozen = self.study._storage.get_trial(trial._trial_id)
             if frozen.state.is_finished():  # while this machine slept
                 raise Failed("another worker has taken this trial for dead")
-            step = step_of(row, self.recipe)
+            step = len(ended) * epochs_of(self.recipe) + step_of(row, self.recipe)
             if step not in frozen.intermediate_values:
-                trial.report(float(value), step)
+                trial.report((sum(ended) + float(value)) / (len(ended) + 1), step)
             if "default" not in frozen.user_attrs and trial.should_prune():
                 raise TrialPruned(f"after {row['stage']} {row['epoch']}")
         if self.settings.hours is not None:
@@ -280,9 +288,11 @@ class Objective:
                 raise HarnessError(f"another process holds {run.name}") from error
 
     @staticmethod
-    def _clear(run: Run, pattern: str) -> None:
-        for path in run.folder.glob(pattern):
-            path.unlink(missing_ok=True)
+    def _clear(runs: list[Run]) -> None:
+        """Remove networks and checkpoints."""
+        for run in runs:
+            for path in run.folder.glob("*.pt"):
+                path.unlink(missing_ok=True)
 
 
 def _why(error: Exception) -> str:

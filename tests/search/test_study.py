@@ -20,7 +20,7 @@ from harness.search import command
 from harness.search import trial as trials
 from harness.search.plan import Plan, make_plan
 from harness.search.study import open_study
-from harness.search.trial import counted, reason
+from harness.search.tally import counted, reason
 from tests.search.small import EPS, pretend, search, small
 
 Planned = Callable[..., Plan]
@@ -361,6 +361,30 @@ def test_two_objectives_make_a_front(planned: Planned, monkeypatch: pytest.Monke
     assert "Pareto front (trial" in page and "images per second" in page
     beaten = [t for t in found if t.params["labeler.eps"] < 0.4]
     assert all(f"preset-{t.number}.yaml" not in names for t in beaten)
+
+
+def test_a_trial_of_several_seeds_is_their_mean(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[DictConfig] = []
+    stopped = [True]
+
+    def value(config: DictConfig, epoch: int) -> float:
+        if config.seed == 1 and stopped and stopped.pop():
+            raise KeyboardInterrupt
+        return near_half(config, epoch) + 3 * int(config.seed)
+
+    plan = planned(trials=2, seeds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, monkeypatch, pretend(value))
+    run(plan, monkeypatch, pretend(value, seen))
+    names = ["trial-0000", "trial-0000-1", "trial-0002", "trial-0002-1"]
+    assert [(c.name, c.seed) for c in seen] == list(zip(names, [0, 1, 0, 1], strict=True))
+    first, _ = ended(plan)
+    assert first.values == [pytest.approx(41 + 1.5)]
+    # two epochs a cell; the later ones tell the mean with the cell before
+    assert first.intermediate_values == pytest.approx({0: 40, 1: 41, 2: 42, 3: 42.5})
+    assert plan.settings.optimised.endswith("mean of 2 seeds")
 
 
 @pytest.mark.parametrize(

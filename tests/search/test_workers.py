@@ -19,7 +19,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from harness.search.trial import counted
+from harness.search.tally import counted
 from tests.search.small import small
 
 pytestmark = pytest.mark.slow
