@@ -47,7 +47,7 @@ class Plan:
 
     def compose(self, values: Values) -> DictConfig:
         """The configuration with some values of the space."""
-        return _composer(self.base, self.overrides)(values)
+        return Composer(self.base, self.overrides)(values)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -121,7 +121,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
             "Choose a method that trains (harness list methods).",
         )
     space = parse({str(key): node for key, node in tree.items()}, locator(overrides))
-    space = settle(space, _composer(whole, overrides), _groups())
+    space = settle(space, Composer(whole, overrides), part_options())
     first = defaults(space, whole, chosen) if settings.warm_start else None
     plan = Plan(overrides, settings, space, whole, first)
     if settings.sampler == "grid":
@@ -134,7 +134,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     return plan
 
 
-def _groups() -> dict[str, list[str]]:
+def part_options() -> dict[str, list[str]]:
     return {part: sorted(path.stem for path in (CONF / part).glob("*.yaml")) for part in PARTS}
 
 
@@ -151,7 +151,7 @@ def _check_data(plan: Plan) -> None:
         )
 
 
-class _composer:
+class Composer:
     """Values → a configuration: by Hydra where they choose a part, else by setting them."""
 
     def __init__(self, base: DictConfig, overrides: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from harness.files import write_atomically
 from harness.notices import say_once
 from harness.search.outcome import Outcome
+from harness.search.study import shortened
 
 
 def copy_of(outcome: Outcome) -> Study:
@@ -79,21 +80,28 @@ def draw(outcome: Outcome) -> list[Path]:
             warnings.simplefilter("ignore", ExperimentalWarning)
             warnings.simplefilter("ignore", UserWarning)
             axes = make()
-        _save(path, axes, settings.name, len(outcome.plan.space.params))
+        _save(path, axes, settings.name, shortened([p.key for p in outcome.plan.space]))
         found.append(path)
     return found
 
 
-def _save(path: Path, axes: Any, title: str, params: int) -> None:
+def _save(path: Path, axes: Any, title: str, short: dict[str, str]) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
+    from matplotlib.ticker import NullFormatter
 
     first = np.ravel(axes)[0] if isinstance(axes, np.ndarray) else axes
     figure = first.figure
     several = isinstance(axes, np.ndarray) and axes.size > 1
-    figure.set_size_inches((3 * params, 3) if several else (8, 4.5))
+    figure.set_size_inches((3 * len(short), 3) if several else (8, 4.5))
     if several:
         figure.suptitle(title)
+        for part in np.ravel(axes):
+            part.set_xlabel(short.get(part.get_xlabel(), part.get_xlabel()))
+            if part.get_xscale() == "log":
+                part.xaxis.set_minor_formatter(NullFormatter())  # its labels lie on each other
+    elif path.stem == "history":
+        first.legend(loc="lower right")  # Optuna's takes a third of the picture
     # the colour bar of slices is laid out by hand: tight_layout would lay it over one of them
     write_atomically(
         path, lambda file: figure.savefig(file, format="png", dpi=80, bbox_inches="tight")

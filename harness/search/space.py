@@ -88,8 +88,9 @@ class Param:
         assert self.low is not None and self.high is not None
         if self.whole:
             low, high, step = int(self.low), int(self.high), int(self.step or 1)
-            return trial.suggest_int(self.key, low, high, step=step, log=self.log)
-        return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+            return int(trial.suggest_int(self.key, low, high, step=step, log=self.log))
+        value = trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
+        return float(value)  # of a grid, old versions of Optuna give numpy's
 
     def encode(self, value: Any) -> Any:
         """What Optuna knows a value by."""

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna import Study
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import ConfigError, DataError, HarnessError
@@ -106,7 +106,7 @@ def sweep(study: Study, settings: Settings) -> None:
         if never_begun(trial, settings):
             try:
                 study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            except UpdateFinishedTrialError:  # another worker was quicker
+            except RuntimeError:  # finished: another worker was quicker
                 continue
             again(study, study._storage.get_trial(trial._trial_id))
 
@@ -180,7 +180,7 @@ def work(study: Study, settings: Settings, objective: Objective, say: Say) -> No
             put_back(study, objective.current)
             say(str(error.cause))
             continue
-        except (UpdateFinishedTrialError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:  # a finished trial takes no more
             if not _taken(study, objective.current):
                 raise
             say(f"a trial was taken over by another worker meanwhile ({error})")

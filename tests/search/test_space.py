@@ -9,12 +9,18 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from harness import plugins
 from harness.errors import ConfigError
-from harness.search.plan import make_plan
+from harness.hydra_app import compose as compose_run
+from harness.search.check import defaults, settle
+from harness.search.lines import locator
+from harness.search.plan import Composer, make_plan, part_options
 from harness.search.space import Space, parse
 from tests.search.small import small
+from tests.tiny import tiny
 
 
 def read(tree: Mapping[str, Any]) -> Space:
@@ -136,11 +142,7 @@ search:
     ("leaf", "told"),
     [
         ("epps: {low: 0.3, high: 0.7}", "there is no such option"),
-        ("min_samples: {low: 2.5, high: 8.5}", "whole number"),
-        ("min_samples: {choices: [2, four]}", "'four' is no whole number"),
         ("min_samples: {low: 0, high: 8}", "min_samples 0 is below 1"),
-        ("search: {low: 0, high: 8}", "is no number, so it has no range"),
-        ("search: {choices: [auto, tensor]}", "unknown search 'tensor'"),
         ("min_samples: {low: 5, high: 8}", "the default, 4, is not among"),
         ("min_samples: {low: 8, high: 2}", "the range is empty"),
         ("part_weight: {low: -1.0, high: 1.0, log: true}", "no logarithm"),
@@ -165,24 +167,47 @@ def test_the_line_of_a_methods_file_is_told(
     ("override", "told"),
     [
         ("+search.space.labeler.epps={low: 0.3, high: 0.7}", "there is no such option"),
-        ("search.space.labeler.eps.low=0.9", "the range is empty"),
-        ("search.space.labeler.eps.high=1.5", "eps 1.5 is not in (0, 1]"),
+        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "eps 1.5 is not in (0, 1]"),
         ("+search.space.optimizer.lr={low: -1, high: 1, log: true}", "no logarithm"),
+        ("+search.space.labeler.min_samples={low: 2.5, high: 8.5}", "whole number"),
+        ("+search.space.labeler.min_samples={choices: [2, four]}", "'four' is no whole number"),
+        ("+search.space.labeler.search={low: 0, high: 8}", "is no number, so it has no range"),
+        ("+search.space.labeler.search={choices: [auto, tensor]}", "unknown search 'tensor'"),
         ("+search.space.seed={low: 0, high: 9}", "seed is not searched"),
         ("+search.space.dataset.seed={low: 0, high: 9}", "dataset is not searched"),
         ("+search.space.evaluation.rerank={choices: [true, false]}", "evaluation is not searched"),
         ("+search.space.backbone={choices: [small, resnet51]}", "no backbone 'resnet51'"),
         ("+search.space.optimizer={low: 0, high: 9}", "that is a section"),
         ("+search.space.objective.hard={choices: [0, 1]}", "0 is no true or false"),
-        ("+search.space.train={epochs: {low: 0, high: 2}}", "train.epochs=0 must be a whole"),
+        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 must be a whole"),
+        ("+search.space.distiller.weight={low: 0, high: 2}", "there is no such option"),
     ],
 )
-def test_the_override_is_told(tmp_path: Path, override: str, told: str) -> None:
-    clear = ["~search.space.objective.hard"] if "objective.hard" in override else []
+def test_what_the_configuration_does_not_bear_is_refused(
+    base: DictConfig, override: str, told: str
+) -> None:
+    key, node = override.removeprefix("+search.space.").split("=", 1)
+    tree: Any = yaml.safe_load(node)
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    compose = Composer(base, [])
     with pytest.raises(ConfigError) as error:
-        make_plan(small(tmp_path, *clear, override))
+        settle(parse(tree, locator([override])), compose, part_options())
     assert told in error.value.cause
     assert f"Mend '{override}' on the command line." in error.value.cure
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    """A composed configuration."""
+    return compose_run(tiny(Path("unused"), "method=cluster_contrast"))
+
+
+def test_the_override_is_told(tmp_path: Path) -> None:
+    override = "search.space.labeler.eps.low=0.9"
+    with pytest.raises(ConfigError, match="the range is empty") as error:
+        make_plan(small(tmp_path, override))
+    assert error.value.cure == f"Mend '{override}' on the command line."
 
 
 def test_any_value_and_any_part_can_be_searched(tmp_path: Path) -> None:
@@ -234,9 +259,15 @@ CASES = [
 
 
 @pytest.mark.parametrize("method", CASES)
-def test_every_method_has_a_space_that_holds_its_defaults(tmp_path: Path, method: str) -> None:
+def test_every_method_has_a_space_that_holds_its_defaults(method: str) -> None:
     """Under the demo protocol, whose neighbours are others than the published ones."""
     if method.endswith("infomap"):
         pytest.importorskip("infomap")
-    plan = make_plan([f"method={method}", "dataset=synthetic", f"search.folder={tmp_path}"])
-    assert plan.defaults and len(plan.defaults) == len(plan.space.params)
+    overrides = [f"method={method}", "dataset=synthetic"]
+    config = compose_run(overrides, "search")
+    OmegaConf.set_struct(config, False)
+    tree = OmegaConf.to_container(config.pop("search").space)
+    assert isinstance(tree, dict)
+    nodes = {str(key): node for key, node in tree.items()}
+    space = settle(parse(nodes, locator(overrides)), Composer(config, overrides), part_options())
+    assert len(defaults(space, config, {})) == len(space.params) > 0

@@ -212,6 +212,7 @@ def test_a_dead_workers_trial_is_retried(
     assert "default" in ended(plan)[0].user_attrs
 
 
+@pytest.mark.slow
 def test_after_some_retries_it_is_given_up(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +292,7 @@ def test_hopeless_trials_are_pruned_but_never_the_default(
     assert not list(plan.settings.place.glob("trials/*/*.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["hyperband", "halving"])
 def test_other_pruners(planned: Planned, monkeypatch: pytest.MonkeyPatch, pruner: str) -> None:
     plan = planned(trials=9, pruner=pruner, sampler="random")
@@ -302,7 +304,12 @@ def test_other_pruners(planned: Planned, monkeypatch: pytest.MonkeyPatch, pruner
     assert {t.state for t in ended(plan)} == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "cmaes"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "sampler", ["tpe", *(pytest.param(s, marks=SLOW) for s in ("random", "gp", "cmaes"))]
+)
 def test_samplers_find_the_optimum_again(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
@@ -387,28 +394,23 @@ def test_a_trial_of_several_seeds_is_their_mean(
     assert plan.settings.optimised.endswith("mean of 2 seeds")
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        ("search.space.labeler.eps.low=0.4", "space of labeler.eps"),
-        ("search.criterion=oracle", "optimised: mAP on 40% of the training people"),
-        ("search.held_out=0.3", "optimised: mAP on 40%"),
-        ("train.epochs=3", "other settings"),
-        ("search.sampler=random", "sampler: tpe, not random"),
-        ("method=cap", "method: cluster_contrast, not cap"),
-        ("seed=3", "seed: 0, not 3"),
-    ],
-)
 def test_another_search_of_the_same_name_is_refused(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, told: str
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = replace(plan, settings=replace(plan.settings, folder=tmp_path / "searches", trials=1))
     run(first, monkeypatch)
-    given = [o for o in EPS if "neighbours" in o or "method" not in override]
-    other = make_plan(small(tmp_path, *given, "search.pruner=none", override))
-    with pytest.raises(ConfigError, match="is another one") as error:
-        study_of(other)
-    assert told in error.value.cause and "search.name" in error.value.cure
+    for overrides, told in (
+        (["search.space.labeler.eps.low=0.4"], ["space of labeler.eps"]),
+        (["search.criterion=oracle", "search.sampler=random"],
+         ["optimised: mAP on 40% of the training people", "sampler: tpe, not random"]),
+        (["train.epochs=3", "seed=3"], ["other settings", "seed: 0, not 3"]),
+        (["method=cap"], ["method: cluster_contrast, not cap"]),
+    ):  # fmt: skip
+        other = make_plan(small(tmp_path, *EPS, "search.pruner=none", *overrides))
+        with pytest.raises(ConfigError, match="is another one") as error:
+            study_of(other)
+        assert all(text in error.value.cause for text in told)
+        assert "search.name" in error.value.cure
 
 
 def test_a_trial_is_a_cell_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
