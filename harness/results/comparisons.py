@@ -12,7 +12,7 @@ import pandas as pd
 from harness.errors import ConfigError, did_you_mean
 from harness.results import published
 from harness.results.names import crossings, variants
-from harness.results.store import Store, load
+from harness.results.store import Run, Store, load
 
 METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
 
@@ -63,6 +63,16 @@ class Comparison:
         """The protocol card as `key value; key value`."""
         shown = {k: v for k, v in self.card.items() if k not in ("name", "hash", "cameras", "tuned")}
         return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+
+    @property
+    def searches(self) -> str:
+        """How the settings of tuned rows were found; '' if there are none."""
+        told = {}
+        for row in self.rows[self.rows["tuned"] != ""].to_dict("records"):
+            tuned = Run(Path(self.store) / str(row["runs"][0])).record["protocol"]["tuned"]
+            told[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
+        searches = "; ".join(f"{name}: {text}" for name, text in told.items())
+        return f"Searches that settings come from: {searches}." if told else ""
 
     @property
     def sources(self) -> str:

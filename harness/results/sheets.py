@@ -104,8 +104,8 @@ def sheet(comparison: Comparison) -> Sheet:
         tuple(columns),
         tuple(body),
         tuple(rows["name"]),
-        tuple(filter(None, (comparison.warning, comparison.caption, _leading(led), _where(rows),
-                            comparison.sources))),  # fmt: skip
+        tuple(filter(None, (comparison.warning, comparison.caption, comparison.searches,
+                            _leading(led), _where(rows), comparison.sources))),  # fmt: skip
         comparison.dataset,
         str(comparison.card["name"]),
     )

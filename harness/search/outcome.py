@@ -104,14 +104,16 @@ def write_presets(outcome: Outcome) -> list[str]:
     place, name, total = plan.settings.place, plan.settings.name, len(outcome.trials)
     by = plan.settings.optimised
     note = f"Trial {best.number} of {total} of the search '{name}', the best by {by}."
-    write_preset(place / "preset.yaml", plan, outcome.values(best), total, note)
+    for path in place.glob("preset-*.yaml"):
+        path.unlink()  # of a front that more trials may have moved
+    write_preset(place / "preset.yaml", plan, outcome.values(best), total, name, note)
     names = [name]
     for trial in outcome.front:
         if trial.number != best.number:
             note = f"Trial {trial.number} of {total} of the search '{name}', on its Pareto front."
-            path = place / f"preset-{trial.number}.yaml"
-            write_preset(path, plan, outcome.values(trial), total, note)
-            names.append(f"{name}-{trial.number}")
+            path, other = place / f"preset-{trial.number}.yaml", f"{name}-{trial.number}"
+            write_preset(path, plan, outcome.values(trial), total, other, note)
+            names.append(other)
     return names
 
 

@@ -13,14 +13,14 @@ from harness.search.plan import PARTS, Plan
 from harness.search.space import Values
 
 
-def tuned(plan: Plan, trials: int) -> dict[str, Any]:
+def tuned(plan: Plan, trials: int, name: str | None = None) -> dict[str, Any]:
     """How settings were found: a section of the configuration, on the card of what is run with it.
 
     Args:
-        trials: how many there were.
+        trials: how many there were. name: of the preset, if it is not the search's best.
     """
     return {
-        "search": plan.settings.name,
+        "search": name or plan.settings.name,
         "method": plan.recipe.method,
         "criterion": plan.settings.criterion,
         "by": plan.settings.optimised,
@@ -35,11 +35,11 @@ def with_tuned(plan: Plan, values: Values, trials: int) -> DictConfig:
     return config
 
 
-def write_preset(path: Path, plan: Plan, values: Values, trials: int, note: str) -> None:
+def write_preset(path: Path, plan: Plan, values: Values, trials: int, name: str, note: str) -> None:
     """Write a preset.
 
     Args:
-        note: what these values are, in a sentence.
+        name: for `+search=`. note: what these values are, in a sentence.
     """
     parts = {key: value for key, value in values.items() if key in PARTS}
     rest = OmegaConf.create({})
@@ -49,7 +49,7 @@ def write_preset(path: Path, plan: Plan, values: Values, trials: int, note: str)
     node: dict[str, Any] = {}
     if parts:
         node["defaults"] = [{f"override /{part}": option} for part, option in parts.items()]
-    node["tuned"] = tuned(plan, trials)
+    node["tuned"] = tuned(plan, trials, name)
     settings = OmegaConf.to_container(rest)
     assert isinstance(settings, dict)
     # `override` entries come first in a file; the rest is merged over the method and the protocol

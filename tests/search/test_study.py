@@ -365,6 +365,8 @@ def test_two_objectives_make_a_front(planned: Planned, monkeypatch: pytest.Monke
     names = {p.name for p in plan.settings.place.glob("preset*.yaml")}
     page = (plan.settings.place / "README.md").read_text()
     assert "preset.yaml" in names and len(names) >= 2
+    for path in plan.settings.place.glob("preset-*.yaml"):
+        assert f"search: s-{path.stem.split('-')[1]}\n" in path.read_text()
     assert "Pareto front (trial" in page and "images per second" in page
     beaten = [t for t in found if t.params["labeler.eps"] < 0.4]
     assert all(f"preset-{t.number}.yaml" not in names for t in beaten)
