@@ -46,9 +46,10 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
   harness run method=mskd labeler.eps=0.5                change any value of it
   harness run method=cluster_contrast distiller=offline_teacher distiller.teacher=RUN
 
-often changed:  protocol=common|published|demo|debug  selection=last|label_free|oracle  backbone=resnet50|…
-  backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto  device=auto|cpu|cuda
-  data.root=DIR  store=DIR  force=true  evaluation.rerank=true  dataset.on_bad_image=skip
+often changed:  protocol=common|published|demo|debug  selection=last|label_free|oracle
+  backbone=resnet50|…  backbone.weights=imagenet|FILE|none  train.precision=fp32|tf32|bf16|auto
+  device=auto|cpu|cuda  data.root=DIR  store=DIR  force=true  evaluation.rerank=true
+  dataset.on_bad_image=skip  +search=NAME (what harness search has found)
 
 A finished cell is not run twice; a killed one goes on when the same command is given again.
 harness run --hydra-help shows Hydra's own options; completion: harness run -sc install=bash.

@@ -189,6 +189,11 @@ def _explained(error: Exception, arguments: Sequence[str], primary: str = "confi
                 f"Known: {', '.join(groups['method'])}. Example: harness run method=mskd.",
             )
         for item in parsed:
+            if item.key_or_group == "search" and not groups.get("search"):
+                return ConfigError(
+                    f"There is no search '{item.value()}', nor any other.",
+                    "They lie in results/searches, or where HARNESS_SEARCHES says.",
+                )
             options = groups.get(item.key_or_group, [])
             for value in getattr(item.value(), "list", [item.value()]):  # a sweep has several
                 value = "null" if value is None else value

@@ -41,6 +41,7 @@ often changed:  search.criterion=last_val|label_free|oracle  search.against=imag
   search.storage=sqlite|journal|postgresql://USER@HOST/DB  search.reproduce=3  search.name=NAME
 
 The same command joins a search that is running, and goes on with one that was stopped or killed.
+HARNESS_SEARCHES says where searches lie, for +search=NAME too; default results/searches.
 The first trial is the method's defaults. By default the test set is not looked at before the end,
 when the best settings and the defaults are run on fresh seeds. See docs/search.md.
 """
