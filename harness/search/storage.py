@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -64,7 +65,8 @@ def open_storage(settings: Settings) -> BaseStorage:
     names = inspect.signature(RDBStorage).parameters
     new = "heartbeat_stale_trial_callback"
     options: dict[str, Any] = {new if new in names else "failed_trial_callback": stale}
-    try:
+
+    def database() -> RDBStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             return RDBStorage(
@@ -74,6 +76,15 @@ def open_storage(settings: Settings) -> BaseStorage:
                 grace_period=GRACE * settings.heartbeat,
                 **options,
             )
+
+    try:
+        try:
+            return database()
+        except ImportError:
+            raise
+        except Exception:  # a worker on another machine may be laying out the same tables
+            time.sleep(2)
+            return database()
     except ImportError as error:
         raise ConfigError(
             f"search.storage={hidden(settings.storage)}: {first_line(error)}.",

@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.errors import ConfigError, DataError, HarnessError
+from harness.files import make_folder
 from harness.progress import duration
 from harness.search.samplers import make_pruner, make_sampler
 from harness.search.settings import Settings
@@ -48,8 +49,9 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = make_sampler(settings)
-    storage = open_storage(settings)
+    make_folder(settings.place)
     with FileLock(settings.place / ".opening.lock"):
+        storage = open_storage(settings)  # two workers must not lay out its tables at once
         study = optuna.create_study(
             storage=storage,
             sampler=sampler,

@@ -257,6 +257,24 @@ def test_many_workers_run_as_many_trials_as_were_asked_for(
     assert sum("default" in t.user_attrs for t in found) == 1
 
 
+def test_workers_that_begin_at_once_share_one_study(planned: Planned) -> None:
+    """They used to lay out the database's tables at once, and all but one failed."""
+    plan = planned(storage="sqlite")
+    together, opened = threading.Barrier(4), []
+
+    def begin() -> None:
+        together.wait()
+        opened.append(study_of(plan).get_trials())
+
+    workers = [threading.Thread(target=begin) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert len(opened) == 4, "nobody was refused"
+    assert len(ended(plan)) == 1, "one default trial"
+
+
 def test_the_same_values_are_not_run_again(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
