@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 #: lines of a card that are columns of every table, and so not under its hash
-UNHASHED = ("cameras", "selection", "hash")
+UNHASHED = ("cameras", "selection", "tuned", "hash")
 
 
 def card_hash(card: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ LATER: dict[str, dict[str, Any]] = {
     "batch": {"sampler": "identity"},
     "dataset": {"total_images": None},
     "backbone": BACKBONE,
+    "evaluation": {"label_free": None, "reference": None},
 }
 
 

@@ -18,6 +18,7 @@ example:  harness run method=mskd dataset=market1501
 usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
+  search    better hyper-parameters, honestly chosen     harness search method=mskd search.trials=50
   table     compare what was run                         harness table --format markdown
   report    all of it as one page for a browser          harness report --output report.html
   show      pictures of a run: ranked lists, maps, …     harness show RUN ranked
@@ -51,10 +52,11 @@ usage: harness run method=NAME [dataset=NAME] [KEY=VALUE …]
   harness run method=cluster_contrast dataset=[market1501,msmt17]   both, tested on the first
   harness run method=cluster_contrast dataset=msmt17 init=RUN       begin from a finished run
 
-often changed:  protocol=common|published|demo|debug  selection=last|oracle  backbone=resnet50|…
-  backbone.weights=imagenet|FILE|none  train.precision=auto|fp32|tf32|bf16|fp16  device=cpu|cuda
-  data.root=DIR  store=DIR  overwrite=skip|only-missing|always  log=none|tensorboard|wandb|mlflow
-  evaluation.rerank=true  evaluation.keep_features=true  dataset.on_bad_image=skip
+often changed:  protocol=common|published|demo|debug  selection=last|label_free|oracle
+  backbone=resnet50|…  backbone.weights=imagenet|FILE|none  device=cpu|cuda  data.root=DIR
+  train.precision=auto|fp32|tf32|bf16|fp16  store=DIR  overwrite=skip|only-missing|always
+  log=none|tensorboard|wandb|mlflow  evaluation.rerank=true  evaluation.keep_features=true
+  dataset.on_bad_image=skip  +search=NAME (what harness search has found)
 
 A finished cell is not run twice; a killed one goes on when the same command is given again.
 harness run --hydra-help shows Hydra's own options; completion: harness run -sc install=bash.
@@ -162,6 +164,15 @@ class _Parser(argparse.ArgumentParser):
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
+
+
+def _search(arguments: list[str]) -> None:
+    from harness import plugins
+
+    plugins.register()
+    from harness.search.command import main as search  # Optuna is slow to import
+
+    search(arguments)
 
 
 def _table(arguments: list[str]) -> None:
@@ -474,6 +485,7 @@ def _add_shared(parser: _Parser) -> None:
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "run": _run,
+    "search": _search,
     "table": _table,
     "report": _report,
     "show": _show,

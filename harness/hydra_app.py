@@ -113,7 +113,7 @@ def _check_flags(arguments: Sequence[str]) -> None:
             raise ConfigError(f"There is no option '{flag}'.", did_you_mean(flag, flags))
 
 
-def _check_stages(overrides: Sequence[str]) -> None:
+def _check_stages(overrides: Sequence[str], name: str = "config") -> None:
     """Refuse a change to a stage that the method does not have; Hydra would add the stage.
 
     Raises:
@@ -124,7 +124,7 @@ def _check_stages(overrides: Sequence[str]) -> None:
     if not named:
         return
     others = [str(item.input_line) for item in parsed if item not in named]
-    stages = list(hydra.compose("config", others).stages or {})
+    stages = list(hydra.compose(name, others).stages or {})
     for item in named:
         stage = item.key_or_group.split(".")[1]
         if stage not in stages:
@@ -134,8 +134,12 @@ def _check_stages(overrides: Sequence[str]) -> None:
             )
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = False) -> DictConfig:
     """The configuration that `harness run OVERRIDES` would run, in a library's or test's hands.
+
+    Args:
+        name: of the primary configuration; `search` is that of `harness search`.
+        with_hydra: keep the section `hydra`, which knows the choices.
 
     Raises:
         HarnessError: something is misspelt or cannot be combined.
@@ -146,18 +150,18 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         try:
-            config = hydra.compose("config", list(overrides))
-            _check_stages(overrides)
+            config = hydra.compose(name, list(overrides), return_hydra_config=with_hydra)
+            _check_stages(overrides, name)
             return config
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             problem = error
-    raise _explained(problem, overrides) from problem
+    raise _explained(problem, overrides, name) from problem
 
 
 # --------------------------------------------------------------------------- what was meant
 
 
-def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
+def _explained(error: Exception, arguments: Sequence[str], primary: str = "config") -> HarnessError:
     """The same error in words that name the nearest thing that exists."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
@@ -200,6 +204,11 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
                 f"Known: {', '.join(groups['method'])}. Example: harness run method=mskd.",
             )
         for item in parsed:
+            if item.key_or_group == "search" and not groups.get("search"):
+                return ConfigError(
+                    f"There is no search '{item.value()}', nor any other.",
+                    "They lie in results/searches, or where HARNESS_SEARCHES says.",
+                )
             options = groups.get(item.key_or_group, [])
             for value in getattr(item.value(), "list", [item.value()]):  # a sweep has several
                 value = "null" if value is None else value
@@ -208,7 +217,7 @@ def _explained(error: Exception, arguments: Sequence[str]) -> HarnessError:
                         f"There is no {item.key_or_group} '{value}'.",
                         did_you_mean(value, options),
                     )
-        composed = set(_composed_keys(parsed, groups))
+        composed = set(_composed_keys(parsed, groups, primary))
     keys = composed | set(groups)
     for item in parsed if composed else ():
         key = item.key_or_group
@@ -233,7 +242,9 @@ def _near(key: str, keys: set[str]) -> bool:
     return did_you_mean(key, keys).startswith("Did")
 
 
-def _composed_keys(parsed: Sequence[Any], groups: dict[str, list[str]]) -> Iterator[str]:
+def _composed_keys(
+    parsed: Sequence[Any], groups: dict[str, list[str]], primary: str
+) -> Iterator[str]:
     """All dotted keys of the configuration that the group choices alone give."""
     choices = []
     for item in parsed:
@@ -242,7 +253,7 @@ def _composed_keys(parsed: Sequence[Any], groups: dict[str, list[str]]) -> Itera
             chosen = f"{item.key_or_group}={several[0]}" if several else item.input_line
             choices.append(f"+{chosen}" if several and item.is_add() else chosen)
     try:
-        config = hydra.compose("config", choices)
+        config = hydra.compose(primary, choices)
     except (HydraException, OmegaConfBaseException):
         return
     plain = OmegaConf.to_container(config, resolve=False)

@@ -177,12 +177,38 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig, path
         store.store(group=group, name=name, node=own, package="_global_")
 
 
+def _store_search(store: ConfigStore, method: str, node: DictConfig, path: Path) -> None:
+    """Take out a method's `search:` block, which `harness search` alone reads: no run has it.
+
+    The space of a part holds for the part that the method chose, as its settings do.
+
+    Raises:
+        ConfigError: it is no mapping, or its space is none.
+    """
+    block = node.pop("search", None)
+    if block is None:
+        return
+    space = block.get("space", {}) if isinstance(block, DictConfig) else None
+    if not isinstance(space, DictConfig):
+        raise ConfigError(f"{path}: `search` must hold `space`, and that keys and ranges.")
+    folder, _, stem = method.rpartition("/")
+    for part, option in chosen_parts(node).items():
+        if part in space:
+            own = OmegaConf.create({"search": {"space": {part: space.pop(part)}}})
+            group = f"own_space_{part}/{folder}" if folder else f"own_space_{part}"
+            store.store(group=group, name=f"{stem}-{option}", node=own, package="_global_")
+    group = f"own_search/{folder}" if folder else "own_search"
+    store.store(group=group, name=stem, node={"search": block}, package="_global_")
+
+
 def _store_method(store: ConfigStore, plugin: Plugin, node: DictConfig) -> None:
     """A method and its variants."""
     for variant, path in plugin.variants.items():
         varied = vary(node, load_config(path), f"{plugin.name}_{variant}")
+        _store_search(store, f"{plugin.name}/{variant}", varied, path)
         _only_with_its_parts(store, f"{plugin.name}/{variant}", varied, path)
         store.store(group=f"method/{plugin.name}", name=variant, node=varied, package="_global_")
+    _store_search(store, plugin.name, node, plugin.folder / "config.yaml")
     _only_with_its_parts(store, plugin.name, node, plugin.folder / "config.yaml")
     store.store(group="method", name=plugin.name, node=node, package="_global_")
 
@@ -220,7 +246,10 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
         return found
     _registered.clear()
     store = ConfigStore.instance()
-    for group in (*GROUPS.values(), *(f"own_{part}" for part in ("backbone", *PARTS))):
+    for group in (
+        *GROUPS.values(), "search", "own_search", *(f"own_{part}" for part in ("backbone", *PARTS)),
+        *(f"own_space_{part}" for part in PARTS),
+    ):  # fmt: skip
         store.repo.get(group, {}).clear()  # a folder that is no longer named is gone
     for plugin in found["methods"].values():
         _store_method(store, plugin, load_config(plugin.folder / "config.yaml"))
@@ -230,7 +259,28 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
         defaults = node.pop("defaults", [])
         node = OmegaConf.create({"defaults": defaults, "dataset": node})
         store.store(group="dataset", name=plugin.name, node=node, package="_global_")
+    for name, path in presets().items():
+        store.store(group="search", name=name, node=load_config(path), package="_global_")
     _registered.append(files)
+    return found
+
+
+def search_folders() -> list[Path]:
+    """Where finished searches lie: `HARNESS_SEARCHES` or ./results/searches, and the checkout's."""
+    named = os.environ.get("HARNESS_SEARCHES") or "results/searches"
+    checkout = Path(__file__).resolve().parents[1] / "results" / "searches"
+    return [Path(named).expanduser(), checkout]
+
+
+def presets() -> dict[str, Path]:
+    """What searches have found, for `+search=NAME`: the best as NAME, others of a Pareto front as
+    NAME-TRIAL.
+    """
+    found: dict[str, Path] = {}
+    for folder in search_folders():
+        for path in sorted(folder.glob("*/preset*.yaml")):
+            name = path.parent.name + path.stem.removeprefix("preset")
+            found.setdefault(name, path)
     return found
 
 
@@ -242,4 +292,5 @@ def _files(found: dict[str, dict[str, Plugin]]) -> Files:
     """All configuration files of the plug-ins, and when and how long each was written."""
     every = [plugin for plugins in found.values() for plugin in plugins.values()]
     paths = [p for x in every for p in (x.folder / "config.yaml", *x.variants.values())]
+    paths += [path.absolute() for path in presets().values()]
     return [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]

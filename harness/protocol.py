@@ -1,8 +1,9 @@
 """The protocol card: all that was held equal, hashed; rows of different cards never stand together.
 
-Two things belong on the card but not under its hash, as they are columns of every table: whether
-cameras were used, and how the checkpoint was selected. Were they hashed, the floor of a table
-(direct transfer, no cameras) could never stand in the same table as the methods above it.
+Three things belong on the card but not under its hash, as every table shows them by row: whether
+cameras were used, how the checkpoint was selected, and whether settings were found by a search.
+Were they hashed, the floor of a table (direct transfer, no cameras) could never stand in the same
+table as the methods above it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from harness.backbones import describe_weights
 from harness.cards import UNHASHED as UNHASHED
 from harness.cards import card_hash as card_hash
+from harness.evaluation.label_free import read_label_free
 from harness.images.settings import describe as describe_augmentation
 from harness.init import find_init
 from harness.optimizers import describe as describe_optimizer
 from harness.several import sections
+from harness.tuned import describe_tuned
 
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
@@ -61,6 +64,10 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
+    if (tuned := describe_tuned(config)) is not None:
+        card["tuned"] = tuned
+    if config.selection == "label_free":
+        card["selection"] = f"label_free, {read_label_free(config)[0][0]}"
     if backbone.get("stride_in", "3x3") != "3x3":
         card["backbone"] += f", stride in {backbone['stride_in']}"
     for key in sorted(set(backbone) - {"_target_", *ON_CARD}):

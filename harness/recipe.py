@@ -20,12 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.crossings import check_crossing
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
+from harness.evaluation.label_free import read_label_free
 from harness.images.samplers import SAMPLERS
 from harness.images.settings import make_augment
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.optimizers import check_optimizer
 from harness.parallel.checks import check_pieces
 from harness.rhythm import check_label_every, labellings
+from harness.tuned import check_tuned
 from harness.views import count_parts
 
 # Hydra logs what it then raises; once, in our words, is enough
@@ -38,12 +40,13 @@ STAGE_KEYS = (
 TOP_KEYS = (
     *STAGE_KEYS, "seed", "protocol", "images", "evaluation", "selection", "method", "stages",
     "dataset", "data", "init", "store", "name", "force", "overwrite", "log", "device", "threads",
+    "tuned",
 )  # fmt: skip
 PLUGS: dict[str, type] = {
     "backbone": Backbone, "labeler": PseudoLabeler, "objective": Objective, "distiller": Distiller,
 }  # fmt: skip
 SECTIONS = ("protocol", "images", "evaluation", "method", "dataset", "data")
-SELECTIONS = ("last", "oracle")
+SELECTIONS = ("last", "label_free", "oracle")
 POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
             "train.epochs", "train.iterations", "train.warmup_iterations", "optimizer.step",
             "evaluation.every")  # fmt: skip
@@ -318,6 +321,7 @@ def _check_values(config: DictConfig) -> None:
         raise ConfigError(
             f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
         )
+    check_tuned(config)
     for key in TOP_KEYS[: TOP_KEYS.index("seed")] + SECTIONS:
         if not isinstance(config.get(key), DictConfig):
             raise ConfigError(
@@ -328,6 +332,7 @@ def _check_values(config: DictConfig) -> None:
             f"selection={config.selection} is unknown.",
             did_you_mean(str(config.selection), SELECTIONS),
         )
+    read_label_free(config)  # refuses what is unknown
     _check_truths(config, TRUTHS)
     _check_numbers(config)
     make_augment(config.images)  # refuses what is out of range

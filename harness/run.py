@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from harness.cell import cell_name, portable_config, settings_hash
 from harness.compilation import check_compile
 from harness.environment import environment, peak_memory
 from harness.errors import ConfigError, DataError
+from harness.evaluation.label_free import column, judge, read_label_free
 from harness.files import write_atomically, write_json
 from harness.images.placement import check_bank
 from harness.init import Init, find_init, settled
-from harness.interfaces import Backbone, Dataset, ReIDData
+from harness.interfaces import Backbone, Dataset, ReIDData, UnlabelledSet, as_cameras
 from harness.memory import keep_freed_memory
 from harness.networks import (
     build_initial,
@@ -358,16 +360,17 @@ class Cell:
                 peer=lambda: self._backbone(stage.config, stage.name, "peer"),
             ),
         )
+        data = referee.unlabelled(self.recipe.uses_cameras)
         trainer = Trainer(
             name=stage.name,
             config=stage.config,
             parts=parts,
-            data=referee.unlabelled(self.recipe.uses_cameras),
+            data=data,
             device=self.device,
             precision=self.precision,
             reporter=self.reporter,
             observe=referee.observe,
-            test=referee.test,
+            test=self._looks(referee, data),
         )
         best: dict[str, Any] = {}
         if checkpoint is not None:
@@ -378,12 +381,12 @@ class Cell:
         for row in trainer.epochs():
             self.history.append(row)
             self.tracker.log(row, len(self.history) - 1)
-            tested = "mAP" in row
-            if tested:
+            if "mAP" in row or self._chosen_by in row:
                 metrics = {key: row[key] for key in referee.last.as_dict()} if referee.last else {}
                 metrics["epoch"] = row["epoch"]
-            if self.config.selection == "oracle" and tested and row["mAP"] > best.get("mAP", -1):
-                best = metrics
+            value = row.get(self._chosen_by)
+            if value is not None and value > best.get(self._chosen_by, -math.inf):
+                best = metrics | {self._chosen_by: value}
                 self._save_network(stage.name, trainer.tested_network[1])
                 self._remember(stage.name, referee)
             self.reporter.time_left(self._time_left(stage.name, trainer))
@@ -396,10 +399,29 @@ class Cell:
                 self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
             self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
 
+    def _looks(
+        self, referee: Referee, data: UnlabelledSet
+    ) -> Callable[[Backbone], Mapping[str, float]]:
+        """What a network is looked at by: the test set, and criteria without labels if wanted."""
+        names, reference = read_label_free(self.config)
+        if not names:
+            return referee.test
+        cameras = as_cameras(referee.data.train.cameras)
+        measure = judge(names, reference, data, cameras, self.device, self.precision)
+        return lambda backbone: measure(backbone) | referee.test(backbone)
+
+    @property
+    def _chosen_by(self) -> str:
+        """What of a row the checkpoint is chosen by; '' for the last one."""
+        if self.config.selection == "label_free":
+            return column(read_label_free(self.config)[0][0])
+        return "mAP" if self.config.selection == "oracle" else ""
+
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
         rows = [row for row in self.history if row["stage"] == name]
+        apart = {"epoch", self._chosen_by} - {"mAP"}
         self.stages[name] = {
-            "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
+            "metrics": {k: v for k, v in metrics.items() if k not in apart},
             "network": trainer.tested_network[0],
             "epoch": metrics["epoch"],
             **stage_throughput(rows),

@@ -45,6 +45,8 @@ def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
     for part, option in chosen_parts(base).items():
         if groups.get(part, option) != option:
             base.pop(part, None)
+            if OmegaConf.select(base, f"search.space.{part}") is not None:
+                base.search.space.pop(part)
     if "stages" in changes:
         base.pop("stages", None)
     merged = OmegaConf.merge(base, changes, {"method": {"name": name}})

@@ -28,7 +28,7 @@ class Comparison:
     """One table: its data set, its protocol card and its rows.
 
     data: the data's fingerprint where the store holds several of this name, else ''.
-    rows: method (the label), cameras, selection, seeds, each metric with its _std,
+    rows: method (the label), cameras, selection, tuned, seeds, each metric with its _std,
         images_per_second, hours and gpu_hours (of the whole cell, in its last stage's
         row), device, published
         numbers; and where they come from: runs (names) and stage.
@@ -66,6 +66,16 @@ class Comparison:
         return held(self.card)
 
     @property
+    def searches(self) -> str:
+        """How the settings of tuned rows were found; '' if there are none."""
+        told = {}
+        for row in self.rows[self.rows["tuned"] != ""].to_dict("records"):
+            tuned = Run(Path(self.store) / str(row["runs"][0])).record["protocol"]["tuned"]
+            told[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
+        searches = "; ".join(f"{name}: {text}" for name, text in told.items())
+        return f"Searches that settings come from: {searches}." if told else ""
+
+    @property
     def sources(self) -> str:
         """Where the published numbers of its rows were read; '' if it has none."""
         if "published_in" not in self.rows:
@@ -78,7 +88,7 @@ class Comparison:
 
 def held(card: Mapping[str, Any]) -> str:
     """A protocol card as `key value; key value`."""
-    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras")}
+    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras", "tuned")}
     return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
@@ -219,15 +229,16 @@ def _rows(
     """One row a method, stage, crossing and variant."""
     runs = runs.assign(variant=variants(runs, store))
     rows = []
-    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection"]
+    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection", "tuned"]
     for values, group in runs.groupby(keys, sort=False):
-        method, stage, final, crossing, variant, cameras, selection = values
+        method, stage, final, crossing, variant, cameras, selection, tuned = values
         label = method if final else f"{method} ({stage})"
-        apart = ", ".join(str(text) for text in (crossing, variant) if text)
+        apart = ", ".join(str(text) for text in (crossing, variant, tuned) if text)
         row: dict[str, Any] = {
             "method": f"{label} [{apart}]" if apart else label,
             "cameras": "yes" if cameras else "no",
             "selection": selection,
+            "tuned": tuned,
             "seeds": group["seed"].nunique(),
         }
         row |= averages(group, METRICS) | costs(group, bool(final))
@@ -235,7 +246,7 @@ def _rows(
         row["final"] = bool(final)
         row["name"], row["stage"] = str(method), str(stage)
         row["runs"] = tuple(group["run"])
-        if final and not crossing and not unlike:
+        if final and not crossing and not unlike and not tuned:
             row |= published.beside(dataset, card["name"], str(method), bool(cameras))
         rows.append(row)
     return pd.DataFrame(rows)

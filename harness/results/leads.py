@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from harness.errors import ConfigError, did_you_mean
 from harness.results import lead_cache
 from harness.results.comparisons import Comparison
 from harness.results.problems import UNREADABLE
 from harness.results.significance import Bootstrap, Difference, holm
+from harness.tuned import ORACLE
 
 #: the level of intervals, and what is called significant
 LEVEL = 0.95
@@ -140,12 +142,17 @@ class Marks:
     second: frozenset[str]
 
 
+def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
+    """Of which rows the checkpoint or the settings were chosen on the test set."""
+    return (rows["selection"] == "oracle") | rows["tuned"].str.contains(ORACLE, regex=False)
+
+
 def marks(comparison: Comparison) -> dict[str, Marks]:
-    """Metric → which rows lead. Competing are last stages whose checkpoint was not chosen on the
-    test set. Without results by query nothing shows that a lead is one: the metric has no marks.
+    """Metric → which rows lead. Competing are last stages whose checkpoint and settings were not
+    chosen on the test set. Without results by query nothing shows that a lead is one: the metric has no marks.
     """
     rows = comparison.rows
-    competing = rows[rows["final"] & (rows["selection"] != "oracle")]
+    competing = rows[rows["final"] & ~chosen_on_test(rows)]
     scores = {
         metric: dict(zip(competing["method"], competing[metric], strict=True))
         for metric in PER_QUERY

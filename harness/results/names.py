@@ -85,10 +85,11 @@ def variants(runs: pd.DataFrame, store: Path, shown: Collection[str] = ()) -> pd
     averaged.
 
     Args:
-        runs: with the column `crossing`. shown: keys whose values stand elsewhere in the table.
+        runs: with the columns `crossing` and `tuned`. shown: keys whose values stand elsewhere in
+            the table.
     """
     found = pd.Series("", index=runs.index)
-    for _, group in runs.groupby(["method", "crossing"]):
+    for _, group in runs.groupby(["method", "crossing", "tuned"]):
         if group["settings"].nunique() == 1:
             continue
         first = group.drop_duplicates("settings")

@@ -29,7 +29,7 @@ from harness.results.comparisons import (
     finished,
     warning,
 )
-from harness.results.leads import PER_QUERY, Entry, Marks, leading
+from harness.results.leads import PER_QUERY, Entry, Marks, chosen_on_test, leading
 from harness.results.names import config_or_none, crossings, flat, variants
 from harness.results.published import TITLES
 from harness.results.sheets import ORACLE, Cell, Column, Sheet, leading_note, mark_of, number
@@ -109,7 +109,9 @@ class _Fields:
             runs = runs[runs["final"]]
         runs = runs.assign(crossing=crossings(runs, store), name=runs["method"])
         runs = runs.assign(variant=self._variants(runs, fields))
-        apart = runs["crossing"].str.cat(runs["variant"], sep=", ").str.strip(", ")
+        apart = runs[["crossing", "variant", "tuned"]].apply(
+            lambda row: ", ".join(text for text in row if text), axis=1, result_type="reduce"
+        )
         new = {"method": runs["method"] + apart.map(lambda text: f" [{text}]" if text else "")}
         new["cameras"] = runs["cameras"].map({True: "yes", False: "no"})
         lines = {key for card in cards.values() for key in card} - set(runs.columns)
@@ -254,9 +256,7 @@ class _Pivot:
     def _marks(self, column: tuple[Any, ...]) -> Mapping[str, Marks]:
         """Which rows of a column lead, where all are of one data set and protocol."""
         cells = {str(row): found[column] for row, found in self.cells.items() if column in found}
-        cells = {
-            label: runs for label, runs in cells.items() if "oracle" not in set(runs["selection"])
-        }
+        cells = {label: runs for label, runs in cells.items() if not chosen_on_test(runs).any()}
         one = pd.concat(cells.values()) if cells else self.runs.iloc[:0]
         if any(one[key].nunique() > 1 for key in ("dataset", "data", "protocol_hash", "final")):
             return {}

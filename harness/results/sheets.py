@@ -107,17 +107,17 @@ def sheet(comparison: Comparison) -> Sheet:
         tuple(body),
         tuple(rows["name"]),
         tuple(
-            filter(
-                None,
-                (
-                    comparison.warning,
-                    comparison.caption,
-                    leading_note(led),
-                    _where(rows),
-                    comparison.sources,
-                ),
+            note
+            for note in (
+                comparison.warning,
+                comparison.caption,
+                comparison.searches,
+                leading_note(led),
+                _where(rows),
+                comparison.sources,
             )
-        ),  # fmt: skip
+            if note
+        ),
         comparison.dataset,
         str(comparison.card["name"]),
     )

@@ -27,6 +27,7 @@ from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.files import make_folder
 from harness.results import schema
 from harness.results.schema import METRICS, SCHEMA
+from harness.tuned import row_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -243,12 +244,12 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
     (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
     known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection,
-    the metrics in percent, images_per_second, extract_images_per_second, waiting (the share of
-    training that the network waited for data), seconds (of the whole cell), gpu_hours (missing on a
-    CPU), device, devices, device_hours, memory_host and memory_device (peak MiB), the seconds_… of
-    the stage's phases: extract, label (with its parts search, jaccard, cluster), train, test, and
-    finished (day). What an older record lacks is missing. Damaged records are left out;
-    `Run.problem` tells of them.
+    tuned (the search that its settings come from, '' if none), the metrics in percent,
+    images_per_second, extract_images_per_second, waiting (the share of training that the network
+    waited for data), seconds (of the whole cell), gpu_hours (missing on a CPU), device, devices,
+    device_hours, memory_host and memory_device (peak MiB), the seconds_… of the stage's phases:
+    extract, label (with its parts search, jaccard, cluster), train, test, and finished (day). What
+    an older record lacks is missing. Damaged records are left out; `Run.problem` tells of them.
     """
     import pandas as pd
 
@@ -271,6 +272,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
             "settings": record["settings"],
             "cameras": card["cameras"],
             "selection": card["selection"],
+            "tuned": row_mark(card),
             "finished": record.get("finished"),
             "seconds": record.get("seconds"),
             "gpu_hours": _gpu_hours(record),

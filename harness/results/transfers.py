@@ -24,6 +24,7 @@ from harness.files import write_atomically, write_json
 from harness.protocol import card_hash, evaluation_rule
 from harness.results.origins import trained_on
 from harness.results.store import METRICS, SCHEMA, Run, Store
+from harness.tuned import row_mark
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +124,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "settings": record["settings"],
             "cameras": record["protocol"]["cameras"],
             "selection": record["protocol"]["selection"],
+            "tuned": row_mark(record["protocol"]),
         }
         own = record.get("dataset", {})
         first = (own.get("parts") or [own])[0]  # of several, the one that is tested on
@@ -214,11 +216,11 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
         for metric in metrics
     ]
     body, names = [], []
-    keys = ["method", "crossing", "variant", "trained_on", "cameras", "selection"]
+    keys = ["method", "crossing", "variant", "tuned", "trained_on", "cameras", "selection"]
     for values, group in runs.groupby(keys, sort=True):
-        method, crossing, variant, trained, cameras, selection = map(str, values)
+        method, crossing, variant, tuned, trained, cameras, selection = map(str, values)
         oracle = "" if selection == "last" else f"selection={selection}"
-        apart = ", ".join(text for text in (crossing, variant, oracle) if text)
+        apart = ", ".join(text for text in (crossing, variant, tuned, oracle) if text)
         cells = [Cell(f"{method} [{apart}]" if apart else method),
                  Cell(_titled(trained)),
                  Cell("yes" if cameras == "True" else "no")]  # fmt: skip

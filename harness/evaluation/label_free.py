@@ -1,0 +1,223 @@
+"""How good features are, as far as that can be told without a label.
+
+None of these sees an identity or a pseudo-label of the run: each clusters or ranks the training
+features by fixed settings of its own, so that runs with other labelers can be compared. One sees
+cameras. How well each follows mAP was measured, see docs/search.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from scipy.sparse import csr_matrix
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from harness.errors import ConfigError, did_you_mean
+from harness.extraction import extract
+from harness.interfaces import Backbone, UnlabelledSet
+from harness.labelers.dbscan import dbscan
+from harness.labelers.encoding import encode
+from harness.labelers.jaccard import radius_graph
+from harness.labelers.neighbours import nearest, search
+
+CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
+#: pairs further apart than this share next to nothing; those at 1 share nothing and are not stored
+FAR = 0.99
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The fixed settings: of the k-reciprocal Jaccard distance and of DBSCAN."""
+
+    k1: int = 30
+    k2: int = 6
+    eps: float = 0.6
+    min_samples: int = 4
+
+
+def label_free(
+    criteria: Sequence[str],
+    features: Tensor,
+    flipped: Tensor,
+    reference: Reference,
+    cameras: Tensor | None = None,
+) -> dict[str, float]:
+    """Criteria of a network's training features, in percent, more is better.
+
+    - `cross_camera`: as `neighbours`, but of what is common only images of another camera than the
+      image's own count: |{j in A ∩ B: camera j ≠ camera i}| / |A ∪ B|. People walk from camera to
+      camera, and backgrounds do not.
+    - `neighbours`: what an image's k1 nearest neighbours, and those of its mirror image among the
+      mirror images, have in common: |A ∩ B| / |A ∪ B|, mean over images.
+    - `stability`: adjusted Rand index of the clusters of the features and of the mirrored ones,
+      each outlier a cluster of its own; 0 where either has fewer than two clusters.
+    - `silhouette`: of the clusters, by the Jaccard distance, as Rousseeuw has it (*Silhouettes*,
+      1987); mean over all images, 0 for outliers and where there are fewer than two clusters.
+
+    Args:
+        criteria: some of `CRITERIA`.
+        features, flipped: (N, D), L2-normalised rows, of the images and of their mirror images.
+        cameras: (N,) int64, for `cross_camera`.
+
+    Raises:
+        ConfigError: a criterion that needs cameras, and there are none.
+    """
+    if "cross_camera" in criteria and cameras is None:
+        raise no_cameras()
+    made: dict[str, Callable[[], float]] = {
+        "cross_camera": lambda: _neighbours(features, flipped, reference.k1, cameras),
+        "neighbours": lambda: _neighbours(features, flipped, reference.k1),
+        "stability": lambda: _stability(
+            _clusters(_graph(features, reference, reference.eps), reference),
+            _clusters(_graph(flipped, reference, reference.eps), reference),
+        ),
+        "silhouette": lambda: _silhouette(_graph(features, reference, FAR), reference),
+    }
+    return {name: 100 * made[name]() for name in criteria}
+
+
+def no_cameras() -> ConfigError:
+    """Without cameras nobody crosses from one to another."""
+    others = ", ".join(c for c in CRITERIA if c != "cross_camera")
+    return ConfigError(
+        "The criterion cross_camera needs cameras, and the data have none.",
+        f"Choose another (search.label_free, evaluation.label_free): {others}.",
+    )
+
+
+def column(criterion: str) -> str:
+    """What a criterion is called in a run's history."""
+    return f"label_free_{criterion}"
+
+
+def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
+    """The criteria that a run looks at, and what they are measured by.
+
+    `selection=label_free` without any means the first of `CRITERIA`.
+
+    Raises:
+        ConfigError: what is unknown, or out of range.
+    """
+    given = OmegaConf.to_container(config.evaluation, resolve=True)
+    assert isinstance(given, dict)
+    names, changes = given.get("label_free"), given.get("reference") or {}
+    names = [names] if isinstance(names, str) else list(names or ())
+    if not names and config.selection == "label_free":
+        names = [CRITERIA[0]]
+    for name in names:
+        if name not in CRITERIA:
+            raise ConfigError(
+                f"evaluation.label_free: there is no criterion '{name}'.",
+                did_you_mean(str(name), CRITERIA),
+            )
+    if not names:
+        return (), Reference()
+    known = {"k1": int(config.neighbours.k1), "k2": int(config.neighbours.k2)}
+    if unknown := set(changes) - {field.name for field in fields(Reference)}:
+        raise ConfigError(
+            f"evaluation.reference has no '{unknown.pop()}'.", "k1, k2, eps and min_samples."
+        )
+    reference = Reference(**(known | changes))
+    if not (1 <= reference.k2 <= reference.k1 and 0 < reference.eps <= 1):
+        raise ConfigError(f"evaluation.reference={changes} needs 1 <= k2 <= k1 and eps in (0, 1].")
+    return tuple(names), reference
+
+
+def judge(
+    criteria: Sequence[str],
+    reference: Reference,
+    data: UnlabelledSet,
+    cameras: Tensor | None,
+    device: torch.device,
+    precision: str,
+) -> Callable[[Backbone], dict[str, float]]:
+    """A function from a network to `label_free_NAME` of its global view on a training set.
+
+    Args:
+        cameras: (N,) of the set, whether its method may see them or not.
+
+    Raises:
+        ConfigError: a criterion that needs cameras, and there are none.
+    """
+    if "cross_camera" in criteria and cameras is None:
+        raise no_cameras()
+
+    def measure(backbone: Backbone) -> dict[str, float]:
+        # the last axis but one of (N, H, W, 3)
+        mirrored = (
+            data.images.flip(2) if isinstance(data.images, Tensor) else data.images[:, :, ::-1]
+        )
+        pair = [
+            extract(backbone, images, device, precision, views=1)[:, 0]
+            for images in (data.images, mirrored)
+        ]
+        found = label_free(criteria, pair[0], pair[1], reference, cameras)
+        return {column(name): value for name, value in found.items()}
+
+    return measure
+
+
+def _neighbours(features: Tensor, flipped: Tensor, k1: int, cameras: Tensor | None = None) -> float:
+    sets = []
+    for x in (features, flipped):
+        ranks = nearest(x, k1 + 1)[:, 1:].cpu().numpy()  # without the image itself
+        rows = np.repeat(np.arange(len(ranks)), ranks.shape[1])
+        sets.append(csr_matrix((np.ones(len(rows)), (rows, ranks.ravel())), (len(x), len(x))))
+    both = sets[0].multiply(sets[1]).tocoo()
+    common = np.bincount(both.row, minlength=len(features))
+    sizes = [np.diff(s.indptr) for s in sets]
+    counted = common
+    if cameras is not None:
+        camera = cameras.cpu().numpy()
+        crossing = both.row[camera[both.row] != camera[both.col]]
+        counted = np.bincount(crossing, minlength=len(features))
+    return float(np.mean(counted / (sizes[0] + sizes[1] - common)))
+
+
+def _graph(features: Tensor, reference: Reference, radius: float) -> csr_matrix:
+    x = features.float().contiguous()
+    found = search(x, reference.k1)
+    encoding = encode(x, found.ranks, reference.k1, reference.k2, distances=found.distances)
+    return radius_graph([encoding], radius)
+
+
+def _clusters(graph: csr_matrix, reference: Reference) -> np.ndarray:
+    return dbscan(graph, reference.eps, reference.min_samples)
+
+
+def _stability(one: np.ndarray, other: np.ndarray) -> float:
+    if min(one.max(), other.max()) < 1:
+        return 0.0
+    return float(adjusted_rand_score(*(_alone(labels) for labels in (one, other))))
+
+
+def _alone(labels: np.ndarray) -> np.ndarray:
+    """Each outlier as a cluster of its own."""
+    labels, outliers = labels.copy(), labels < 0
+    labels[outliers] = labels.max() + 1 + np.arange(outliers.sum())
+    return labels
+
+
+def _silhouette(graph: csr_matrix, reference: Reference) -> float:
+    labels = _clusters(graph, reference)
+    clusters, n = int(labels.max()) + 1, len(labels)
+    if clusters < 2:
+        return 0.0
+    # 1 − D is 0 for the pairs that are not stored
+    alike = csr_matrix((1 - graph.data, graph.indices, graph.indptr), graph.shape)
+    clustered = np.flatnonzero(labels >= 0)
+    member = csr_matrix((np.ones(len(clustered)), (clustered, labels[clustered])), (n, clusters))
+    sizes = np.bincount(labels[clustered], minlength=clusters)
+    sums = (alike @ member).tocsr()[clustered].tocoo()
+    own = labels[clustered][sums.row] == sums.col
+    within, nearest_other = np.zeros(len(clustered)), np.zeros(len(clustered))
+    within[sums.row[own]] = sums.data[own]
+    np.maximum.at(nearest_other, sums.row[~own], sums.data[~own] / sizes[sums.col[~own]])
+    a = 1 - within / np.maximum(sizes[labels[clustered]] - 1, 1)
+    b = 1 - nearest_other
+    return float(((b - a) / np.maximum(np.maximum(a, b), 1e-12)).sum() / n)
