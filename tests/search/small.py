@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from harness.cards import card_hash
 from harness.files import write_json
 from harness.progress import Reporter
 from harness.results.store import SCHEMA, Run
@@ -54,11 +55,14 @@ def pretend(
                 reporter.epoch(row)
         metrics = dict.fromkeys(("mAP", "rank1", "rank5", "rank10", "mINP"), history[-1]["mAP"])
         ended = {"metrics": metrics, "images_per_second": 100 * float(config.labeler.eps)}
+        card = {"name": "p", "cameras": True, "selection": "last"}
         record = {
             "schema": SCHEMA,
             "cell": {"method": config.method.name, "dataset": "d", "seed": 0},
             "settings": "0",
-            "protocol": {"name": "p", "hash": "h", "cameras": True, "selection": "last"},
+            "protocol": card | {"hash": card_hash(card)},
+            "dataset": {},
+            "environment": {},
             "metrics": metrics,
             "stages": {stage: ended},
             "seconds": 1.0,
