@@ -1,4 +1,4 @@
-"""What may be compared: runs of one data set and protocol, a row a method, mean ± std over seeds."""
+"""What may be compared: runs of one data set and protocol; a row a method, mean ± std of seeds."""
 
 from __future__ import annotations
 

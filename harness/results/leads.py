@@ -149,7 +149,8 @@ def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
 
 def marks(comparison: Comparison) -> dict[str, Marks]:
     """Metric → which rows lead. Competing are last stages whose checkpoint and settings were not
-    chosen on the test set. Without results by query nothing shows that a lead is one: the metric has no marks.
+    chosen on the test set. Without results by query nothing shows that a lead is one: the metric
+    has no marks.
     """
     rows = comparison.rows
     competing = rows[rows["final"] & ~chosen_on_test(rows)]

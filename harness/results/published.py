@@ -22,7 +22,8 @@ HEAD = """\
 
 Made by `harness table --published --format markdown` from `published.csv`; not to be edited. None
 of these was measured here: measured ones are in [README](README.md). Per cent, without re-ranking;
-"–" where the source does not say. Cameras: "sampler" is a method that sees them in its sampler only.
+"–" where the source does not say. Cameras: "sampler" is a method that sees them in its sampler
+only.
 """
 COLUMNS = {
     "name": "Method", "venue": "Venue", "year": "Year", "uses_cameras": "Cameras", "mAP": "mAP",

@@ -126,7 +126,8 @@ def sheet(comparison: Comparison) -> Sheet:
 def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
     """Pairs of methods: difference, interval, p corrected for their number."""
     columns = (Column("A", numeric=False), Column("B", numeric=False), Column("A − B"),
-               Column("from"), Column("to"), Column("p"), Column("Seeds", numeric=False))  # fmt: skip
+               Column("from"), Column("to"), Column("p"),
+               Column("Seeds", numeric=False))  # fmt: skip
     body = []
     for pair in pairs:
         d = pair.difference

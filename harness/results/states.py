@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import gmtime, strftime
 from traceback import format_exception
@@ -91,8 +91,6 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
             "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
             "traceback": None if known else "".join(format_exception(error)),
         }
-        try:
+        with suppress(HarnessError):  # a full disk is reason enough; the first error is told
             write_json(run.folder / FAILED, note)
-        except HarnessError:  # a full disk is reason enough; the first error is what is told
-            pass
         raise

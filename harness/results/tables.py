@@ -31,9 +31,10 @@ from harness.results.store import Run, Store, frame
 HEAD = """\
 # Leaderboard
 
-Made by `harness table --format markdown` from records{finished}; not to be edited. Per cent, mean ± standard
-deviation over seeds. Rows of different protocols or data never share a table. Cameras: whether the
-method sees them, be it in its sampler only. "Images/s" is training throughput.
+Made by `harness table --format markdown` from records{finished}; not to be edited.
+Per cent, mean ± standard deviation over seeds. Rows of different protocols or data never share a
+table. Cameras: whether the method sees them, be it in its sampler only. "Images/s" is training
+throughput.
 """
 FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {
     "markdown": markdown, "latex": latex, "html": html,

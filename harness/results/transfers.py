@@ -226,8 +226,7 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
                  Cell("yes" if cameras == "True" else "no")]  # fmt: skip
         for name in tested:
             mine = group[group["column"] == name].drop_duplicates(["settings", "seed"])
-            for metric in metrics:
-                cells.append(number(mine[metric].mean(), mine[metric].std(ddof=1)))
+            cells += [number(mine[metric].mean(), mine[metric].std(ddof=1)) for metric in metrics]
         body.append(tuple(cells))
         names.append(method)
     warnings = [
@@ -235,7 +234,8 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
         for (name, unlike), _ in runs[runs["unlike"] != ""].groupby(["column", "unlike"])
     ]
     notes = [f"Protocol `{card['name']}` ({card['hash']}): {held(card)}.", *warnings,
-             "Networks as they were when training ended; nothing is adapted to what is tested on."]  # fmt: skip
+             "Networks as they were when training ended; nothing is adapted to what is tested "
+             "on."]  # fmt: skip
     return Sheet(
         f"trained on → tested on, protocol {card['name']}",
         tuple(columns),

@@ -87,7 +87,8 @@ def test_protocols_stand_apart_or_are_a_field(tmp_path: Path) -> None:
 def test_other_data_of_one_name_are_another_column(tmp_path: Path) -> None:
     for place, fingerprint in enumerate(("a" * 32, "b" * 32)):
         folder = write(tmp_path, f"run{place}", record(train=50.0 + place) | {
-            "dataset": {"fingerprint": fingerprint, "not_as_published": ["x"] * place}})  # fmt: skip
+            "dataset": {"fingerprint": fingerprint, "not_as_published": ["x"] * place},
+        })  # fmt: skip
         assert folder.is_dir()
     (only,) = table(tmp_path, "method", "dataset")
     assert text(only)[0][2:] == ["Market-1501 aaaaaaaa mAP", "Market-1501 bbbbbbbb mAP"]

@@ -110,7 +110,7 @@ def test_find(tmp_path: Path) -> None:
     assert store.find(str(tmp_path / "mskd-s1-1a")).folder == tmp_path / "mskd-s1-1a"
     with pytest.raises(ConfigError, match="fits several runs: mskd-s0-1a, mskd-s0-1ab"):
         store.find("mskd-s0")
-    with pytest.raises(ConfigError, match="no run 'mskd-s2-1a'.*\n.*Did you mean"):
+    with pytest.raises(ConfigError, match=r"no run 'mskd-s2-1a'.*\n.*Did you mean"):
         store.find("mskd-s2-1a")
     with pytest.raises(ConfigError, match="store is empty"):
         Store(tmp_path / "nowhere").find("x")

@@ -21,7 +21,8 @@ HEAD = r"""% Made by `harness table --format latex`; needs \usepackage{booktabs,
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": "`",
-    "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "≥": r"$\geq$", "→": r"$\to$", "<": r"$<$", ">": r"$>$",
+    "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "≥": r"$\geq$", "→": r"$\to$",
+    "<": r"$<$", ">": r"$>$",
 }  # fmt: skip
 
 
