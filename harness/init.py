@@ -102,7 +102,7 @@ def find_init(config: DictConfig) -> Init | None:
     if not path.is_file():
         raise ConfigError(
             f"init={run.name} kept no weights ({path.name} is missing).",
-            "Records committed to a repository come without weights: run it again, force=true.",
+            "Committed records come without weights: run it again, overwrite=always.",
         )
     stat = path.stat()
     digest = _digest(path.absolute(), stat.st_mtime_ns, stat.st_size)

@@ -141,7 +141,7 @@ def _weights(run: Run, stage: str) -> Path:
     if not path.is_file():
         raise ConfigError(
             f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
-            "Records committed to a repository come without weights: run it again, force=true.",
+            "Committed records come without weights: run it again, overwrite=always.",
         )
     return path
 

@@ -26,6 +26,7 @@ from harness.recipe import make_recipe
 from harness.results.states import state
 from harness.results.store import Run, Store
 from harness.run import run_cell
+from harness.several import BETWEEN, sections
 
 #: what may be said anew: where things are, and how a run goes about it
 PLACES = ("data.root", "data.cache", "device", "threads", "log", "backbone.weights")
@@ -106,12 +107,13 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
     config = run.config()
     teachers = dict(config.pop("teachers", {}))
     for section, options in LATER.items():  # what an older configuration does not name yet
-        if section != "backbone":  # networks know what held before
+        if section not in ("backbone", "dataset"):  # these know themselves what held before
             config[section] = {**options, **config[section]}
     config["evaluation"] = {"keep_features": False, **config["evaluation"]}
     root = said.get("data.root") or os.environ.get("HARNESS_DATA", "data")
     config |= {
-        "data": {"root": str(root), "cache": said.get("data.cache")},
+        "data": {"root": str(root), "cache": said.get("data.cache"), "bank": "auto"},
+        "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
         "store": str(run.folder.parent), "name": None, "force": False, "overwrite": "skip",
         "log": said.get("log", "none"), "device": said.get("device", "auto"),
         "threads": said.get("threads", 0),
@@ -150,11 +152,15 @@ def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _dataset(node: dict[str, Any], root: str) -> dict[str, Any]:
     """The run's data set, looked for under `root`."""
-    name, found = node["name"], plugins.find()["datasets"]
-    if name not in found:
-        raise ConfigError(f"Data set '{name}' is not installed here.", did_you_mean(name, found))
-    own = plugins.load_config(found[name].folder / "config.yaml")
-    return {**node, "root": root} if "root" in own else node
+    found = plugins.find()["datasets"]
+    for name, section in zip(str(node["name"]).split(BETWEEN), sections(node), strict=True):
+        if name not in found:
+            raise ConfigError(
+                f"Data set '{name}' is not installed here.", did_you_mean(name, found)
+            )
+        if "root" in plugins.load_config(found[name].folder / "config.yaml"):
+            section["root"] = root
+    return node
 
 
 def _weights(described: str, root: str, said: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from harness.rerun import restored
 from harness.results.store import Run, Store
 from harness.run import Cell, run_cell
 from tests.conftest import Command
+from tests.datasets.test_several import two
 from tests.tiny import tiny, tiny_config
 
 METHOD = "method=cluster_contrast"
@@ -145,3 +146,11 @@ def test_a_teacher_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )  # fmt: skip
     assert same(pupil) == pupil.name
     assert run_cell(restored(pupil, {"data.root": f"{tmp_path}/data", "device": "cpu"})).finished
+
+
+def test_a_network_to_begin_from_and_joined_sets_are_found_again(tmp_path: Path) -> None:
+    source = run_cell(tiny_config(tmp_path, METHOD))
+    begun = run_cell(tiny_config(tmp_path, METHOD, f"init={source.name}"))
+    joined = run_cell(compose(two(tmp_path, METHOD)))
+    for run in (begun, joined):
+        assert same(run, **{"data.root": f"{tmp_path}/data"}) == run.name

@@ -103,7 +103,7 @@ main(["run", *sys.argv[4:]])
         ("harness.training", "Trainer._step", 7),  # in the student's warm-up epoch
         ("harness.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
         ("harness.files", "os.fsync", 13),
-        ("harness.run", "peak_memory", 1),  # all is done but the record
+        ("harness.kept_cell", "peak_memory", 1),  # all is done but the record
     ],
 )
 def test_killed_and_resumed(

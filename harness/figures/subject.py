@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from harness.errors import ConfigError, did_you_mean
+from harness.evaluate import choose
 from harness.extraction import extract
-from harness.figures.data import changed_data, dataset_of
 from harness.images.bank import Bank
 from harness.interfaces import Backbone, PseudoLabeler
 from harness.networks import load_network
@@ -24,6 +24,7 @@ from harness.recipe import build
 from harness.referee import Referee, make_referee
 from harness.results.store import Run
 from harness.rhythm import labellings
+from harness.several import complete
 
 
 @dataclass
@@ -44,7 +45,9 @@ class Subject:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return changed_data(self.run.config(), self.changes)
+        config = self.run.config()
+        choose(config, self.changes)
+        return config
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -57,7 +60,7 @@ class Subject:
 
     def _referee(self, train: bool) -> Referee:
         made = make_referee(
-            dataset_of(self.run, self.config, self.root).load(),
+            build(OmegaConf.create(complete(self.config["dataset"], self.root)), "dataset").load(),
             (int(self.config["images"]["height"]), int(self.config["images"]["width"])),
             self.cache,
             train=train,

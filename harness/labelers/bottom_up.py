@@ -129,7 +129,7 @@ class BottomUp(PseudoLabeler):
         if self.labels is not None and len(self.labels) != count:
             raise HarnessError(
                 f"{count} images, but the labels to go on from are those of {len(self.labels)}",
-                "Start afresh with force=true.",
+                "Start afresh with overwrite=always.",
             )
         laps = Laps(features)
         if self.labels is None:

@@ -227,7 +227,7 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
             raise ConfigError(
                 f"The runs of '{name}' ({', '.join(by_label[name]['runs'])}) lack "
                 "per_query.npz, or it is of other queries.",
-                "Run them again with force=true.",
+                "Run them again with overwrite=always.",
             )
     order = sorted(wanted, key=lambda name: -float(by_label[name][metric]))
     pairs = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]

@@ -68,7 +68,7 @@ def test_curves_need_no_weights(own: Run, command: Command) -> None:
         refused = command("show", "mskd", kind)
         assert refused.status == 2
         assert "kept no weights of its stage 'student'" in refused.err
-        assert "Records committed to a repository come without weights" in refused.err
+        assert "Committed records come without weights" in refused.err
 
 
 #: arguments → what the answer says
