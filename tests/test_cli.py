@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cli import COMMANDS
+from harness.commands import COMMANDS
 from harness.hydra_app import compose
 from harness.results.store import Store
 from tests.conftest import Command

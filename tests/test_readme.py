@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness import hydra_app
-from harness.cli import COMMANDS
+from harness.commands import COMMANDS
 from harness.recipe import make_recipe
 from tests.conftest import Command
 
