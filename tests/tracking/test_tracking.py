@@ -171,7 +171,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[dict[str, Any]] = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
         for data in log_records(path.read_bytes()[7:]):  # after the file's own head
-            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
+            record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.HasField("history"):
                 items = record.history.item
