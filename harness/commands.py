@@ -95,7 +95,8 @@ def _table(arguments: list[str]) -> None:
     )
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--where", help='only runs for which this holds: "seed < 3"')
-    parser.add_argument("--selection", choices=["last", "oracle"], help="only such checkpoints")
+    parser.add_argument("--selection", choices=["last", "label_free", "oracle"],
+                        help="only such checkpoints")  # fmt: skip
     parser.add_argument("--sort", help="a metric, images_per_second, hours, gpu_hours, method")
     parser.add_argument("--reverse", action="store_true", help="best first")
     parser.add_argument("--rows", help="fields: method, or labeler.eps, or several with commas")

@@ -70,7 +70,9 @@ def rerun(
     if not wanted:
         raise ConfigError(
             f"No run in {folder.folder} {'failed' if failed else 'failed or is unfinished'}.",
-            "harness list runs shows how far each has come.",
+            "harness rerun without --failed goes on with what was stopped."
+            if failed and "unfinished" in kinds.values()
+            else "harness list runs shows how far each has come.",
         )
     done, wrong = [], []
     for run in wanted:

@@ -67,7 +67,9 @@ class Several(Dataset):
         self.sets = dict(sets)
 
     def load(self) -> ReIDData:
-        """Raises DataError where one of the sets does, and where one has no training images."""
+        """Raises DataError where one of the sets does, where one has no training images, and where
+        two have the same.
+        """
         found = {name: dataset.load() for name, dataset in self.sets.items()}
         for name, data in found.items():
             if not len(data.train.images):
@@ -76,6 +78,7 @@ class Several(Dataset):
                     "Leave it out, or test on it later: harness eval RUN dataset=NAME.",
                 )
         parts = tuple(found.values())
+        _check_different(found)
         train = Split(
             Joined({name: data.train.images for name, data in found.items()}),
             _apart([data.train.identities for data in parts]),
@@ -90,6 +93,23 @@ class Several(Dataset):
             notes=first.notes,
             parts=parts,
         )
+
+
+def _check_different(found: Mapping[str, ReIDData]) -> None:
+    """Refuse the same images twice, each time as other people.
+
+    Raises:
+        DataError: two of the sets have equal training images.
+    """
+    seen: dict[str, str] = {}
+    for name, data in found.items():
+        digest = data.train.images.fingerprint()
+        if digest in seen:
+            raise DataError(
+                f"{seen[digest]} and {name} are the same training images.",
+                f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
+            )
+        seen[digest] = name
 
 
 def _cameras(parts: Sequence[ReIDData]) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.cards import UNHASHED
 from harness.errors import ConfigError, did_you_mean
 from harness.results import published
 from harness.results.names import crossings, variants
@@ -58,12 +59,12 @@ class Comparison:
     @property
     def caption(self) -> str:
         """What was held equal, in words."""
-        return f"Protocol `{self.card['name']}` ({self.card['hash']}): {self.held}."
+        return caption(self.card, self.rows["selection"])
 
     @property
     def held(self) -> str:
-        """The protocol card as `key value; key value`."""
-        return held(self.card)
+        """What was held equal as `key value; key value`."""
+        return held(self.card, self.rows["selection"])
 
     @property
     def searches(self) -> str:
@@ -86,15 +87,22 @@ class Comparison:
         return f"Published numbers were read in, for {read}."
 
 
-def held(card: Mapping[str, Any]) -> str:
-    """A protocol card as `key value; key value`."""
-    shown = {k: v for k, v in card.items() if k not in ("name", "hash", "cameras", "tuned")}
+def held(card: Mapping[str, Any], selections: Iterable[str]) -> str:
+    """What rows have in common, as `key value; key value`.
+
+    Args:
+        card: any one row's protocol card. selections: of all rows, as they may differ in it.
+    """
+    shown = {key: value for key, value in card.items() if key not in UNHASHED and key != "name"}
+    how = sorted(set(selections))
+    if len(how) == 1:
+        shown["selection"] = how[0]
     return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
 
 
-def caption(card: Mapping[str, Any]) -> str:
-    """What a protocol card holds equal, in words."""
-    return f"Protocol `{card['name']}` ({card['hash']}): {held(card)}."
+def caption(card: Mapping[str, Any], selections: Iterable[str]) -> str:
+    """What a table holds equal, in words; arguments as those of `held`."""
+    return f"Protocol `{card['name']}` ({card['hash']}): {held(card, selections)}."
 
 
 def warning(unlike: str) -> str:

@@ -29,7 +29,9 @@ def save(
     Args:
         source: `features` or `network`. fingerprint: of the images.
     """
-    path = run.folder / f"evaluation-{stage}-{rule.name}.json"
+    own = fingerprint == run.record["dataset"]["fingerprint"]
+    data = "" if own else f"-data_{fingerprint[:8]}"  # it is another set's result
+    path = run.folder / f"evaluation-{stage}-{rule.name}{data}.json"
     arrays: dict[str, Any] = {
         f"{stage}_ap": result.ap.astype(np.float32),
         f"{stage}_first_match_rank": result.first_match_rank.astype(np.int32),

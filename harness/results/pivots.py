@@ -205,6 +205,9 @@ class _Pivot:
         keys = [*fields, "data"] if "dataset" in fields else list(fields)
         return bool((runs.groupby(keys, dropna=False)[key].nunique() > 1).any())
 
+    def _selections(self, protocol: str) -> list[str]:
+        return self.runs.loc[self.runs["protocol_hash"] == protocol, "selection"].tolist()
+
     def _column(self, key: str) -> str:
         return "title" if key == "dataset" else key
 
@@ -228,7 +231,10 @@ class _Pivot:
             body.append(tuple(cells))
         names = [{n for g in self.cells[row].values() for n in g["name"]} for row in order]
         unlike = sorted({text for text in self.runs["unlike"] if text})
-        notes = [*map(warning, unlike), *map(caption, self.cards.values())]
+        notes = [
+            *map(warning, unlike),
+            *(caption(card, self._selections(key)) for key, card in self.cards.items()),
+        ]
         notes.append(leading_note({k: v for marks in led.values() for k, v in marks.items()}))
         data = self.runs["title"].unique() if "dataset" not in (*self.rows, *self.columns) else ()
         protocols = sorted({card["name"] for card in self.cards.values()})

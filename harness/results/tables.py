@@ -76,7 +76,8 @@ class Options:
     @property
     def condition(self) -> str | None:
         """`where` and `selection` together."""
-        chosen = None if self.selection is None else f"selection == '{self.selection}'"
+        # label_free names its criterion, too
+        chosen = self.selection and f"selection.str.startswith('{self.selection}')"
         return " and ".join(f"({text})" for text in (self.where, chosen) if text) or None
 
 
@@ -119,8 +120,7 @@ def show(options: Options) -> None:
         for page in pages:
             _print(page)
     elif options.style == "csv":
-        text = "\n".join(_plain_csv(page) for page in pages)
-        _write(_csv(tables, options.reverse) if plain else text, options.output)
+        _write(_csv(tables, options.reverse) if plain else _plain_csv(pages), options.output)
     else:
         text = FORMATS[options.style](pages)
         if options.style == "markdown" and plain:
@@ -172,11 +172,16 @@ def _csv(tables: Sequence[Comparison], reverse: bool) -> str:
     return pd.concat(frames).to_csv(index=False)
 
 
-def _plain_csv(page: Sheet) -> str:
-    heads = [" ".join(filter(None, (column.group, column.title))) for column in page.columns]
-    return pd.DataFrame([[c.text for c in row] for row in page.rows], columns=heads).to_csv(
-        index=False
-    )
+def _plain_csv(pages: Sequence[Sheet]) -> str:
+    """Tables as they are read by people; of several, a first column says which."""
+    frames = []
+    for page in pages:
+        heads = [" ".join(filter(None, (column.group, column.title))) for column in page.columns]
+        frame = pd.DataFrame([[c.text for c in row] for row in page.rows], columns=heads)
+        if len(pages) > 1:
+            frame.insert(0, "Table", f"{page.title}: {page.notes[0]}" if page.notes else page.title)
+        frames.append(frame)
+    return pd.concat(frames).to_csv(index=False)
 
 
 def _write(text: str, output: str | None) -> None:

@@ -122,6 +122,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "trained_on": trained_on(record),
             "seed": record["cell"]["seed"],
             "settings": record["settings"],
+            # a cell that differs in its evaluation alone may have been made of another's networks
+            "network": record.get("networks_of", run.name),
             "cameras": record["protocol"]["cameras"],
             "selection": record["protocol"]["selection"],
             "tuned": row_mark(record["protocol"]),
@@ -161,11 +163,14 @@ def sheets(
         dataset: tested on this one only. where: a condition on the columns of `load`.
 
     Raises:
-        ConfigError: nothing finished, nothing of that data set, or nothing left.
+        ConfigError: nothing finished, nothing of that data set, nothing left, or no such metric.
     """
     from harness.results.comparisons import filtered
     from harness.results.names import crossings, variants
 
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"--cross has no metric '{metric}'.", did_you_mean(metric, METRICS))
     runs = load(store)
     if runs.empty:
         raise ConfigError(
@@ -188,7 +193,8 @@ def sheets(
     )
     runs["variant"] = ""
     for _, group in runs.groupby(["trained_on", "protocol_hash"]):
-        runs.loc[group.index, "variant"] = variants(group, store)
+        # the rule of evaluation is the table's own
+        runs.loc[group.index, "variant"] = variants(group, store, ["evaluation.rerank"])
     return [_sheet(group, metrics) for _, group in runs.groupby(["protocol", "protocol_hash"])]
 
 
@@ -202,7 +208,7 @@ def _titled(trained: str) -> str:
 
 def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
     from harness.results.comparisons import METRICS as TITLED
-    from harness.results.comparisons import held
+    from harness.results.comparisons import caption
     from harness.results.published import TITLES
     from harness.results.sheets import Cell, Column, Sheet, number
 
@@ -219,13 +225,14 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
     keys = ["method", "crossing", "variant", "tuned", "trained_on", "cameras", "selection"]
     for values, group in runs.groupby(keys, sort=True):
         method, crossing, variant, tuned, trained, cameras, selection = map(str, values)
-        oracle = "" if selection == "last" else f"selection={selection}"
-        apart = ", ".join(text for text in (crossing, variant, tuned, oracle) if text)
+        if selection != "last" and "selection=" not in variant:
+            variant = f"{variant}, selection={selection}".strip(", ")
+        apart = ", ".join(text for text in (crossing, variant, tuned) if text)
         cells = [Cell(f"{method} [{apart}]" if apart else method),
                  Cell(_titled(trained)),
                  Cell("yes" if cameras == "True" else "no")]  # fmt: skip
         for name in tested:
-            mine = group[group["column"] == name].drop_duplicates(["settings", "seed"])
+            mine = group[group["column"] == name].drop_duplicates(["network", "seed"])
             cells += [number(mine[metric].mean(), mine[metric].std(ddof=1)) for metric in metrics]
         body.append(tuple(cells))
         names.append(method)
@@ -233,9 +240,8 @@ def _sheet(runs: pd.DataFrame, metrics: Sequence[str]) -> Sheet:
         f"{name}: not the published images ({unlike})."
         for (name, unlike), _ in runs[runs["unlike"] != ""].groupby(["column", "unlike"])
     ]
-    notes = [f"Protocol `{card['name']}` ({card['hash']}): {held(card)}.", *warnings,
-             "Networks as they were when training ended; nothing is adapted to what is tested "
-             "on."]  # fmt: skip
+    notes = [caption(card, runs["selection"]), *warnings,
+             "Nothing is adapted to what is tested on."]  # fmt: skip
     return Sheet(
         f"trained on → tested on, protocol {card['name']}",
         tuple(columns),

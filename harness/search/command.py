@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from harness.errors import ConfigError, did_you_mean
+from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.hydra_app import compose
 from harness.progress import Reporter
 from harness.search import page, plots
@@ -53,6 +54,11 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         HarnessError: anything that a person can mend.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ConfigError(
+            "harness search does not run under torchrun.",
+            "Give the plain command several times, once a GPU (device=cuda:1): they share a study.",
+        )
     several, show, overrides = _flags(arguments)
     combinations = _combinations(overrides)
     if len(combinations) > 1 and not several:
@@ -70,6 +76,12 @@ def run(arguments: Sequence[str]) -> None:
     say = Reporter().say
     with _terminable():
         outcomes = [_search(plan, say) for plan in plans]
+    empty = [o.plan.settings.name for o in outcomes if o is not None and o.best is None]
+    if empty:
+        raise HarnessError(
+            f"No trial of {', '.join(empty)} was completed.",
+            "The lines above, and README.md of the search, say why each failed.",
+        )
     if len(outcomes) > 1 and all(outcomes):
         say("\n" + "\n".join(page.budgets([o for o in outcomes if o is not None])))
 
@@ -175,7 +187,7 @@ def _tell(outcome: Outcome, names: Sequence[str], say: Any) -> None:
         say("The best trial is the default itself.")
     place = f"{settings.place}/README.md"
     say(f"best: {', '.join(f'{k}={v}' for k, v in outcome.values(outcome.best).items())}")
-    say(f"run it: harness run method={page._method(outcome)} +search={names[0]}   ({place})")
+    say(f"run it: {page.command(outcome, names[0])}   ({place})")
     if settings.folder.absolute() not in [f.absolute() for f in _folders()]:
         say(f"  (with HARNESS_SEARCHES={settings.folder})")
 

@@ -147,10 +147,22 @@ def page(outcome: Outcome, names: Sequence[str], plots: Sequence[Path]) -> str:
                 lines.append(f"| {word} (trial {trial.number}) | {_trial(outcome, trial)} |")
         lines += ["", *comparison(outcome)]
         presets = ", ".join(f"`+search={name}`" for name in names)
-        run = f"harness run method={_method(outcome)} +search={names[0]}"
+        run = command(outcome, names[0])
         lines += ["", f"Presets: {presets}, as in `{run}`."]
     lines += ["", *(f"![{path.stem}]({path.name})" for path in plots), ""]
     return "\n".join(lines)
+
+
+def command(outcome: Outcome, preset: str) -> str:
+    """What runs a preset on the data that it was found on: the search's own words, but for those
+    about the search itself and about places.
+    """
+    words = [
+        word
+        for word in outcome.plan.overrides
+        if not word.lstrip("+~").startswith(("search.", "method=", "store=", "name=", "data."))
+    ]
+    return " ".join(["harness run", f"method={_method(outcome)}", *words, f"+search={preset}"])
 
 
 def _method(outcome: Outcome) -> str:
