@@ -13,7 +13,7 @@ demo: $(VENV)/.demo  ## install, run MSKD on synthetic pedestrians, print the le
 	$(BIN)/harness table --dataset synthetic
 
 test: $(VENV)/.test  ## install with the test extra, run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .

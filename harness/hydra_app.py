@@ -14,6 +14,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -174,10 +175,13 @@ def _explained(error: Exception, arguments: Sequence[str], primary: str = "confi
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        groups = {g: loader.get_group_options(g) for g in loader.list_groups("")}
+        # the loader copies its whole repository for every question: ask that itself
+        options = getattr(loader, "repository", loader).get_group_options
+        groups = {g: options(g, ObjectType.CONFIG) for g in loader.list_groups("")}
         groups.pop("hydra", None)
         for name in loader.list_groups("method"):
-            groups["method"] += [f"{name}/{v}" for v in loader.get_group_options(f"method/{name}")]
+            variants = options(f"method/{name}", ObjectType.CONFIG)
+            groups["method"] += [f"{name}/{v}" for v in variants]
         parsed = []
         for override in overrides:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,8 @@ def command(
     monkeypatch.delenv("HARNESS_DATA", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
 
+    handlers = list(logging.getLogger().handlers)
+
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
         try:
@@ -52,6 +55,8 @@ def command(
             status = stop.code if isinstance(stop.code, int) else 1
         else:
             status = 0
+        # Hydra's own help leaves a handler behind, which writes to what is closed after this test
+        logging.getLogger().handlers[:] = handlers
         return Answer(status, *capsys.readouterr())
 
     return run
