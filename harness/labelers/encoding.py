@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from harness.compiled import in_threads, pieces
-from harness.labelers.neighbours import compiled_for, squared_norms
+from harness.labelers.neighbours import compiled_for
 from harness.labelers.sparse import offsets, row_blocks, spans
+from harness.labelers.tiles import squared_norms
 from harness.precision import exact_matmul
 
 #: V · 2^30 in int32. A row of V sums to 1, so overlaps fit, and an error of 2^-31 an entry is less

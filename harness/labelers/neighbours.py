@@ -5,6 +5,8 @@ neighbour. Distances are rounded to float32, by each back-end in its own way: ne
 each other than that may change places between back-ends. Copies of a row never do (`copies.py`).
 
 Distances are symmetric, so tiles on and above the diagonal are enough: half of a matrix product.
+Where a processor has units for bf16, a first pass in that type leaves few pairs to be measured
+(`sieve.py`).
 From each tile an image keeps its k smallest keys, a key being `bits of the distance << 32 | image`.
 """
 
@@ -18,9 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.compiled import in_threads, kernels, pieces
+from harness.compiled import kernels
 from harness.errors import ConfigError
+from harness.labelers import sieve
 from harness.labelers.copies import find_copies, spread
+from harness.labelers.tiles import empty_heaps, keep_part, squared_norms, walk
 from harness.memory import halving
 from harness.notices import say_once
 from harness.precision import exact_matmul
@@ -29,12 +33,6 @@ BACKENDS = ("auto", "torch", "faiss")
 
 # Sides of the square tiles that distances are computed in.
 _TILE_CPU, _TILE_GPU = 1024, 4096
-#: sides for compiled loops, by N: small jobs waste less on the diagonal, large ones go faster in
-#: large tiles (powers of two: others were up to a fifth slower)
-_TILES = ((2048, 256), (4096, 512), (8192, 1024))
-_LARGEST_TILE = 2048
-#: columns choose in strips so narrow that their heaps stay in a core's cache
-_STRIPS = 8
 #: below so many images the compiled loops do not pay for loading them
 WORTH_COMPILING = 256
 _LARGEST_KEY = torch.iinfo(torch.int64).max
@@ -123,11 +121,6 @@ def compiled_for(x: Tensor, images: int, loops: str) -> ModuleType | None:
     return kernels(f"harness.labelers.loops.{loops}")
 
 
-def squared_norms(x: Tensor) -> Tensor:
-    """||x_i||² of rows (N, D): (N,), without a second array of that size."""
-    return torch.cat([rows.square().sum(dim=1) for rows in x.split(_TILE_CPU)])
-
-
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """||x_i − y_j||² of rows (A, D) and (B, D): (A, B), never negative."""
     squares = x.square().sum(dim=1), y.square().sum(dim=1)
@@ -141,41 +134,19 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def _search_compiled(x: Tensor, k: int, farthest: bool, keep: int, loops: ModuleType) -> Neighbours:
     """Products by torch, the choice among them by compiled loops."""
     n = len(x)
-    tile = next((side for most, side in _TILES if n <= most), _LARGEST_TILE)
-    squares = squared_norms(x).numpy()
-    heaps = np.full((n, k - 1), 0x7F800000 << 32, dtype=np.int64)  # a distance of infinity
+    itself = torch.arange(n)[:, None] | -1 << 63  # at −0, below all others
+    if not farthest and not keep and sieve.applies(x):
+        keys = sieve.nearest_keys(x, k - 1, loops)
+        if keys is not None:
+            return _from_keys(torch.cat([itself, keys], dim=1))
+    heaps = empty_heaps(n, k - 1)
     far = np.zeros(n if farthest else 0, dtype=np.int32)
     kept = torch.empty(keep, n - keep)
-    scratch = torch.empty(min(tile, n) ** 2)
-    with exact_matmul(x.device):
-        for top in range(0, n, tile):
-            for left in range(top, n, tile):
-                rows, columns = x[top : top + tile], x[left : left + tile]
-                products = scratch[: len(rows) * len(columns)].view(len(rows), len(columns))
-                array = torch.mm(rows, columns.T, out=products).numpy()
-                in_threads(
-                    loops.select_rows,
-                    [(array, top, left, squares, heaps, far, *p) for p in pieces(len(rows))],
-                )
-                in_threads(
-                    loops.select_columns,
-                    [(array, top, left, heaps, far, *p) for p in pieces(len(columns), _STRIPS)],
-                )
-                _keep(products, top, left, kept)
+    walk(x, squared_norms(x).numpy(), heaps, far, kept, loops)
     heaps.sort(axis=1)
-    itself = np.arange(n, dtype=np.int64)[:, None] | np.int64(-1 << 63)  # at −0, below all others
-    keys = torch.from_numpy(np.concatenate([itself, heaps], axis=1))
     largest = torch.from_numpy(far.view(np.float32)) if farthest else None
+    keys = torch.cat([itself, torch.from_numpy(heaps)], dim=1)
     return _from_keys(keys, largest, kept if keep else None)
-
-
-def _keep(tile: Tensor, top: int, left: int, kept: Tensor) -> None:
-    """Copy a tile's part of the distances of images 0 … K−1 to K … N−1, all above the diagonal."""
-    first = len(kept)
-    if top < first < left + tile.shape[1]:
-        part = tile[: first - top, max(0, first - left) :]
-        column = max(0, left - first)
-        kept[top : top + len(part), column : column + part.shape[1]] = part
 
 
 def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
@@ -196,7 +167,7 @@ def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
             for left in range(top, n, tile):
                 columns = slice(left, left + tile)
                 distances = squared_distances(x[rows], x[columns])
-                _keep(distances, top, left, kept)
+                keep_part(distances, top, left, kept)
                 if left == top:
                     distances.fill_diagonal_(-0.0)  # see _keys
                 else:  # the tile below the diagonal is this one's transpose

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import notices
 from harness.errors import ConfigError
-from harness.labelers import neighbours
+from harness.labelers import neighbours, tiles
 from harness.labelers.neighbours import nearest, search
 from harness.precision import exact_matmul
 from tests.labelers.cases import blobs, golden, lattice
@@ -174,7 +174,7 @@ def test_kept_distances_are_those_of_the_first_images(count: int, keep: int, til
     features, keep = blobs(1, count, spread=0.5, seed=count), min(keep, count - 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "_TILE_CPU", tile)
-        patch.setattr(neighbours, "_TILES", ((1 << 60, tile),))
+        patch.setattr(tiles, "_TILES", ((1 << 60, tile),))
         kept = search(features, 3, keep=keep).kept
     assert kept is not None
     expected = oracle.squared_distances(features.numpy())[:keep, keep:]

@@ -103,3 +103,56 @@ def select_columns(
                         if key < heap[0]:
                             _push(heap, key)
                             bound[place] = np.int32(heap[0] >> 32)
+
+
+@loop(fastmath=True)
+def _squared_distance(a: Any, b: Any) -> Any:
+    total = np.float32(0)
+    for place in range(len(a)):
+        difference = a[place] - b[place]
+        total += difference * difference
+    return total
+
+
+@loop
+def measure(
+    x: Any,
+    heaps: Any,
+    k: int,
+    limits: Any,
+    safe: Any,
+    errors: Any,
+    unsettled: Any,
+    broken: Any,
+    start: int,
+    stop: int,
+) -> None:
+    """Measure the candidates of images start … stop−1, and say whose neighbours stay open.
+
+    Args:
+        x: (N, D) float32. heaps: (N, C), sorted keys of candidates; those up to an image's limit
+            get the key of their exact squared distance, the others an infinite one.
+        limits: (N,), what lies beyond is not among the k nearest. safe: (N,), nothing that was
+            no candidate is nearer. errors: (N,), by how much a candidate's distance may be off.
+        unsettled: (N,) bool, set where neither shows that the k nearest are found.
+        broken: (N,) bool, set where a distance was off by more.
+    """
+    value = np.empty(1, np.float32)
+    bits = value.view(np.int32)
+    for row in range(start, stop):
+        heap = heaps[row]
+        settled, nearer = False, 0
+        for place in range(len(heap)):
+            bits[0] = np.int32(heap[place] >> 32)
+            estimate = value[0]
+            if settled or (place >= k and estimate > limits[row]):
+                settled = True
+                heap[place] = np.int64(0x7F800000) << 32
+                continue
+            other = heap[place] & 0xFFFFFFFF
+            value[0] = _squared_distance(x[row], x[other])
+            if abs(value[0] - estimate) > errors[row]:
+                broken[row] = True
+            nearer += value[0] < safe[row]
+            heap[place] = np.int64(bits[0]) << 32 | other
+        unsettled[row] = not settled and nearer < k

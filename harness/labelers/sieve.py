@@ -1,0 +1,137 @@
+"""Half-precision products choose candidates; exact distances choose the neighbours among them.
+
+Processors with units for bf16 form products two and a half times as fast as in float32. Rounding a
+row to bf16 moves it by a length e_i = ||x_i − b_i|| that is known, so by Cauchy and Schwarz
+
+    |x_i·x_j − b_i·b_j| ≤ ||x_i|| e_j + e_i ||b_j||,
+
+to which come the rounding of the result to bf16 and that of float32 sums. An image that is farther
+than the k-th candidate by more than twice this bound cannot be among the k nearest. What is left, a
+few images more than k, is measured in float32 as ||x_i − x_j||², which rounds less than products
+do. An image whose neighbours the bound does not settle is searched anew without the sieve, and
+features of which a sample shows too many such images are not sieved at all. The result is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.compiled import in_threads, pieces
+from harness.labelers.tiles import empty_heaps, squared_norms, walk
+from harness.notices import say_once
+from harness.precision import exact_matmul, has_bf16
+
+#: below so many images the search is quick without a sieve
+WORTH_SIEVING = 4096
+#: images of the sample, the share of them that may find too many candidates, and how many that is
+_SAMPLE, _LOST, _MOST = 128, 0.02, 4
+#: rows that are worked on together
+_ROWS = 256
+#: the largest relative error of rounding to bf16, and to float32
+_BF16, _FP32 = 2.0**-8, 2.0**-24
+#: the error is bounded at one distance and used at distances that are a little larger
+_SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """rows: (N, D) bf16. squares: (N,), the rows' squared norms before they were rounded.
+
+    bounds: (N,), of the error of squared distances, leaving out the rounding of their products.
+    """
+
+    rows: Tensor
+    squares: Tensor
+    bounds: Tensor
+
+    def error(self, images: Tensor, distances: Tensor) -> Tensor:
+        """Bound (A,) of the error of squared distances of images (A,) at and above (A,) values."""
+        squares = self.squares[images]
+        twice_product = torch.maximum(squares + self.squares.max() - distances, distances)
+        return _SLACK * (self.bounds[images] + _BF16 * twice_product)
+
+
+def applies(x: Tensor) -> bool:
+    """Whether to sieve (N, D) float32 rows here: a CPU with units for bf16, and work enough."""
+    return x.device.type == "cpu" and len(x) >= WORTH_SIEVING and has_bf16(x.device)
+
+
+def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
+    """The k nearest of each image but itself: keys (N, k), sorted; None if a sieve does not pay.
+
+    Args:
+        x: (N, D) float32, contiguous, on the CPU. k: below N.
+        loops: the module `selection`, compiled.
+    """
+    rounded = _round(x)
+    size = _candidates(rounded, k)
+    if size is None:
+        return None
+    heaps = empty_heaps(len(x), size)
+    nothing = np.zeros(0, np.int32), torch.empty(0, len(x))
+    walk(rounded.rows, rounded.squares.numpy(), heaps, *nothing, loops)
+    heaps.sort(axis=1)
+
+    every = torch.arange(len(x))
+    kth, last = (_distances(heaps[:, place]) for place in (k - 1, size - 1))
+    limits = kth + rounded.error(every, kth) * 2
+    safe = last - rounded.error(every, last)
+    unsettled = np.zeros(len(x), dtype=np.bool_)
+    broken = np.zeros(len(x), dtype=np.bool_)
+    errors = rounded.error(every, torch.zeros(len(x)))
+    fixed = x.numpy(), heaps, k, limits.numpy(), safe.numpy(), errors.numpy(), unsettled, broken
+    in_threads(loops.measure, [(*fixed, *p) for p in pieces(len(x))])
+    if broken.any():
+        say_once("bf16 products are less exact here than they should be: neighbours without them")
+        return None
+    heaps.sort(axis=1)
+    keys = torch.from_numpy(heaps)[:, :k]
+    for images in torch.from_numpy(unsettled.nonzero()[0]).split(_ROWS):
+        keys[images] = _without_sieve(x, rounded.squares, images, k)
+    return keys
+
+
+def _round(x: Tensor) -> _Rounded:
+    rows, squares = x.bfloat16(), squared_norms(x)
+    parts = zip(x.split(_ROWS), rows.split(_ROWS), strict=True)
+    moved = torch.cat([(before - after).norm(dim=1) for before, after in parts])
+    norms = squares.sqrt()
+    largest = norms.max() + moved.max()  # no row is longer, before or after
+    sums = 2 * (x.shape[1] + 4) * _FP32 * largest.square()
+    return _Rounded(rows, squares, 2 * (norms * moved.max() + moved * largest) + sums)
+
+
+def _candidates(rounded: _Rounded, k: int) -> int | None:
+    """How many candidates an image should keep, from a sample; None if too many for a sieve."""
+    n = len(rounded.rows)
+    most = min(_MOST * k, n - 1)
+    sample = torch.linspace(0, n - 1, min(_SAMPLE, n)).long()
+    with exact_matmul(rounded.rows.device):
+        products = (rounded.rows[sample] @ rounded.rows.T).float()
+    distances = rounded.squares[sample][:, None] + rounded.squares - 2 * products
+    distances[torch.arange(len(sample)), sample] = torch.inf
+    kth = distances.kthvalue(k, dim=1).values
+    found = (distances <= (kth + 2 * rounded.error(sample, kth))[:, None]).sum(dim=1)
+    if (found >= most).float().mean() > _LOST:
+        return None
+    return min(int(found.clamp(max=most).max() * 1.1) + 2, most)
+
+
+def _without_sieve(x: Tensor, squares: Tensor, images: Tensor, k: int) -> Tensor:
+    """Sorted keys (A, k) of images (A,), from their float32 products with all."""
+    with exact_matmul(x.device):
+        products = x[images] @ x.T
+    distances = (squares[images][:, None] + squares - 2 * products).clamp_(min=0)
+    keys = distances.view(torch.int32).to(torch.int64) << 32 | torch.arange(len(x))
+    keys[torch.arange(len(images)), images] = torch.iinfo(torch.int64).max
+    return keys.topk(k, dim=1, largest=False).values
+
+
+def _distances(keys: Any) -> Tensor:
+    return torch.from_numpy((keys >> 32).astype(np.int32)).view(torch.float32)
