@@ -8,8 +8,9 @@ row to bf16 moves it by a length e_i = ||x_i − b_i|| that is known, so by Cauc
 to which come the rounding of the result to bf16 and that of float32 sums. An image that is farther
 than the k-th candidate by more than twice this bound cannot be among the k nearest. What is left, a
 few images more than k, is measured in float32 as ||x_i − x_j||², which rounds less than products
-do. An image whose neighbours the bound does not settle is searched anew without the sieve, and
-features of which a sample shows too many such images are not sieved at all. The result is exact.
+do. An image whose neighbours the bound does not settle is searched as without a sieve, and features
+of which a sample shows too many such images are not sieved at all. So the neighbours are the same,
+as far as float32 products can tell, and where they cannot, more often the right ones.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from harness.labelers.tiles import empty_heaps, squared_norms, walk
 from harness.notices import say_once
 from harness.precision import exact_matmul, has_bf16
 
-#: below so many images the search is quick without a sieve
-WORTH_SIEVING = 4096
+#: below so many images, or dimensions, a sieve saves nothing
+WORTH_SIEVING, _WORTH_WIDTH = 4096, 1024
 #: images of the sample, the share of them that may find too many candidates, and how many that is
 _SAMPLE, _LOST, _MOST = 128, 0.02, 4
-#: rows that are worked on together
-_ROWS = 256
+#: rows that are rounded together; pairs that are searched together without a sieve
+_ROWS, _PAIRS = 256, 1 << 22
+#: largest squared norms outside of these: bf16 or float32 would run out of exponents
+_LEAST, _GREATEST = 1e-24, 1e36
 #: the largest relative error of rounding to bf16, and to float32
 _BF16, _FP32 = 2.0**-8, 2.0**-24
 #: the error is bounded at one distance and used at distances that are a little larger
@@ -59,7 +62,8 @@ class _Rounded:
 
 def applies(x: Tensor) -> bool:
     """Whether to sieve (N, D) float32 rows here: a CPU with units for bf16, and work enough."""
-    return x.device.type == "cpu" and len(x) >= WORTH_SIEVING and has_bf16(x.device)
+    enough = len(x) >= WORTH_SIEVING and x.shape[1] >= _WORTH_WIDTH
+    return enough and x.device.type == "cpu" and has_bf16(x.device)
 
 
 def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
@@ -70,6 +74,8 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
         loops: the module `selection`, compiled.
     """
     rounded = _round(x)
+    if not _LEAST <= float(rounded.squares.max()) <= _GREATEST:  # nor of a NaN
+        return None
     size = _candidates(rounded, k)
     if size is None:
         return None
@@ -85,14 +91,23 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
     unsettled = np.zeros(len(x), dtype=np.bool_)
     broken = np.zeros(len(x), dtype=np.bool_)
     errors = rounded.error(every, torch.zeros(len(x)))
-    fixed = x.numpy(), heaps, k, limits.numpy(), safe.numpy(), errors.numpy(), unsettled, broken
+    fixed = (
+        x.detach().numpy(),
+        heaps,
+        k,
+        limits.numpy(),
+        safe.numpy(),
+        errors.numpy(),
+        unsettled,
+        broken,
+    )
     in_threads(loops.measure, [(*fixed, *p) for p in pieces(len(x))])
     if broken.any():
         say_once("bf16 products are less exact here than they should be: neighbours without them")
         return None
     heaps.sort(axis=1)
     keys = torch.from_numpy(heaps)[:, :k]
-    for images in torch.from_numpy(unsettled.nonzero()[0]).split(_ROWS):
+    for images in torch.from_numpy(unsettled.nonzero()[0]).split(max(1, _PAIRS // len(x))):
         keys[images] = _without_sieve(x, rounded.squares, images, k)
     return keys
 
@@ -120,7 +135,7 @@ def _candidates(rounded: _Rounded, k: int) -> int | None:
     found = (distances <= (kth + 2 * rounded.error(sample, kth))[:, None]).sum(dim=1)
     if (found >= most).float().mean() > _LOST:
         return None
-    return min(int(found.clamp(max=most).max() * 1.1) + 2, most)
+    return min(max(k, int(found.max() * 1.1) + 2), most)
 
 
 def _without_sieve(x: Tensor, squares: Tensor, images: Tensor, k: int) -> Tensor:

@@ -126,6 +126,22 @@ def test_features_all_alike_are_not_sieved(loops: ModuleType) -> None:
     assert sieve.nearest_keys(x, 12, loops) is None
 
 
+@pytest.mark.parametrize("scale", [1e-19, 1e19, 1e25, float("nan"), float("inf")])
+def test_features_at_the_ends_of_float32_are_not_sieved(scale: float, loops: ModuleType) -> None:
+    x = crowd(300)
+    x[5] *= scale
+    assert (sieve.nearest_keys(x, 12, loops) is None) == (scale != 1e-19)
+    assert sieve.nearest_keys(x * scale, 12, loops) is None
+
+
+def test_one_image_near_nothing_hurts_nobody(loops: ModuleType) -> None:
+    x = crowd(300)
+    x[5] *= 1e-19
+    keys = sieve.nearest_keys(x, 12, loops)
+    assert keys is not None
+    assert_nearest(x, keys, 12)
+
+
 def test_a_processor_that_rounds_badly_is_found_out(
     loops: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +169,7 @@ def test_the_search_sieves_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(sieve, "nearest_keys", counted)
     monkeypatch.setattr(sieve, "WORTH_SIEVING", 300)
+    monkeypatch.setattr(sieve, "_WORTH_WIDTH", 256)
     monkeypatch.setattr(sieve, "has_bf16", lambda _: False)
     x = crowd(600)
     plain = search(x, 13)
