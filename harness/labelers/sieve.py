@@ -1,7 +1,8 @@
 """Half-precision products choose candidates; exact distances choose the neighbours among them.
 
 Processors with units for bf16 form products two and a half times as fast as in float32. Rounding a
-row to bf16 moves it by a length e_i = ||x_i − b_i|| that is known, so by Cauchy and Schwarz
+row x_i (less the mean of all) to b_i moves it by a length e_i = ||x_i − b_i|| that is known, so by
+Cauchy and Schwarz
 
     |x_i·x_j − b_i·b_j| ≤ ||x_i|| e_j + e_i ||b_j||,
 
@@ -44,7 +45,7 @@ _SLACK = 1.05
 
 @dataclass(frozen=True)
 class _Rounded:
-    """rows: (N, D) bf16. squares: (N,), the rows' squared norms before they were rounded.
+    """rows: (N, D) bf16, centred. squares: (N,), their squared norms before they were rounded.
 
     bounds: (N,), of the error of squared distances, leaving out the rounding of their products.
     """
@@ -107,18 +108,28 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
         return None
     heaps.sort(axis=1)
     keys = torch.from_numpy(heaps)[:, :k]
-    for images in torch.from_numpy(unsettled.nonzero()[0]).split(max(1, _PAIRS // len(x))):
-        keys[images] = _without_sieve(x, rounded.squares, images, k)
+    remaining = torch.from_numpy(unsettled.nonzero()[0])
+    if len(remaining):
+        squares = squared_norms(x)
+        for images in remaining.split(max(1, _PAIRS // len(x))):
+            keys[images] = _without_sieve(x, squares, images, k)
     return keys
 
 
 def _round(x: Tensor) -> _Rounded:
-    rows, squares = x.bfloat16(), squared_norms(x)
-    parts = zip(x.split(_ROWS), rows.split(_ROWS), strict=True)
-    moved = torch.cat([(before - after).norm(dim=1) for before, after in parts])
+    """Rows less their mean, which leaves distances alone and what is rounded smaller."""
+    centre = x.mean(dim=0)
+    rows = torch.empty(x.shape, dtype=torch.bfloat16)
+    squares, moved = torch.empty(len(x)), torch.empty(len(x))
+    for start in range(0, len(x), _ROWS):
+        part = slice(start, start + _ROWS)
+        centred = x[part] - centre
+        rows[part] = centred
+        squares[part] = centred.square().sum(dim=1)
+        moved[part] = (centred - rows[part]).norm(dim=1)
     norms = squares.sqrt()
     largest = norms.max() + moved.max()  # no row is longer, before or after
-    sums = 2 * (x.shape[1] + 4) * _FP32 * largest.square()
+    sums = 2 * (x.shape[1] + 12) * _FP32 * largest.square()
     return _Rounded(rows, squares, 2 * (norms * moved.max() + moved * largest) + sums)
 
 

@@ -122,8 +122,14 @@ def test_the_bound_holds_and_is_not_idle(loops: ModuleType) -> None:
 
 def test_features_all_alike_are_not_sieved(loops: ModuleType) -> None:
     """When all are about equally far, a sieve holds nothing back."""
-    x = F.normalize(5 + 0.01 * torch.randn(400, 256), dim=1)
-    assert sieve.nearest_keys(x, 12, loops) is None
+    assert sieve.nearest_keys(torch.eye(400), 12, loops) is None
+
+
+def test_what_all_features_share_is_taken_away(loops: ModuleType) -> None:
+    x = F.normalize(3 + crowd(400), dim=1)
+    keys = sieve.nearest_keys(x, 12, loops)
+    assert keys is not None
+    assert_nearest(x, keys, 12)
 
 
 @pytest.mark.parametrize("scale", [1e-19, 1e19, 1e25, float("nan"), float("inf")])
