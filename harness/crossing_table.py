@@ -22,7 +22,8 @@ from harness.errors import HarnessError
 from harness.interfaces import PseudoLabeler
 from harness.listing import CONF
 from harness.networks import check_images
-from harness.recipe import build_distiller, build_objective, make_recipe
+from harness.recipe import make_recipe
+from harness.stages import build_distiller, build_objective
 
 GROUPS = ("distiller", "labeler", "objective", "backbone")
 #: where a finished run has to be named, and where a classifier needs a row for every image

@@ -22,11 +22,11 @@ from harness.memory import keep_freed_memory
 from harness.networks import load_network
 from harness.precision import resolve_device
 from harness.progress import Reporter
-from harness.recipe import build
 from harness.referee import make_referee
 from harness.results import evaluations, transfers
 from harness.results.store import Run, Store
 from harness.several import BETWEEN, complete, sections, settings
+from harness.stages import build
 
 
 def evaluate_run(

@@ -13,15 +13,9 @@ from harness.backbones.weights import read_state
 from harness.errors import ConfigError
 from harness.init import Init, find_init
 from harness.interfaces import Backbone
-from harness.recipe import (
-    Recipe,
-    Stage,
-    build_backbone,
-    build_distiller,
-    build_labeler,
-    build_objective,
-)
+from harness.recipe import Recipe
 from harness.results.store import Run, Store
+from harness.stages import Stage, build_backbone, build_distiller, build_labeler, build_objective
 
 
 def check_parts(config: DictConfig, recipe: Recipe) -> None:

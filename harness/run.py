@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from harness import tracking
 from harness.backbones import set_samples_per_bn
@@ -22,8 +22,9 @@ from harness.evaluation.label_free import column, judge, read_label_free
 from harness.files import write_json
 from harness.images.placement import check_bank
 from harness.init import settled
-from harness.interfaces import Backbone, Dataset, ReIDData, UnlabelledSet, as_cameras
+from harness.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.kept_cell import KeptCell
+from harness.loading import load_data
 from harness.memory import keep_freed_memory
 from harness.networks import (
     build_initial,
@@ -38,18 +39,17 @@ from harness.parallel import processes, sharing
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter, duration
 from harness.protocol import protocol_card
-from harness.recipe import (
+from harness.recipe import make_recipe
+from harness.referee import Referee, make_referee
+from harness.results.store import Run, Store
+from harness.seeds import derive
+from harness.stages import (
     Stage,
-    build,
     build_backbone,
     build_distiller,
     build_labeler,
     build_objective,
-    make_recipe,
 )
-from harness.referee import Referee, make_referee
-from harness.results.store import Run, Store
-from harness.seeds import derive
 from harness.throughput import rate, stage_throughput
 from harness.training import Parts, Trainer
 
@@ -134,29 +134,6 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
             f"{run.name} is finished, but with other images than {data.name} has now.",
             "Keep both with name=, or replace it with overwrite=always.",
         )
-
-
-def load_data(config: DictConfig) -> ReIDData:
-    """The data set of a configuration, found and parsed; no image is decoded.
-
-    Raises:
-        ConfigError: options that it refuses. DataError: it is missing or incomplete.
-    """
-    return make_dataset(config).load()
-
-
-def make_dataset(config: DictConfig) -> Dataset:
-    """What loads the data set of a configuration.
-
-    Raises:
-        ConfigError: options that it refuses.
-    """
-    node = OmegaConf.to_container(config.dataset, resolve=True)
-    assert isinstance(node, dict)
-    name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
-    if on_bad_image not in ("error", "skip"):
-        raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
-    return build(OmegaConf.create(node), f"dataset {name}")
 
 
 class Cell(KeptCell):

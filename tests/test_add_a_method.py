@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from harness import plugins
 from harness.hydra_app import compose
-from harness.recipe import build_labeler, make_recipe
+from harness.recipe import make_recipe
 from harness.results.store import Store
+from harness.stages import build_labeler
 from tests.conftest import Command
 from tests.test_readme import commands_in
 from tests.tiny import tiny

@@ -29,7 +29,8 @@ from harness.interfaces import (
     PseudoLabeler,
     PseudoLabels,
 )
-from harness.recipe import build, build_backbone, make_recipe
+from harness.recipe import make_recipe
+from harness.stages import build, build_backbone
 
 CONF = Path(harness.__file__).parent / "conf"
 

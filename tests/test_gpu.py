@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.recipe import build_backbone
 from harness.run import run_cell
+from harness.stages import build_backbone
 from tests.conftest import Command
 from tests.standalone.own_features import write_test_set
 from tests.test_training import CROSSED

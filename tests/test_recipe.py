@@ -14,13 +14,8 @@ from harness.backbones import small
 from harness.errors import ConfigError
 from harness.hydra_app import compose
 from harness.interfaces import PseudoLabeler
-from harness.recipe import (
-    build,
-    build_distiller,
-    build_labeler,
-    build_objective,
-    make_recipe,
-)
+from harness.recipe import make_recipe
+from harness.stages import build, build_distiller, build_labeler, build_objective
 
 
 class CameraLabeler(PseudoLabeler):

@@ -16,8 +16,8 @@ from harness.images.settings import make_augment
 from harness.interfaces import UnlabelledSet
 from harness.precision import fp32_as
 from harness.progress import Reporter
-from harness.recipe import build_distiller, build_labeler, build_objective
 from harness.seeds import generator
+from harness.stages import build_distiller, build_labeler, build_objective
 from harness.throughput import synchronised
 from harness.training import Parts, Trainer
 

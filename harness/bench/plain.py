@@ -13,7 +13,7 @@ from harness.bench import reference
 from harness.bench.rounds import Once, Round
 from harness.bench.setting import Setting
 from harness.precision import fp32_as
-from harness.recipe import build_objective
+from harness.stages import build_objective
 from harness.throughput import synchronised
 
 

@@ -20,8 +20,9 @@ from harness.images.placement import place_bank
 from harness.images.samplers import SAMPLERS
 from harness.interfaces import Backbone, Objective, Subset
 from harness.precision import resolve_precision
-from harness.recipe import Stage, build_backbone, make_recipe
+from harness.recipe import make_recipe
 from harness.seeds import generator
+from harness.stages import Stage, build_backbone
 
 #: MSKD's own network and loss, in the fair protocol; what is given on the command line wins
 DEFAULTS = (
@@ -37,7 +38,7 @@ class Setting:
         self, changes: Sequence[str], device: torch.device, images: int, folder: Path
     ) -> None:
         from harness import hydra_app, plugins
-        from harness.run import load_data
+        from harness.loading import load_data
 
         plugins.register()
         self.config: DictConfig = hydra_app.compose([*DEFAULTS, *changes])

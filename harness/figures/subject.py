@@ -20,11 +20,11 @@ from harness.images.bank import Bank
 from harness.interfaces import Backbone, PseudoLabeler
 from harness.networks import load_network
 from harness.progress import Reporter
-from harness.recipe import build
 from harness.referee import Referee, make_referee
 from harness.results.store import Run
 from harness.rhythm import labellings
 from harness.several import complete
+from harness.stages import build
 
 
 @dataclass

@@ -70,7 +70,7 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "Say dataset=folder source=DIR, or leave it out.",
         )
     config = compose_for([f"{key}={value}" for key, value in given.items()])
-    from harness.run import make_dataset
+    from harness.loading import make_dataset
 
     dataset = make_dataset(config)
     root = Path(config.data.root).expanduser()

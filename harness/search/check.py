@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError, HarnessError, did_you_mean
 from harness.networks import check_parts
-from harness.recipe import build_labeler, build_objective, make_recipe
+from harness.recipe import make_recipe
 from harness.search.space import Param, Space, Values
+from harness.stages import build_labeler, build_objective
 
 #: what is no hyper-parameter: it says what is asked, not how it is learnt
 NOT_SEARCHED = (

@@ -20,17 +20,17 @@ from harness.errors import ConfigError
 from harness.evaluation.label_free import CRITERIA, judge
 from harness.files import write_text
 from harness.interfaces import as_cameras
+from harness.loading import load_data
 from harness.precision import resolve_device, resolve_precision
 from harness.progress import Reporter
-from harness.recipe import build_backbone
 from harness.referee import make_referee
 from harness.results.store import Run
-from harness.run import load_data
 from harness.search.plan import Plan, make_plan
 from harness.search.storage import original
 from harness.search.study import open_study
 from harness.search.tally import counted
 from harness.search.trial import trial_config
+from harness.stages import build_backbone
 
 #: numbers below this many networks say little, and none is given
 LEAST = 4

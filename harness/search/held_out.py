@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.errors import ConfigError, DataError
 from harness.interfaces import Dataset, ImageSource, ReIDData, Split
-from harness.recipe import build
 from harness.seeds import derive
+from harness.stages import build
 
 
 class Nothing(ImageSource):

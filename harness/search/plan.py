@@ -16,9 +16,9 @@ from harness.cell import settings_hash
 from harness.errors import ConfigError, DataError
 from harness.evaluation.label_free import Reference, no_cameras, read_label_free
 from harness.hydra_app import compose
+from harness.loading import load_data
 from harness.networks import check_parts, find_teachers
 from harness.recipe import Recipe, make_recipe
-from harness.run import load_data
 from harness.search.check import defaults, settle
 from harness.search.lines import locator
 from harness.search.settings import Settings, read_settings

@@ -144,7 +144,7 @@ def _gradients() -> None:
 
 
 def _shared_extraction(folder: Path) -> None:
-    from harness.recipe import build_backbone
+    from harness.stages import build_backbone
 
     torch.manual_seed(0)
     network = build_backbone(tiny_config(folder, "method=direct_transfer").backbone)

@@ -11,8 +11,8 @@ from PIL import Image
 
 from harness.errors import DataError
 from harness.interfaces import Dataset, ImageSource, ReIDData, Split
+from harness.loading import load_data
 from harness.results.store import Run
-from harness.run import load_data
 from harness.search.held_out import HeldOut, hold_out
 from tests.search.small import search
 from tests.tiny import tiny_config
