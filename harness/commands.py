@@ -103,9 +103,7 @@ def _table(arguments: list[str]) -> None:
     parser.add_argument("--columns", help="fields: dataset, protocol, seed, …")
     parser.add_argument("--by-dataset", action="store_true", help="--rows method --columns dataset")
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
-    parser.add_argument(
-        "--metrics", default="mAP,rank1", help="of --rows, --columns: mAP,gpu_hours"
-    )
+    parser.add_argument("--metrics", help="of --rows, --columns, --compare, --cross: mAP,gpu_hours")
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="are differences real?")
     parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
     parser.add_argument("--published", action="store_true", help="numbers of papers, no runs")
@@ -120,10 +118,16 @@ def _table(arguments: list[str]) -> None:
         return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
     by_dataset = (("method",), ("dataset",)) if options.by_dataset else ((), ())
+    chosen = options.rows or options.columns or options.by_dataset or options.cross
+    if options.metrics is not None and not chosen and options.compare is None:
+        raise ConfigError(
+            "--metrics chooses what --rows, --columns, --by-dataset, --cross or --compare show.",
+            "Add one of them, or leave it out.",
+        )
     show(
         Options(
             options.store, options.format, options.dataset, options.where, options.sort,
-            words(options.metrics) or ("mAP",), words(options.rows) or by_dataset[0],
+            words(options.metrics) or ("mAP", "rank1"), words(options.rows) or by_dataset[0],
             words(options.columns) or by_dataset[1], options.selection, options.reverse,
             None if options.compare is None else tuple(options.compare), options.output,
             options.cross,

@@ -172,7 +172,7 @@ def make_referee(
     if len(data.query.images) or len(data.gallery.images):
         query_split, query_bank = decode("query", data.query)
         gallery_split, gallery_bank = decode("gallery", gallery_split)
-        _check_matches(query_split, gallery_split, data.name)
+        check_matches(query_split, gallery_split, data.name)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
     return Referee(
         data=kept,
@@ -206,8 +206,12 @@ def without_junk(gallery: Split) -> Split:
     return gallery if len(ranked) == len(gallery.identities) else gallery.subset(ranked)
 
 
-def _check_matches(query: Split, gallery: Split, name: str) -> None:
-    """Refuse a test part in which no query can be answered, before any training."""
+def check_matches(query: Split, gallery: Split, name: str) -> None:
+    """Refuse a test part in which no query can be answered, before any training.
+
+    Raises:
+        DataError: there is no correct gallery image for any of them.
+    """
     if query.cameras is None or gallery.cameras is None:
         possible = bool(np.isin(query.identities, gallery.identities).any())
     else:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.interfaces import Backbone, Distiller, Objective, PseudoLabeler
+from harness.options import check_options
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -70,6 +71,7 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
     Raises:
         ConfigError: an option that the part does not have, or a value that it refuses.
     """
+    _check_kinds(node, what)
     try:
         return instantiate(node, **extra, _convert_="all")
     except Exception as error:
@@ -80,6 +82,15 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
             cause = cause.__cause__
         root = error.__cause__ or error
         raise ConfigError(f"{what} cannot be built: {first_line(root)}", _options(node)) from error
+
+
+def _check_kinds(node: DictConfig, what: str) -> None:
+    try:
+        target = get_object(node._target_)
+        given = {str(key): node[key] for key in node if not str(key).startswith("_")}
+    except Exception:  # what builds the part says more about it
+        return
+    check_options(target, given, what.split()[0])
 
 
 def _options(node: DictConfig) -> str:

@@ -21,6 +21,8 @@ from harness.interfaces import ImageSource, ReIDData, Subset
 
 ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 CHUNK = 64
+#: notes of a data set that count nothing: what it is drawn with
+SETTINGS = ("seed", "renderer")
 
 
 @dataclass
@@ -130,10 +132,17 @@ def show(card: dict[str, Any], console: Console) -> None:
 def lines(card: dict[str, Any]) -> list[str]:
     """What stands below the table."""
     found = []
-    notes = [f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value}"
-             for key, value in card["notes"].items()]  # fmt: skip
-    if notes:
-        found.append(f"among them: {', '.join(notes)}")
+    notes = {key.replace("_", " "): value for key, value in card["notes"].items()}
+    among = [
+        f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}"
+        for key, value in notes.items()
+        if key not in SETTINGS
+    ]
+    if among:
+        found.append(f"among them: {', '.join(among)}")
+    drawn = [f"{key} {value}" for key, value in notes.items() if key in SETTINGS]
+    if drawn:
+        found.append(f"drawn with: {', '.join(drawn)}")
     sizes = card["sizes"]
     if sizes:
         shown = [f"{k} {w}x{h}" for k, (w, h) in sizes.items()]
@@ -151,7 +160,10 @@ def lines(card: dict[str, Any]) -> list[str]:
         )
     if not card["parts"]["query"]["images"]:
         found.append("no test part: runs train on it and are not evaluated")
-    if not card["parts"]["train"]["cameras"]:
+    train = card["parts"]["train"]
+    if not train["images"]:
+        found.append("no training images: for networks that are trained already")
+    elif not train["cameras"]:
         found.append("no cameras: samplers and objectives do without")
     found.append(f"fingerprint: {card['fingerprint']}")
     unlike = card["not_as_published"]

@@ -26,7 +26,7 @@ from harness.prepare.layouts import find_layout
 from harness.prepare.sources import open_source
 from harness.prepare.unpack import in_place, unpack
 from harness.progress import Reporter
-from harness.referee import without_junk
+from harness.referee import check_matches, without_junk
 
 BAD_SHOWN = 20
 
@@ -69,6 +69,11 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             f"{next(iter(options))}= is of images of your own.",
             "Say dataset=folder source=DIR, or leave it out.",
         )
+    if given["dataset"] == "folder" and source is None and "dataset.csv" not in given:
+        raise ConfigError(
+            "dataset=folder does not know where your images are.",
+            "Give source=DIR to have a CSV proposed, or dataset.csv=FILE if you have one.",
+        )
     config = compose_for([f"{key}={value}" for key, value in given.items()])
     from harness.loading import make_dataset
 
@@ -83,7 +88,8 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
         print(jsonlib.dumps(card))
     else:
         show(card, reporter.console)
-        print(f"ready: {_command(config, given)}")
+        trains = card["parts"]["train"]["images"] > 0
+        print(f"ready: {_command('mskd' if trains else 'direct_transfer', given)}")
     return card
 
 
@@ -125,9 +131,9 @@ def compose_for(changes: Sequence[str]) -> DictConfig:
     return compose(["method=direct_transfer", *changes])
 
 
-def _command(config: DictConfig, given: dict[str, str]) -> str:
+def _command(method: str, given: dict[str, str]) -> str:
     words = [f"{key}={value}" for key, value in given.items() if not key.startswith("images.")]
-    return " ".join(["harness run method=mskd", *map(shlex.quote, words)])
+    return " ".join([f"harness run method={method}", *map(shlex.quote, words)])
 
 
 def _alone(root: Path, name: str) -> FileLock:
@@ -189,6 +195,8 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     fingerprint = data.fingerprint()
     _check_empty(data)
     gallery = without_junk(data.gallery)
+    if len(data.query.images):
+        check_matches(data.query, gallery, data.name)
     junk = data.gallery.subset(np.flatnonzero(data.gallery.identities == -1))
     bad: list[str] = []
     for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):

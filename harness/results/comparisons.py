@@ -202,7 +202,10 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     if not isinstance(kept, pd.DataFrame):
         raise ConfigError(f"--where '{where}' is no condition.")
     if kept.empty:
-        raise ConfigError(f"No finished run fits --where '{where}'.")
+        raise ConfigError(
+            f"No finished run fits '{where}'.",
+            "Without --where and --selection, harness table shows all of them.",
+        )
     return kept
 
 

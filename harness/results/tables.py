@@ -134,6 +134,16 @@ def show(options: Options) -> None:
 
 def _compared(tables: Sequence[Comparison], names: Sequence[str], metric: str) -> list[Sheet]:
     """Differences of rows, in every table that has them all."""
+    there = sorted({str(name) for table in tables for name in table.rows["method"]})
+    for name in names:
+        if name not in there:
+            raise ConfigError(f"There is no row '{name}'.", did_you_mean(name, there))
+    if len(names) == 1:
+        others = ", ".join(name for name in there if name != names[0])
+        raise ConfigError(
+            f"--compare {names[0]} names one row, and a comparison takes two.",
+            f"Name another: {others}." if others else "",
+        )
     found = []
     for table in tables:
         if len(tables) > 1 and not set(names) <= set(table.rows["method"]):
@@ -143,7 +153,7 @@ def _compared(tables: Sequence[Comparison], names: Sequence[str], metric: str) -
     if not found:
         raise ConfigError(
             f"No table has {' and '.join(names) or 'two methods'}: there is nothing to compare.",
-            "Rows are called as harness table shows them.",
+            "Rows are compared within one protocol and data set, as harness table shows them.",
         )
     return found
 

@@ -17,6 +17,7 @@ from yaml import YAMLError
 from harness import plugins
 from harness.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.interfaces import PseudoLabeler
+from harness.options import check_kind
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -53,7 +54,9 @@ def make_labeler(changes: Sequence[str] = ()) -> tuple[str, PseudoLabeler]:
             raise ConfigError(f"There is no option '{key}'.", did_you_mean(key, known))
         OmegaConf.update(config, key, _value(key, text))
     for key, _ in given:
-        _check_type(key, _resolved(config, key), before[key])
+        usual = before[key]
+        if usual is not None:
+            check_kind(key, _resolved(config, key), (type(usual),), usual)
     return name, _build(name, config)
 
 
@@ -108,17 +111,6 @@ def _resolved(config: DictConfig, key: str) -> Any:
         return OmegaConf.select(config, key, throw_on_missing=True)
     except OmegaConfBaseException as error:  # ${…} of what is not there, or ???
         raise ConfigError(f"{key} has no value: {first_line(error)}.", f"Give {key}=….") from error
-
-
-def _check_type(key: str, value: Any, default: Any) -> None:
-    """A value is of its default's type: a k1 of 2.5 would get as far as the search."""
-    wanted = type(default)
-    fits = type(value) is wanted or (wanted is float and type(value) is int)
-    if default is not None and not fits:
-        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-        raise ConfigError(
-            f"{key}={value} must be {kinds.get(wanted, wanted.__name__)}.", f"Usual: {default}."
-        )
 
 
 def _build(name: str, config: DictConfig) -> PseudoLabeler:

@@ -40,6 +40,12 @@ def load(dataset_module: Callable[[str], ModuleType], tmp_path: Path) -> Load:
     return load
 
 
+def test_absolute_paths_are_refused(load: Load, tmp_path: Path) -> None:
+    """They would stand in records and banks, and mean nothing on another machine."""
+    with pytest.raises(DataError, match=r"(?s)is an absolute path .* relative to the CSV"):
+        load(GOOD.replace("t/a.jpg", f"{tmp_path}/t/a.jpg"))
+
+
 @pytest.mark.parametrize("images", [None, "elsewhere/images"])
 def test_good(load: Load, images: str | None) -> None:
     data = load(GOOD, images)

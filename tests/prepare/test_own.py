@@ -146,6 +146,25 @@ def test_yes(command: Command, tmp_path: Path) -> None:
     assert "ready: harness run method=mskd dataset=folder" in again.out
 
 
+def test_a_csv_without_training_images(command: Command, tmp_path: Path) -> None:
+    paint(tmp_path, ["a.jpg", "b.jpg"])
+    rows = "path,id,camera,split\na.jpg,1,1,query\nb.jpg,1,{},gallery\n"
+    (tmp_path / "list.csv").write_text(rows.format(1))
+    answer = prepare(command, "dataset.csv=list.csv", f"data.root={tmp_path}")
+    assert answer.status == 2 and "has a correct gallery image" in answer.err
+    (tmp_path / "list.csv").write_text(rows.format(2))
+    answer = prepare(command, "dataset.csv=list.csv", f"data.root={tmp_path}")
+    assert answer.status == 0, answer.err
+    assert "no training images" in answer.out and "no cameras" not in answer.out
+    assert "ready: harness run method=direct_transfer dataset=folder" in answer.out
+
+
+def test_neither_a_source_nor_a_csv(command: Command) -> None:
+    answer = prepare(command)
+    assert answer.status == 2
+    assert "Give source=DIR" in answer.err and "dataset.csv=FILE" in answer.err
+
+
 def test_the_csv_elsewhere(command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "own", NAMES)
     answer = prepare(command, "source=own", "dataset.csv=lists/own.csv", "--yes")

@@ -250,6 +250,25 @@ def test_output_to_a_file(tmp_path: Path, command: Command) -> None:
     assert "--format markdown" in refused.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--compare", "mskd"), "--compare mskd names one row, and a comparison takes two. "
+                                "Name another: mskd (teacher)"),
+        (("--compare", "mskd", "mksd"), "There is no row 'mksd'. Did you mean 'mskd'"),
+        (("--metrics", "mAP"), "--metrics chooses what --rows"),
+        (("--selection", "oracle"), "Without --where and --selection, harness table shows all"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_shown_is_said(
+    tmp_path: Path, command: Command, words: tuple[str, ...], said: str
+) -> None:
+    write(tmp_path, "a", record())
+    answer = command("table", "--store", str(tmp_path), *words)
+    assert answer.status == 2
+    assert said in " ".join(answer.err.split())
+
+
 def test_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished runs"):
         list(comparisons(tmp_path))

@@ -117,7 +117,7 @@ SLIPS = {
     "labeler.eps=1.01": ["eps 1.01 is not in (0, 1]"],
     "labeler.eps=.nan": ["eps nan is not in (0, 1]"],
     "labeler.eps=abc": ["labeler.eps=abc must be a number", "Usual: 0.6"],
-    "labeler.eps=": ["labeler.eps=None must be a number"],
+    "labeler.eps=": ["labeler.eps=null must be a number"],
     "labeler.eps=[": ["labeler.eps=[ cannot be read"],
     "labeler.k1=7.5": ["labeler.k1=7.5 must be a whole number", "Usual: 30"],
     "labeler.k1=${nowhere}": ["labeler.k1 has no value", "nowhere"],
