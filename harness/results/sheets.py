@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.results.comparisons import METRICS, Comparison
-from harness.results.leads import LEVEL, Marks, Pair, marks
+from harness.results.leads import LEVEL, Marks, Pair, chosen_on_test, marks
 
 ORACLE = "best on test (oracle)"
 
@@ -112,7 +112,7 @@ def sheet(comparison: Comparison) -> Sheet:
                 comparison.warning,
                 comparison.caption,
                 comparison.searches,
-                leading_note(led),
+                leading_note(led) or _why_none(rows),
                 _where(rows),
                 comparison.sources,
             )
@@ -182,6 +182,16 @@ def leading_note(led: Mapping[str, Marks]) -> str:
     return (
         "Bold: the best, and every row that is not significantly behind it (paired bootstrap, "
         f"p ≥ {1 - LEVEL:.2f} after Holm's correction). Underlined: the next."
+    )
+
+
+def _why_none(rows: pd.DataFrame) -> str:
+    """Why nothing is bold where several rows compete; '' where none do."""
+    if (rows["final"] & ~chosen_on_test(rows)).sum() < 2:
+        return ""
+    return (
+        "Nothing is bold: the runs of some rows have no results by query (per_query.npz), or of "
+        "other queries, so no lead can be tested."
     )
 
 
