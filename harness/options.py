@@ -11,6 +11,8 @@ from typing import Any
 from harness.errors import ConfigError
 
 KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+#: what messages call types; a str in a signature refuses nothing: YAML reads some words as numbers
+NAMES: dict[type, str] = KINDS | {str: "a word"}
 
 
 def check_options(build: Callable[..., Any], options: Mapping[str, Any], section: str) -> None:
@@ -41,10 +43,12 @@ def check_kind(key: str, value: Any, wanted: tuple[type, ...], usual: Any) -> No
     """
     if type(value) in wanted or (float in wanted and type(value) is int):
         return
-    kinds = " or ".join(KINDS.get(kind, kind.__name__) for kind in wanted if kind is not type(None))
+    named = [NAMES.get(kind, kind.__name__) for kind in wanted if kind is not type(None)]
     shown = "null" if value is None else value
     known = usual is not inspect.Parameter.empty and usual is not None
-    raise ConfigError(f"{key}={shown} must be {kinds}.", f"Usual: {usual}." if known else "")
+    raise ConfigError(
+        f"{key}={shown} must be {' or '.join(named)}.", f"Usual: {usual}." if known else ""
+    )
 
 
 def _plain(hint: Any) -> tuple[type, ...]:

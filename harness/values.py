@@ -48,6 +48,11 @@ RANGES = {
 
 
 def check_values(config: DictConfig) -> None:
+    """Whether all options of a cell are known, given, and of a value that they can have.
+
+    Raises:
+        ConfigError: one is not; with what would do.
+    """
     for key in config:
         if key not in TOP_KEYS:
             raise ConfigError(f"There is no option '{key!s}'.", did_you_mean(str(key), TOP_KEYS))
@@ -86,6 +91,14 @@ def _check_truths(config: DictConfig, keys: tuple[str, ...], where: str = "") ->
 
 
 def check_numbers(config: DictConfig, where: str = "") -> None:
+    """Whether a stage's numbers, sampler, optimizer and rhythm are possible, alone and together.
+
+    Args:
+        where: what a message begins with ("stages.student: ").
+
+    Raises:
+        ConfigError: one is not; with what would do.
+    """
     sampler = config.batch.get("sampler")
     if sampler not in SAMPLERS:
         raise ConfigError(

@@ -115,10 +115,10 @@ class Folder(Dataset):
                 f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}", unknown, len(rows)
             )
         self._refuse("no path", [row for row in rows if not row.path], rows)
-        far = [row for row in rows if Path(row.path).is_absolute()]
-        if far:
+        absolute = [row for row in rows if Path(row.path).is_absolute()]
+        if absolute:
             raise DataError(
-                f"{far[0].path} is an absolute path ({_lines(far)} of {self.csv})",
+                f"{absolute[0].path} is an absolute path ({_lines(absolute)} of {self.csv})",
                 "Write paths relative to the CSV's folder, or to dataset.images=.",
             )
         first: dict[str, Row] = {}

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from harness.errors import ConfigError, HarnessError
 from harness.interfaces import PseudoLabeler, PseudoLabels, check_features
+from harness.labelers.keys import squared_distances
 from harness.labelers.laps import Laps
-from harness.labelers.neighbours import squared_distances
 from harness.precision import exact_matmul
 
 # Side of the square tiles that pairs are looked at in.

@@ -5,9 +5,8 @@ neighbour. Distances are rounded to float32, by each back-end in its own way: ne
 each other than that may change places between back-ends. Copies of a row never do (`copies.py`).
 
 Distances are symmetric, so tiles on and above the diagonal are enough: half of a matrix product.
-Where a processor has units for bf16, a first pass in that type leaves few pairs to be measured
-(`sieve.py`).
-From each tile an image keeps its k smallest keys, a key being `bits of the distance << 32 | image`.
+From each tile an image keeps its k smallest keys (`keys.py`). Where a processor has units for bf16,
+a first pass in that type leaves few pairs to be measured (`sieve.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from harness.compiled import kernels
 from harness.errors import ConfigError
 from harness.labelers import sieve
 from harness.labelers.copies import find_copies, spread
+from harness.labelers.keys import distances_of, keys_of, nearest_of, smallest, squared_distances
 from harness.labelers.tiles import empty_heaps, keep_part, squared_norms, walk
 from harness.memory import halving
 from harness.notices import say_once
@@ -121,13 +121,6 @@ def compiled_for(x: Tensor, images: int, loops: str) -> ModuleType | None:
     return kernels(f"harness.labelers.loops.{loops}")
 
 
-def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """||x_i − y_j||² of rows (A, D) and (B, D): (A, B), never negative."""
-    squares = x.square().sum(dim=1), y.square().sum(dim=1)
-    products = torch.addmm(squares[1][None, :], x, y.T, alpha=-2)
-    return products.add_(squares[0][:, None]).clamp_(min=0)
-
-
 # -------------------------------------------------------------------------------- the back-ends
 
 
@@ -157,8 +150,8 @@ def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
     kept = torch.empty(keep, n - keep, device=x.device)
 
     def merge(rows: slice, distances: Tensor, first: int) -> None:
-        keys = _smallest(_keys(distances, first), k)
-        best[rows] = _smallest(torch.cat([best[rows], keys], dim=1), k)
+        keys = smallest(keys_of(distances, first), k)
+        best[rows] = smallest(torch.cat([best[rows], keys], dim=1), k)
         farthest[rows] = torch.maximum(farthest[rows], distances.amax(dim=1))
 
     with exact_matmul(x.device):
@@ -169,7 +162,7 @@ def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
                 distances = squared_distances(x[rows], x[columns])
                 keep_part(distances, top, left, kept)
                 if left == top:
-                    distances.fill_diagonal_(-0.0)  # see _keys
+                    distances.fill_diagonal_(-0.0)  # see `keys_of`
                 else:  # the tile below the diagonal is this one's transpose
                     merge(columns, distances.T.contiguous(), top)
                 merge(rows, distances, left)
@@ -192,38 +185,17 @@ def _search_faiss(x: Tensor, k: int) -> Tensor:
 
     myself = ranks == torch.arange(len(x), device=x.device)[:, None]
     distances[myself] = -0.0
-    keys = _keys(distances, 0) & ~0xFFFFFFFF | ranks
+    keys = keys_of(distances) & ~0xFFFFFFFF | ranks
     unsettled = ~myself.any(dim=1)
     if k < len(x):
         unsettled |= distances[:, k] == distances[:, k - 1]
     keys = keys.sort(dim=1).values[:, :k]
     for rows in unsettled.nonzero()[:, 0].split(_TILE_CPU):
-        with exact_matmul(x.device):
-            whole = squared_distances(x[rows], x)
-        whole[torch.arange(len(rows)), rows] = -0.0
-        keys[rows] = _smallest(_keys(whole, 0), k).sort(dim=1).values
+        keys[rows] = nearest_of(x, rows, k)
     return keys
-
-
-# ----------------------------------------------------------------------------------------- keys
-
-
-def _keys(distances: Tensor, first: int) -> Tensor:
-    """Distances (A, B) to images first … first+B−1 as int64 that sort by distance, then image.
-
-    The bits of a float ≥ 0, read as an integer, are in the order of the floats, and those of −0.0
-    are the smallest integer of all. So −0.0 marks an image's distance to itself.
-    """
-    columns = torch.arange(first, first + distances.shape[1], device=distances.device)
-    return distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
 
 
 def _from_keys(
     keys: Tensor, farthest: Tensor | None = None, kept: Tensor | None = None
 ) -> Neighbours:
-    distances = (keys >> 32).to(torch.int32).view(torch.float32).abs_()
-    return Neighbours(keys & 0xFFFFFFFF, distances, farthest, kept)
-
-
-def _smallest(keys: Tensor, k: int) -> Tensor:
-    return keys.topk(min(k, keys.shape[1]), dim=1, largest=False, sorted=False).values
+    return Neighbours(keys & 0xFFFFFFFF, distances_of(keys).abs_(), farthest, kept)

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.compiled import in_threads, pieces
-from harness.labelers.tiles import empty_heaps, squared_norms, walk
+from harness.labelers.keys import distances_of, nearest_of
+from harness.labelers.tiles import empty_heaps, walk
 from harness.notices import say_once
 from harness.precision import exact_matmul, has_bf16
 
@@ -86,7 +86,7 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
     heaps.sort(axis=1)
 
     every = torch.arange(len(x))
-    kth, last = (_distances(heaps[:, place]) for place in (k - 1, size - 1))
+    kth, last = (distances_of(torch.from_numpy(heaps[:, place])) for place in (k - 1, size - 1))
     limits = kth + rounded.error(every, kth) * 2
     safe = last - rounded.error(every, last)
     unsettled = np.zeros(len(x), dtype=np.bool_)
@@ -108,11 +108,8 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
         return None
     heaps.sort(axis=1)
     keys = torch.from_numpy(heaps)[:, :k]
-    remaining = torch.from_numpy(unsettled.nonzero()[0])
-    if len(remaining):
-        squares = squared_norms(x)
-        for images in remaining.split(max(1, _PAIRS // len(x))):
-            keys[images] = _without_sieve(x, squares, images, k)
+    for images in torch.from_numpy(unsettled.nonzero()[0]).split(max(1, _PAIRS // len(x))):
+        keys[images] = nearest_of(x, images, k + 1)[:, 1:]
     return keys
 
 
@@ -147,17 +144,3 @@ def _candidates(rounded: _Rounded, k: int) -> int | None:
     if (found >= most).float().mean() > _LOST:
         return None
     return min(max(k, int(found.max() * 1.1) + 2), most)
-
-
-def _without_sieve(x: Tensor, squares: Tensor, images: Tensor, k: int) -> Tensor:
-    """Sorted keys (A, k) of images (A,), from their float32 products with all."""
-    with exact_matmul(x.device):
-        products = x[images] @ x.T
-    distances = (squares[images][:, None] + squares - 2 * products).clamp_(min=0)
-    keys = distances.view(torch.int32).to(torch.int64) << 32 | torch.arange(len(x))
-    keys[torch.arange(len(images)), images] = torch.iinfo(torch.int64).max
-    return keys.topk(k, dim=1, largest=False).values
-
-
-def _distances(keys: Any) -> Tensor:
-    return torch.from_numpy((keys >> 32).astype(np.int32)).view(torch.float32)

@@ -123,6 +123,7 @@ SLIPS = {
     "labeler.k1=${nowhere}": ["labeler.k1 has no value", "nowhere"],
     "labeler.k1=4": ["k1 4 and k2 6"],
     "labeler.k1=61": ["60 images are too few for labeler.k1=61", "labeler.k1=60 or less"],
+    "labeler.search=5": ["labeler.search=5 must be a word", "Usual: auto"],
     "labeler.search=fais": ["unknown search 'fais'"],
     "labeler.part_weight=0.5": ["part_weight 0.5"],
     "--cams c.npy": ["c.npy does not exist"],
