@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.memory import before_torch
+from harness.core.host_memory import before_torch
 
 before_torch()  # as the command does
 
 import torch  # noqa: E402
 
-from harness.cli import main  # noqa: E402
+from harness.cli.main import main  # noqa: E402
 
 torch.set_num_threads(1)  # sums in another order are other sums; and tests share their cores
 

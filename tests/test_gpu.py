@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from harness.run import run_cell
-from harness.stages import build_backbone
+from harness.experiment.run import run_cell
+from harness.experiment.stages import build_backbone
 from tests.conftest import Command
-from tests.standalone.own_features import write_test_set
-from tests.test_training import CROSSED
+from tests.experiment.standalone.own_features import write_test_set
 from tests.tiny import tiny_config
+from tests.training.test_trainer import CROSSED
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,7 +70,7 @@ def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:
 
 def test_fp32_gradients_are_fp32(tmp_path: Path) -> None:
     """With train.precision=fp32 the backward convolutions do not fall back to TF32."""
-    from harness.precision import arithmetic, fp32_as
+    from harness.core.precision import arithmetic, fp32_as
 
     config = tiny_config(tmp_path, "method=direct_transfer")
     torch.manual_seed(0)
@@ -137,9 +137,9 @@ def test_places_of_the_bank_give_the_same_run(tmp_path: Path, bank: str) -> None
 
 def test_sent_batches_equal_those_of_the_device() -> None:
     """Many batches in a hurry: no buffer is overwritten while it is being copied."""
-    from harness.images.augment import Augment
-    from harness.images.feed import Courier, Feed
-    from harness.seeds import generator
+    from harness.core.seeds import generator
+    from harness.data.augment import Augment
+    from harness.data.prefetcher import Courier, Feed
 
     device = torch.device("cuda")
     bank = np.random.default_rng(0).integers(0, 256, (256, 256, 128, 3), dtype=np.uint8)
@@ -170,7 +170,7 @@ def test_sent_batches_equal_those_of_the_device() -> None:
 
 
 def test_optimisers_are_fused(tmp_path: Path) -> None:
-    from harness.optimizers import load_state, make_optimizer
+    from harness.training.optimizers import load_state, make_optimizer
 
     settings = {"lr": 0.1, "weight_decay": 0.0, "step": 20, "gamma": 0.1}
     for name in ("adam", "sgd"):

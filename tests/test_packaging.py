@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
+
 #: what a wheel is made of; copied, because building writes into the folder that it builds
 SOURCES = ("harness", "methods", "datasets", "results/published.csv", "tests/golden",
            "pyproject.toml", "README.md", "LICENSE")  # fmt: skip
@@ -87,11 +88,11 @@ def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
 def test_the_command_is_installed(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (entries,) = (n for n in archive.namelist() if n.endswith("dist-info/entry_points.txt"))
-    assert "harness = harness.cli:main" in archive.read(entries).decode()
+    assert "harness = harness.cli.main:main" in archive.read(entries).decode()
 
 
 def test_it_works_far_from_the_checkout(site: Path, tmp_path: Path) -> None:
-    where = "import harness, harness.plugins as p; print(harness.__file__)\n"
+    where = "import harness, harness.core.plugins as p; print(harness.__file__)\n"
     where += "print(p.find()['methods']['mskd'].folder)"
     package, folder = _run("-c", where, cwd=tmp_path, PYTHONPATH=str(site)).split()
     assert Path(package) == site / "harness" / "__init__.py"
@@ -111,10 +112,10 @@ def test_it_works_far_from_the_checkout(site: Path, tmp_path: Path) -> None:
 def test_bundled_vectors_and_published_numbers_are_used(site: Path, tmp_path: Path) -> None:
     code = """
 from harness.results.published import beside
-from harness.verification.runner import golden_folder
+from harness.conformance.runner import golden_folder
 print(golden_folder())
 print(beside("market1501", "common", "direct_transfer", cameras=False)["published_mAP"])
-from harness.verification import verify
+from harness.conformance import verify
 name, checks = next(verify())
 print(all(check.passed for check in checks))
 """

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import hydra_app
-from harness.commands import COMMANDS
-from harness.recipe import make_recipe
+from harness.cli.commands import COMMANDS
+from harness.experiment import compose as hydra_app
+from harness.experiment.recipe import make_recipe
 from tests.conftest import Command
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
          *sorted(ROOT.glob("datasets/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]  # fmt: skip
 

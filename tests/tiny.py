@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from harness.hydra_app import compose
+from harness.experiment.compose import compose
 
 #: an eighth of the smallest synthetic problem: nothing is learnt, everything runs
 TINY = (

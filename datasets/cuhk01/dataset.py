@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError, DataError
-from harness.images.facts import Facts
-from harness.images.releases import Release, shown
-from harness.images.sources import Files
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.prepare.layouts import Layout, part
-from harness.seeds import derive
+from harness.core.errors import ConfigError, DataError
+from harness.core.seeds import derive
+from harness.data.facts import Facts
+from harness.data.image_files import Files
+from harness.data.layouts import Layout, part
+from harness.data.releases import Release, shown
+from harness.data.types import Dataset, ReIDData, Split
 
 FOLDERS = ("CUHK01", "CUHK01/CUHK01", "cuhk01", "cuhk01/CUHK01", ".")
 PART = "campus"

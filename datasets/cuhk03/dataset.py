@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import ConfigError, DataError, did_you_mean
-from harness.images.facts import Facts
-from harness.images.releases import Release, list_images, shown
-from harness.images.sources import Files
-from harness.images.subsets import SubsetRule
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.prepare.layouts import Layout, Part
+from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.data.facts import Facts
+from harness.data.image_files import Files
+from harness.data.layouts import Layout, Part
+from harness.data.releases import Release, list_images, shown
+from harness.data.subsets import SubsetRule
+from harness.data.types import Dataset, ReIDData, Split
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 #: boxes → the word that folders and files use, and images by part

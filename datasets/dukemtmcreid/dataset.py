@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.images.facts import Facts
-from harness.images.releases import Release
-from harness.images.subsets import SubsetRule
-from harness.interfaces import Dataset, ReIDData
-from harness.prepare.layouts import Layout, market_layouts
+from harness.data.facts import Facts
+from harness.data.layouts import Layout, market_layouts
+from harness.data.releases import Release
+from harness.data.subsets import SubsetRule
+from harness.data.types import Dataset, ReIDData
 
 FOLDERS = (
     "DukeMTMC-reID",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import DataError
-from harness.images.sources import Files
-from harness.interfaces import Dataset, ReIDData, Split
+from harness.core.errors import DataError
+from harness.data.image_files import Files
+from harness.data.types import Dataset, ReIDData, Split
 
 COLUMNS = ("path", "id", "camera", "split")
 REQUIRED = ("path", "split")

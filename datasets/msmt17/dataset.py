@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError, DataError, did_you_mean
-from harness.images.facts import Facts
-from harness.images.releases import Release, shown
-from harness.images.sources import Files
-from harness.images.subsets import SubsetRule
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.prepare.layouts import Layout
-from harness.prepare.layouts import part as folder_of
+from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.data.facts import Facts
+from harness.data.image_files import Files
+from harness.data.layouts import Layout
+from harness.data.layouts import part as folder_of
+from harness.data.releases import Release, shown
+from harness.data.subsets import SubsetRule
+from harness.data.types import Dataset, ReIDData, Split
 
 #: version → (folders of training and test images); faces are blurred in V2's
 IMAGES = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}

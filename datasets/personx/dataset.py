@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError, DataError, did_you_mean
-from harness.images.facts import Facts
-from harness.images.releases import Release
-from harness.images.sources import Files
-from harness.images.subsets import SubsetRule
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.prepare.layouts import Layout, part
+from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.data.facts import Facts
+from harness.data.image_files import Files
+from harness.data.layouts import Layout, part
+from harness.data.releases import Release
+from harness.data.subsets import SubsetRule
+from harness.data.types import Dataset, ReIDData, Split
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 #: part → images: of the harder release, and of each of the six backgrounds of the first one

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from harness.data import Dataset, ImageSource, ReIDData, Split
-from harness.errors import ConfigError
+from harness.core.errors import ConfigError
+from harness.data.image_source import ImageSource
+from harness.data.types import Dataset, ReIDData, Split
 
 from .draws import Draws
 from .render import VERSION, Shot, World

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from harness.data import ReIDData
+from harness.data.types import ReIDData
 
 from .dataset import Synthetic
 

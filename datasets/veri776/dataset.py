@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import ConfigError, DataError
-from harness.images.facts import Facts
-from harness.images.releases import Release, shown
-from harness.images.subsets import SubsetRule
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.prepare.layouts import Layout, part
+from harness.core.errors import ConfigError, DataError
+from harness.data.facts import Facts
+from harness.data.layouts import Layout, part
+from harness.data.releases import Release, shown
+from harness.data.subsets import SubsetRule
+from harness.data.types import Dataset, ReIDData, Split
 
 FOLDERS = (
     "VeRi",

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from selenium import webdriver
 
-from harness.cli import main
+from harness.cli.main import main
 
 HERE = Path(__file__).parent
 SHOWN = ("ranked", "embedding", "curves", "maps")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
-from harness.precision import exact_matmul
+from harness.core.errors import HarnessError
+from harness.core.precision import exact_matmul
 
 #: pairs of (first row, distances (b, G) of that row and the next ones)
 Blocks = Iterable[tuple[int, Tensor]]

@@ -17,13 +17,13 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from harness.errors import ConfigError, did_you_mean
-from harness.extraction import extract
-from harness.interfaces import Backbone, UnlabelledSet
-from harness.labelers.dbscan import dbscan
-from harness.labelers.encoding import encode
-from harness.labelers.jaccard import radius_graph
-from harness.labelers.neighbours import nearest, search
+from harness.components.labelers.dbscan import dbscan
+from harness.components.labelers.encoding import encode
+from harness.components.labelers.jaccard import radius_graph
+from harness.components.labelers.neighbours import nearest, search
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.interfaces import Backbone, UnlabelledSet
+from harness.training.extraction import extract
 
 CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
 #: pairs further apart than this share next to nothing; those at 1 share nothing and are not stored

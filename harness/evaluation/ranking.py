@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.compiled import in_threads, kernels, pieces
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.host_memory import halving
+from harness.core.kernels import in_threads, kernels, pieces
 from harness.evaluation.distances import (
     Blocks,
     check_normalised,
@@ -36,8 +37,7 @@ from harness.evaluation.distances import (
     distance_blocks,
     product_blocks,
 )
-from harness.evaluation.truth import Integers, Truth, no_valid_query
-from harness.memory import halving
+from harness.evaluation.ground_truth import Integers, Truth, no_valid_query
 
 RANKS = (1, 5, 10, 20)
 #: fewer pairs than this do not pay for loading the compiled loops
@@ -178,7 +178,7 @@ def rank(
 
 def _loops(pairs: int) -> ModuleType | None:
     """The compiled loops, where they can be had and so many pairs are worth loading them."""
-    return kernels("harness.evaluation.loops") if pairs >= WORTH_COMPILING else None
+    return kernels("harness.evaluation.kernels") if pairs >= WORTH_COMPILING else None
 
 
 def _score(

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.errors import ConfigError, HarnessError
-from harness.labelers.encoding import Encoding, encode
-from harness.labelers.jaccard import distance_rows
-from harness.labelers.neighbours import compiled_for, search
-from harness.labelers.sparse import row_blocks
+from harness.components.labelers.encoding import Encoding, encode
+from harness.components.labelers.jaccard import distance_rows
+from harness.components.labelers.neighbours import compiled_for, search
+from harness.components.labelers.sparse import row_blocks
+from harness.core.errors import ConfigError, HarnessError
 
 # ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
 # of published methods from a distance that is squared already.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.cards import UNHASHED
-from harness.errors import ConfigError, did_you_mean
+from harness.core.cards import UNHASHED
+from harness.core.errors import ConfigError, did_you_mean
 from harness.results import published
-from harness.results.names import crossings, variants
+from harness.results.row_labels import crossings, variants
 from harness.results.store import Run, Store, frame
 
 #: columns that tell two runs of one cell from two repeats

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.files import write_atomically, write_json
+from harness.evaluation.protocol import Rule
 from harness.evaluation.ranking import RankingResult
-from harness.evaluation.rule import Rule
-from harness.files import write_atomically, write_json
 from harness.results.schema import SCHEMA
 from harness.results.store import Run
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.files import write_atomically
+from harness.core.errors import HarnessError
+from harness.core.files import write_atomically
 from harness.results.store import Run
 
 NAME = ".index.json"

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.cards import card_hash
-from harness.errors import ConfigError, did_you_mean
+from harness.core.cards import card_hash
+from harness.core.errors import ConfigError, did_you_mean
 from harness.results.comparisons import (
     COSTS,
     METRICS,
@@ -29,11 +29,11 @@ from harness.results.comparisons import (
     finished,
     warning,
 )
-from harness.results.leads import PER_QUERY, Entry, Marks, chosen_on_test, leading
-from harness.results.names import config_or_none, crossings, flat, variants
 from harness.results.published import TITLES
-from harness.results.sheets import ORACLE, Cell, Column, Sheet, leading_note, mark_of, number
+from harness.results.row_labels import config_or_none, crossings, flat, variants
+from harness.results.significance_marks import PER_QUERY, Entry, Marks, chosen_on_test, leading
 from harness.results.store import Run
+from harness.results.table_model import ORACLE, Cell, Column, Sheet, leading_note, mark_of, number
 
 #: what a table can show → its heading and digits
 VALUES = {

@@ -8,9 +8,10 @@ may be empty), backbone, read_in (where the number was read).
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
+
+from harness.core.paths import shipped
 
 #: protocols whose runs may stand beside published numbers
 COMPARABLE = ("common", "published")
@@ -35,11 +36,9 @@ COLUMNS = {
 @cache
 def table() -> pd.DataFrame:
     """The whole list; empty where it is not installed. Do not change it."""
-    checkout = Path(__file__).resolve().parents[2] / "results" / "published.csv"
-    bundled = Path(__file__).resolve().parents[1] / "_bundled" / "results" / "published.csv"
-    for path in (checkout, bundled):
-        if path.is_file():
-            return pd.read_csv(path)
+    path = shipped("results", "published.csv")
+    if path.is_file():
+        return pd.read_csv(path)
     return pd.DataFrame(columns=["method", "dataset", "mAP", "rank1"])
 
 

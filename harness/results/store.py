@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from harness.errors import ConfigError, HarnessError, did_you_mean
-from harness.files import make_folder
+from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.files import make_folder
+from harness.core.tuned import row_mark
 from harness.results import schema
 from harness.results.schema import METRICS, SCHEMA
-from harness.tuned import row_mark
 
 if TYPE_CHECKING:
     import pandas as pd

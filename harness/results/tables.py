@@ -16,17 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.errors import ConfigError, did_you_mean
-from harness.files import write_text
-from harness.results import published, sheets, transfers
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.files import write_text
+from harness.experiment import cross_domain as transfers
+from harness.results import published
+from harness.results import table_model as sheets
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.formats import html, latex, markdown
 from harness.results.formats.latex import bibliography
-from harness.results.leads import compare
 from harness.results.pivots import pivot
-from harness.results.problems import of_records
-from harness.results.sheets import Sheet
+from harness.results.significance_marks import compare
 from harness.results.store import Run, Store, frame
+from harness.results.store_check import of_records
+from harness.results.table_model import Sheet
 
 HEAD = """\
 # Leaderboard

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.memory import PeakMemory
+from harness.core.host_memory import PeakMemory
 
 _rows: list[tuple[str, str, float, float]] = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.bench.pipeline import measure
+from harness.benchmarks.pipeline import measure
 
 
 @pytest.fixture(autouse=True)

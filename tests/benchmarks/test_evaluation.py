@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.bench.evaluation import test_set as features_of
-from harness.bench.features import Images
+from harness.benchmarks.evaluation import test_set as features_of
+from harness.benchmarks.features import Images
 from harness.evaluation.ranking import rank
 from harness.evaluation.reranking import rerank_blocks
 from tests.benchmarks import dense

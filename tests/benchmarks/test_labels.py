@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from harness.bench.features import CAMERAS, SIZES, clustered
-from harness.labelers import JaccardDBSCAN
+from harness.benchmarks.features import CAMERAS, SIZES, clustered
+from harness.components.labelers import JaccardDBSCAN
 from tests.benchmarks import dense
 
 #: images → identities

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from harness.plugins import register
+from harness.core.plugins import register
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from harness.errors import DataError
-from harness.interfaces import ReIDData
+from harness.core.errors import DataError
+from harness.data.types import ReIDData
 
 GOOD = """path,id,camera,split
 t/b.jpg,,2,train

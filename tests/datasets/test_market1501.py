@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from harness.errors import ConfigError, DataError
-from harness.interfaces import ReIDData
+from harness.core.errors import ConfigError, DataError
+from harness.data.types import ReIDData
 
 TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c6s1_000452_01.jpg", "0007_c3s3_000001_10.jpg"]
 QUERY = ["0001_c1s1_001051_00.jpg", "0003_c5s2_001051_00.jpg.jpg"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import ConfigError, DataError
-from harness.interfaces import ReIDData
+from harness.core.errors import ConfigError, DataError
+from harness.data.types import ReIDData
 from tests.datasets.fakes import msmt17_images, msmt17_lists, touch
 
 

@@ -13,10 +13,10 @@ import pytest
 from omegaconf import OmegaConf
 from scipy.io import savemat
 
-from harness.errors import ConfigError, DataError
-from harness.images.facts import differences, measure
-from harness.interfaces import Dataset, ReIDData, Split
-from harness.plugins import find
+from harness.core.errors import ConfigError, DataError
+from harness.core.plugins import find
+from harness.data.facts import differences, measure
+from harness.data.types import Dataset, ReIDData, Split
 from tests.datasets.fakes import DUKE, VERI, in_folders, touch
 
 Modules = Callable[[str], ModuleType]

@@ -15,9 +15,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from harness.cell import settings_hash
-from harness.errors import ConfigError
-from harness.interfaces import Dataset, ReIDData, Split
+from harness.core.errors import ConfigError
+from harness.data.types import Dataset, ReIDData, Split
+from harness.experiment.naming import settings_hash
 from tests.tiny import tiny_config
 
 PIXEL_SUM = 110_110_406

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.compiled import kernels
+from harness.components.labelers import neighbours
+from harness.core.kernels import kernels
 from harness.evaluation import ranking
-from harness.labelers import neighbours
 
 
 @pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
 def loops(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every test of this folder runs with compiled loops, whatever the size, and without any."""
-    if request.param == "compiled" and kernels("harness.evaluation.loops") is None:
+    if request.param == "compiled" and kernels("harness.evaluation.kernels") is None:
         pytest.skip("numba is not installed")
     with pytest.MonkeyPatch.context() as patch:
         for module in (ranking, neighbours):

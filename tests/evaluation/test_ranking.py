@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,15 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.evaluation.distances import distance_blocks
 from harness.evaluation.ranking import RankingResult, rank
 from tests.oracles.ranking import rank_slowly
+from tests.paths import GOLDEN
 
-GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "eval.npz")
-TRUTH = [GOLDEN[k] for k in ("query_ids", "gallery_ids", "query_cams", "gallery_cams")]
-FEATURES = [torch.from_numpy(GOLDEN[k]) for k in ("query_features", "gallery_features")]
+EVAL = np.load(GOLDEN / "eval.npz")
+TRUTH = [EVAL[k] for k in ("query_ids", "gallery_ids", "query_cams", "gallery_cams")]
+FEATURES = [torch.from_numpy(EVAL[k]) for k in ("query_features", "gallery_features")]
 
 
 def blocks(distances: np.ndarray, rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -33,14 +33,14 @@ def blocks(distances: np.ndarray, rows: int) -> Iterator[tuple[int, Tensor]]:
 
 
 def assert_golden(result: RankingResult, prefix: str) -> None:
-    np.testing.assert_allclose(result.ap, GOLDEN[f"{prefix}ap_per_query"], rtol=0, atol=1e-9)
-    assert result.mAP == pytest.approx(float(GOLDEN[f"{prefix}mAP"]), abs=1e-9)
+    np.testing.assert_allclose(result.ap, EVAL[f"{prefix}ap_per_query"], rtol=0, atol=1e-9)
+    assert result.mAP == pytest.approx(float(EVAL[f"{prefix}mAP"]), abs=1e-9)
     cmc = [result.cmc_at(k) for k in range(1, 101)]
-    np.testing.assert_allclose(cmc, GOLDEN[f"{prefix}cmc"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(cmc, EVAL[f"{prefix}cmc"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(
-        [result.cmc[k] for k in (1, 5, 10)], GOLDEN[f"{prefix}rank1_5_10"], rtol=0, atol=1e-9
+        [result.cmc[k] for k in (1, 5, 10)], EVAL[f"{prefix}rank1_5_10"], rtol=0, atol=1e-9
     )
-    skipped = np.isnan(GOLDEN[f"{prefix}ap_per_query"])
+    skipped = np.isnan(EVAL[f"{prefix}ap_per_query"])
     assert (result.valid_queries, result.skipped_queries) == (26, 4) == (30 - skipped.sum(), 4)
     np.testing.assert_array_equal(result.first_match_rank == 0, skipped)
 
@@ -52,15 +52,15 @@ def test_golden_metrics_whatever_the_block(block: int) -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, 30])
 def test_golden_reranked_metrics_through_the_hook(rows: int) -> None:
-    given_in = GOLDEN["rerank_dist"].copy()
+    given_in = EVAL["rerank_dist"].copy()
     result = rank(None, None, *TRUTH, distances=blocks(given_in, rows))
     assert_golden(result, "rerank_")
-    np.testing.assert_array_equal(given_in, GOLDEN["rerank_dist"])  # the caller's are not touched
+    np.testing.assert_array_equal(given_in, EVAL["rerank_dist"])  # the caller's are not touched
 
 
 def test_golden_distances() -> None:
     found = torch.cat([rows for _, rows in distance_blocks(FEATURES[0], FEATURES[1], block=8)])
-    np.testing.assert_allclose(found, GOLDEN["dist"], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(found, EVAL["dist"], rtol=0, atol=2e-6)
 
 
 def test_distances_are_float32_under_autocast_and_leave_the_precision_setting() -> None:
@@ -72,7 +72,7 @@ def test_distances_are_float32_under_autocast_and_leave_the_precision_setting() 
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
     finally:
         torch.set_float32_matmul_precision("highest")
-    np.testing.assert_allclose(rows, GOLDEN["dist"], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(rows, EVAL["dist"], rtol=0, atol=2e-6)
 
 
 def test_ap_is_that_of_scikit_learn() -> None:
@@ -175,7 +175,7 @@ def test_equals_the_oracle_with_many_correct_images(each: int) -> None:
 
 def test_equals_the_oracle_when_rows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.evaluation.ranking._CHUNK", 400)  # 2 rows of 160 at a time
-    ap, inp, _ = rank_slowly(GOLDEN["dist"], *TRUTH)
+    ap, inp, _ = rank_slowly(EVAL["dist"], *TRUTH)
     result = rank(*FEATURES, *TRUTH, block=5)
     np.testing.assert_allclose(result.ap, ap, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.inp, inp, rtol=0, atol=1e-12)
@@ -217,8 +217,8 @@ def test_without_cameras_only_the_query_image_itself_is_removed() -> None:
         ({"query_features": None}, "neither features nor distances"),
         ({"query_cams": [1, 2]}, "2 query cameras for 30"),
         ({"gallery_names": ["a"]}, "1 gallery names for 160"),
-        ({"gallery_ids": GOLDEN["gallery_ids"] + 0.5}, "gallery_ids must be a list of integers"),
-        ({"query_ids": GOLDEN["query_ids"] + 1000}, "no query identity occurs in the gallery"),
+        ({"gallery_ids": EVAL["gallery_ids"] + 0.5}, "gallery_ids must be a list of integers"),
+        ({"query_ids": EVAL["query_ids"] + 1000}, "no query identity occurs in the gallery"),
         ({"query_cams": [0] * 30, "gallery_cams": [0] * 160}, "how cameras are parsed"),
         ({"gallery_ids": [-1] * 160}, "no query identity occurs in the gallery"),
         ({"ranks": [0]}, "must be 1 or more"),
@@ -234,7 +234,7 @@ def test_bad_input_is_named(change: dict[str, Any], message: str) -> None:
         rank(**arguments)
 
 
-DISTANCES = torch.from_numpy(GOLDEN["dist"])
+DISTANCES = torch.from_numpy(EVAL["dist"])
 
 
 @pytest.mark.parametrize(

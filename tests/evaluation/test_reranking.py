@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.errors import ConfigError, HarnessError
+from harness.components.labelers import sparse
+from harness.core.errors import ConfigError, HarnessError
 from harness.evaluation.reranking import rerank_blocks
-from harness.labelers import sparse
-from tests.labelers.cases import blobs, lattice
+from tests.components.labelers.cases import blobs, lattice
 from tests.oracles import jaccard as oracle
+from tests.paths import GOLDEN
 
 
 def rerank(query: Tensor, gallery: Tensor, **settings: Any) -> np.ndarray:
@@ -32,7 +32,7 @@ def rerank(query: Tensor, gallery: Tensor, **settings: Any) -> np.ndarray:
     [("squared", "rerank_dist"), ("euclidean", "rerank_dist_from_euclidean")],
 )
 def test_distances_are_the_golden_ones(distance: str, expected: str) -> None:
-    with np.load(Path(__file__).parents[1] / "golden" / "eval.npz") as case:
+    with np.load(GOLDEN / "eval.npz") as case:
         found = rerank(
             torch.from_numpy(case["query_features"]),
             torch.from_numpy(case["gallery_features"]),

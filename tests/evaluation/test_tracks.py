@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from harness.data.image_files import Files
+from harness.data.types import ReIDData, Split
 from harness.evaluation.distances import distance_blocks
+from harness.evaluation.evaluator import Referee
 from harness.evaluation.ranking import rank
 from harness.evaluation.tracks import of_tracks, track_blocks
-from harness.hydra_app import compose
-from harness.images.sources import Files
-from harness.interfaces import ReIDData, Split
-from harness.protocol import protocol_card
-from harness.referee import Referee
+from harness.experiment.compose import compose
+from harness.experiment.protocol import protocol_card
 
 
 def gallery(count: int = 60) -> Split:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from harness import plugins
+from harness.core import plugins
 from harness.results.comparisons import comparisons
 from harness.results.formats import html, latex, markdown
 from harness.results.formats.latex import bibliography, escape, references
 from harness.results.pivots import pivot
-from harness.results.sheets import Cell, Column, Sheet, sheet
 from harness.results.store import Store
+from harness.results.table_model import Cell, Column, Sheet, sheet
 from tests.conftest import Command
+from tests.paths import LEADERBOARD
 from tests.results.records import record, write
 
-LEADERBOARD = Path(__file__).parents[2] / "results" / "leaderboard"
 DOCUMENT = r"""\documentclass{article}\usepackage[margin=1cm,landscape]{geometry}
 \usepackage{booktabs,siunitx,url}
 \begin{document}\input{table}\bibliographystyle{plain}\bibliography{table}\end{document}

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.results import index, lead_cache
+from harness.results import index
+from harness.results import marks_cache as lead_cache
 from harness.results.comparisons import comparisons
-from harness.results.leads import marks
+from harness.results.significance_marks import marks
 from harness.results.store import Store, load
 from harness.results.tables import Options, show
 from tests.conftest import Command

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.cell import cell_name
-from harness.hydra_app import compose
+from harness.experiment.compose import compose
+from harness.experiment.naming import cell_name
 from harness.results.store import Store
 from harness.results.tables import Options, show
+from tests.paths import ROOT
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = ROOT / "results"
 
 
 def test_page_matches_the_records(tmp_path: Path) -> None:

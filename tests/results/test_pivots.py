@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.results.pivots import pivot
-from harness.results.sheets import Sheet
 from harness.results.store import Store
+from harness.results.table_model import Sheet
 from tests.conftest import Command
 from tests.results.records import record, write
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from harness import plugins
+from harness.core import plugins
 from harness.results import published
 from tests.conftest import Command
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "results" / "published.md"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import ConfigError, HarnessError
+from harness.core.errors import ConfigError, HarnessError
 from harness.results.store import METRICS, Run, Store, load
 from tests.conftest import Command
 from tests.results.records import metrics, record, write

@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from harness.errors import ConfigError
-from harness.hydra_app import compose
+from harness.core.errors import ConfigError
+from harness.experiment.compose import compose
 from harness.results import formats, published
 from harness.results.comparisons import Comparison, comparisons
-from harness.results.sheets import sheet
+from harness.results.table_model import sheet
 from tests.conftest import Command
 from tests.results.records import CARD, card, record, write
 
@@ -167,7 +167,7 @@ def test_a_crossing_is_another_method(tmp_path: Path) -> None:
     for name, method, part, target in (
         ("a", "mskd", "", None),
         ("b", "mskd", "distiller", None),
-        ("c", "cluster_contrast", "labeler", "harness.labelers.Infomap"),
+        ("c", "cluster_contrast", "labeler", "harness.components.labelers.Infomap"),
         ("d", "direct_transfer", "", None),
         ("e", "cluster_contrast", "objective", "mine.Loss"),
     ):

@@ -7,12 +7,12 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from harness.errors import HarnessError
-from harness.files import write_json
-from harness.results.problems import of_records
-from harness.results.removal import remove
-from harness.results.states import state
+from harness.core.errors import HarnessError
+from harness.core.files import write_json
+from harness.results.delete import remove
+from harness.results.run_status import state
 from harness.results.store import Run, Store, load
+from harness.results.store_check import of_records
 from tests.results.records import record, write
 
 CELLS, WRITERS = 12, 4

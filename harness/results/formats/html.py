@@ -8,7 +8,7 @@ from itertools import groupby
 
 from jinja2 import Environment
 
-from harness.results.sheets import Column, Sheet
+from harness.results.table_model import Column, Sheet
 
 
 def html(sheets: Sequence[Sheet]) -> str:

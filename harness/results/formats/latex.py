@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from harness import plugins
+from harness.core import plugins
 from harness.results.published import TITLES
-from harness.results.sheets import Cell, Column, Sheet
+from harness.results.table_model import Cell, Column, Sheet
 
 HEAD = r"""% Made by `harness table --format latex`; needs \usepackage{booktabs,siunitx}
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.results.sheets import Cell, Sheet
+from harness.results.table_model import Cell, Sheet
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from harness import plugins
-from harness.errors import HarnessError
-from harness.results.names import flat
+from harness.core import plugins
+from harness.core.errors import HarnessError
+from harness.results.row_labels import flat
 from harness.results.store import Run
 
 #: top keys of a configuration that the run's row tells already

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 import harness
-from harness.files import write_text
+from harness.core.files import write_text
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.formats.html import groups
 from harness.results.palette import DARK, LIGHT
@@ -22,8 +22,8 @@ from harness.results.report.chart import Chart, legend
 from harness.results.report.charts import charts
 from harness.results.report.methods import Method, methods
 from harness.results.report.series import Rows
-from harness.results.sheets import Cell, Sheet, sheet
 from harness.results.store import Run, Store
+from harness.results.table_model import Cell, Sheet, sheet
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Batch statistics over groups of a set size, whatever the number of GPUs.
+
+The published results come from 4 GPUs with 64 images each: every GPU normalises over its own 64 of
+the 256. `samples_per_bn=64` does the same on one device: contiguous groups of 64 are normalised
+each by itself, and the running statistics follow the first group (as those of the first GPU).
+
+On several GPUs a group lies on one of them. Where the group is the whole batch, which lies on all,
+statistics are taken over all.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from harness.core.distributed.collectives import gather
+from harness.core.distributed.processes import several
+
+
+class _Grouped(_BatchNorm):
+    samples: int
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or len(input) <= self.samples:
+            return super().forward(input)
+        first, *others = input.split(self.samples)
+        w, b = self.weight, self.bias
+        rest = (F.batch_norm(part, None, None, w, b, True, 0.0, self.eps) for part in others)
+        return torch.cat([super().forward(first), *rest])
+
+
+class GroupedBatchNorm1d(_Grouped, nn.BatchNorm1d):
+    """BatchNorm1d over groups of `samples`."""
+
+
+class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
+    """BatchNorm2d over groups of `samples`."""
+
+
+class _Synchronised(_BatchNorm):
+    """Over equal shares of a batch in all processes. torch's own SyncBatchNorm needs GPUs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not several():
+            return super().forward(input)
+        self._check_input_dim(input)
+        x = input if input.dtype == torch.float64 else input.float()
+        own = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
+        every = gather(torch.stack(own)[None], summed=True)  # (processes, 2, C)
+        mean = every[:, 1].mean(dim=0)
+        variance = (every[:, 0] + (every[:, 1] - mean).square()).mean(dim=0)
+        if self.track_running_stats:
+            samples = x.numel() // x.shape[1] * len(every)
+            self._follow(mean.detach(), variance.detach() * samples / (samples - 1))
+        scale = (variance + self.eps).rsqrt()
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        channels = (1, -1, *(1 for _ in x.shape[2:]))
+        return torch.addcmul(shift.view(channels), x, scale.view(channels)).to(input.dtype)
+
+    @torch.no_grad()
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = self.momentum
+        if share is None:
+            share = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean), share)
+        self.running_var.lerp_(variance.to(self.running_var), share)
+
+
+class SynchronisedBatchNorm1d(_Synchronised, nn.BatchNorm1d):
+    """BatchNorm1d over the batches of all processes."""
+
+
+class SynchronisedBatchNorm2d(_Synchronised, nn.BatchNorm2d):
+    """BatchNorm2d over the batches of all processes."""
+
+
+def over_whole_batch(samples: int, batch: int) -> bool:
+    """Whether groups of `samples` (0: the whole batch) leave a batch of so many whole."""
+    return samples == 0 or samples >= batch
+
+
+def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None) -> None:
+    """Let every batch norm in `module` normalise over `samples` images at a time, in place.
+
+    Keys of the state dict stay as they are. 0 leaves the batch whole.
+
+    Args:
+        batch: images of a whole batch, of which each of several processes has its share.
+    """
+    kinds: dict[type, type] = {
+        nn.BatchNorm1d: GroupedBatchNorm1d,
+        nn.BatchNorm2d: GroupedBatchNorm2d,
+    }
+    if several() and batch is not None and over_whole_batch(samples, batch):
+        kinds = {
+            nn.BatchNorm1d: SynchronisedBatchNorm1d, nn.BatchNorm2d: SynchronisedBatchNorm2d,
+        }  # fmt: skip
+    elif samples == 0:
+        return
+    for child in module.modules():
+        kind = kinds.get(type(child))
+        if kind is not None:
+            # the class alone changes: parameters, buffers, device, precision and mode stay
+            child.__class__ = kind
+            if issubclass(kind, _Grouped):
+                child.samples = samples  # type: ignore[assignment]

@@ -1,0 +1,138 @@
+"""From a feature map to one embedding per view: pooling, and the neck.
+
+Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` is all rows, `upper`
+the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone). As in
+PPLR (CVPR 2022) `top`, `middle` and `bottom` are thirds: rows ⌊iH/3⌋ to ⌈(i+1)H/3⌉, which share
+rows where 3 does not divide H (adaptive pooling). `pooled` is the global view before its neck, of
+which MMT takes triplets (ICLR 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.views import POOLED
+
+VIEWS = ("global", "upper", "lower")
+THIRDS = ("top", "middle", "bottom")
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling, g = (mean over positions of max(x, eps)^p)^(1/p).
+
+    (B, C, H, W) → (B, C). Radenović et al., TPAMI 2019, eq. 3; p is one learned number from 3.
+    Powers are taken in fp32 (fp64 stays) whatever the precision of the map.
+    """
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(float(p)))
+        self.eps = eps
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps if maps.dtype == torch.float64 else maps.float()
+            return maps.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
+
+
+class AveragePool(nn.Module):
+    """Mean over positions, in fp32 at least: (B, C, H, W) → (B, C)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = maps if maps.dtype == torch.float64 else maps.float()
+        return maps.mean(dim=(2, 3))
+
+
+class EmbeddingNeck(nn.Module):
+    """BUC's: trained is BN(W x + b), labelled and tested the pooled feature x itself.
+
+    (B, C) → (B, C). W from He et al. (ICCV 2015, fan-out), b from 0, and the batch norm has a bias.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+        self.bn = nn.BatchNorm1d(channels)
+        nn.init.kaiming_normal_(self.linear.weight, mode="fan_out")
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.bn(self.linear(features)) if self.training else features
+
+
+def batch_norm_neck(channels: int) -> nn.Module:
+    """Batch norm with its weight learned from 1 and its bias fixed at 0 (Luo et al., BoT, 2019)."""
+    neck = nn.BatchNorm1d(channels)  # PyTorch starts it at weight 1, bias 0
+    neck.get_parameter("bias").requires_grad_(False)
+    return neck
+
+
+NECKS: dict[str, Callable[[int], nn.Module]] = {"bn": batch_norm_neck, "embedding": EmbeddingNeck}
+POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
+
+
+def band(view: str, height: int) -> slice:
+    """The rows that a view has of a feature map of so many."""
+    if view == "global":
+        return slice(0, height)
+    half = height // 2
+    if view in VIEWS:
+        return slice(0, half) if view == "upper" else slice(half, 2 * half)
+    third = THIRDS.index(view)
+    return slice(third * height // 3, -(-(third + 1) * height // 3))
+
+
+class ViewHeads(nn.Module):
+    """One pooling and one neck per view: (B, C, H, W) → (B, V, C).
+
+    Outputs are not L2-normalised: losses and extraction do that, in one place each. The view
+    `pooled` is the global one without its neck; it has to be the last, and shares the global view's
+    pooling.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        views: Sequence[str] = ("global",),
+        pooling: str = "gem",
+        neck: str = "bn",
+    ) -> None:
+        super().__init__()
+        known = (*VIEWS, *THIRDS, POOLED)
+        for view in views:
+            if view not in known:
+                raise ConfigError(
+                    f"backbone.views has no view '{view}'.", did_you_mean(view, known)
+                )
+        if not views or views[0] != "global":
+            raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
+        if POOLED in views[:-1]:
+            raise ConfigError(f"backbone.views is {list(views)}.", f"'{POOLED}' must be the last.")
+        if pooling not in POOLINGS:
+            raise ConfigError(
+                f"backbone.pooling='{pooling}' is unknown.", did_you_mean(pooling, POOLINGS)
+            )
+        if neck not in NECKS:
+            raise ConfigError(f"backbone.neck='{neck}' is unknown.", did_you_mean(neck, NECKS))
+        self.views = tuple(views)
+        self.bands = tuple(view for view in views if view != POOLED)
+        self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in self.bands)
+        self.necks = nn.ModuleList(NECKS[neck](channels) for _ in self.bands)
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Pooled features of all bands before the necks, (B, V, C)."""
+        pools = zip(self.bands, self.pools, strict=True)
+        rows = {view: band(view, maps.shape[2]) for view in self.bands}
+        return torch.stack([pool(maps[:, :, rows[view]]) for view, pool in pools], dim=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pooled = self.pooled(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            views = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
+        if self.views[-1] == POOLED:
+            views.append(pooled[:, 0])
+        return torch.stack(views, dim=1)

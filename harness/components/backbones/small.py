@@ -1,0 +1,71 @@
+"""A small residual network that a CPU trains in minutes: for demonstrations and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.weights import load_trunk, read_state
+from harness.core.errors import ConfigError
+
+
+class _Block(nn.Module):
+    """Two 3×3 convolutions with a shortcut (He et al., 2016, fig. 2)."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
+            )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(maps)))
+        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(maps))
+
+
+def small(
+    widths: Sequence[int] = (16, 32, 64, 128),
+    strides: Sequence[int] = (1, 2, 2, 1),
+    weights: str = "none",
+    pooling: str = "gem",
+    views: Sequence[str] = ("global",),
+) -> ReIDNet:
+    """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1]).
+
+    Raises:
+        ConfigError: widths and strides that do not pair, or weights=imagenet (there are none).
+    """
+    if len(widths) != len(strides) or not widths:
+        raise ConfigError(
+            f"backbone.widths={list(widths)} and strides={list(strides)} do not pair."
+        )
+    if weights == "imagenet":
+        raise ConfigError(
+            "There are no ImageNet weights for backbone=small.",
+            "Use backbone=resnet50, or backbone.weights=none.",
+        )
+    stem = nn.Sequential(
+        nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+    )
+    channels = (widths[0], *widths)
+    blocks = [
+        _Block(channels[i], width, stride)
+        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
+    ]
+    trunk = nn.Sequential(stem, *blocks)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if weights != "none":
+        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+    return ReIDNet(trunk, widths[-1], views, pooling)

@@ -1,0 +1,89 @@
+"""Runs the golden cases that a folder holds vectors for, and prints what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.conformance import cameras, evaluation, labels, memories, mmt, mskd, schedules
+from harness.conformance.cases import CASES, Check, Vectors
+from harness.core.errors import ConfigError
+from harness.core.paths import shipped
+
+#: importing a module registers its cases
+MODULES = (cameras, evaluation, labels, memories, mmt, mskd, schedules)
+
+
+def golden_folder() -> Path:
+    """The vectors that come with the project: of the checkout, or of the installed wheel."""
+    return shipped("tests/golden", "")
+
+
+def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
+    """Run all cases that `folder` holds: (case, its checks).
+
+    An array that a case needs and the file lacks is a failed check, not a crash.
+
+    Raises:
+        ConfigError: the folder does not exist or holds no known vectors.
+    """
+    folder = folder or golden_folder()
+    known = [name for name in sorted(CASES) if (folder / f"{name}.npz").is_file()]
+    if not known:
+        raise ConfigError(
+            f"{folder} holds no vectors that are known here.",
+            f"Expected files: {', '.join(f'{name}.npz' for name in sorted(CASES))}.",
+        )
+    for name in known:
+        checks: list[Check] = []
+        try:
+            checks.extend(CASES[name](Vectors(folder / f"{name}.npz")))
+        except Exception as error:  # damaged files raise anything from BadZipFile to IndexError
+            text = f"cannot be checked: {type(error).__name__}: {error}"
+            checks.append(Check(text, float("nan"), 0.0))
+        yield name, checks
+
+
+def _merged(checks: list[Check]) -> list[Check]:
+    """Checks of the same quantity over steps and settings as one, with the largest error."""
+    worst: dict[tuple[str, float], Check] = {}
+    for check in checks:
+        quantity = re.sub(r"(_step\d|_m\d\d| \d)(?= |$)", "", check.quantity)
+        old = worst.get((quantity, check.tolerance))
+        if old is None or (old.passed and not check.error <= old.error):
+            worst[quantity, check.tolerance] = Check(quantity, check.error, check.tolerance)
+    return list(worst.values())
+
+
+def show(folder: str | None = None) -> bool:
+    """Print a table of all checks, those of one quantity in one row; whether all passed."""
+    grid = Table("Case", "Quantity", "Largest error", "Tolerance", "")
+    for column in grid.columns[2:4]:
+        column.justify = "right"
+    count, failed = 0, list[str]()
+    for name, checks in verify(Path(folder) if folder else None):
+        count += len(checks)
+        failed += [f"{name}: {check.quantity}" for check in checks if not check.passed]
+        rows = _merged(checks)
+        for position, check in enumerate(rows):
+            grid.add_row(
+                name if position == 0 else "",
+                check.quantity,
+                f"{check.error:.1e}" if check.error else "0",
+                f"{check.tolerance:.0e}" if check.tolerance else "equal",
+                "[green]ok[/]" if check.passed else "[bold red]FAILED[/]",
+                end_section=position == len(rows) - 1,
+            )
+    console = Console(highlight=False)
+    console.print(grid)
+    if failed:
+        console.print(f"{len(failed)} of {count} checks failed:", style="bold red")
+        for line in failed:
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+    else:
+        console.print(f"{count} checks, all passed.")
+    return not failed

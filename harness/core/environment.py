@@ -1,0 +1,89 @@
+"""What a result was made with: versions, device, commit. Nothing that names a person or a path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.core.paths import CHECKOUT
+
+PACKAGES = ("torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, hardware and the commit of the checkout, for the record."""
+    import harness
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "harness": harness.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or `CPU`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def cpu_name() -> str:
+    """The processor's model name where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
+    except OSError:
+        pass
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """Commit of the checkout that `harness` was imported from, `+` if it was changed; or None."""
+    root = CHECKOUT
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if dirty else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Peak memory of this process in MiB: `host`, and `device` on a GPU."""
+    peak = {}
+    if sys.platform != "win32":
+        import resource  # which Windows does not have
+
+        scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts KiB, macOS bytes
+        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    if device.type == "cuda":
+        peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return {name: round(value, 1) for name, value in peak.items()}

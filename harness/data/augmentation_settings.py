@@ -1,0 +1,74 @@
+"""The section `images` of a configuration: its augmentation, built and told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.core.errors import ConfigError
+from harness.data.augment import Augment
+
+#: options that came after the first records, and what held before there was a choice: as long as
+#: they have these values they are on no card and in no hash
+DEFAULTS: dict[str, Any] = {
+    "blur": 0.0,
+    "erase_area": [0.02, 0.4],
+    "erase_aspect": [0.3, 1 / 0.3],
+    "part_area": None,
+    "part_aspect": [2.0, 3.0],
+}
+
+
+def make_augment(images: Mapping[str, Any]) -> Augment:
+    """The augmentation of the section `images`.
+
+    Raises:
+        ConfigError: what is no range of numbers, or an area above 1.
+    """
+    images = {**DEFAULTS, **images}
+    ranges = {key: _range(key, images[key]) for key in DEFAULTS if key != "blur"}
+    for key in ("erase_area", "part_area"):
+        if ranges[key] is not None and ranges[key][1] > 1:
+            raise ConfigError(f"images.{key}={images[key]} is more than the whole image.")
+    return Augment(
+        (int(images["height"]), int(images["width"])),
+        flip=images["flip"],
+        pad=images["pad"],
+        erase=images["erase"],
+        blur=images["blur"],
+        **ranges,
+    )
+
+
+def describe(images: Mapping[str, Any]) -> str:
+    """The line on the protocol card."""
+    images = {**DEFAULTS, **images}
+    text = f"flip {images['flip']:g}, pad {images['pad']} and crop, erase {images['erase']:g}"
+    for key, name in (("erase_area", "area"), ("erase_aspect", "aspect")):
+        if list(images[key]) != DEFAULTS[key]:
+            text += f" of {name} {_told(images[key])}"
+    if images["blur"]:
+        text += f", blur {images['blur']:g}"
+    if images["part_area"] is not None:
+        text += f", parts of area {_told(images['part_area'])}"
+        text += f" and aspect {_told(images['part_aspect'])}, resized"
+    return text
+
+
+def _range(key: str, value: Any) -> Any:
+    if value is None and DEFAULTS[key] is None:
+        return None
+    try:
+        low, high = (float(x) for x in value)
+    except (TypeError, ValueError):
+        low, high = 0.0, 0.0
+    if not 0 < low <= high < float("inf") or isinstance(value, str):
+        raise ConfigError(
+            f"images.{key}={value} must be two positive numbers, the lower first.",
+            f"For example images.{key}={'[0.64,1]' if key == 'part_area' else DEFAULTS[key]}.",
+        )
+    return low, high
+
+
+def _told(values: Any) -> str:
+    return "-".join(f"{float(value):g}" for value in values)

@@ -1,0 +1,249 @@
+"""Where files come from: a folder, a zip or a tar archive, whose names are not trusted."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from harness.core.errors import DataError
+from harness.data.releases import shown
+
+#: no picture of one person is larger; what is may be a bomb
+LARGEST = 64 << 20
+#: files in a source
+MOST = 5_000_000
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of a source, as its index says."""
+
+    name: str
+    size: int
+
+
+class Source(ABC):
+    """Files with names and sizes, to be read one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def members(self) -> list[Member]:
+        """All files, in an order in which they are read quickly.
+
+        Raises:
+            DataError: the source cannot be read, or holds what it must not: names that lead out of
+                it, links, devices.
+        """
+
+    @abstractmethod
+    def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        """(name, its bytes) of those wanted (name → size), in the order of `members`.
+
+        Raises:
+            DataError: damage.
+        """
+
+
+def open_source(path: Path) -> Source:
+    """The source at a path.
+
+    Raises:
+        DataError: there is nothing, or nothing that can be read.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.exists():
+        raise DataError(f"There is no {path}.", "source= names an archive or a folder.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty (0 bytes).", "Download it again.")
+    if zipfile.is_zipfile(path):
+        return ZipSource(path)
+    with path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # a zip without its end
+        raise DataError(
+            f"{path} is a zip archive that was cut off after {path.stat().st_size:,} bytes.",
+            "Download it again.",
+        )
+    for magic, kind in ((b"Rar!", "rar"), (b"7z\xbc\xaf", "7z")):
+        if start.startswith(magic):
+            raise DataError(
+                f"{path} is a {kind} archive, which is not read here.",
+                "Unpack it with another program, and give the folder.",
+            )
+    if tarfile.is_tarfile(path):
+        return TarSource(path)
+    raise DataError(
+        f"{path} is neither a folder nor a zip or tar archive.",
+        "Was it saved under another name, or is it a page that a browser saved in its place?",
+    )
+
+
+class FolderSource(Source):
+    """A folder. Links to files are read; links to folders are not followed."""
+
+    def members(self) -> list[Member]:
+        found: list[Member] = []
+        queue = [""]
+        while queue:
+            inner = queue.pop()
+            with os.scandir(self.path / inner) as entries:
+                for entry in entries:
+                    name = f"{inner}/{entry.name}" if inner else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(name)
+                    elif entry.is_file():
+                        found.append(Member(name, entry.stat().st_size))
+        return sorted(found, key=lambda member: member.name)
+
+    def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        for name in wanted:
+            with (self.path / name).open("rb") as file:
+                yield name, file
+
+
+class ZipSource(Source):
+    """A zip archive."""
+
+    def members(self) -> list[Member]:
+        with explained(self.path), zipfile.ZipFile(self.path) as archive:
+            infos = archive.infolist()
+            _check_number(self.path, len(infos))
+            for info in infos:
+                mode = info.external_attr >> 16
+                if stat.S_ISLNK(mode):
+                    raise _refused(self.path, f"{info.filename} is a link")
+                if info.flag_bits & 1:
+                    raise DataError(
+                        f"{self.path} is encrypted.",
+                        "Unpack it with its password, and give the folder.",
+                    )
+            files = [info for info in infos if not info.is_dir()]
+            files.sort(key=lambda info: info.header_offset)
+            return [Member(_safe(self.path, _zip_name(info)), info.file_size) for info in files]
+
+    def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        with explained(self.path), zipfile.ZipFile(self.path) as archive:
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+                name = _zip_name(info).removeprefix("./")
+                if name in wanted and not info.is_dir():
+                    with archive.open(info) as file:
+                        yield name, file
+
+
+class TarSource(Source):
+    """A tar archive, compressed or not."""
+
+    def members(self) -> list[Member]:
+        found = []
+        with explained(self.path), tarfile.open(self.path) as archive:
+            for number, info in enumerate(archive):
+                _check_number(self.path, number)
+                if info.isdir():
+                    continue
+                if info.issym() or info.islnk():
+                    raise _refused(self.path, f"{info.name} is a link")
+                if not info.isfile():
+                    raise _refused(self.path, f"{info.name} is a device")
+                found.append(Member(_safe(self.path, info.name), info.size))
+        return found
+
+    def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
+        with explained(self.path), tarfile.open(self.path) as archive:
+            for info in archive:
+                name = info.name.removeprefix("./")
+                if info.isfile() and name in wanted:
+                    file = archive.extractfile(info)
+                    assert file is not None
+                    yield name, file
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """A member's name. Names without the flag for UTF-8 are UTF-8 all the same where they can be:
+    many programs leave the flag out, and zipfile then reads them as code page 437. Some programs
+    write backslashes for slashes.
+    """
+    name = info.filename
+    if not info.flag_bits & 0x800:
+        with suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def _safe(archive: Path, name: str) -> str:
+    """The name with slashes, without a leading `./`.
+
+    Raises:
+        DataError: it leads out of the folder that the archive is unpacked to.
+    """
+    path = PurePosixPath(name)
+    windows = PureWindowsPath(name)
+    if (
+        path.is_absolute()
+        or windows.drive
+        or windows.root
+        or ".." in path.parts
+        or ".." in windows.parts
+        or "\0" in name
+    ):
+        raise _refused(archive, f"{name!r} leads out of the folder that it is unpacked to")
+    return name.removeprefix("./")
+
+
+def _refused(archive: Path, why: str) -> DataError:
+    return DataError(
+        f"{archive} is refused: {why}.",
+        "No archive of a data set needs that; get it from its authors.",
+    )
+
+
+def _check_number(archive: Path, count: int) -> None:
+    if count > MOST:
+        raise _refused(archive, f"it has more than {MOST:,} files")
+
+
+def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
+    """Refuse files that no picture needs, and name those that are empty.
+
+    Raises:
+        DataError: a file is too large, or has no bytes.
+    """
+    large = [name for name, size in sizes.items() if size > LARGEST]
+    if large:
+        raise _refused(source, f"{shown(large)} are larger than {LARGEST >> 20} MiB")
+    empty = [name for name, size in sizes.items() if size == 0]
+    if empty:
+        raise DataError(
+            f"{source}: {len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}",
+            "Their download or copy was cut off: get them again.",
+        )
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the archive modules raise into an error that names the archive and the cure."""
+    import lzma
+    import zlib
+
+    try:
+        yield
+    except NotImplementedError as error:  # of zipfile, for ways of packing that it does not know
+        raise DataError(
+            f"{path} is packed in a way that is not read here ({error}).",
+            "Unpack it with another program, and give the folder.",
+        ) from error
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(
+            f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
+            "Download it again; what was unpacked is kept.",
+        ) from error

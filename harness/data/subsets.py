@@ -1,0 +1,76 @@
+"""A fixed part of a data set, for quick runs: the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.core.seeds import derive
+from harness.data.releases import DISTRACTOR, JUNK
+from harness.data.types import Split
+
+
+@dataclass(frozen=True)
+class SubsetRule:
+    """Some identities of a data set, with all their images.
+
+    Identities are ranked by a hash of (seed, part, identity) and the first ones are taken, so a
+    smaller subset is contained in a larger one of the same seed. All images of the chosen
+    identities are kept. Junk and distractors are dropped unless `distractors` keeps them all.
+    """
+
+    train_identities: int
+    test_identities: int
+    seed: int = 0
+    distractors: bool = False
+
+    @classmethod
+    def parse(cls, options: Mapping[str, int | bool]) -> SubsetRule:
+        """From the config's mapping. Raises ConfigError for unknown, missing or wrong options."""
+        known = [field.name for field in fields(cls)]
+        for key in options:
+            if key not in known:
+                raise ConfigError(
+                    f"dataset.subset has no option '{key}'", did_you_mean(str(key), known)
+                )
+        values = {key: int(value) for key, value in options.items()}
+        if min(values.get("train_identities", 0), values.get("test_identities", 0)) < 1:
+            raise ConfigError(
+                f"dataset.subset={dict(options)} leaves no identities",
+                "Give train_identities and test_identities, both at least 1.",
+            )
+        return cls(
+            values["train_identities"],
+            values["test_identities"],
+            values.get("seed", 0),
+            bool(values.get("distractors", False)),
+        )
+
+    def choose(self, identities: np.ndarray, part: str, count: int) -> np.ndarray:
+        """`count` of the identities that occur, junk and distractors aside.
+
+        Raises:
+            DataError: there are not so many.
+        """
+        known = [int(i) for i in np.unique(identities) if i not in (JUNK, DISTRACTOR)]
+        if count > len(known):
+            raise DataError(
+                f"dataset.subset asks for {count} {part} identities; there are {len(known)}",
+                f"Use dataset.subset.{part}_identities={len(known)} or fewer.",
+            )
+        ranked = sorted(known, key=lambda identity: derive(self.seed, "subset", part, identity))
+        return np.array(ranked[:count], dtype=np.int64)
+
+    def apply(self, train: Split, query: Split, gallery: Split) -> tuple[Split, Split, Split]:
+        """The chosen part of each: train, query, gallery."""
+        chosen = self.choose(train.identities, "train", self.train_identities)
+        tested = self.choose(query.identities, "test", self.test_identities)
+        in_gallery = [*tested, JUNK, DISTRACTOR] if self.distractors else tested
+        return (
+            train.subset(np.flatnonzero(np.isin(train.identities, chosen))),
+            query.subset(np.flatnonzero(np.isin(query.identities, tested))),
+            gallery.subset(np.flatnonzero(np.isin(gallery.identities, in_gallery))),
+        )

@@ -1,0 +1,95 @@
+"""How good pseudo-labels are, against the truth: for the record only, never for training."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+from torch import Tensor
+
+from harness.core.errors import HarnessError
+
+
+def cluster_quality(
+    labels: np.ndarray | Tensor, identities: np.ndarray | Tensor
+) -> dict[str, float | int]:
+    """Compare pseudo-labels with identities.
+
+    Counts: `clusters`, `outliers`, `identities` (how many true ones there are to find) and
+    `clustered`, the share of images that have a label.
+
+    Over the clustered images only:
+
+    - `ari`: adjusted Rand index (Hubert and Arabie, *Comparing Partitions*, 1985);
+    - `nmi`: mutual information divided by the arithmetic mean of the entropies;
+    - `purity`: share of images that belong to their cluster's most frequent identity;
+    - `pair_precision`: share of the pairs within a cluster that are of one identity (1 without any
+      such pair: nothing was claimed);
+    - `pair_recall`: share of the pairs of one identity that are within a cluster (1 without any).
+
+    A labeler that leaves hard images out looks good in these, so two are also given over all
+    images, each outlier a cluster of its own: `ari_all` and `pair_recall_all`.
+
+    Where there is no clustered image, ari, nmi, purity and the pair shares over the clustered
+    images are 0. Images whose identity is unknown (-1) are left out of everything.
+
+    Args:
+        labels: (N,) integers, -1 for outliers.
+        identities: (N,) integers, -1 where unknown.
+
+    Returns:
+        Plain numbers; all but the counts are fractions (ari may be negative).
+
+    Raises:
+        HarnessError: shapes that do not match.
+    """
+    labels, identities = np.asarray(labels), np.asarray(identities)
+    if labels.ndim != 1 or labels.shape != identities.shape:
+        raise HarnessError(f"labels are {labels.shape}, identities {identities.shape}")
+    known = identities >= 0
+    labels, identities = labels[known], identities[known]
+    inlier = labels >= 0
+    clustered, truth = labels[inlier], identities[inlier]
+
+    # outliers become clusters of one, numbered after the last cluster
+    alone = labels.astype(np.int64)
+    alone[~inlier] = alone.max(initial=-1) + 1 + np.arange(int((~inlier).sum()))
+
+    quality: dict[str, float | int] = {
+        "clusters": len(np.unique(clustered)),
+        "outliers": int((~inlier).sum()),
+        "identities": len(np.unique(identities)),
+        "clustered": float(inlier.mean()) if len(inlier) else 0.0,
+        "ari": 0.0,
+        "nmi": 0.0,
+        "purity": 0.0,
+        "pair_precision": 0.0,
+        "pair_recall": 0.0,
+        "ari_all": 0.0,
+        "pair_recall_all": 0.0,
+    }
+    if len(labels):
+        quality["ari_all"] = float(adjusted_rand_score(identities, alone))
+        quality["pair_recall_all"] = _pair_shares(
+            contingency_matrix(identities, alone, sparse=True)
+        )[1]
+    if len(clustered):
+        table = contingency_matrix(truth, clustered, sparse=True)
+        quality["ari"] = float(adjusted_rand_score(truth, clustered))
+        quality["nmi"] = float(normalized_mutual_info_score(truth, clustered))
+        quality["purity"] = float(table.max(axis=0).sum() / len(clustered))
+        quality["pair_precision"], quality["pair_recall"] = _pair_shares(table)
+    return quality
+
+
+def _pair_shares(table: csr_matrix) -> tuple[float, float]:
+    """Pair precision and recall from an identities × clusters table of counts."""
+
+    def pairs(counts: np.ndarray) -> float:
+        counts = np.asarray(counts, dtype=np.float64)
+        return float((counts * (counts - 1)).sum() / 2)
+
+    both = pairs(table.data)
+    claimed, true = pairs(table.sum(axis=0)), pairs(table.sum(axis=1))
+    return (both / claimed if claimed else 1.0, both / true if true else 1.0)

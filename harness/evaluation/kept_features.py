@@ -1,0 +1,91 @@
+"""Features of the test images beside a record, so that metrics need neither images nor network.
+
+`evaluation.keep_features=true` leaves `STAGE_features.npz` in the run's folder: float16 (79 MB for
+Market-1501's 19 281 images of 2048), the truth they are scored by, and no names: of these only a
+number remains that is equal where names are.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.core.errors import DataError
+from harness.core.files import write_atomically
+from harness.evaluation.protocol import Sides
+
+
+@dataclass(frozen=True, eq=False)
+class KeptFeatures:
+    """query: (Q, D), gallery: (G, D), float32 and L2-normalised, from float16."""
+
+    query: Tensor
+    gallery: Tensor
+    truth: Sides
+    fingerprint: str
+
+
+def path_of(folder: Path, stage: str) -> Path:
+    """Where a stage's features are kept."""
+    return folder / f"{stage}_features.npz"
+
+
+def save(
+    folder: Path, stage: str, query: Tensor, gallery: Tensor, truth: Sides, fingerprint: str
+) -> None:
+    """Keep the features (Q, D) and (G, D) that a stage was tested by."""
+    arrays: dict[str, np.ndarray] = {
+        "query": query.cpu().to(torch.float16).numpy(),
+        "gallery": gallery.cpu().to(torch.float16).numpy(),
+        "query_ids": truth.query_ids,
+        "gallery_ids": truth.gallery_ids,
+        "fingerprint": np.array(fingerprint),
+    }
+    for key in ("query_cams", "gallery_cams", "tracks"):
+        if (values := getattr(truth, key)) is not None:
+            arrays[key] = values
+    if truth.query_names is not None and truth.gallery_names is not None:
+        both = [*truth.query_names, *truth.gallery_names]
+        numbers = np.unique(np.asarray(both), return_inverse=True)[1].astype(np.int32)
+        arrays["query_names"] = numbers[: len(truth.query_names)]
+        arrays["gallery_names"] = numbers[len(truth.query_names) :]
+    write_atomically(path_of(folder, stage), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+
+def load(folder: Path, stage: str) -> KeptFeatures | None:
+    """The features of a stage; None if none were kept.
+
+    Raises:
+        DataError: they cannot be read.
+    """
+    path = path_of(folder, stage)
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        query, gallery = (
+            F.normalize(torch.from_numpy(arrays[key].astype(np.float32)), dim=1)
+            for key in ("query", "gallery")
+        )
+        names = [
+            arrays[f"{side}_names"].astype(str).tolist() if f"{side}_names" in arrays else None
+            for side in ("query", "gallery")
+        ]
+        truth = Sides(
+            arrays["query_ids"], arrays["gallery_ids"], arrays.get("query_cams"),
+            arrays.get("gallery_cams"), names[0], names[1], arrays.get("tracks"),
+        )  # fmt: skip
+        return KeptFeatures(query, gallery, truth, str(arrays["fingerprint"]))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read ({type(error).__name__}).",
+            "Remove it, and test by the network: harness eval RUN.",
+        ) from error

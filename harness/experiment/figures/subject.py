@@ -1,0 +1,158 @@
+"""A finished run, its network and its images, as far as pictures need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.interfaces import Backbone, PseudoLabeler
+from harness.core.progress import Reporter
+from harness.data.image_cache import Bank
+from harness.evaluation.evaluator import Referee, make_referee
+from harness.experiment.evaluate import choose
+from harness.experiment.joint_datasets import complete
+from harness.experiment.model_loading import load_network
+from harness.experiment.stages import build
+from harness.results.store import Run
+from harness.training.extraction import extract
+from harness.training.label_schedule import labellings
+
+
+@dataclass
+class Subject:
+    """One stage of a run. Everything is loaded when it is first asked for, and once.
+
+    changes: `dataset.KEY=VALUE`, for data that have moved. root, cache: where images lie, and
+    where decoded ones are kept.
+    """
+
+    run: Run
+    stage: str
+    root: Path
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+    changes: Sequence[str] = ()
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        config = self.run.config()
+        choose(config, self.changes)
+        return config
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The network that the stage ended with.
+
+        Raises:
+            ConfigError: its weights were not kept.
+        """
+        return load_network(self.run, self.stage).to(self.device).eval()
+
+    def _referee(self, train: bool) -> Referee:
+        made = make_referee(
+            build(OmegaConf.create(complete(self.config["dataset"], self.root)), "dataset").load(),
+            (int(self.config["images"]["height"]), int(self.config["images"]["width"])),
+            self.cache,
+            train=train,
+            on_bad_image=self.config["dataset"].get("on_bad_image", "error"),
+            device=self.device,
+            precision=self.precision,
+            rerank=bool(self.config["evaluation"].get("rerank", False)),
+            reporter=self.reporter,
+        )
+        known = self.run.record.get("dataset", {}).get("fingerprint")
+        if known not in (None, made.fingerprint):
+            self.reporter.say("These are not the images that the run's record was made with.")
+        return made
+
+    @cached_property
+    def test(self) -> Referee:
+        """The test part.
+
+        Raises:
+            ConfigError: the data set has none.
+        """
+        made = self._referee(train=False)
+        if not made.evaluates:
+            raise ConfigError(
+                f"{made.data.name} has no test part: there is nothing to rank.",
+                "Pictures that need none: harness show RUN embedding curves maps.",
+            )
+        return made
+
+    @property
+    def pictured(self) -> Bank:
+        """Images to draw maps of: queries, or training images where there are none."""
+        try:
+            bank = self.test.query_bank
+        except ConfigError:
+            bank = self.training.train_bank
+        assert bank is not None
+        return bank
+
+    @cached_property
+    def training(self) -> Referee:
+        """The training part."""
+        return self._referee(train=True)
+
+    @property
+    def precision(self) -> str:
+        return str(self.config["train"]["precision"])
+
+    def features(self, images: np.ndarray, what: str, views: int | None = None) -> Tensor:
+        """Features (N, V, D) of images (N, H, W, 3), L2-normalised per view."""
+        progress = self.reporter.phase(f"{what} features")
+        return extract(
+            self.backbone, images, self.device, self.precision, progress=progress, views=views
+        )
+
+    def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
+        """Pseudo-labels (N,) that the stage's labeler gives these features, -1 for outliers, and
+        its settings in words; None where the stage has no labeler.
+
+        A labeler that goes on from its last labels is asked as often as it was in training.
+        """
+        own = (self.config.get("stages") or {}).get(self.stage) or {}
+        merged = OmegaConf.merge(self.config, own)
+        assert isinstance(merged, DictConfig)
+        if (merged.get("labeler") or {}).get("_target_") is None:
+            return None
+        labeler: PseudoLabeler = build(merged.labeler, "labeler")
+        cameras = None
+        if labeler.uses_cameras and self.training.data.train.cameras is not None:
+            cameras = torch.from_numpy(np.asarray(self.training.data.train.cameras))
+        train = merged.train
+        times = 1
+        if labeler.least_calls > 1:
+            times = sum(labellings(train.get("label_every", 1), int(train.epochs)))
+        self.reporter.phase("labels")
+        for _ in range(times):
+            found = labeler.label(features, cameras).labels
+        return found.numpy(), labeler.describe()
+
+
+def find_stage(run: Run, stage: str | None) -> str:
+    """A stage of a finished run, the last one if none is named.
+
+    Raises:
+        ConfigError: the run is unfinished, or has no such stage.
+    """
+    stages = list(run.record.get("stages", {}))
+    if not stages:
+        raise ConfigError(
+            f"{run.name} is not finished.",
+            "Give its command again to finish it; harness show RUN curves draws what there is.",
+        )
+    if stage is not None and stage not in stages:
+        raise ConfigError(f"{run.name} has no stage '{stage}'.", did_you_mean(stage, stages))
+    return stage or stages[-1]

@@ -1,0 +1,252 @@
+"""`harness prepare`: find, unpack, check, decode, and show what came of it."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.core.errors import ConfigError, DataError, HarnessError
+from harness.core.files import make_folder, write_json
+from harness.core.progress import Reporter
+from harness.data.facts import compared
+from harness.data.image_cache import build_bank, find_bad
+from harness.data.image_source import ImageSource
+from harness.data.prepare import own_images as own
+from harness.data.prepare.archives import open_source
+from harness.data.prepare.card import make_card, read_headers, show
+from harness.data.prepare.layouts import find_layout
+from harness.data.prepare.unpack import in_place, unpack
+from harness.data.releases import shown
+from harness.data.types import Dataset, ReIDData
+from harness.evaluation.evaluator import check_matches, without_junk
+
+BAD_SHOWN = 20
+
+
+def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> dict[str, Any]:
+    """Make a data set ready: unpacked under the data root, checked, decoded. Prints its card.
+
+    Everything may be repeated, and goes on where it was stopped: files and image banks that are
+    there and whole are not made again.
+
+    Args:
+        changes: `dataset=NAME`, `source=PATH`, and whatever `harness run` takes, as `data.root=`,
+            `images.height=` or `dataset.KEY=`. For `dataset=folder`, a folder of one's own images,
+            also what `own.propose` takes.
+        yes: agree to what is proposed. json: print the card as JSON.
+
+    Returns:
+        The card.
+
+    Raises:
+        ConfigError: something is misspelt. DataError: the source is not the data set, in whole, or
+            images cannot be decoded. HarnessError: a disk is full or cannot be written.
+    """
+    given = dict(change.split("=", 1) for change in changes if "=" in change)
+    loose = [change for change in changes if "=" not in change]
+    if loose:
+        raise ConfigError(f"'{loose[0]}' is no setting.", f"Write source={loose[0]}?")
+    if "dataset" not in given:
+        raise ConfigError(
+            "Which data set?", "Say dataset=NAME (harness list datasets), or dataset=folder."
+        )
+    source = given.pop("source", None)
+    console = Console(stderr=True, highlight=False) if json else Console(highlight=False)
+    options = {key: given.pop(key) for key in own.OPTIONS if key in given}
+    if given["dataset"] == "folder" and source is not None:
+        given |= _own_images(Path(source).expanduser(), given, options, yes, console)
+        source = None
+    elif options:
+        raise ConfigError(
+            f"{next(iter(options))}= is of images of your own.",
+            "Say dataset=folder source=DIR, or leave it out.",
+        )
+    if given["dataset"] == "folder" and source is None and "dataset.csv" not in given:
+        raise ConfigError(
+            "dataset=folder does not know where your images are.",
+            "Give source=DIR to have a CSV proposed, or dataset.csv=FILE if you have one.",
+        )
+    config = compose_for([f"{key}={value}" for key, value in given.items()])
+    from harness.experiment.data_loading import make_dataset
+
+    dataset = make_dataset(config)
+    root = Path(config.data.root).expanduser()
+    with Reporter(console) as reporter:
+        if source is not None:
+            with _alone(root, str(config.dataset.name)):
+                place(dataset, Path(source).expanduser(), root, config, reporter)
+        card = check(dataset.load(), config, reporter)
+    if json:
+        print(jsonlib.dumps(card))
+    else:
+        show(card, reporter.console)
+        trains = card["parts"]["train"]["images"] > 0
+        print(f"ready: {_command('mskd' if trains else 'direct_transfer', given)}")
+    return card
+
+
+def _own_images(
+    folder: Path, given: dict[str, str], options: dict[str, str], yes: bool, console: Console
+) -> dict[str, str]:
+    """The settings of a folder of images, once a person has agreed to its CSV. One that is there
+    is used as it is.
+    """
+    folder = folder.absolute()
+    known = {key: value for key, value in given.items() if key != "dataset.csv"}
+    config = compose_for([f"{k}={v}" for k, v in known.items()] + [f"dataset.csv={own.NAME}"])
+    root = Path(config.data.root).expanduser().absolute()
+    target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
+    if target.is_file():
+        console.print(
+            f"{target} is there already and is used as it is; remove it for a new proposal.",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+    else:
+        own.confirm(own.propose(folder, options), target, yes, console)
+    found = {"dataset.csv": _quoted(str(target))}
+    if target.parent != folder and "dataset.images" not in given:
+        found["dataset.images"] = _quoted(str(folder))
+    return found
+
+
+def _quoted(text: str) -> str:
+    """As Hydra takes any text; plain where it can be."""
+    if re.fullmatch(r"[\w/.-]+", text, re.ASCII):
+        return text
+    return "'" + text.replace("'", "\\'") + "'"
+
+
+def compose_for(changes: Sequence[str]) -> DictConfig:
+    """The configuration of a run on the data set; its method does not matter here."""
+    from harness.experiment.compose import compose
+
+    return compose(["method=direct_transfer", *changes])
+
+
+def _command(method: str, given: dict[str, str]) -> str:
+    words = [f"{key}={value}" for key, value in given.items() if not key.startswith("images.")]
+    return " ".join([f"harness run method={method}", *map(shlex.quote, words)])
+
+
+def _alone(root: Path, name: str) -> FileLock:
+    """The right to unpack a data set here.
+
+    Raises:
+        HarnessError: another process has it.
+    """
+    cache = root / ".harness"
+    make_folder(cache)
+    lock = FileLock(cache / f"prepare-{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise HarnessError(
+            f"Another process is preparing {name} under {root}.", "Wait for it."
+        ) from error
+    return lock
+
+
+def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter: Reporter) -> None:
+    """Put a source's files where the loader looks for them.
+
+    Raises:
+        ConfigError: the data set has nothing to unpack. DataError: the source does not fit.
+    """
+    layouts = dataset.layouts()
+    if not layouts:
+        raise ConfigError(
+            f"dataset={config.dataset.name} has nothing to unpack.", "Leave source= out."
+        )
+    source = open_source(path)
+    reporter.phase(f"looking into {path.name}")
+    members = source.members()
+    names = [member.name for member in members]
+    check_counts = bool(config.dataset.get("check_counts", True))
+    found = find_layout(layouts, names, str(path), check_counts)
+    where = f", in folder {found.prefix}" if found.prefix else ""
+    reporter.say(
+        f"{path} holds {found.layout.title}{where}: {sum(found.counts.values()):,} images."
+    )
+    if in_place(path, found, root):
+        reporter.say("It lies where it is looked for already.")
+        return
+    written, there = unpack(source, members, found, root, reporter.phase("unpacking"))
+    kept = f"; {there:,} were there" if there else ""
+    reporter.say(f"{written:,} files written to {root / found.layout.home}{kept}.")
+
+
+def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, Any]:
+    """Decode every image, keep the image banks that runs will ask for, and make the card.
+
+    Raises:
+        DataError: images that cannot be decoded; names them.
+    """
+    root = Path(config.data.root).expanduser()
+    cache = Path(config.data.cache).expanduser() if config.data.cache else root / ".harness"
+    size = (int(config.images.height), int(config.images.width))
+    fingerprint = data.fingerprint()
+    _check_empty(data)
+    gallery = without_junk(data.gallery)
+    if len(data.query.images):
+        check_matches(data.query, gallery, data.name)
+    junk = data.gallery.subset(np.flatnonzero(data.gallery.identities == -1))
+    bad: list[str] = []
+    for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):
+        if len(split.images):
+            phase = reporter.phase(f"decoding {name} images")
+            bank = build_bank(split.images, size, cache, on_bad_image="skip", progress=phase)
+            bad += bank.bad
+    if len(junk.images) and not _checked(cache, fingerprint):
+        bad += find_bad(junk.images, reporter.phase("decoding junk"))
+    if bad and config.dataset.get("on_bad_image", "error") != "skip":
+        raise DataError(
+            f"{len(bad):,} images cannot be decoded: {shown(bad, BAD_SHOWN)}",
+            "Get them again; or leave them out, here and in runs, with dataset.on_bad_image=skip.",
+        )
+    saved = cache / "cards" / f"{fingerprint}.json"
+    if _checked(cache, fingerprint):
+        card: dict[str, Any] = jsonlib.loads(saved.read_text(encoding="utf-8"))
+    else:
+        sources: list[ImageSource] = [s.images for s in (data.train, data.query, data.gallery)]
+        headers = read_headers(sources, reporter.phase("looking at sizes"))
+        card = make_card(data, fingerprint, headers, compared(data, fingerprint))
+        write_json(saved, card)
+    height, width = size
+    images = len(data.train.images) + len(data.query.images) + len(gallery.images) - len(bad)
+    return card | {
+        "unreadable": bad,
+        "bank": {"folder": str(cache), "size": f"{height}x{width}", "images": images,
+                 "bytes": images * height * width * 3},
+    }  # fmt: skip
+
+
+def _checked(cache: Path, fingerprint: str) -> bool:
+    return (cache / "cards" / f"{fingerprint}.json").is_file()
+
+
+def _check_empty(data: ReIDData) -> None:
+    """Name files without a byte: what a full disk or a broken copy leaves."""
+    from harness.data.image_files import Files
+
+    empty: list[str] = []
+    total = 0
+    for split in (data.train, data.query, data.gallery):
+        source = split.images
+        if isinstance(source, Files):
+            total += len(source)
+            empty += [source.name(i) for i, size in enumerate(source.sizes) if size == 0]
+    if empty:
+        raise DataError(
+            f"{len(empty):,} of {total:,} image files are empty (0 bytes): "
+            f"{shown(empty, BAD_SHOWN)}",
+            "Their download or copy was cut off: get them again.",
+        )

@@ -1,0 +1,113 @@
+"""The protocol card: all that was held equal, hashed; rows of different cards never stand together.
+
+Three things belong on the card but not under its hash, as every table shows them by row: whether
+cameras were used, how the checkpoint was selected, and whether settings were found by a search.
+Were they hashed, the floor of a table (direct transfer, no cameras) could never stand in the same
+table as the methods above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.components.backbones import describe_weights
+from harness.core.cards import UNHASHED as UNHASHED
+from harness.core.cards import card_hash as card_hash
+from harness.core.tuned import describe_tuned
+from harness.data.augmentation_settings import describe as describe_augmentation
+from harness.evaluation.label_free import read_label_free
+from harness.experiment.init_from import find_init
+from harness.experiment.joint_datasets import sections
+from harness.training.optimizers import describe as describe_optimizer
+
+#: what a stage may change of the sections held equal, because it is the method's own
+OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
+       "train.micro_batch")  # fmt: skip
+#: options of a backbone that have a line of their own, or (views) are the method's
+ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
+#: options of a backbone that came after the first records, and what held before: not on the card
+LATER = {"last_stride": 1, "stem_relu": True, "neck": "bn"}
+HELD = ("backbone.", "batch.", "train.", "optimizer.")
+RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
+
+
+def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
+    """The card of a cell, with its `hash` (8 hex digits).
+
+    Args:
+        config: the composed configuration.
+        precision: resolved (never `auto`).
+    """
+    backbone = OmegaConf.to_container(config.backbone, resolve=True)
+    assert isinstance(backbone, dict)
+    init = find_init(config)
+    network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
+    card: dict[str, Any] = {
+        "name": config.protocol.name,
+        "input": f"{config.images.height}x{config.images.width}",
+        "augmentation": describe_augmentation(config.images),
+        "backbone": network,
+        "pooling": backbone.get("pooling"),
+        "weights": init.weights if init else describe_weights(str(backbone.get("weights", "none"))),
+        "batch": f"{config.batch.identities} x {config.batch.images}"
+        + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
+        "samples_per_bn": config.batch.samples_per_bn,
+        "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
+        "optimizer": describe_optimizer(config.optimizer),
+        "precision": precision,
+        "evaluation": evaluation_rule(
+            bool(sections(config.dataset)[0].get("tracks")), bool(config.evaluation.rerank)
+        ),
+        "cameras": bool(config.method.uses_cameras),
+        "selection": config.selection,
+    }
+    if (tuned := describe_tuned(config)) is not None:
+        card["tuned"] = tuned
+    if config.selection == "label_free":
+        card["selection"] = f"label_free, {read_label_free(config)[0][0]}"
+    if backbone.get("stride_in", "3x3") != "3x3":
+        card["backbone"] += f", stride in {backbone['stride_in']}"
+    for key in sorted(set(backbone) - {"_target_", *ON_CARD}):
+        if backbone[key] != LATER.get(key):
+            card["backbone"] += f", {key} {backbone[key]}"
+    changed = list(_changed_by_stages(config))
+    if changed:
+        card["stages"] = ", ".join(changed)
+    card["hash"] = card_hash(card)
+    return card
+
+
+def evaluation_rule(tracks: bool, rerank: bool) -> str:
+    """The line of the card."""
+    return (
+        RULE
+        + (", image to track" if tracks else "")
+        + (", k-reciprocal re-ranking" if rerank else "")
+    )
+
+
+def _iterations(config: DictConfig) -> str:
+    auto = config.train.iterations == "auto"
+    return "labelled images / batch size" if auto else str(config.train.iterations)
+
+
+def _changed_by_stages(config: DictConfig) -> Iterator[str]:
+    """`STAGE.KEY=VALUE` where a stage of its own takes something else than is held equal."""
+    for stage in config.stages or {}:
+        changes = OmegaConf.to_container(config.stages, resolve=True)
+        assert isinstance(changes, dict)
+        for key, value in _flat(changes[stage] or {}):
+            if key.startswith(HELD) and key not in OWN and value != OmegaConf.select(config, key):
+                value = describe_weights(str(value)) if key == "backbone.weights" else value
+                yield f"{stage}.{key}={value}"
+
+
+def _flat(node: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

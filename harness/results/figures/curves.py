@@ -1,0 +1,82 @@
+"""A run over its epochs: accuracy, loss, clusters and how good they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness.core.errors import ConfigError
+from harness.results.figures.style import FAINT, drawn, figure, heading, style
+from harness.results.store import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: title → keys of the history, and what they are called
+PANELS: dict[str, dict[str, str]] = {
+    "Accuracy on the test set, %": {"mAP": "mAP", "rank1": "Rank-1"},
+    "Training loss": {"loss": ""},
+    "Clusters": {"clusters": ""},
+    "Outliers": {"outliers": ""},
+    "Clusters against identities": {"ari": "ARI", "nmi": "NMI"},
+    "Throughput, images/s": {"images_per_second": ""},
+}
+DASHES = ("-", "--", ":", "-.")
+
+
+@drawn
+def curves(run: Run) -> Figure:
+    """A panel a quantity, a colour a stage, a dash a measure.
+
+    Raises:
+        ConfigError: the run has no epochs. HarnessError: its history is damaged.
+    """
+    history = run.history()
+    if not history:
+        raise ConfigError(
+            f"{run.name} has no epochs to draw.", "Methods that do not train have none."
+        )
+    stages = list(dict.fromkeys(str(row["stage"]) for row in history))
+    shown = {
+        title: keys
+        for title, keys in PANELS.items()
+        if any(isinstance(row.get(key), int | float) for row in history for key in keys)
+    }
+    lines = -(-len(shown) // 3)
+    picture = figure(9.0, 2.5 * lines + 0.4)
+    grid = picture.subplots(lines, 3, squeeze=False, gridspec_kw={"hspace": 0.55, "wspace": 0.22})
+    panels = [axes for line in grid for axes in line]
+    for axes, (title, keys) in zip(panels, shown.items(), strict=False):
+        axes.set_title(title)
+        axes.set_xlabel("epoch", color=FAINT)
+        for place, stage in enumerate(stages):
+            rows = [row for row in history if row["stage"] == stage]
+            for dash, (key, name) in zip(DASHES, keys.items(), strict=False):
+                words = [stage] if len(stages) > 1 else []
+                _line(axes, rows, key, place, dash, " ".join([*words, name] if name else words))
+        if title == "Clusters":
+            _identities(axes, history)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=6.5, frameon=False, handlelength=2.6)
+        axes.set_ylim(bottom=0, top=1 if "against" in title else None)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    heading(picture, run.name, left=0.04)
+    picture.subplots_adjust(left=0.04, right=0.99, top=1 - 0.5 / picture.get_figheight())
+    return picture
+
+
+def _line(
+    axes: Axes, rows: list[dict[str, Any]], key: str, place: int, dash: str, name: str
+) -> None:
+    points = [(row["epoch"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, linestyle=dash, markersize=3, label=name or None, **style(place))
+
+
+def _identities(axes: Axes, history: list[dict[str, Any]]) -> None:
+    """How many people there really are."""
+    known = {row["identities"] for row in history if row.get("identities")}
+    if len(known) == 1:
+        axes.axhline(known.pop(), color=FAINT, linewidth=0.9, linestyle=":", label="identities")

@@ -1,0 +1,104 @@
+"""How pictures look, and how they are written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+from harness.core.files import write_atomically
+from harness.results.palette import LIGHT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Asked = ParamSpec("Asked")
+FORMATS = ("png", "svg", "pdf")
+#: eight colours by six marks tell 48 apart
+MARKS = ("o", "s", "^", "D", "v", "P")
+INK, FAINT, LINE = "#16181d", "#5a6069", "#d5d9e0"
+SETTINGS: Any = {  # matplotlib types it by each key
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "text.color": INK,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "harness",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # letters stay letters, which journals ask for
+}
+
+
+def drawn(draw: Callable[Asked, Figure]) -> Callable[Asked, Figure]:
+    """A function that draws, with letters and lines as all pictures have them."""
+
+    @wraps(draw)
+    def styled(*args: Asked.args, **kwargs: Asked.kwargs) -> Figure:
+        from matplotlib import rc_context
+
+        with rc_context(SETTINGS):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty picture, in inches; needs no screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height))
+    FigureCanvasAgg(made)
+    return made
+
+
+def fill(picture: Figure, top: float, **options: float) -> None:
+    """Let the panels fill a picture but for its heading, of so many inches."""
+    high = 1 - top / picture.get_figheight()
+    picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=high, **options)
+
+
+def heading(picture: Figure, text: str, left: float = 0.01) -> None:
+    """What the picture is of, in the upper left."""
+    picture.suptitle(
+        text, x=left, y=1 - 0.04 / picture.get_figheight(), ha="left", va="top", fontsize=8
+    )
+
+
+def style(place: int) -> dict[str, Any]:
+    """Colour and mark of the n-th of many."""
+    return {
+        "color": LIGHT[place % len(LIGHT)],
+        "marker": MARKS[place // len(LIGHT) % len(MARKS)],
+    }
+
+
+def save(picture: Figure, path: Path) -> Path:
+    """Write a picture, whole or not at all; the file's ending says as what."""
+    from matplotlib import rc_context
+
+    kind = path.suffix[1:]
+    kinds: dict[str, dict[str, Any]] = {
+        "png": {"pil_kwargs": {"optimize": True}},
+        "svg": {"metadata": {"Date": None}},  # the same picture, the same file
+        "pdf": {"metadata": {"CreationDate": None}},
+    }
+    buffer = io.BytesIO()
+    with rc_context(SETTINGS):
+        picture.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.08, **kinds[kind])
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    return path

@@ -1,0 +1,96 @@
+"""How far a run has come: finished, running, failed, unfinished or damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from time import gmtime, strftime
+from traceback import format_exception
+from typing import Any
+
+from harness.core.errors import HarnessError, first_line
+from harness.core.files import write_json
+from harness.results.store import Run
+
+FAILED = "failed.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """kind: finished, running, failed, unfinished or damaged. detail: its numbers, how far it came
+    or why it did not.
+    """
+
+    kind: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "finished":
+            return self.detail
+        sign = ": " if self.kind in ("failed", "damaged") else " "
+        return f"{self.kind}{sign if self.detail else ''}{self.detail}"
+
+
+def state(run: Run) -> State:
+    """The state of a run."""
+    if run.problem:
+        return State("running" if run.running else "damaged", "" if run.running else run.problem)
+    if run.finished:
+        metrics = run.record["metrics"]
+        if not metrics:
+            return State("finished", "trained, not evaluated")
+        return State("finished", f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}")
+    try:
+        history = run.history()
+    except HarnessError as error:
+        return State("damaged", error.cause)
+    at = _after(history)
+    if run.running:
+        return State("running", at)
+    if why := failure(run):
+        return State("failed", f"{why.get('error', 'unknown')}{f' ({at})' if at else ''}")
+    return State("unfinished", at)
+
+
+def _after(history: Sequence[Mapping[str, Any]]) -> str:
+    return f"after {history[-1].get('stage')} {history[-1].get('epoch')}" if history else ""
+
+
+def failure(run: Run) -> dict[str, Any] | None:
+    """Why a run failed: error, cure, kind, stage, epoch, time and, of what nobody foresaw, the
+    traceback. None if it did not.
+    """
+    try:
+        found = json.loads((run.folder / FAILED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {"error": f"{FAILED} cannot be read"}
+
+
+@contextmanager
+def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]]) -> Iterator[None]:
+    """Leave `failed.json` in a run's folder if what is done here fails; an older one goes. Who
+    stops a run (Ctrl-C, a scheduler) makes it unfinished, not failed.
+    """
+    (run.folder / FAILED).unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        known = error if isinstance(error, HarnessError) else None
+        last = history()[-1] if history() else {}
+        note = {
+            "error": known.cause if known else first_line(error),
+            "cure": known.cure if known else "",
+            "kind": type(error).__name__,
+            "stage": last.get("stage"),
+            "epoch": last.get("epoch"),
+            "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
+            "traceback": None if known else "".join(format_exception(error)),
+        }
+        with suppress(HarnessError):  # a full disk is reason enough; the first error is told
+            write_json(run.folder / FAILED, note)
+        raise

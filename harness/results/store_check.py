@@ -1,0 +1,123 @@
+"""What is wrong in a store: records that are damaged, contradict themselves, or are there twice.
+
+Tables leave damaged ones out and say so; a cell that is there twice counts once. `harness list
+problems` reads every file of every run; tables, which have to be quick, the records alone.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.core.errors import HarnessError
+from harness.results.store import Run
+
+#: points of per cent that a recorded mAP may be off the mean of its queries', which are float32
+ROUNDING = 0.01
+#: what np.load raises of a file that is no whole .npz
+UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """run: its name. text: what is wrong. left_out: whether tables do without the run for it."""
+
+    run: str
+    text: str
+    left_out: bool = False
+
+    def __str__(self) -> str:
+        return f"{'left out' if self.left_out else 'note'}: {self.run}: {self.text}"
+
+
+def of_records(runs: Iterable[Run]) -> Iterator[Problem]:
+    """What the records alone show: damage, other protocols' hashes, cells that are there twice."""
+    cells: dict[tuple[Any, ...], str] = {}
+    for run in runs:
+        if run.problem:
+            yield Problem(run.name, run.problem, left_out=True)
+        elif run.finished:
+            first = cells.setdefault(_cell(run.record), run.name)
+            if first != run.name:
+                yield Problem(run.name, f"is the same cell as {first}, and counts once")
+
+
+def of_files(runs: Sequence[Run]) -> Iterator[Problem]:
+    """All that can be checked without images and networks."""
+    yield from of_records(runs)
+    for run in runs:
+        for text in (*_in_config(run), *_in_history(run)):
+            yield Problem(run.name, text)
+        if run.finished:
+            for text in (*_in_record(run.record), *_in_queries(run)):
+                yield Problem(run.name, text)
+
+
+def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
+    cell = record["cell"]
+    data = str(record["dataset"].get("fingerprint", ""))[:8]
+    return (cell["method"], cell["dataset"], data, record["protocol"]["hash"],
+            record["settings"], cell["seed"])  # fmt: skip
+
+
+def _in_config(run: Run) -> Iterator[str]:
+    """The configuration and the record have to be of one cell."""
+    try:
+        config = run.config()
+    except HarnessError:
+        yield "config.json cannot be read: tables cannot tell its variant, nor a rerun its settings"
+        return
+    if not run.finished or not config:
+        return
+    cell = run.record["cell"]
+    method = config.get("method")
+    said = method.get("name") if isinstance(method, dict) else None
+    for word, here, there in (
+        ("method", said, cell["method"]), ("seed", config.get("seed"), cell["seed"]),
+    ):  # fmt: skip
+        if here is not None and here != there:
+            yield f"config.json says {word} {here}, the record {there}"
+
+
+def _in_history(run: Run) -> Iterator[str]:
+    try:
+        run.history()
+    except HarnessError as error:
+        yield error.cause.removeprefix(f"{run.folder}: ")
+
+
+def _in_record(record: dict[str, Any]) -> Iterator[str]:
+    """Numbers that cannot be, or contradict each other."""
+    last = list(record["stages"].values())[-1]["metrics"]
+    if record["metrics"] != last:
+        yield "its metrics are not those of its last stage"
+    for name, stage in record["stages"].items():
+        for key, value in stage["metrics"].items():
+            if (key == "mAP" or key.startswith("rank")) and not 0 <= value <= 100:
+                yield f"{name}: {key} {value} is no percentage"
+
+
+def _in_queries(run: Run) -> Iterator[str]:
+    """The mAP of a record is the mean over its queries."""
+    path = run.folder / "per_query.npz"
+    if not path.is_file():
+        if run.record["metrics"]:
+            yield "per_query.npz is missing: no table can say whether its lead is one"
+        return
+    try:
+        with np.load(path) as arrays:
+            for name, stage in run.record["stages"].items():
+                if not stage["metrics"]:
+                    continue
+                ap, first = arrays[f"{name}_ap"], arrays[f"{name}_first_match_rank"]
+                mean = 100 * float(ap[first > 0].mean())
+                if not abs(mean - stage["metrics"]["mAP"]) <= ROUNDING:
+                    yield (f"{name}: mAP {stage['metrics']['mAP']:.2f} is not the mean of its "
+                           f"queries, {mean:.2f}")  # fmt: skip
+    except UNREADABLE as error:
+        yield f"per_query.npz cannot be read ({type(error).__name__})"

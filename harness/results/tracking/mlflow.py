@@ -1,0 +1,75 @@
+"""MLflow: to `$MLFLOW_TRACKING_URI`, or a database in the folder that `harness` was started in."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from harness.core.files import write_json
+from harness.results.row_labels import flat
+from harness.results.tracking import Row, final, scalars
+
+EXPERIMENT = "usl-reid-harness"
+#: the server's limits on a parameter's value, and on how many come at once
+LONGEST, MOST = 500, 100
+
+
+class MLflow:
+    """Writes to MLflow. A resumed run keeps its MLflow run; epochs that it has are not sent again:
+    the last step stands in a metric of its own.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
+    ) -> None:
+        self.client = MlflowClient()
+        note = folder / "tracking.json"
+        known = json.loads(note.read_text()).get("mlflow") if note.is_file() else None
+        self.run = str(known or self._create(name, config))
+        self.sent = -1
+        if known:
+            steps = self.client.get_metric_history(self.run, "step")
+            self.sent = max((metric.step for metric in steps), default=-1)
+            self.client.update_run(self.run, status="RUNNING")
+        else:
+            write_json(note, {"mlflow": self.run})
+        for step, row in enumerate(history):
+            self.log(row, step)
+
+    def _create(self, name: str, config: Mapping[str, Any]) -> str:
+        chosen = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        found = self.client.get_experiment_by_name(chosen)
+        experiment = found.experiment_id if found else self.client.create_experiment(chosen)
+        run = self.client.create_run(experiment, run_name=name).info.run_id
+        params = [Param(k, str(v)[:LONGEST]) for k, v in flat(dict(config)).items()]
+        for start in range(0, len(params), MOST):
+            self.client.log_batch(run, params=params[start : start + MOST])
+        self.client.log_batch(run, tags=[RunTag("cell", name)])
+        return run
+
+    def log(self, row: Row, step: int) -> None:
+        if step > self.sent:
+            self._send(scalars(row) | {"step": step}, step)
+            self.sent = step
+
+    def _send(self, values: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        self.client.log_batch(self.run, metrics=metrics)
+
+    def close(self, metrics: Mapping[str, float] | None) -> None:
+        if metrics is not None:
+            self._send(final(metrics), self.sent)
+        self.client.set_terminated(self.run, "FINISHED" if metrics is not None else "KILLED")
+
+
+def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> MLflow:
+    """The client of a run's own MLflow run."""
+    return MLflow(folder, name, config, history)

@@ -1,0 +1,60 @@
+"""Weights & Biases; `WANDB_PROJECT`, `WANDB_MODE=offline` and its other variables hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+
+from harness.core.files import write_json
+from harness.results.tracking import Row, final, plain, scalars
+
+PROJECT = "usl-reid-harness"
+
+
+class WandB:
+    """Writes to Weights & Biases. A resumed run keeps its id; the service takes no step twice, and
+    steps that are known to have been sent are not sent again.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
+    ) -> None:
+        self.note = folder / "tracking.json"
+        known = json.loads(self.note.read_text()) if self.note.is_file() else {}
+        self.id = known.get("wandb") or f"{plain(name)}-{uuid.uuid4().hex[:8]}"
+        self.sent = int(known.get("sent", -1))
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=str(folder),
+            id=self.id,
+            name=name,
+            config=dict(config),
+            resume="allow",
+            save_code=False,
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        write_json(self.note, {"wandb": self.id, "sent": self.sent})
+        for step, row in enumerate(history):
+            self.log(row, step)
+
+    def log(self, row: Row, step: int) -> None:
+        if step > self.sent:
+            self.run.log(scalars(row), step=step)
+            self.sent = step
+            write_json(self.note, {"wandb": self.id, "sent": step})
+
+    def close(self, metrics: Mapping[str, float] | None) -> None:
+        for key, value in final(metrics or {}).items():
+            self.run.summary[key] = value
+        self.run.finish(exit_code=0 if metrics is not None else 1)
+
+
+def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> WandB:
+    """The client of a run's own W&B run."""
+    return WandB(folder, name, config, history)

@@ -1,0 +1,167 @@
+"""The optimiser of a stage and its learning rate, epoch by epoch.
+
+Most methods share Adam with a rate that falls by ×0.1 every 20 epochs. What differs in their
+authors' code is here: SGD, a rate that rises at first, other milestones, another rate for the
+network's trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.core.errors import ConfigError, did_you_mean
+
+#: `optimizer.name` → what the protocol card calls it
+NAMES = {"adam": "Adam", "sgd": "SGD"}
+#: options that came after the first records, and what held before there was a choice: as long as
+#: they have these values they are on no card and in no hash
+DEFAULTS: dict[str, Any] = {
+    "name": "adam",
+    "momentum": 0.9,
+    "nesterov": False,
+    "warmup": 0,
+    "warmup_start": 0.1,
+    "steps": None,
+    "renew": False,
+    "trunk_rate": 1.0,
+}
+
+
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `optimizer` with all its options, also where an older config lacks some."""
+    return {**DEFAULTS, **settings}
+
+
+def learning_rate(settings: Mapping[str, Any], passed: int) -> float:
+    """The rate of an epoch.
+
+    lr · w · γ^n: n counts the milestones `steps` that are reached, or else whole periods of `step`
+    epochs. w rises in a line from `warmup_start` in the first epoch to 1 in epoch `warmup`.
+
+    Args:
+        settings: the section `optimizer`.
+        passed: epochs since the stage's first one, those labelled by a teacher included.
+    """
+    settings = complete(settings)
+    if settings["steps"]:
+        falls = sum(passed >= milestone for milestone in settings["steps"])
+    else:
+        falls = passed // int(settings["step"])
+    rate = float(settings["lr"]) * float(settings["gamma"]) ** falls
+    if passed < settings["warmup"]:
+        start, share = float(settings["warmup_start"]), passed / settings["warmup"]
+        rate *= start * (1 - share) + share
+    return rate
+
+
+def make_optimizer(
+    settings: Mapping[str, Any], parameters: Iterable[nn.Parameter], trunk: Iterable[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """Adam or SGD, with weight decay as L2 in the gradient; neither has a state yet.
+
+    Args:
+        settings: the section `optimizer`.
+        parameters: all of the stage; those without gradients are left out.
+        trunk: which of these take the rate × `trunk_rate`. With `trunk_rate` 1 there is one group.
+    """
+    settings = complete(settings)
+    trained = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if float(settings["trunk_rate"]) != 1.0:
+        slow = {id(p) for p in trunk}
+        groups = [
+            {"params": [p for p in trained if id(p) in slow], "scale": settings["trunk_rate"]},
+            {"params": [p for p in trained if id(p) not in slow]},
+        ]
+    rate, decay = float(settings["lr"]), float(settings["weight_decay"])
+    # one kernel for all parameters; on CPUs its rounding is another than that of older results
+    fused = True if trained and all(p.is_cuda for p in trained) else None
+    if settings["name"] == "adam":
+        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
+    return torch.optim.SGD(
+        groups,
+        lr=rate,
+        weight_decay=decay,
+        momentum=float(settings["momentum"]),
+        nesterov=bool(settings["nesterov"]),
+        fused=fused,
+    )
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Go on from a `state_dict`, whichever device it was made on: how the arithmetic is done
+    (`fused`) is the optimiser's own matter.
+    """
+    groups = [
+        {**theirs, "fused": ours.get("fused")}
+        for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its rate: `rate`, times the group's own factor if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * float(group.get("scale", 1.0))
+
+
+def describe(settings: Mapping[str, Any]) -> str:
+    """The line on the protocol card."""
+    settings = complete(settings)
+    name = NAMES[settings["name"]]
+    if settings["name"] == "sgd":
+        nesterov = "Nesterov " if settings["nesterov"] else ""
+        name += f" with {nesterov}momentum {settings['momentum']:g}"
+    falls = f"x{settings['gamma']:g} every {settings['step']} epochs"
+    if settings["gamma"] == 1:
+        falls = "constant"
+    elif settings["steps"]:
+        falls = f"x{settings['gamma']:g} at epochs {', '.join(map(str, settings['steps']))}"
+    text = f"{name}, lr {settings['lr']:g}, weight decay {settings['weight_decay']:g}, {falls}"
+    if settings["warmup"]:
+        text += f", warm-up from x{settings['warmup_start']:g} over {settings['warmup']} epochs"
+    if settings["trunk_rate"] != 1.0:
+        text += f", trunk x{settings['trunk_rate']:g}"
+    if settings["renew"]:
+        text += ", renewed with the labels"
+    return text
+
+
+def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
+    """What the ranges of single numbers do not say.
+
+    Args:
+        settings: the section `optimizer`. where: begins the message ("stages.student: ").
+
+    Raises:
+        ConfigError: an unknown name, milestones that do not rise, or momentum for Adam.
+    """
+    settings = complete(settings)
+    name, steps = settings["name"], settings["steps"]
+    if name not in NAMES:
+        raise ConfigError(
+            f"{where}optimizer.name={name} is unknown.", did_you_mean(str(name), NAMES)
+        )
+    if steps is not None:
+        whole = not isinstance(steps, str) and all(
+            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in steps
+        )
+        if not whole or list(steps) != sorted(set(steps)):
+            raise ConfigError(
+                f"{where}optimizer.steps={steps} must be epochs in rising order, each 1 or more.",
+                "For example optimizer.steps=[20,40]; null goes by optimizer.step.",
+            )
+    given = [key for key in ("momentum", "nesterov") if settings[key] != DEFAULTS[key]]
+    if name == "adam" and given:
+        raise ConfigError(
+            f"{where}optimizer.{given[0]}={settings[given[0]]} means nothing to Adam.",
+            f"Choose optimizer.name=sgd, or optimizer.{given[0]}={DEFAULTS[given[0]]}.",
+        )
+    if settings["nesterov"] and not settings["momentum"]:
+        raise ConfigError(
+            f"{where}optimizer.nesterov=true needs momentum.", "The usual value is 0.9."
+        )

@@ -1,0 +1,282 @@
+"""The command line: help, what is said about a slip, and that Hydra is all there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.cli.commands import COMMANDS
+from harness.experiment.compose import compose
+from harness.results.store import Store
+from tests.conftest import Command
+from tests.paths import ROOT
+from tests.tiny import tiny
+
+
+@pytest.mark.parametrize("command_line", [[], ["--help"], ["-h"], ["help"]])
+def test_help_of_the_whole(command: Command, command_line: list[str]) -> None:
+    answer = command(*command_line)
+    assert answer.status == 0
+    _fits_a_screen(answer.out)
+    for name in COMMANDS:
+        assert f"\n  {name} " in answer.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command(command: Command, name: str) -> None:
+    answer = command(name, "--help")
+    assert answer.status == 0
+    _fits_a_screen(answer.out)
+    assert f"harness {name}" in answer.out.splitlines()[0]
+
+
+def _fits_a_screen(text: str) -> None:
+    lines = text.splitlines()
+    assert text.startswith("example:")
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 100
+
+
+def test_version(command: Command) -> None:
+    assert command("--version").out.startswith("harness 0.")
+
+
+#: what was typed → what has to be in the answer
+SLIPS = {
+    "rum method=mskd": ["no command 'rum'", "'run'"],
+    "method=mskd": ["'harness run method=mskd'"],
+    "list metods": ["no list of 'metods'", "'methods'"],
+    "table --format htm": ["'htm'", "markdown"],
+    "eval": ["required: run", "harness eval RUN"],
+    "eval nothing": ["no run 'nothing'"],
+    "table": ["no finished runs", "harness run method=mskd"],
+    "verify nowhere": ["nowhere", "mskd_loss.npz"],
+    "--plugins": ["--plugins needs a folder"],
+    "--plugins=nowhere list": ["nowhere does not exist"],
+    "run": ["No method", "cluster_contrast, direct_transfer"],
+    "run -m": ["No method"],
+    "run mthod=mskd": ["no option 'mthod'", "'method'"],
+    "run mskd": ["'mskd' is no setting", "method=mskd"],
+    "run method=mkd": ["no method 'mkd'", "'mskd'"],
+    "run method=null": ["no method 'null'"],
+    "run method=mskd dataset=market": ["no dataset 'market'", "'market1501'"],
+    "run method=mskd backbone=resnet5": ["no backbone 'resnet5'", "'resnet50'"],
+    "run method=mskd labeler=jacard_dbscan": ["no labeler", "'jaccard_dbscan'"],
+    "run method=mskd protocol=comon": ["no protocol 'comon'", "'common'"],
+    "run method=mskd experiment=market1501": ["no experiment", "'market1501_"],
+    "run method=mskd +experiment=market1501": ["no experiment", "'market1501_"],
+    "run method=mskd,mks -m": ["no method 'mks'"],
+    "run method=mskd trian.epochs=3": ["no option 'trian.epochs'", "'train.epochs'"],
+    "run method=mskd selecton=last": ["no option 'selecton'", "'selection'"],
+    "run method=mskd data.rot=x": ["no option 'data.rot'", "'data.root'"],
+    "run method=mskd labeler.epss=1": ["no option 'labeler.epss'", "'labeler.eps'"],
+    "run method=mskd dataset=synthetic dataset.identites=3": ["'dataset.identities'"],
+    "run method=mskd stages.techer.train.epochs=3": ["no stage 'techer'", "'teacher'"],
+    "run method=mskd +stages.techer={}": ["no stage 'techer'", "'teacher'"],
+    "run method=direct_transfer stages.teacher.train.epochs=3": ["no stage", "does not train"],
+    "run method=mskd stages.teacher.train.epoch=3": ["stages.teacher.train.epoch", "train.epochs"],
+    "run method=mskd selection=lats": ["selection=lats", "'last'"],
+    "run method=mskd train.precision=fp33": ["train.precision=fp33", "'fp32'"],
+    "run method=mskd device=cdua": ["device=cdua", "'cuda'"],
+    "run method=mskd train.epochs=abc": ["train.epochs=abc", "whole number"],
+    "run method=mskd seed=[": ["'seed=['", "KEY=VALUE"],
+    "run method=mskd dataset=folder": ["dataset.csv"],
+    "run method=mskd backbone.weights=none.pth": ["none.pth", "no such file"],
+    "run method=mskd --confg job": ["no option '--confg'", "'--cfg'"],
+}
+
+
+@pytest.mark.parametrize("typed", SLIPS)
+def test_a_slip_is_answered_with_what_was_meant(
+    command: Command, tmp_path: Path, typed: str
+) -> None:
+    answer = command(*typed.split())
+    assert answer.status == 2
+    assert answer.err.startswith("error: ")
+    assert "Traceback" not in answer.err
+    for words in SLIPS[typed]:
+        assert words in answer.err
+    assert not answer.out
+    assert not list(tmp_path.glob("results/runs/[!.]*")), "refused, but only after some work"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["method=mskd", "--cfg", "job"],
+        ["--cfg", "job", "method=mskd"],
+        ["--cfg", "job", "--resolve", "method=mskd", "dataset=synthetic", "~labeler.search"],
+    ],
+)
+def test_cfg_job_prints_the_configuration(
+    command: Command, tmp_path: Path, typed: list[str]
+) -> None:
+    answer = command("run", *typed)
+    assert answer.status == 0
+    config = yaml.safe_load(answer.out)
+    assert config["method"]["name"] == "mskd"
+    assert config["labeler"]["part_weight"] == 0.15
+    assert ("search" in config["labeler"]) == ("~labeler.search" not in typed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_experiment_with_and_without_plus(command: Command) -> None:
+    plain, plus = (
+        command("run", "method=mskd", f"{sign}experiment=market1501_small", "--cfg", "job").out
+        for sign in ("", "+")
+    )
+    assert plain == plus
+    assert yaml.safe_load(plain)["protocol"]["name"] == "market1501_small"
+    changed = command("run", "--cfg", "job", "method=mskd", "+experiment=market1501_small",
+                      "train.epochs=3")  # fmt: skip
+    assert yaml.safe_load(changed.out)["train"]["epochs"] == 3, "the command line wins"
+
+
+def test_a_stage_is_changed_with_or_without_plus() -> None:
+    for sign in ("", "+", "++"):
+        config = compose(["method=mskd", f"{sign}stages.teacher.train.epochs=3"])
+        assert config.stages.teacher.train.epochs == 3
+        assert config.stages.teacher.distiller is None
+
+
+def test_multirun_runs_every_combination(command: Command, tmp_path: Path) -> None:
+    # flags may stand among the overrides
+    answer = command("run", "method=direct_transfer", "-m", "seed=0,1", *tiny(tmp_path))
+    assert answer.status == 0
+    names = sorted(path.name for path in (tmp_path / "runs").glob("[!.]*"))
+    assert [name.split("-")[:3] for name in names] == [
+        ["direct_transfer", "synthetic", "s0"],
+        ["direct_transfer", "synthetic", "s1"],
+    ]
+    assert names[0].split("-")[3] == names[1].split("-")[3], "repeats share their settings' hash"
+
+
+@pytest.mark.parametrize(
+    ("methods", "expected"),
+    [
+        ("direct_transfer,cluster_contrast", {"cluster_contrast", "direct_transfer"}),
+        ("glob([direct*,no_*])", {"direct_transfer"}),  # and no variant of any method
+        ("direct_transfer,mskd/online", {"direct_transfer", "mskd_online"}),
+    ],
+)
+def test_multirun_over_methods(
+    command: Command, tmp_path: Path, methods: str, expected: set[str]
+) -> None:
+    short = [*tiny(tmp_path), "train.epochs=1", "train.iterations=1"]
+    answer = command("run", "-m", f"method={methods}", *short)
+    assert answer.status == 0, answer.err
+    ran = {run.record["cell"]["method"] for run in Store(tmp_path / "runs").runs()}
+    assert ran == expected
+
+
+def test_multirun_over_methods_names_what_is_misspelt(command: Command, tmp_path: Path) -> None:
+    for wrong, right in (("selecton=last", "'selection'"), ("method=mskd,capp", "'cap'")):
+        given = [] if wrong.startswith("method") else ["method=direct_transfer,mskd"]
+        answer = command("run", "-m", *given, wrong, *tiny(tmp_path))
+        assert answer.status == 2 and f"Did you mean {right}?" in answer.err, answer.err
+
+
+def test_multirun_over_methods_with_an_option_of_some_parts(
+    command: Command, tmp_path: Path
+) -> None:
+    """A sweep is composed once without a method, whose parts are then the usual ones."""
+    given = ("run", "-m", "method=mskd,mskd/online", *tiny(tmp_path))
+    refused = command(*given, "distiller.weight=0.5")
+    assert refused.status == 2 and "++distiller.weight=0.5" in refused.err
+    short = ("train.epochs=1", "train.iterations=1", "stages.student.train.warmup_epochs=0")
+    answer = command(*given, "++distiller.weight=0.5", *short)
+    assert answer.status == 0, answer.err
+    weights = [run.config()["distiller"]["weight"] for run in Store(tmp_path / "runs").runs()]
+    assert weights == [0.5, 0.5]
+
+
+def test_one_failing_cell_does_not_stop_the_others(command: Command, tmp_path: Path) -> None:
+    answer = command(
+        "run", "-m", "method=direct_transfer", "selection=lats,last", *tiny(tmp_path)
+    )  # fmt: skip
+    assert answer.status == 1
+    assert "1 of 2 cells failed" in answer.err and "selection=lats" in answer.err
+    assert "Traceback" not in answer.err
+    assert len(list((tmp_path / "runs").glob("*/record.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("harness run method=", {"method=cluster_contrast", "method=mskd"}),
+        ("harness run method=mskd dataset=mark", {"dataset=market1501"}),
+        ("harness run method=mskd labeler.e", {"labeler.eps="}),
+    ],
+)
+@pytest.mark.parametrize("typed", [["-sc", "query=bash"], ["run", "-sc", "query=bash"]])
+def test_completion(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    offered: set[str],
+    typed: list[str],
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    answer = command(*typed)
+    assert answer.status == 0
+    words = set(answer.out.split())
+    assert words >= offered  # and others, as methods are added
+    assert all(word.startswith(line.split()[-1]) for word in words)
+
+
+def test_hydras_own_help(command: Command) -> None:
+    answer = command("run", "--hydra-help")
+    assert answer.status == 0
+    assert "--multirun" in answer.out
+
+
+def test_lists(command: Command) -> None:
+    for what, known in {
+        "methods": ["mskd", "cluster_contrast", "direct_transfer"],
+        "datasets": ["market1501", "folder", "synthetic"],
+        "backbones": ["resnet50", "small"],
+        "labelers": ["jaccard_dbscan", "self_paced", "kmeans", "infomap", "bottom_up"],
+        "objectives": ["cluster_memory"],
+        "distillers": ["offline_teacher"],
+        "protocols": ["common", "published", "demo", "debug"],
+        "experiments": ["market1501_cpu", "market1501_small"],
+    }.items():
+        answer = command("list", what)
+        assert answer.status == 0
+        rows = {line.split()[0]: line for line in answer.out.splitlines()}
+        assert rows.keys() >= set(known)
+        assert all(len(rows[name].split()) > 1 for name in known), "each says what it is"
+    assert command("list", "method").out == command("list", "methods").out
+    assert command("list", "runs").out == "No runs.\n"
+
+
+def test_the_command_line_itself_imports_nothing_heavy() -> None:
+    code = "import sys, harness.cli.main, harness.core.errors; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    modules = set(done.stdout.split())
+    assert "harness.cli.main" in modules
+    assert not modules & {"torch", "numpy", "scipy", "hydra", "omegaconf", "rich", "pandas"}
+
+
+def test_a_real_process(tmp_path: Path) -> None:
+    """What only a process can show: the exit status, nothing on the wrong stream."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HARNESS")}
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "run", "method=mskd", "selecton=last"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: There is no option 'selecton'.",
+        "  Did you mean 'selection'?",
+    ]

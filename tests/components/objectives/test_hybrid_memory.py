@@ -1,0 +1,124 @@
+"""SpCL's memory against its definition, row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.components.objectives import HybridMemory
+from harness.core.errors import ConfigError
+
+IMAGES, DIM = 14, 4
+labels_of_all = st.lists(st.integers(-1, 6), min_size=IMAGES, max_size=IMAGES).filter(
+    lambda labels: max(labels) >= 0
+)
+seeds = st.integers(0, 2**31)
+
+
+def _unit(count: int, seed: int, views: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, views, DIM, dtype=torch.float64, generator=generator)
+    return F.normalize(x, dim=-1)
+
+
+def _objective(features: Tensor, labels: Tensor, **options: float) -> HybridMemory:
+    objective = HybridMemory(**options)
+    objective.prepare(features.shape[1], DIM, len(features))
+    objective.double()
+    objective.start_epoch(features, labels)
+    return objective
+
+
+def _expected(memory: Tensor, labels: list[int], x: Tensor, image: int, tau: float) -> float:
+    """The loss of one image, with the B×N products that its definition has."""
+    groups: dict[object, list[int]] = {}
+    for i, label in enumerate(labels):
+        groups.setdefault(label if label >= 0 else f"alone {i}", []).append(i)
+    own = next(rows for rows in groups.values() if image in rows)
+    powers = [(memory[rows] @ x / tau).mean().exp() for rows in groups.values()]
+    share = (memory[own] @ x / tau).mean().exp() / (torch.stack(powers).sum() + 1e-6)
+    return float(-(share + 1e-6).log())
+
+
+@given(labels_of_all, seeds, st.sampled_from([0.05, 0.5]))
+def test_the_loss_is_its_definition(labels: list[int], seed: int, tau: float) -> None:
+    memory, x = _unit(IMAGES, seed), _unit(6, seed + 1)
+    objective = _objective(memory, torch.tensor(labels), temperature=tau)
+    indices = torch.tensor([0, 3, 3, 7, 9, 13])
+    loss = objective.contrast(x, indices)
+    expected = [
+        _expected(memory[:, 0], labels, v, int(i), tau)
+        for v, i in zip(x[:, 0], indices, strict=True)
+    ]
+    assert float(loss) == pytest.approx(sum(expected) / 6, abs=1e-10)
+
+
+def test_a_low_temperature_does_not_overflow_float32() -> None:
+    memory = _unit(IMAGES, 0).float()
+    objective = HybridMemory(temperature=0.005)
+    objective.prepare(1, DIM, IMAGES)
+    objective.start_epoch(memory, torch.arange(IMAGES))
+    x = memory[:4].clone().requires_grad_()
+    loss = objective(x, torch.arange(4), torch.arange(4))
+    loss.backward()
+    assert torch.isfinite(loss) and x.grad is not None and torch.isfinite(x.grad).all()
+
+
+def test_rows_follow_their_images_and_live_on() -> None:
+    features, labels = _unit(IMAGES, 0), torch.arange(IMAGES) // 2
+    objective = _objective(features, labels, momentum=0.2)
+    assert objective.features() is None, "nothing was taken in: extract"
+    indices = torch.tensor([4, 2, 4])
+    x = 3 * _unit(3, 1)
+    objective(x, labels[indices], indices)
+    objective.update()
+    expected = features.clone()
+    for feature, i in zip(x / 3, indices, strict=True):
+        expected[i] = F.normalize(0.2 * expected[i] + 0.8 * feature, dim=-1)
+    torch.testing.assert_close(objective.memory, expected, rtol=0, atol=1e-12)
+    kept = objective.features()
+    assert kept is not None and kept.shape == (IMAGES, 1, DIM)
+    objective.start_epoch(_unit(IMAGES, 5), labels.flip(0))  # other labels and features
+    torch.testing.assert_close(objective.memory, expected, rtol=0, atol=1e-12)
+
+
+def test_warm_up_leaves_it_to_be_filled_anew() -> None:
+    """A warm-up epoch has the teacher's features; the student's come after it."""
+    labels = torch.arange(IMAGES) // 2
+    objective = _objective(_unit(IMAGES, 0), labels)
+    objective(_unit(3, 1), labels[:3], torch.arange(3))
+    objective.update(frozen=True)
+    assert torch.equal(objective.memory, _unit(IMAGES, 0))
+    assert objective.features() is None
+    objective.start_epoch(_unit(IMAGES, 5), labels)
+    assert torch.equal(objective.memory, _unit(IMAGES, 5))
+
+
+def test_the_given_features_stay_as_they_are() -> None:
+    features = _unit(IMAGES, 0)
+    objective = _objective(features, torch.arange(IMAGES))
+    objective(_unit(3, 1), torch.arange(3), torch.arange(3))
+    objective.update()
+    assert torch.equal(features, _unit(IMAGES, 0))
+
+
+def test_each_view_has_its_own_memory() -> None:
+    features, labels = _unit(IMAGES, 0, views=3), torch.arange(IMAGES) // 2
+    x, indices = _unit(5, 1, views=3), torch.arange(5)
+    whole = _objective(features, labels, part_weight=0.2)
+    loss = float(whole.contrast(x, indices))
+    single = [
+        float(_objective(features[:, v : v + 1], labels).contrast(x[:, v : v + 1], indices))
+        for v in range(3)
+    ]
+    assert loss == pytest.approx(0.8 * single[0] + 0.2 * single[1] + 0.2 * single[2], abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"momentum": 1.1}, {"part_weight": -1.0}])
+def test_values_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        HybridMemory(**wrong)

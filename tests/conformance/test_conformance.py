@@ -1,0 +1,114 @@
+"""`harness verify`: passes on the vectors, and on nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.conformance import verify
+from harness.conformance.cases import CASES, Check, Vectors, close, equal
+from harness.conformance.runner import golden_folder
+from harness.core.errors import ConfigError
+from tests.conftest import Command
+
+
+def test_all_vectors_pass(command: Command) -> None:
+    answer = command("verify")
+    assert answer.status == 0
+    assert "all passed" in answer.out
+    assert "FAILED" not in answer.out
+    files = {path.stem for path in golden_folder().glob("*.npz")}
+    assert files == set(CASES), "a file without a case is checked by nothing"
+    assert all(name in answer.out for name in files)
+
+
+def tampered(folder: Path, name: str, key: str, change: float | None) -> None:
+    """A copy of one vector file with one number changed, or one array left out."""
+    with np.load(golden_folder() / f"{name}.npz") as file:
+        arrays = {k: np.array(file[k]) for k in file.files}
+    if change is None:
+        del arrays[key]
+    else:
+        # indexing by () changes a scalar, by (0, …) the first number of an array
+        arrays[key][(0,) * arrays[key].ndim] += change
+    np.savez(folder / f"{name}.npz", **arrays)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "change", "quantity"),
+    [
+        ("cluster_contrast", "cm_m10_loss1", 1e-8, "cm_m10 loss 1"),
+        ("cluster_contrast", "cmhard_m20_grad2", 1e-8, "cmhard_m20 gradient 2"),
+        ("lr_schedules", "steplr20_epoch_and_lr", 1.0, "steplr20 epochs"),
+        ("dbscan", "small_labels_eps030", 1, "border points, eps 0.30"),
+    ],
+)
+def test_a_changed_number_fails(
+    tmp_path: Path, command: Command, name: str, key: str, change: float, quantity: str
+) -> None:
+    tampered(tmp_path, name, key, change)
+    ((found, checks),) = verify(tmp_path)
+    assert found == name
+    assert quantity in [check.quantity for check in checks if not check.passed]
+    answer = command("verify", str(tmp_path))
+    assert answer.status == 1
+    assert f"{name}: {quantity}" in answer.out
+    assert "FAILED" in answer.out
+
+
+def test_a_lacking_array_is_a_failed_check(tmp_path: Path, command: Command) -> None:
+    tampered(tmp_path, "cluster_contrast", "targets2", None)
+    ((_, checks),) = verify(tmp_path)
+    failed = [check for check in checks if not check.passed]
+    assert len(failed) == 1
+    assert "targets2" in failed[0].quantity
+    assert command("verify", str(tmp_path)).status == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"no archive"])
+def test_a_damaged_file_is_a_failed_check(tmp_path: Path, content: bytes) -> None:
+    shutil.copy(golden_folder() / "lr_schedules.npz", tmp_path)
+    (tmp_path / "cluster_contrast.npz").write_bytes(content)
+    checks = dict(verify(tmp_path))
+    assert [check.passed for check in checks["cluster_contrast"]] == [False]
+    assert all(check.passed for check in checks["lr_schedules"]), "the others go on"
+
+
+def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "cluster_contrast.npz", temp=np.array([{}], dtype=object))
+    ((_, checks),) = verify(tmp_path)
+    assert [check.passed for check in checks] == [False]
+
+
+def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -> None:
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ConfigError, match="no vectors that are known"):
+        list(verify(tmp_path))
+    assert command("verify", str(tmp_path)).status == 2
+
+
+@pytest.mark.parametrize("name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss"])
+def test_float32_keeps_what_float64_proves(name: str) -> None:
+    """Training runs in float32; the vectors come with the bound 1e-5 for that."""
+    vectors = Vectors(golden_folder() / f"{name}.npz")
+    for key, array in vectors.items():
+        if array.dtype == np.float64:
+            vectors[key] = array.astype(np.float32)
+    checks = list(CASES[name](vectors))
+    assert max(check.error for check in checks) <= 1e-5
+    assert max(check.error for check in checks) > 1e-9, "it did not run in float32"
+
+
+def test_what_counts_as_equal() -> None:
+    nan = float("nan")
+    assert close("", [1.0, nan], [1.0, nan], 0.0).passed
+    assert not close("", [1.0, nan], [1.0, 2.0], 1.0).passed
+    assert not close("", [1.0], [1.0, 1.0], 1.0).passed, "shapes are not broadcast"
+    assert close("", [], [], 0.0).passed
+    assert equal("", [1, 2], [1, 2]).passed
+    assert equal("", [1, 2, 3], [1, 0, 0]).error == 2
+    assert not equal("", [1], [1, 1]).passed
+    assert not Check("", nan, 1.0).passed

@@ -1,0 +1,75 @@
+"""Work for several processes on this machine, started as torchrun would, for tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from harness.core.distributed import processes
+from harness.experiment.run import run_cell
+from harness.results.store import Run
+from harness.training.trainer import Trainer
+from tests.tiny import tiny_config
+
+Cells = Mapping[str, Sequence[str]]
+
+
+def together(count: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Call `work(*arguments)` in so many processes that have found each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.start_processes(  # type: ignore[attr-defined]
+        _process, (count, port, work, arguments), nprocs=count, start_method="spawn"
+    )
+
+
+def _process(
+    rank: int, count: int, port: int, work: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    processes.join()
+    work(*arguments)
+    processes.leave()
+
+
+def run_cells(folder: Path, cells: Cells) -> None:
+    """Run tiny cells, one after another, and note what labels were made of which features."""
+    original, made = Trainer._label, []
+
+    def spied(self: Trainer, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        labels, features = original(self, *arguments)
+        made.append((labels.clone(), features.clone()))
+        return labels, features
+
+    Trainer._label = spied  # type: ignore[method-assign, assignment]
+    try:
+        for name, overrides in cells.items():
+            made.clear()
+            run_cell(tiny_config(folder / name, *overrides, "threads=1"))
+            torch.save(made, folder / name / f"labels-{processes.rank()}.pt")
+    finally:
+        Trainer._label = original  # type: ignore[method-assign]
+
+
+def labels_of(folder: Path, rank: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Labels and features of each epoch of a cell, as a process had them."""
+    made: list[tuple[torch.Tensor, torch.Tensor]]
+    made = torch.load(folder / f"labels-{rank}.pt", weights_only=True)
+    return made
+
+
+def the_run(folder: Path) -> Run:
+    """The only finished run of a cell's folder."""
+    (record,) = folder.glob("runs/*/record.json")
+    return Run(record.parent)

@@ -1,0 +1,139 @@
+"""Files are whole or not there, and the system's refusals come with a cure."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from harness.core import files
+from harness.core.errors import HarnessError
+from harness.core.files import make_folder, write_atomically, write_json, write_text
+
+
+def test_text_and_json(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"µ": [1, 2.5, None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"µ": [1, 2.5, None]}
+    write_text(path, "±")
+    assert path.read_bytes() == "±".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_not_a_number_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, 1)
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, float("nan"))
+    assert path.read_text() == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (ValueError("a bug"), ValueError),
+        (RuntimeError("a bug in torch.save"), RuntimeError),
+        (OSError(errno.ENOSPC, "No space left on device"), HarnessError),
+    ],
+)
+def test_a_failing_writer_leaves_what_was_there(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    becomes: type[BaseException],
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    monkeypatch.setattr(files, "_nearly_full", lambda path: False)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(b"half")
+        raise raised
+
+    with pytest.raises(becomes):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failing_rename_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(HarnessError):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+REFUSALS = [
+    (OSError(errno.ENOSPC, "No space left on device"), "is full", "Free some space"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full", "Free some space"),
+    (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "store="),
+    (OSError(errno.EROFS, "Read-only file system"), "Read-only file system", "store="),
+]
+
+
+@pytest.mark.parametrize(("error", "cause", "cure"), REFUSALS)
+def test_the_systems_refusals_name_folder_and_cure(
+    tmp_path: Path, error: OSError, cause: str, cure: str
+) -> None:
+    def write(file: IO[bytes]) -> None:
+        raise error
+
+    with pytest.raises(HarnessError) as refusal:
+        write_atomically(tmp_path / "a.txt", write)
+    assert str(tmp_path) in refusal.value.cause
+    assert cause in refusal.value.cause
+    assert cure in refusal.value.cure
+
+
+def test_torchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.save raises RuntimeError where the disk is full; only the disk can tell."""
+
+    def write(file: IO[bytes]) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos")
+
+    monkeypatch.setattr(files, "_nearly_full", lambda path: True)
+    with pytest.raises(HarnessError, match="is full"):
+        write_atomically(tmp_path / "a.pt", write)
+
+
+@pytest.mark.parametrize(("error", "cause", "cure"), REFUSALS)
+def test_a_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, cause: str, cure: str
+) -> None:
+    def half(path: Path, data: bytes) -> int:
+        path.touch()
+        raise error
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(HarnessError) as refusal:
+        make_folder(tmp_path / "runs")
+    assert str(tmp_path / "runs") in refusal.value.cause
+    assert cause in refusal.value.cause
+    assert cure in refusal.value.cure
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    with pytest.raises(HarnessError, match="cannot be written"):
+        make_folder(tmp_path / "runs" / "cell")
+    with pytest.raises(HarnessError, match="cannot be written"):
+        write_text(tmp_path / "runs" / "cell" / "a.txt", "")
+
+
+def test_make_folder_leaves_nothing_in_it(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())

@@ -1,0 +1,92 @@
+"""Where images lie: chosen by what is free, said, refused early, and of no influence on results."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.core.errors import ConfigError
+from harness.data.cache_location import check_bank, choose_place, free_memory
+from harness.data.prefetcher import Courier
+from harness.experiment.run import run_cell
+from tests.same import assert_same
+from tests.tiny import tiny_config
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("wish", "size", "free", "host", "expected"),
+    [
+        ("auto", 1.3, 70, 100, "device"),  # Market-1501 on a large GPU
+        ("auto", 1.3, 5.3, 100, "device"),
+        ("auto", 1.3, 5.1, 100, "pinned"),  # more than a quarter of what is free
+        ("auto", 3.2, 8, 9, "pinned"),  # MSMT17 on a small one: rounded up to 4.3 of 9
+        ("auto", 3.2, 8, 8, "mmap"),
+        ("auto", 3.2, 8, None, "mmap"),  # nobody tells how much is free
+        ("device", 3.2, 4, 100, "device"),
+        ("pinned", 1.3, 70, 1, "pinned"),
+        ("mmap", 1.3, 70, 100, "mmap"),
+    ],
+)
+def test_chosen_by_what_is_free(
+    wish: str, size: float, free: float, host: float | None, expected: str
+) -> None:
+    room = None if host is None else int(host * GB)
+    place = choose_place(wish, int(size * GB), GPU, int(free * GB), room)
+    assert place.name == expected
+
+
+def test_on_a_cpu() -> None:
+    assert choose_place("auto", GB, CPU, None, 9 * GB).name == "mmap"
+    assert choose_place("device", GB, CPU, None, 9 * GB).name == "device"
+    with pytest.raises(ConfigError, match=r"1\.0 GB, and 0\.5 GB of main memory"):
+        choose_place("device", GB, CPU, None, GB // 2)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"3\.2 GB, and 2\.0 GB of the GPU") as caught:
+        choose_place("device", int(3.2 * GB), GPU, 2 * GB, None)
+    assert caught.value.cure and "auto" in caught.value.cure
+
+
+def test_nonsense_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        check_bank("pinned", CPU)
+    check_bank("pinned", GPU)
+    config = tiny_config(tmp_path, "method=mskd", "data.bank=devise")
+    with pytest.raises(ConfigError, match="devise") as caught:
+        run_cell(config)
+    assert caught.value.cure and "'device'" in caught.value.cure
+    assert not (tmp_path / "runs").exists()
+
+
+def test_free_memory_is_a_number_of_bytes() -> None:
+    free = free_memory()
+    assert free is None or 10**6 < free < 10**14
+
+
+def test_all_places_give_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ICE needs all there is of a batch: two augmentations and the images as they are."""
+    runs, told = {}, {}
+    for place in ("mmap", "device", "gathered"):
+        if place == "gathered":  # as from pinned or mapped memory to a GPU
+            monkeypatch.setattr("harness.training.trainer.Courier", partial(Courier, gathers=True))
+            monkeypatch.setattr(
+                "harness.training.extraction.Courier", partial(Courier, gathers=True)
+            )
+        bank = "mmap" if place == "gathered" else place
+        config = tiny_config(tmp_path / place, "method=ice", f"data.bank={bank}", "images.blur=0.5")
+        runs[place], told[place] = run_cell(config), capsys.readouterr().out
+        assert runs[place].record["pipeline"]["bank"] == bank
+    for other in ("device", "gathered"):
+        assert runs[other].name == runs["mmap"].name, "the place is no setting of a cell"
+        assert_same(runs["mmap"], runs[other])
+    assert "training images" in told["mmap"] and "in the bank's file" in told["mmap"]
+    assert "in main memory" in told["device"]

@@ -1,0 +1,83 @@
+"""Features in the plane: which people, which looks, which labels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.core.errors import ConfigError
+from harness.core.progress import Reporter
+from harness.experiment.figures.subject import Subject
+from harness.results.figures.embedding import Embedding, draw, embed, matched, people, plane
+from harness.results.store import Run
+
+
+def subject(run: Run, place: Path, stage: str = "student") -> Subject:
+    data = place / "data"
+    return Subject(run, stage, data, data / ".harness", torch.device("cpu"), Reporter())
+
+
+def test_clusters_take_the_look_of_their_people() -> None:
+    who = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
+    labels = np.array([7, 7, 7, 3, 3, 5, 5, 5, 7, -1])
+    assert matched(labels, who) == {7: (0, True), 3: (0, False), 5: (1, True)}
+
+
+def test_people_have_four_images_or_more() -> None:
+    truth = np.array([5] * 4 + [6] * 3 + [7] * 9 + [-1] * 20)
+    assert people(truth, 16, 0).tolist() == [*range(4), *range(7, 16)]
+    assert len(people(truth, 1, 0)) in (4, 9)
+    with pytest.raises(ConfigError, match="not known"):
+        people(np.full(5, -1), 3, 0)
+
+
+def test_plane_keeps_groups_together_and_is_the_same_each_time() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.eye(3, 16), 12, 0) + rng.normal(0, 0.01, (36, 16))
+    points = plane(groups.astype(np.float32), "tsne", 0)
+    assert (points == plane(groups.astype(np.float32), "tsne", 0)).all()
+    centres = points.reshape(3, 12, 2).mean(1)
+    nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
+    assert (nearest == np.repeat(np.arange(3), 12)).all()
+
+
+def test_umap_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ConfigError, match="not installed") as caught:
+        plane(np.eye(9, dtype=np.float32), "umap", 0)
+    assert "umap-learn" in (caught.value.cure or "")
+
+
+def test_labels_are_the_labeler_s(run: Run, place: Path) -> None:
+    it = subject(run, place)
+    found = embed(it, identities=8)
+    assert found.labels is not None
+    assert len(found.points) == len(found.people) == len(found.labels)
+    assert np.unique(found.people).tolist() == list(range(8))
+    bank = it.training.train_bank
+    assert bank is not None
+    features = it.features(bank.images, "training")
+    again = it.labels(features)
+    assert again is not None and "eps" in again[1]
+    assert found.outliers >= (again[0] < 0).sum()
+    assert found.clusters <= again[0].max() + 1
+    picture = draw(found, "title")
+    assert [axes.get_title(loc="left").split(" (")[0] for axes in picture.axes] == [
+        "by cluster", "by identity",
+    ]  # fmt: skip
+
+
+def test_without_a_labeler_there_are_identities_alone() -> None:
+    rng = np.random.default_rng(0)
+    picture = draw(Embedding(rng.normal(size=(9, 2)), np.arange(9) // 3, None), "title")
+    assert len(picture.axes) == 1
+
+
+@pytest.mark.parametrize(("count", "method"), [(1, "tsne"), (49, "tsne"), (8, "pca")])
+def test_wrong_options(run: Run, place: Path, count: int, method: str) -> None:
+    with pytest.raises(ConfigError):
+        embed(subject(run, place), method, count)

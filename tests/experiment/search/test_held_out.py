@@ -1,0 +1,169 @@
+"""People held out of a training set; and that nobody looks at the test set meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.core.errors import DataError
+from harness.data.image_source import ImageSource
+from harness.data.types import Dataset, ReIDData, Split
+from harness.experiment.data_loading import load_data
+from harness.experiment.search.held_out import HeldOut, hold_out
+from harness.results.store import Run
+from tests.experiment.search.small import search
+from tests.tiny import tiny_config
+
+
+class Colours(ImageSource):
+    """A colour a person."""
+
+    def __init__(self, people: np.ndarray) -> None:
+        self.people = people
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def name(self, index: int) -> str:
+        return f"{index}.png"
+
+    def read(self, index: int) -> Image.Image:
+        return Image.new("RGB", (16, 32), (int(self.people[index]) * 9 % 256, 80, index % 256))
+
+    def fingerprint(self) -> str:
+        return str(len(self.people))
+
+
+class People(Dataset):
+    """Some people, seen twice by each of three cameras."""
+
+    def __init__(self, people: int = 20, cameras: bool = True, known: bool = True) -> None:
+        self.people, self.cameras, self.known = people, cameras, known
+
+    def load(self) -> ReIDData:
+        who = np.arange(1, self.people + 1).repeat(6)
+        cams = np.tile(np.arange(3).repeat(2), self.people) if self.cameras else None
+        train = Split(Colours(who), who if self.known else np.full(len(who), -1), cams)
+        return ReIDData("people", train, train, train)
+
+
+def held_out(share: float = 0.25, seed: int = 0, **options: Any) -> ReIDData:
+    """The split of `People`."""
+    of = {"_target_": f"{__name__}.People", **options}
+    return HeldOut(of=of, called="people", share=share, seed=seed).load()
+
+
+def test_nobody_is_on_both_sides_and_everybody_is_on_one() -> None:
+    data = held_out()
+    train, test = set(data.train.identities), set(data.gallery.identities)
+    assert len(test) == 5 and not train & test and train | test == set(range(1, 21))
+    assert set(data.query.identities) == test
+    # a query of each person and camera; the other image of that camera is in the gallery
+    assert len(data.query.images) == len(data.gallery.images) == 5 * 3
+    names = [[s.images.name(i) for i in range(len(s.images))] for s in
+             (data.train, data.query, data.gallery)]  # fmt: skip
+    assert len({name for part in names for name in part}) == 120
+    assert data.name == "people_held_out" and data.facts is None
+    assert data.notes["held_out_identities"] == 5
+
+
+def test_the_split_is_a_matter_of_its_seed_alone() -> None:
+    again, other = held_out(), held_out(seed=1)
+    assert again.fingerprint() == held_out().fingerprint() != other.fingerprint()
+    assert set(again.gallery.identities) != set(other.gallery.identities)
+    small, large = held_out(0.1), held_out(0.5)
+    assert set(small.gallery.identities) < set(large.gallery.identities)
+
+
+def test_without_cameras_one_image_of_each_person_is_asked_for() -> None:
+    data = held_out(cameras=False)
+    assert sorted(data.query.identities) == sorted(set(data.gallery.identities))
+    assert data.query.cameras is None
+
+
+def test_without_identities_there_is_nobody_to_hold_out() -> None:
+    with pytest.raises(DataError, match="too few") as error:
+        held_out(known=False)
+    assert "label_free" in error.value.cure
+    with pytest.raises(DataError, match="too few"):
+        held_out(0.05)
+    alone = held_out(0, known=False)
+    assert len(alone.train.images) == 120 and len(alone.query.images) == 0
+
+
+def test_a_configuration_keeps_its_data_set(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "method=cluster_contrast")
+    data = load_data(hold_out(config, 0.25, 0))
+    assert data.name == "synthetic_held_out"
+    assert len(set(data.gallery.identities)) == 3
+    whole = load_data(config)
+    assert set(data.gallery.identities) < set(whole.train.identities)
+    assert config.dataset.name == "synthetic" and "of" not in config.dataset
+
+
+# ----------------------------------------------------------------------------- the test set
+
+POISONED = '''
+from harness_plugins.datasets.synthetic.dataset import Synthetic
+
+from harness.data.types import ReIDData
+
+
+class Poison:
+    """Whoever looks at it is caught."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"the test set was looked at: {name}")
+
+
+class Poisoned(Synthetic):
+    def load(self):
+        data = super().load()
+        return ReIDData(data.name, data.train, Poison(), Poison(), data.notes)
+'''
+
+
+def poisoned(root: Path) -> Path:
+    """A data set as `synthetic`, whose test part nobody may touch; returns the plug-in folder."""
+    import yaml
+
+    import harness
+
+    folder = root / "mine" / "datasets" / "poisoned"
+    folder.mkdir(parents=True)
+    (folder / "dataset.py").write_text(POISONED)
+    own = Path(harness.__file__).parents[1] / "datasets" / "synthetic" / "config.yaml"
+    node = yaml.safe_load(own.read_text())
+    node["_target_"] = "harness_plugins.datasets.poisoned.dataset.Poisoned"
+    (folder / "config.yaml").write_text(yaml.safe_dump(node, sort_keys=False))
+    return root / "mine"
+
+
+@pytest.mark.parametrize("criterion", ["last_val", "label_free"])
+def test_a_search_never_touches_the_test_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: str
+) -> None:
+    """Not by loading, decoding or counting: the same numbers come out where there is none."""
+    found = []
+    options = [f"search.criterion={criterion}", "search.trials=2"]
+    for name in ("poisoned", "synthetic"):
+        place = tmp_path / name
+        place.mkdir()
+        if name == "poisoned":
+            monkeypatch.setenv("HARNESS_PLUGINS", str(poisoned(place)))
+        search(place, *options, *(["dataset=poisoned"] if name == "poisoned" else []))
+        cell = Run(place / "searches" / "s" / "trials" / "trial-0000")
+        found.append((cell.record["metrics"], [
+            {k: v for k, v in row.items() if "second" not in k} for row in cell.history()
+        ]))  # fmt: skip
+    assert found[0] == found[1]
+
+
+def test_the_poison_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_PLUGINS", str(poisoned(tmp_path)))
+    with pytest.raises(AssertionError, match="the test set was looked at"):
+        search(tmp_path, "dataset=poisoned", "search.criterion=oracle", "search.trials=1")

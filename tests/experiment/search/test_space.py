@@ -1,0 +1,273 @@
+"""The space: how it is read and drawn from, and all that is refused, with the line to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from harness.core import plugins
+from harness.core.errors import ConfigError
+from harness.experiment.compose import compose as compose_run
+from harness.experiment.search.check import defaults, settle
+from harness.experiment.search.config_location import locator
+from harness.experiment.search.plan import Composer, make_plan, part_options
+from harness.experiment.search.space import Space, parse
+from tests.experiment.search.small import small
+from tests.tiny import tiny
+
+
+def read(tree: Mapping[str, Any]) -> Space:
+    """A space whose places are the keys themselves."""
+    return parse(tree, lambda key, field: f"<{key} {field}>")
+
+
+CONDITIONAL = {
+    "objective": {
+        "hard": {"choices": [False, True]},
+        "momentum": {"low": 0.0, "high": 0.5, "step": 0.25, "when": {"objective.hard": False}},
+    },
+    "labeler": {"min_samples": {"low": 2, "high": 3, "when": {"objective.momentum": [0.0, 0.5]}}},
+}
+
+
+def test_conditions_order_the_keys_and_are_met() -> None:
+    space = read(CONDITIONAL)
+    assert [p.key for p in space] == [
+        "objective.hard", "objective.momentum", "labeler.min_samples",
+    ]  # fmt: skip
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        trial = study.ask()
+        values = space.draw(trial)
+        assert ("objective.momentum" in values) == (values["objective.hard"] is False)
+        deep = values.get("objective.momentum") in (0.0, 0.5)
+        assert ("labeler.min_samples" in values) == deep
+        assert space.decode(trial.params) == values
+        study.tell(trial, 0.0)
+
+
+def test_a_grid_has_each_combination_once() -> None:
+    space = read(CONDITIONAL)
+    whole = Space(tuple(replace(p, whole=p.key == "labeler.min_samples") for p in space))
+    found = whole.combinations()
+    assert {"objective.hard": True} in found
+    assert len(found) == 1 + 2 * 2 + 1  # hard · momentum 0 and 0.5 by two numbers · 0.25 alone
+    with pytest.raises(ConfigError, match="a grid has no end here"):
+        space.combinations()
+
+
+def test_lists_are_choices_too() -> None:
+    space = read({"optimizer": {"steps": {"choices": [[20, 40], None, [30]]}}})
+    (param,) = space
+    assert param.names == ("[20, 40]", None, "[30]")
+    stored = space.encode({"optimizer.steps": [20, 40]})
+    assert space.decode(stored) == {"optimizer.steps": [20, 40]}
+
+
+def test_a_key_may_be_called_as_a_field_is() -> None:
+    space = read({"optimizer": {"step": {"low": 5, "high": 20}, "lr": {"low": 1e-4, "high": 1e-2}}})
+    assert [p.key for p in space] == ["optimizer.step", "optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "told"),
+    [
+        ({"low": 0.7, "high": 0.3}, "the range is empty"),
+        ({"low": 0.3, "high": 0.3}, "the range is empty"),
+        ({"low": -1.0, "high": 1.0, "log": True}, "no logarithm of low=-1.0"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "no logarithm of low=0.0"),
+        ({"low": 0.1, "high": 1.0, "log": True, "step": 0.1}, "log and step exclude"),
+        ({"low": 0.1, "high": 1.0, "step": 0}, "step=0 must be above 0"),
+        ({"low": 0.1}, "'high' is missing"),
+        ({"low": "a", "high": 1}, "low='a' must be a number"),
+        ({"low": float("nan"), "high": 1}, "low=nan must be a number"),
+        ({"low": True, "high": 2}, "low=True must be a number"),
+        ({"choices": []}, "nothing to choose"),
+        ({"choices": [1, 1]}, "name a value twice"),
+        ({"choices": [1, 2], "low": 0}, "choices and low exclude"),
+        ({"low": 0, "high": 1, "hihg": 2}, "has no field 'hihg'"),
+        ({"low": 0, "high": 1, "log": "yes"}, "log='yes' must be true or false"),
+        ({"low": 0, "high": 1, "when": {"labeler.gap": 1}}, "'labeler.gap', which is not searched"),
+        (0.5, "is no range"),
+    ],
+)
+def test_nonsense_is_refused_with_its_place(leaf: Any, told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        read({"labeler": {"eps": leaf}})
+    assert told in error.value.cause
+    assert "<labeler.eps" in error.value.cure
+
+
+def test_conditions_in_a_circle_are_refused() -> None:
+    tree = {
+        "a": {"choices": [1, 2], "when": {"b": 1}},
+        "b": {"choices": [1, 2], "when": {"a": 1}},
+    }
+    with pytest.raises(ConfigError, match="round in a circle"):
+        read(tree)
+    with pytest.raises(ConfigError, match="is never drawn"):
+        read({"a": {"choices": [1, 2]}, "b": {"choices": [1, 2], "when": {"a": 3}}})
+    with pytest.raises(ConfigError, match="nothing to search"):
+        read({})
+
+
+# ------------------------------------------------------------------ against the configuration
+
+METHOD = """\
+defaults:
+  - override /labeler: jaccard_dbscan
+  - override /objective: cluster_memory
+  - override /distiller: none
+method: {name: own, uses_cameras: false}
+labeler: {eps: 0.6, min_samples: 4}
+stages: {train: {}}
+
+search:
+  trials: 7
+  space:
+    labeler:
+      eps: {low: 0.3, high: 0.7}
+      LEAF
+"""
+
+
+@pytest.mark.parametrize(
+    ("leaf", "told"),
+    [
+        ("epps: {low: 0.3, high: 0.7}", "there is no such option"),
+        ("min_samples: {low: 0, high: 8}", "min_samples 0 is below 1"),
+        ("min_samples: {low: 5, high: 8}", "the default, 4, is not among"),
+        ("min_samples: {low: 8, high: 2}", "the range is empty"),
+        ("part_weight: {low: -1.0, high: 1.0, log: true}", "no logarithm"),
+    ],
+)
+def test_the_line_of_a_methods_file_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaf: str, told: str
+) -> None:
+    file = tmp_path / "mine" / "methods" / "own" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(METHOD.replace("LEAF", leaf))
+    monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path / "mine"))
+    with pytest.raises(ConfigError) as error:
+        make_plan(small(tmp_path, "method=own"))
+    assert told in error.value.cause
+    assert f"Mend {file}:14." in error.value.cure
+    monkeypatch.undo()
+    plugins.register()
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+search.space.labeler.epps={low: 0.3, high: 0.7}", "there is no such option"),
+        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "eps 1.5 is not in (0, 1]"),
+        ("+search.space.optimizer.lr={low: -1, high: 1, log: true}", "no logarithm"),
+        ("+search.space.labeler.min_samples={low: 2.5, high: 8.5}", "whole number"),
+        ("+search.space.labeler.min_samples={choices: [2, four]}", "'four' is no whole number"),
+        ("+search.space.labeler.search={low: 0, high: 8}", "is no number, so it has no range"),
+        ("+search.space.labeler.search={choices: [auto, tensor]}", "unknown search 'tensor'"),
+        ("+search.space.seed={low: 0, high: 9}", "seed is not searched"),
+        ("+search.space.dataset.seed={low: 0, high: 9}", "dataset is not searched"),
+        ("+search.space.evaluation.rerank={choices: [true, false]}", "evaluation is not searched"),
+        ("+search.space.backbone={choices: [small, resnet51]}", "no backbone 'resnet51'"),
+        ("+search.space.optimizer={low: 0, high: 9}", "that is a section"),
+        ("+search.space.objective.hard={choices: [0, 1]}", "0 is no true or false"),
+        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 must be a whole"),
+        ("+search.space.distiller.weight={low: 0, high: 2}", "there is no such option"),
+    ],
+)
+def test_what_the_configuration_does_not_bear_is_refused(
+    base: DictConfig, override: str, told: str
+) -> None:
+    key, node = override.removeprefix("+search.space.").split("=", 1)
+    tree: Any = yaml.safe_load(node)
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    compose = Composer(base, [])
+    with pytest.raises(ConfigError) as error:
+        settle(parse(tree, locator([override])), compose, part_options())
+    assert told in error.value.cause
+    assert f"Mend '{override}' on the command line." in error.value.cure
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    """A composed configuration."""
+    return compose_run(tiny(Path("unused"), "method=cluster_contrast"))
+
+
+def test_the_override_is_told(tmp_path: Path) -> None:
+    override = "search.space.labeler.eps.low=0.9"
+    with pytest.raises(ConfigError, match="the range is empty") as error:
+        make_plan(small(tmp_path, override))
+    assert error.value.cure == f"Mend '{override}' on the command line."
+
+
+def test_any_value_and_any_part_can_be_searched(tmp_path: Path) -> None:
+    plan = make_plan(
+        small(
+            tmp_path,
+            "~search.space.neighbours",
+            "+search.space.optimizer.lr={low: 1e-4, high: 1e-2, log: true}",
+            "+search.space.stages.train.train.epochs={low: 2, high: 3}",
+            "search.warm_start=false",
+            "+search.space.labeler.choices=[jaccard_dbscan, self_paced]",
+            "+search.space.labeler.gap={low: 0.01, high: 0.05, when: {labeler: self_paced}}",
+        )
+    )
+    keys = [p.key for p in plan.space]
+    assert keys.index("labeler") < keys.index("labeler.gap")
+    one = plan.compose({"labeler": "self_paced", "labeler.gap": 0.03, "optimizer.lr": 0.004})
+    assert one.labeler._target_.endswith("SelfPaced")
+    assert (one.labeler.gap, one.optimizer.lr) == (0.03, 0.004)
+    assert plan.compose({"labeler.eps": 0.4}).labeler.eps == 0.4
+    assert plan.base.labeler.eps == 0.6
+
+
+def test_defaults_are_the_configurations_own(tmp_path: Path) -> None:
+    plan = make_plan(small(tmp_path, "labeler.eps=0.5"))
+    assert plan.defaults is not None
+    assert plan.defaults["labeler.eps"] == 0.5
+    assert plan.defaults["neighbours.k1"] == 10  # protocol=debug
+    assert plan.defaults["objective.hard"] is False
+
+
+def test_a_method_without_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not train"):
+        make_plan(small(tmp_path, "method=direct_transfer"))
+
+
+def test_another_labeler_takes_its_space_with_it(tmp_path: Path) -> None:
+    plan = make_plan(small(tmp_path, "labeler=kmeans", "labeler.clusters=5",
+                           "search.warm_start=false"))  # fmt: skip
+    assert not [p.key for p in plan.space if p.key.startswith("labeler")]
+    assert [p.key for p in plan.space if p.key.startswith("objective")]
+
+
+METHODS = [p for p in plugins.find()["methods"].values() if p.name != "direct_transfer"]
+CASES = [
+    *(p.name for p in METHODS),
+    *(pytest.param(f"{p.name}/{v}", marks=pytest.mark.slow) for p in METHODS for v in p.variants),
+]
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_every_method_has_a_space_that_holds_its_defaults(method: str) -> None:
+    """Under the demo protocol, whose neighbours are others than the published ones."""
+    if method.endswith("infomap"):
+        pytest.importorskip("infomap")
+    overrides = [f"method={method}", "dataset=synthetic"]
+    config = compose_run(overrides, "search")
+    OmegaConf.set_struct(config, False)
+    tree = OmegaConf.to_container(config.pop("search").space)
+    assert isinstance(tree, dict)
+    nodes = {str(key): node for key, node in tree.items()}
+    space = settle(parse(nodes, locator(overrides)), Composer(config, overrides), part_options())
+    assert len(defaults(space, config, {})) == len(space.params) > 0

@@ -1,0 +1,263 @@
+"""`harness score`: the numbers of `rank`, and every refusal before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.evaluation.ranking import RankingResult, rank
+from harness.evaluation.reranking import rerank_blocks
+from harness.experiment.standalone import score
+from tests.conftest import Command
+from tests.experiment.standalone.own_features import slow_imports, write_test_set
+
+Arrays = dict[str, Any]
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Arrays:
+    """q.npz and g.npz, and what is in them."""
+    return write_test_set(tmp_path)
+
+
+def write(folder: Path, arrays: Arrays, *leave_out: str) -> None:
+    """q.npz and g.npz anew."""
+    for side in "qg":
+        kept = {k[2:]: v for k, v in arrays.items() if k[0] == side and k not in leave_out}
+        np.savez(folder / f"{side}.npz", **kept)
+
+
+def ranked(arrays: Arrays, cams: bool = True, names: bool = False) -> RankingResult:
+    q, g = (torch.from_numpy(arrays[f"{side}_features"]) for side in "qg")
+    cameras = (arrays["q_cams"], arrays["g_cams"]) if cams else (None, None)
+    both = [arrays[f"{side}_names"].tolist() if names else None for side in "qg"]
+    return rank(
+        q, g, arrays["q_ids"], arrays["g_ids"], cameras[0], cameras[1],
+        query_names=both[0], gallery_names=both[1],
+    )  # fmt: skip
+
+
+def metrics(result: RankingResult) -> dict[str, float]:
+    counts = ("queries", "queries_without_match", "gallery")
+    return {k: v for k, v in result.as_dict().items() if k not in counts}
+
+
+def test_metrics_are_those_of_the_harness(command: Command, tmp_path: Path, arrays: Arrays) -> None:
+    answer = command("score", "q.npz", "g.npz", "--rerank", "--json", "--out", "s/s.json",
+                     "--per-query", "p.npz")  # fmt: skip
+    assert answer.status == 0, answer.err
+    result = json.loads(answer.out)
+    assert json.loads((tmp_path / "s" / "s.json").read_text()) == result
+    plain = ranked(arrays)
+    assert result["metrics"] == metrics(plain)
+    assert 20 < result["metrics"]["mAP"] < 99, "a test set on which something can go wrong"
+    features = [torch.from_numpy(arrays[f"{side}_features"]) for side in "qg"]
+    again = rank(
+        None, None, arrays["q_ids"], arrays["g_ids"], arrays["q_cams"], arrays["g_cams"],
+        distances=rerank_blocks(features[0], features[1]),
+    )  # fmt: skip
+    assert result["reranked"] == metrics(again)
+    assert result["reranked"] != result["metrics"]
+    assert result["queries"] == 10
+    assert result["queries_without_match"] == plain.skipped_queries
+    assert result["seconds"].keys() == {"read", "rank", "rerank", "all"}
+    assert result["peak_mib"]["host"] > result["peak_mib_without_features"]["host"] - 0.1
+    with np.load(tmp_path / "p.npz") as kept:
+        assert np.array_equal(kept["ap"], plain.ap, equal_nan=True)
+        assert np.array_equal(kept["first_match_rank"], plain.first_match_rank)
+        assert np.array_equal(kept["reranked_inp"], again.inp, equal_nan=True)
+        assert np.array_equal(kept["ids"], arrays["q_ids"])
+        assert np.array_equal(kept["names"], arrays["q_names"])
+
+
+def test_what_people_see(command: Command, arrays: Arrays) -> None:
+    answer = command("score", "q.npz", "g.npz", "--rerank")
+    m = metrics(ranked(arrays))
+    line = f"ranking   mAP {m['mAP']:.1f}  Rank-1 {m['rank1']:.1f}  Rank-5 {m['rank5']:.1f}  "
+    line += f"Rank-10 {m['rank10']:.1f}  Rank-20 {m['rank20']:.1f}  mINP {m['mINP']:.1f}\n"
+    assert line in answer.out
+    assert "re-ranked mAP " in answer.out
+    assert "queries   10, 0 without a match" in answer.out
+    assert "MiB at most" in answer.out
+    assert "re-ranked" not in command("score", "q.npz", "g.npz").out
+
+
+def test_view_0_is_ranked_and_rows_are_normalised(
+    command: Command, tmp_path: Path, arrays: Arrays
+) -> None:
+    views = dict(arrays)
+    noise = np.random.default_rng(0)
+    for key in ("q_features", "g_features"):
+        other = noise.normal(size=(len(arrays[key]), 2, 16))
+        views[key] = np.concatenate([3 * arrays[key][:, None], other], axis=1)
+    write(tmp_path, views)
+    answer = command("score", "q.npz", "g.npz", "--json")
+    result = json.loads(answer.out)["metrics"]
+    assert result["mAP"] == pytest.approx(ranked(arrays).as_dict()["mAP"])
+    assert answer.err.count("divided by its norm") == 2
+
+
+@pytest.mark.parametrize("typed", [["--no-cams"], []])
+@pytest.mark.parametrize("names", [True, False])
+def test_without_cameras_only_the_image_itself_is_removed(
+    command: Command, tmp_path: Path, arrays: Arrays, typed: list[str], names: bool
+) -> None:
+    own = dict(arrays)
+    for key in ("features", "ids", "cams", "names"):  # queries are gallery images, too
+        own[f"g_{key}"] = np.concatenate([arrays[f"g_{key}"], arrays[f"q_{key}"]])
+    left = () if typed else ("q_cams", "g_cams")
+    write(tmp_path, own, *left, *(() if names else ("q_names",)))
+    answer = command("score", "q.npz", "g.npz", "--json", *typed)
+    assert answer.status == 0, answer.err
+    result = json.loads(answer.out)
+    assert result["metrics"] == metrics(ranked(own, cams=False, names=names))
+    assert result["cameras"] is False
+    assert ("the one of its name" in answer.err) == names
+    assert ("nothing is removed" in answer.err) != names
+    if not names:
+        assert result["metrics"]["rank1"] == 100, "each query found itself"
+
+
+def test_matches_are_counted_as_the_ranking_counts_them() -> None:
+    """What is refused before any work is what `rank` would refuse after it."""
+    rng = np.random.default_rng(0)
+    compared = 0
+    for trial in range(50):
+        images = rng.integers(1, 30, 2)
+        ids = [rng.integers(-1, 6, n) for n in images]
+        cams = [rng.integers(0, 3, n) * 7 - 3 for n in images]
+        names = [rng.permutation(40)[:n].astype(str).tolist() for n in images]
+        sides = [
+            score._Side(i, c if trial % 2 else None, n)
+            for i, c, n in zip(ids, cams, names, strict=True)
+        ]
+        matches = score._matches(*sides)
+        if not matches.any():
+            continue
+        compared += 1
+        features = [torch.ones(int(n), 1) for n in images]
+        result = rank(
+            features[0], features[1], ids[0], ids[1], sides[0].cams, sides[1].cams,
+            query_names=names[0], gallery_names=names[1],
+        )  # fmt: skip
+        assert np.array_equal(matches > 0, result.valid)
+    assert compared > 30
+
+
+def test_identical_images_are_ranked_by_number(command: Command, tmp_path: Path) -> None:
+    np.savez(tmp_path / "q.npz", features=np.ones((2, 4)), ids=np.array([1, 2]))
+    np.savez(tmp_path / "g.npz", features=np.ones((4, 4)), ids=np.array([2, 2, 1, 1]))
+    answer = command("score", "q.npz", "g.npz", "--json", "--rerank")  # fewer images than k1
+    result = json.loads(answer.out)
+    assert result["metrics"]["rank1"] == 50
+    assert result["metrics"]["mAP"] == pytest.approx(100 * (1 + (1 / 3 + 2 / 4) / 2) / 2)
+    assert 0 < result["reranked"]["mAP"] <= 100
+
+
+def with_value(key: str, row: int, value: float) -> dict[str, object]:
+    def change(arrays: Arrays) -> np.ndarray:
+        changed = arrays[key].copy()
+        changed[row] = value
+        return changed
+
+    return {key: change}
+
+
+#: what is done to the arrays → what has to be in the answer
+BAD: dict[str, tuple[dict[str, object], list[str]]] = {
+    "no features": ({"q_features": None}, ["q.npz holds no array 'features'"]),
+    "no ids": ({"g_ids": None}, ["g.npz holds no array 'ids'", "Known: cams"]),
+    "ids short": ({"q_ids": lambda a: a["q_ids"][:-1]}, ["(9,), but there are 10 images"]),
+    "cams long": ({"g_cams": lambda a: np.zeros(71, int)}, ["(71,), but there are 70 images"]),
+    "names short": ({"g_names": lambda a: a["g_names"][1:]}, ["(69,), but there are 70 images"]),
+    "ids are floats": ({"q_ids": lambda a: a["q_ids"] / 2}, ["'ids' of q.npz is float64"]),
+    "names are numbers": ({"q_names": lambda a: a["q_ids"]}, ["int64, not strings"]),
+    "dimensions differ": (
+        {"g_features": lambda a: a["g_features"][:, :8]},
+        ["Query features have 16 dimensions, gallery features 8"],
+    ),
+    "features are ints": ({"q_features": lambda a: np.ones((10, 16), int)}, ["features are float"]),
+    "features are flat": ({"q_features": lambda a: np.ones(10)}, ["shape (10,)"]),
+    "no queries": ({"q_features": lambda a: np.ones((0, 16))}, ["empty"]),
+    "NaN": (with_value("g_features", 5, np.nan), ["not finite", "g.npz", "row 5"]),
+    "zero": (with_value("q_features", 9, 0), ["1 of 10 rows", "zero", "row 9"]),
+    "one side has cams": ({"q_cams": None}, ["q.npz has no cams, the other", "--no-cams"]),
+    "other people": ({"q_ids": lambda a: a["q_ids"] + 50}, ["an identity that the gallery has"]),
+    "all junk": ({"g_ids": lambda a: a["g_ids"] * 0 - 1}, ["an identity that the gallery has"]),
+    "one camera": (
+        {"q_cams": lambda a: a["q_cams"] * 0, "g_cams": lambda a: a["g_cams"] * 0},
+        ["10 have images of their identity", "--no-cams"],
+    ),
+    "objects": ({"q_ids": lambda a: a["q_ids"].astype(object)}, ["pickled Python objects"]),
+    "names twice": (
+        {"q_cams": None, "g_cams": None, "g_names": lambda a: a["g_names"][[0] * 70]},
+        ["'names' of g.npz are not unique"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arrays(
+    command: Command, tmp_path: Path, arrays: Arrays, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_late(*_: object, **__: object) -> None:
+        raise AssertionError("ranked before it was looked at")
+
+    monkeypatch.setattr(score, "rank", too_late)
+    changes, said = BAD[case]
+    changed = {k: v(arrays) for k, v in changes.items() if callable(v)}
+    write(tmp_path, arrays | changed, *(key for key, v in changes.items() if v is None))
+    answer = command("score", "q.npz", "g.npz", "--out", "s.json")
+    assert answer.status == 2
+    for words in said:
+        assert words in answer.err
+    assert len(answer.err.splitlines()) >= 2, "cause and cure"
+    assert not (tmp_path / "s.json").exists()
+
+
+#: what was typed → what has to be in the answer
+SLIPS = {
+    "q.npz": ["required: gallery"],
+    "q.npz gone.npz": ["gone.npz does not exist"],
+    "q.npz .": ["is a folder"],
+    "one.npy g.npz": ["one.npy is a single array", "numpy.savez"],
+    "q.npz g.npz --out s.txt": ["does not end in .json", "s.json"],
+    "q.npz g.npz --per-query p.csv": ["does not end in .npz"],
+    "q.npz g.npz --out there.json": ["there.json exists", "--force"],
+    "q.npz g.npz --force --per-query g.npz": ["g.npz is the gallery file"],
+    "q.npz g.npz --out one.npy/s.json": ["cannot be written", "--out"],
+    "q.npz g.npz --threads -2": ["--threads -2"],
+    "q.npz g.npz --device gpu": ["gpu"],
+}
+
+
+@pytest.mark.parametrize("typed", SLIPS)
+@pytest.mark.usefixtures("arrays")
+def test_slips(command: Command, tmp_path: Path, typed: str) -> None:
+    np.save(tmp_path / "one.npy", np.ones((10, 16)))
+    (tmp_path / "there.json").write_text("precious")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    answer = command("score", *typed.split())
+    assert answer.status == 2
+    for words in SLIPS[typed]:
+        assert words in answer.err
+    assert not answer.out
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("arrays")
+def test_force_overwrites(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text("old")
+    assert command("score", "q.npz", "g.npz", "--out", "s.json", "--force").status == 0
+    assert "mAP" in json.loads((tmp_path / "s.json").read_text())["metrics"]
+
+
+@pytest.mark.usefixtures("arrays")
+@pytest.mark.parametrize("typed", [[], ["--rerank"]])
+def test_nothing_slow_is_imported(tmp_path: Path, typed: list[str]) -> None:
+    assert slow_imports(tmp_path, "score", "q.npz", "g.npz", *typed) == set()

@@ -1,0 +1,159 @@
+"""`overwrite=`: what a command does where its cell has been run before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import ConfigError, DataError
+from harness.evaluation import kept_features
+from harness.experiment.naming import cell_name
+from harness.experiment.run import run_cell
+from harness.results.run_status import state
+from harness.results.store import Run, Store
+from harness.results.store_check import of_files
+from harness.training.trainer import Trainer
+from tests.tiny import tiny_config
+
+METHOD = "method=cluster_contrast"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished cell."""
+    root = tmp_path_factory.mktemp("made")
+    run_cell(tiny_config(root, METHOD))
+    return root
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to do as one likes with."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def only(root: Path) -> Run:
+    (run,) = Store(root / "runs").runs()
+    return run
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No epoch may be run."""
+    monkeypatch.setattr(Trainer, "epochs", lambda self: pytest.fail("it was trained"))
+
+
+def missing(root: Path, *overrides: str) -> Run:
+    return run_cell(tiny_config(root, METHOD, "overwrite=only-missing", *overrides))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_skip_and_only_missing_leave_what_is_whole(root: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in only(root).folder.iterdir() if p.name != ".lock"}
+    run_cell(tiny_config(root, METHOD))
+    missing(root)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.parametrize("words", ["overwrite=always", "force=true"])
+def test_always_starts_afresh(root: Path, words: str) -> None:
+    run = only(root)
+    (run.folder / "train_features.npz").touch()
+    (run.folder / "evaluation-train-plain.json").touch()
+    before = (run.folder / "record.json").stat().st_mtime_ns
+    again = run_cell(tiny_config(root, METHOD, words))
+    assert (again.folder / "record.json").stat().st_mtime_ns > before
+    assert again.record["metrics"] == run.record["metrics"]
+    assert not {"train_features.npz", "evaluation-train-plain.json"} & {
+        path.name for path in again.folder.iterdir()
+    }
+
+
+@pytest.mark.usefixtures("untrained")
+def test_results_by_query_and_metrics_that_are_missing_come_back(root: Path) -> None:
+    whole = only(root)
+    record, path = dict(whole.record), whole.folder / "per_query.npz"
+    with np.load(path) as arrays:
+        ap = arrays["train_ap"]
+    path.write_bytes(path.read_bytes()[:100])
+    older = json.loads((whole.folder / "record.json").read_text())
+    for metrics in (older["metrics"], older["stages"]["train"]["metrics"]):
+        del metrics["rank20"]
+    (whole.folder / "record.json").write_text(json.dumps(older))
+    again = missing(root)
+    with np.load(path) as arrays:
+        np.testing.assert_allclose(arrays["train_ap"], ap, atol=1e-6)
+        assert "query_identity" in arrays
+    assert again.record["metrics"]["rank20"] == record["metrics"]["rank20"]
+    assert again.record["seconds"] == record["seconds"] and not list(of_files([again]))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_features_that_are_to_be_kept(root: Path) -> None:
+    run = only(root)
+    assert kept_features.load(run.folder, "train") is None
+    missing(root, "evaluation.keep_features=true")
+    kept = kept_features.load(run.folder, "train")
+    assert kept is not None and len(kept.query) == run.record["dataset"]["query"]
+    assert Run(run.folder).name == run.name, "what is kept is no other cell"
+
+
+@pytest.mark.usefixtures("untrained")
+def test_another_evaluation_is_made_by_the_networks_that_are_there(root: Path) -> None:
+    source = only(root)
+    run = missing(root, "evaluation.rerank=true", "evaluation.every=1")
+    assert run.name != source.name and run.record["networks_of"] == source.name
+    assert run.name == cell_name(
+        tiny_config(root, METHOD, "evaluation.rerank=true", "evaluation.every=1"), "fp32"
+    )
+    assert run.record["protocol"]["hash"] != source.record["protocol"]["hash"]
+    assert "re-ranking" in run.record["protocol"]["evaluation"]
+    assert run.record["metrics"] != source.record["metrics"]
+    assert run.record["seconds"] >= source.record["seconds"]
+    assert not list(of_files([run])) and (run.folder / "train.pt").is_file()
+    assert [row["loss"] for row in run.history()] == [row["loss"] for row in source.history()]
+    assert not any("mAP" in row for row in run.history()), "measured by another rule"
+
+
+def test_networks_of_other_settings_are_not_taken(root: Path) -> None:
+    run = missing(root, "evaluation.rerank=true", "optimizer.lr=1e-4")
+    assert "networks_of" not in run.record
+    run = missing(root, "evaluation.rerank=true", "seed=1")
+    assert "networks_of" not in run.record
+
+
+@pytest.mark.usefixtures("untrained")
+def test_a_network_that_is_not_the_records_is_refused(root: Path) -> None:
+    run = only(root)
+    (run.folder / "per_query.npz").unlink()
+    older: dict[str, Any] = json.loads((run.folder / "record.json").read_text())
+    for metrics in (older["metrics"], older["stages"]["train"]["metrics"]):
+        metrics["mAP"] += 5
+    (run.folder / "record.json").write_text(json.dumps(older))
+    with pytest.raises(DataError, match="nothing was changed"):
+        missing(root)
+    assert not (run.folder / "per_query.npz").exists()
+    (run.folder / "train.pt").unlink()
+    with pytest.raises(ConfigError, match="kept no weights"):
+        missing(root)
+
+
+def test_unknown_strategies_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'only-missing'"):
+        run_cell(tiny_config(tmp_path, METHOD, "overwrite=only_missing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_says_why_until_it_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no clusters"):
+        run_cell(tiny_config(tmp_path, METHOD, "labeler.min_samples=60", "name=mine"))
+    run = only(tmp_path)
+    assert state(run).kind == "failed" and "no clusters" in state(run).detail
+    done = run_cell(tiny_config(tmp_path, METHOD, "name=mine"))
+    assert done.finished and not (done.folder / "failed.json").exists()

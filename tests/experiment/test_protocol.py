@@ -1,0 +1,262 @@
+"""The protocol card and the cell's name: what they depend on and what they must not."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from harness.core import plugins
+from harness.core.paths import CONF
+from harness.experiment.compose import compose
+from harness.experiment.naming import cell_name, portable_config, settings_hash
+from harness.experiment.protocol import OWN, card_hash, protocol_card
+
+
+@pytest.fixture(scope="module")
+def mskd() -> DictConfig:
+    """MSKD as composed. Change a copy."""
+    return compose(["method=mskd", "dataset=market1501", "backbone.weights=none"])
+
+
+def changed(config: DictConfig, key: str, value: object) -> DictConfig:
+    """A copy with another value, which has to be another one."""
+    config = config.copy()
+    assert OmegaConf.select(config, key) != value
+    OmegaConf.update(config, key, value, force_add=True)
+    return config
+
+
+HELD: dict[str, object] = {
+    "protocol.name": "own",
+    "images.height": 128,
+    "images.width": 64,
+    "images.flip": 0.0,
+    "images.pad": 0,
+    "images.erase": 0.0,
+    "images.blur": 0.5,
+    "backbone.arch": "resnet18",
+    "backbone.stride_in": "1x1",
+    "backbone.pooling": "avg",
+    "backbone.weights": "imagenet",
+    "backbone.last_stride": 2,
+    "backbone.stem_relu": False,
+    "backbone.neck": "embedding",
+    "batch.sampler": "random",
+    "optimizer.name": "sgd",
+    "optimizer.steps": [20, 40],
+    "optimizer.warmup": 10,
+    "optimizer.trunk_rate": 0.1,
+    "optimizer.renew": True,
+    "batch.identities": 8,
+    "batch.images": 8,
+    "batch.samples_per_bn": 0,
+    "train.epochs": 60,
+    "train.iterations": 400,
+    "optimizer.lr": 1e-3,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.gamma": 0.5,
+    "optimizer.step": 30,
+    "evaluation.rerank": True,
+    # a stage's own, which would evade the card otherwise
+    "stages.teacher.train.epochs": 60,
+    "stages.student.optimizer.lr": 1e-3,
+    "stages.student.batch.images": 8,
+    "stages.student.backbone.pooling": "avg",
+}
+FREE: dict[str, object] = {
+    "seed": 1,
+    "labeler.eps": 0.7,
+    "labeler.part_weight": 0.0,
+    "objective.temperature": 0.1,
+    "distiller.weight": 2.0,
+    "method.uses_cameras": False,
+    "selection": "oracle",
+    "backbone.views": ["global"],
+    "train.warmup_iterations": 3,
+    "train.label_every": 2,
+    "stages.student.train.label_every": 2,
+    "stages.student.train.warmup_epochs": 2,
+    "stages.student.labeler.eps": 0.7,
+    "stages.student.train.epochs": 50,  # what it is anyway
+    "evaluation.every": 5,
+    "dataset.name": "folder",
+    "store": "elsewhere",
+    "device": "cpu",
+}
+
+
+@pytest.mark.parametrize("key", HELD)
+def test_the_hash_follows_everything_held_equal(mskd: DictConfig, key: str) -> None:
+    other = protocol_card(changed(mskd, key, HELD[key]), "fp32")
+    assert other["hash"] != protocol_card(mskd, "fp32")["hash"]
+
+
+@pytest.mark.parametrize("key", FREE)
+def test_the_hash_does_not_follow_the_method_nor_the_place(mskd: DictConfig, key: str) -> None:
+    other = protocol_card(changed(mskd, key, FREE[key]), "fp32")
+    assert other["hash"] == protocol_card(mskd, "fp32")["hash"]
+
+
+def test_the_hash_follows_the_precision(mskd: DictConfig) -> None:
+    cards = [protocol_card(mskd, precision) for precision in ("fp32", "tf32", "bf16")]
+    assert len({card["hash"] for card in cards}) == 3
+
+
+def test_cameras_and_selection_are_on_the_card_but_not_hashed(mskd: DictConfig) -> None:
+    card = protocol_card(mskd, "fp32")
+    assert (card["cameras"], card["selection"]) == (True, "last")
+    assert card["hash"] == card_hash(card) == card_hash(card | {"cameras": 0, "selection": "x"})
+    json.dumps(card, allow_nan=False)
+
+
+def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
+    assert "stages" not in protocol_card(mskd, "fp32")
+    card = protocol_card(changed(mskd, "stages.teacher.train.epochs", 60), "fp32")
+    assert card["stages"] == "teacher.train.epochs=60"
+
+
+METHODS = sorted(plugins.find()["methods"])
+SECTIONS = ("images", "batch", "train", "optimizer", "backbone")
+
+
+def held(config: DictConfig) -> dict[str, object]:
+    """All that is held equal, as the configuration has it."""
+    return {
+        f"{section}.{key}": value
+        for section in SECTIONS
+        for key, value in config[section].items()
+        if f"{section}.{key}" not in OWN
+    }
+
+
+@pytest.mark.parametrize("protocol", ["common", "demo", "debug"])
+def test_all_methods_share_one_card(protocol: str) -> None:
+    configs = [
+        compose([f"method={name}", "dataset=market1501", f"protocol={protocol}"])
+        for name in METHODS
+    ]
+    assert len({protocol_card(config, "fp32")["hash"] for config in configs}) == 1
+    assert all(held(config) == held(configs[0]) for config in configs)
+
+
+@pytest.mark.parametrize("protocol", ["common", "demo"])
+def test_nothing_held_equal_is_left_to_the_method(protocol: str) -> None:
+    """A method yet to come may set what no method sets today."""
+    options, settings = (
+        yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        for name in ("config", f"protocol/{protocol}")
+    )
+    for section in ("images", "batch", "train", "optimizer"):
+        left = {f"{section}.{key}" for key in set(options[section]) - set(settings[section])}
+        assert left <= {*OWN, "train.precision", "train.compile"}  # are the machine's
+
+
+def test_published_cards_differ_where_anything_held_equal_differs() -> None:
+    configs = [
+        compose([f"method={name}", "dataset=market1501", "protocol=published"]) for name in METHODS
+    ]
+    common = compose(["method=mskd", "dataset=market1501", "protocol=common"])
+    for config in configs:
+        assert protocol_card(config, "fp32")["hash"] != protocol_card(common, "fp32")["hash"]
+    hashes = {}
+    for one, other in itertools.combinations(configs, 2):
+        same = protocol_card(one, "fp32")["hash"] == protocol_card(other, "fp32")["hash"]
+        assert same == (held(one) == held(other)), f"{one.method.name}, {other.method.name}"
+        hashes[one.method.name] = protocol_card(one, "fp32")["hash"]
+    assert len(set(hashes.values())) >= 6, "most authors have settings of their own"
+
+
+def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: Path) -> None:
+    files = [tmp_path / place / "x.pth" for place in ("a", "b", "c")]
+    for file, value in zip(files, (0.0, 0.0, 1.0), strict=True):
+        file.parent.mkdir()
+        torch.save({"w": torch.tensor([value])}, file)
+    configs = [changed(mskd, "backbone.weights", str(file)) for file in files]
+    cards = [protocol_card(config, "fp32") for config in configs]
+    assert cards[0] == cards[1]
+    assert cards[0]["hash"] != cards[2]["hash"]
+    assert cards[0]["weights"].startswith("x.pth sha256:")
+    names = [cell_name(config, "fp32") for config in configs]
+    assert names[0] == names[1] != names[2]
+
+
+# --------------------------------------------------------------------------------------- cells
+
+
+def test_a_cells_name(mskd: DictConfig) -> None:
+    name = cell_name(mskd, "fp32")
+    assert name == cell_name(mskd.copy(), "fp32")
+    assert name == f"mskd-market1501-s0-{settings_hash(mskd, 'fp32')}"
+    assert cell_name(changed(mskd, "name", "mine"), "fp32") == "mine"
+
+
+@pytest.mark.parametrize("key", [*HELD, *(k for k in FREE if k not in ("seed", "store", "device"))])
+def test_other_settings_have_another_name(mskd: DictConfig, key: str) -> None:
+    other = changed(mskd, key, (HELD | FREE)[key])
+    assert cell_name(other, "fp32") != cell_name(mskd, "fp32")
+
+
+def test_seeds_are_repeats_of_the_same_settings(mskd: DictConfig) -> None:
+    other = changed(mskd, "seed", 7)
+    assert settings_hash(other, "fp32") == settings_hash(mskd, "fp32")
+    assert cell_name(other, "fp32") != cell_name(mskd, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("store", "/elsewhere"), ("device", "cpu"), ("threads", 3), ("force", True),
+        ("data.root", "/elsewhere"), ("data.cache", "/elsewhere/banks"),
+    ],
+)  # fmt: skip
+def test_the_place_does_not_change_the_name(
+    mskd: DictConfig, key: str, value: object
+) -> None:  # fmt: skip
+    assert cell_name(changed(mskd, key, value), "fp32") == cell_name(mskd, "fp32")
+
+
+def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
+    weights, teacher = tmp_path / "w.pth", tmp_path / "runs" / "some_run"
+    weights.write_bytes(pickle.dumps(0))
+    csv = tmp_path / "list.csv"
+    csv.write_text("path,split\n")
+    config = compose(
+        [
+            "method=mskd", "dataset=folder", f"dataset.csv={csv}", f"dataset.images={tmp_path}",
+            f"backbone.weights={weights}", f"distiller.teacher={teacher}", "device=cpu",
+            f"data.root={tmp_path}", f"data.cache={tmp_path}/banks", f"store={tmp_path}/runs",
+            f"stages.student.backbone.weights={weights}",
+        ]
+    )  # fmt: skip
+    written = portable_config(config, "fp32")
+    text = json.dumps(written)
+    assert str(tmp_path) not in text
+    assert not {"device", "store", "data", "threads", "force", "name"} & written.keys()
+    assert written["dataset"]["csv"] == "list.csv"
+    assert written["distiller"]["teacher"] == "some_run"
+    assert written["train"]["precision"] == "fp32"
+    assert str(tmp_path) not in json.dumps(protocol_card(config, "fp32"))
+
+
+def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:
+    names = []
+    for place, text in (("a", "path,split\n"), ("b", "path,split\n"), ("c", "split,path\n")):
+        csv = tmp_path / place / "list.csv"
+        csv.parent.mkdir()
+        csv.write_text(text)
+        config = compose(["method=direct_transfer", "dataset=folder", f"dataset.csv={csv}",
+                          "backbone.weights=none"])  # fmt: skip
+        names.append(cell_name(config, "fp32"))
+    assert names[0] == names[1] != names[2]
+
+
+def test_names_that_only_look_like_home_folders(mskd: DictConfig) -> None:
+    config = changed(mskd, "dataset.subset", "~nobody-of-that-name")
+    assert portable_config(config, "fp32")["dataset"]["subset"] == "~nobody-of-that-name"

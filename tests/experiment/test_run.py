@@ -1,0 +1,454 @@
+"""One cell from end to end: record, repeatability, resume after a real kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.components.objectives import ClusterMemory
+from harness.core.errors import ConfigError, HarnessError
+from harness.experiment.compose import compose
+from harness.experiment.model_loading import load_network
+from harness.experiment.run import Cell, run_cell
+from harness.results.store import Run
+from tests.conftest import Command
+from tests.same import assert_same, weights
+from tests.tiny import tiny, tiny_config
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """An uninterrupted MSKD cell."""
+    return run_cell(tiny_config(tmp_path_factory.mktemp("reference"), "method=mskd"))
+
+
+def test_record_is_complete(reference: Run) -> None:
+    record = reference.record
+    assert record["cell"] == {
+        "method": "mskd", "dataset": "synthetic", "protocol": "debug", "seed": 0,
+    }  # fmt: skip
+    assert list(record["stages"]) == ["teacher", "student"]
+    assert record["metrics"] == record["stages"]["student"]["metrics"]
+    assert set(record["metrics"]) >= {"mAP", "rank1", "rank5", "rank10", "rank20", "mINP"}
+    for stage in record["stages"].values():
+        assert stage["images_per_second"] > 0
+        assert set(stage["seconds"]) == {"extract", "label", "train", "test"}
+    assert record["environment"]["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert len(record["dataset"]["fingerprint"]) == 32
+    history = reference.history()
+    assert [(r["stage"], r["epoch"]) for r in history] == [
+        ("teacher", 0), ("teacher", 1), ("student", -1), ("student", 0), ("student", 1),
+    ]  # fmt: skip
+    assert {"loss", "lr", "clusters", "outliers", "ari", "nmi", "purity"} <= history[0].keys()
+    with np.load(reference.folder / "per_query.npz") as arrays:
+        ap = arrays["student_ap"]
+        assert np.nanmean(ap) * 100 == pytest.approx(record["metrics"]["mAP"], abs=1e-4)
+    assert not (reference.folder / "checkpoint.pt").exists()
+
+
+def test_record_names_no_place(reference: Run) -> None:
+    for name in ("record.json", "config.json", "history.json"):
+        text = (reference.folder / name).read_text()
+        assert str(reference.folder.parent.parent) not in text
+        assert str(Path.home()) + "/" not in text
+
+
+def test_same_seed_same_numbers(reference: Run, tmp_path: Path) -> None:
+    assert_same(reference, run_cell(tiny_config(tmp_path, "method=mskd")))
+
+
+def test_another_seed_another_network(reference: Run, tmp_path: Path) -> None:
+    other = run_cell(tiny_config(tmp_path, "method=mskd", "seed=1"))
+    assert other.name != reference.name
+    assert other.record["settings"] == reference.record["settings"]
+    a, b = weights(reference), weights(other)
+    assert any(not torch.equal(a[key], b[key]) for key in a)
+
+
+# Kills this very process at the n-th call of a function, as a power cut would.
+BOMB = """
+import importlib, os, signal, sys
+module, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+owner = importlib.import_module(module)
+*path, last = name.split(".")
+for part in path:
+    owner = getattr(owner, part)
+original, calls = getattr(owner, last), [0]
+def bomb(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+setattr(owner, last, bomb)
+import torch
+torch.set_num_threads(1)
+from harness.cli.main import main
+main(["run", *sys.argv[4:]])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "count"),
+    [
+        ("harness.components.labelers.jaccard_dbscan", "JaccardDBSCAN.label", 2),  # while labelling
+        ("harness.training.trainer", "Trainer._step", 7),  # in the student's warm-up epoch
+        ("harness.core.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
+        ("harness.core.files", "os.fsync", 13),
+        ("harness.experiment.checkpoint", "peak_memory", 1),  # all is done but the record
+    ],
+)
+def test_killed_and_resumed(
+    reference: Run, tmp_path: Path, module: str, name: str, count: int
+) -> None:
+    overrides = tiny(tmp_path, "method=mskd")
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, module, name, str(count), *overrides],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    folder = tmp_path / "runs" / reference.name
+    assert folder.is_dir() and not (folder / "record.json").exists()
+    resumed = run_cell(tiny_config(tmp_path, "method=mskd"))
+    assert_same(reference, resumed)
+
+
+def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
+    """The second epoch's labels are merged from the first's, which only the checkpoint has."""
+    settings = ("method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3")
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    images = whole.record["dataset"]["train"]
+    assert [row["clusters"] for row in whole.history()] == [images, images - int(images * 0.3)]
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, "harness.components.labelers.bottom_up", "BottomUp.label", "2",
+         *tiny(tmp_path / "killed", *settings)],
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+
+
+def test_checkpoints_from_before_labelers_had_a_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("method=cluster_contrast",)
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_time_left", _interrupted_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path / "old", *settings))
+    (path,) = (tmp_path / "old" / "runs").glob("*/checkpoint.pt")
+    state = torch.load(path, weights_only=True)
+    assert state["trainer"].pop("labeler") == {}
+    torch.save(state, path)
+    assert_same(whole, run_cell(tiny_config(tmp_path / "old", *settings)))
+
+
+def _interrupted_in_the_second_epoch(cell: Cell, *_: object) -> float:
+    if len(cell.history) == 2:
+        raise KeyboardInterrupt
+    return 0.0
+
+
+def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -> None:
+    settings = (
+        "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",
+    )  # fmt: skip
+    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    killed = subprocess.run(
+        [sys.executable, "-c", BOMB, "harness.training.trainer", "Trainer._step", "8",
+         *tiny(tmp_path / "killed", *settings)],
+        capture_output=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+
+
+def test_finished_cell_is_not_run_again(
+    reference: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = reference.folder.parent.parent
+    before = (reference.folder / "record.json").stat().st_mtime_ns
+    run_cell(tiny_config(root, "method=mskd"))
+    assert "finished already" in capsys.readouterr().out
+    assert (reference.folder / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`name=` neither answers with another cell's record nor goes on from its checkpoint."""
+    named = ("method=cluster_contrast", "name=mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path, *named))
+    config = tmp_path / "runs" / "mine" / "config.json"
+    begun = config.read_text()
+    for other in ("seed=1", "optimizer.lr=1e-9"):
+        with pytest.raises(ConfigError, match="another cell"):
+            run_cell(tiny_config(tmp_path, *named, other))
+        assert config.read_text() == begun
+    run_cell(tiny_config(tmp_path, *named))
+    for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
+        with pytest.raises(ConfigError, match="another cell"):
+            run_cell(tiny_config(tmp_path, *named, other))
+    with pytest.raises(ConfigError, match="no name"):
+        run_cell(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
+
+
+def test_finished_with_other_images(tmp_path: Path) -> None:
+    """A finished cell is no answer for images that have changed since."""
+    overrides = _folder(tmp_path)
+    run_cell(compose(overrides))
+    run_cell(compose(overrides))
+    Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
+    with pytest.raises(HarnessError, match="other images"):
+        run_cell(compose(overrides))
+    for image in (tmp_path / "people").glob("*.png"):
+        image.unlink()
+    assert run_cell(compose(overrides)).finished  # records are read where the images are not
+
+
+def test_stage_teacher_of_another_backbone_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the student"):
+        run_cell(tiny_config(tmp_path, "method=mskd", "stages.student.backbone.widths=[8,8]"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_no_possible_match_is_refused_before_training(tmp_path: Path) -> None:
+    overrides = _folder(tmp_path)
+    table = tmp_path / "people" / "list.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join([r[0], r[1], "camera" if i == 0 else "0", r[3]])
+                               for i, r in enumerate(rows)))  # fmt: skip
+    with pytest.raises(HarnessError, match="No query"):
+        run_cell(compose(overrides))
+    assert not list((tmp_path / "runs").glob("*/history.json"))
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    run = run_cell(config)
+    (run.folder / "record.json").unlink()
+    (run.folder / "checkpoint.pt.123.tmp").write_bytes(b"half")
+    assert not list(run_cell(config).folder.glob("*.tmp"))
+
+
+def test_force_runs_again(tmp_path: Path) -> None:
+    config = ("method=direct_transfer",)
+    first = run_cell(tiny_config(tmp_path, *config))
+    before = (first.folder / "record.json").stat().st_mtime_ns
+    again = run_cell(tiny_config(tmp_path, *config, "force=true"))
+    assert (again.folder / "record.json").stat().st_mtime_ns > before
+    assert again.record["metrics"] == first.record["metrics"]
+
+
+def test_teacher_of_another_run(reference: Run) -> None:
+    """With `distiller.teacher=RUN` only the student is trained, on the same teacher."""
+    root = reference.folder.parent.parent
+    beginning = "mskd-synthetic-s0"  # which fits the new run's folder too, once it is there
+    run = run_cell(tiny_config(root, "method=mskd", f"distiller.teacher={beginning}"))
+    assert list(run.record["stages"]) == ["student"]
+    assert run.record["metrics"] == reference.record["metrics"]
+    assert str(root) not in (run.folder / "config.json").read_text()
+
+
+def test_teacher_of_another_backbone_is_refused(reference: Run) -> None:
+    root = reference.folder.parent.parent
+    teacher = f"distiller.teacher={reference.name}"
+    for change, reason in (("backbone.views=[global]", "views"), ("backbone.widths=[8,8]", "8")):
+        part = ["labeler.part_weight=0"] if "views" in change else []
+        with pytest.raises(ConfigError, match=reason):
+            run_cell(tiny_config(root, "method=mskd", teacher, change, *part))
+
+
+def test_crossing_cluster_contrast_with_a_teacher(reference: Run) -> None:
+    """A part of one method serves another."""
+    root = reference.folder.parent.parent
+    run = run_cell(
+        tiny_config(
+            root, "method=cluster_contrast", "distiller=offline_teacher",
+            f"distiller.teacher={reference.folder}", "backbone.views=[global,upper,lower]",
+        )
+    )  # fmt: skip
+    assert list(run.record["stages"]) == ["train"]
+
+
+def test_oracle_selection_keeps_the_best(tmp_path: Path) -> None:
+    run = run_cell(
+        tiny_config(
+            tmp_path, "method=cluster_contrast", "selection=oracle", "train.epochs=3",
+            "evaluation.every=1",
+        )
+    )  # fmt: skip
+    tested = {row["epoch"]: row["mAP"] for row in run.history()}
+    assert len(tested) == 3
+    assert run.record["metrics"]["mAP"] == max(tested.values())
+    assert tested[run.record["stages"]["train"]["epoch"]] == max(tested.values())
+
+
+def test_no_clusters_is_explained_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    overrides = ("method=cluster_contrast", "labeler.min_samples=60")
+    with pytest.raises(HarnessError) as caught:
+        run_cell(tiny_config(tmp_path, *overrides))
+    assert "no clusters" in caught.value.cause and "eps 0.6" in caught.value.cause
+    assert "labeler.eps" in caught.value.cure
+
+
+def test_too_few_clusters_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError) as caught:
+        run_cell(tiny_config(tmp_path, "method=cluster_contrast", "batch.identities=64"))
+    assert "eps 0.6" in caught.value.cause and "outliers" in caught.value.cause
+
+
+def test_loss_that_is_not_finite_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.training.trainer import Trainer
+
+    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.tensor(float("nan")))
+    with pytest.raises(HarnessError, match="not finite"):
+        run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(tmp_path, "method=cluster_contrast")
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(config)
+    (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(HarnessError, match=r"checkpoint\.pt"):
+        run_cell(config)
+    run_cell(tiny_config(tmp_path, "method=cluster_contrast", "force=true"))
+
+
+def test_checkpoints_run_no_code(tmp_path: Path) -> None:
+    """`weights_only=True`: a pickled function is refused, not called."""
+    run = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    torch.save({"a": os.system}, run.folder / "initial.pt")
+    with pytest.raises(HarnessError, match="cannot be read"):
+        load_network(run, "initial")
+
+
+def test_store_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(HarnessError, match="cannot be written") as caught:
+        run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    assert "store=" in caught.value.cure
+
+
+def _folder(folder: Path, cameras: bool = True) -> list[str]:
+    """Overrides of a tiny cell of own images: 8 people of noise, 4 shots each."""
+    people = folder / "people"
+    people.mkdir()
+    rows = ["path,id,camera,split" if cameras else "path,id,split"]
+    generator = np.random.default_rng(0)
+    for identity in range(8):
+        for shot in range(4):
+            split = "train" if identity < 4 else ("query" if shot == 0 else "gallery")
+            name = f"{identity}_{shot}.png"
+            pixels = generator.integers(0, 255, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(people / name)
+            rows.append(",".join([name, str(identity + 1), *([str(shot)] * cameras), split]))
+    (people / "list.csv").write_text("\n".join(rows))
+    return [
+        "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
+        "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
+        "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
+        f"store={folder}/runs", f"data.root={folder}/data", "device=cpu",
+    ]  # fmt: skip
+
+
+def test_unreadable_images(tmp_path: Path) -> None:
+    """An error by default; left out, and counted in the record, with on_bad_image=skip."""
+    overrides = _folder(tmp_path)
+    bad = tmp_path / "people" / "1_1.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(HarnessError, match=r"1_1\.png") as caught:
+        run_cell(compose(overrides))
+    assert "on_bad_image=skip" in caught.value.cure
+    run = run_cell(compose([*overrides, "dataset.on_bad_image=skip"]))
+    assert run.record["dataset"]["unreadable"] == ["1_1.png"]
+    assert run.record["dataset"]["train"] == 15
+    assert str(tmp_path) not in json.dumps(run.record) + (run.folder / "config.json").read_text()
+
+
+def test_data_without_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samplers do without and the card says so; an objective that needs cameras is refused."""
+    overrides = _folder(tmp_path, cameras=False)
+    run = run_cell(compose(overrides))
+    assert run.record["protocol"]["cameras"] is False
+    assert run.record["metrics"]["queries_without_match"] == 0
+    monkeypatch.setattr(ClusterMemory, "uses_cameras", True)
+    with pytest.raises(ConfigError, match="needs cameras"):
+        run_cell(compose([*overrides, "seed=1"]))
+
+
+def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of other images is refused, not continued."""
+    overrides = _folder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Cell, "_finish", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(compose(overrides))
+    Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
+    with pytest.raises(HarnessError, match="not those"):
+        run_cell(compose(overrides))
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_bf16_on_the_cpu(tmp_path: Path) -> None:
+    """Emulated or not, it runs, and the card says so: other numbers, another protocol."""
+    fp32 = run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
+    bf16 = run_cell(tiny_config(tmp_path, "method=cluster_contrast", "train.precision=bf16"))
+    assert bf16.record["protocol"]["precision"] == "bf16"
+    assert bf16.record["protocol"]["hash"] != fp32.record["protocol"]["hash"]
+    first = [run.history()[0]["loss"] for run in (fp32, bf16)]
+    assert first[0] != first[1]
+    assert first[1] == pytest.approx(first[0], rel=0.2)
+
+
+def test_data_without_a_test_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Command
+) -> None:
+    """They train, and are not evaluated; everything says so, and nothing breaks on it."""
+    overrides = _folder(tmp_path)
+    listed = tmp_path / "people" / "list.csv"
+    lines = listed.read_text().splitlines()
+    listed.write_text("\n".join(line for line in lines if not line.endswith(("query", "gallery"))))
+    untrained = [x for x in overrides if not x.startswith(("method", "labeler"))]
+    for wrong, words in (
+        ([*untrained, "method=direct_transfer"], "does not train"),
+        ([*overrides, "selection=oracle"], "selection=oracle needs a test part"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run_cell(compose(wrong))
+    run = run_cell(compose(overrides))
+    assert "no test part: this run trains and is not evaluated" in capsys.readouterr().out
+    assert run.finished and run.problem is None
+    assert run.record["evaluated"] is False and run.record["metrics"] == {}
+    assert run.record["dataset"]["query"] == 0
+    assert run.record["stages"]["train"]["epoch"] == 1
+    assert load_network(run, "train") is not None
+    run_cell(compose(overrides))  # finished already
+    store = str(tmp_path / "runs")
+    assert "trained, not evaluated" in command("list", "runs", "--store", store).out
+    write = tiny(tmp_path, "method=direct_transfer")
+    run_cell(compose(write))
+    table = command("table", "--store", store)
+    assert table.status == 0 and "direct_transfer" in table.out and "folder" not in table.out

@@ -1,0 +1,357 @@
+"""What every method must keep, found where the harness finds it: in `methods/`.
+
+Each runs on the tiny data set. A new method is under contract as soon as its folder is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from harness.core import plugins
+from harness.core.errors import ConfigError, TrainingError
+from harness.core.interfaces import PseudoLabeler, PseudoLabels
+from harness.data.types import ReIDData
+from harness.evaluation.evaluator import Referee, make_referee
+from harness.experiment import run as run_module
+from harness.experiment.compose import compose
+from harness.experiment.recipe import make_recipe
+from harness.experiment.run import Cell, run_cell
+from harness.results.comparisons import comparisons
+from harness.results.store import Run
+from tests.same import assert_same
+from tests.tiny import tiny_config
+
+METHODS = sorted(plugins.find()["methods"])
+#: a method as its authors ran it (sampler, optimiser, rhythm of labels), but for its size
+OWN = ("protocol=published", "backbone=small", "batch.identities=4", "batch.samples_per_bn=0",
+       "train.epochs=3", "neighbours={k1: 10, k2: 3}")  # fmt: skip
+NO_CAMERAS = "method.uses_cameras=false"
+
+Ran = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs that tests share lie; what is finished is not run twice."""
+    return tmp_path_factory.mktemp("methods")
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> Ran:
+    """`ran("mskd", "seed=1")`: that tiny cell, finished."""
+
+    @cache
+    def run(name: str, *changes: str) -> Run:
+        return run_cell(tiny_config(folder, f"method={name}", *changes))
+
+    return run
+
+
+@cache
+def as_published(name: str) -> DictConfig:
+    """A method's own configuration. Not to be changed."""
+    return compose([f"method={name}", "protocol=published"])
+
+
+TRAINED = [name for name in METHODS if as_published(name).stages]
+
+
+def own(name: str) -> list[str]:
+    """`OWN`, with two iterations an epoch unless the method counts them by its images."""
+    counted = as_published(name).train.iterations == "auto"
+    return [*OWN, *([] if counted else ["train.iterations=2"])]
+
+
+def refused_without_cameras(name: str) -> ConfigError | None:
+    """Why a recipe is refused with `method.uses_cameras=false`, if it is."""
+    config = as_published(name).copy()
+    config.method.uses_cameras = False
+    config.batch.sampler = "identity"
+    try:
+        make_recipe(config)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def check(run: Run) -> None:
+    """A finished run: metrics in range, every epoch of every stage with a finite loss."""
+    assert 0 < run.record["metrics"]["mAP"] <= 100
+    for name in run.record["stages"]:
+        rows = [row for row in run.history() if row["stage"] == name]
+        assert all(np.isfinite(row["loss"]) for row in rows)
+        if name != "initial":
+            epochs = [row["epoch"] for row in rows]
+            first = min(epochs, default=0)
+            assert epochs == list(range(first, max(epochs) + 1)) and max(epochs) >= 1
+
+
+def on_other_data(monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]) -> None:
+    """From now on runs train on changed data."""
+
+    def changed(data: ReIDData, *args: Any, **kwargs: Any) -> Referee:
+        return make_referee(change(data), *args, **kwargs)
+
+    monkeypatch.setattr(run_module, "make_referee", changed)
+
+
+def with_train(**values: Any) -> Callable[[ReIDData], ReIDData]:
+    """Other identities or cameras of the training images: arrays, or functions of the old ones."""
+
+    def change(data: ReIDData) -> ReIDData:
+        new = {k: v(getattr(data.train, k)) if callable(v) else v for k, v in values.items()}
+        return replace(data, train=replace(data.train, **new))
+
+    return change
+
+
+def shuffled(array: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).permutation(array)
+
+
+# --------------------------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_epochs(name: str, ran: Ran) -> None:
+    run = ran(name)
+    check(run)
+    assert run.record["cell"]["method"] == name
+    assert (run.folder / f"{list(run.record['stages'])[-1]}.pt").is_file()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_as_its_authors_ran_it(name: str, ran: Ran) -> None:
+    check(ran(name, *own(name)))
+
+
+def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
+    """Every method of the folder is a row of one table: all else was held equal."""
+    for name in METHODS:
+        ran(name)
+    store = folder / "smoke"
+    store.mkdir()
+    for name in METHODS:
+        run = ran(name)
+        (store / run.name).symlink_to(run.folder)
+    (table,) = comparisons(store)
+    finals = [row for row in table.rows.to_dict("records") if " (" not in row["method"]]
+    assert sorted(row["method"] for row in finals) == METHODS
+    assert {run.record["protocol"]["hash"] for run in map(ran, METHODS)} == {table.card["hash"]}
+    for row in finals:
+        assert all(0 <= row[key] <= 100 for key in ("mAP", "rank1", "rank5", "rank10", "mINP"))
+
+
+# -------------------------------------------------------------------------- again, and going on
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_gives_the_same_numbers(name: str, ran: Ran, tmp_path: Path) -> None:
+    assert_same(ran(name), run_cell(tiny_config(tmp_path, f"method={name}")))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_interrupted_in_the_middle(
+    name: str,
+    ran: Ran,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the last epoch of its last stage, of its authors' setting: what they keep is in the
+    checkpoint, be it labels that last for several epochs or an optimiser that began anew.
+    """
+    whole = ran(name, *own(name))
+    rows = len(whole.history())
+    left = Cell._time_left
+
+    def stop(cell: Cell, *arguments: Any) -> float:
+        if len(cell.history) == rows:
+            raise KeyboardInterrupt
+        return left(cell, *arguments)
+
+    config = tiny_config(tmp_path, f"method={name}", *own(name))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Cell, "_time_left", stop)
+        run_cell(config)
+    capsys.readouterr()
+    resumed = run_cell(config)
+    assert f"going on with epoch {whole.history()[-1]['epoch']}." in capsys.readouterr().out
+    assert_same(whole, resumed)
+
+
+# ------------------------------------------------------------------------------- what it may see
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_identities_are_not_seen(
+    name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With shuffled training identities nothing changes but the cluster quality."""
+    honest = ran(name)
+    on_other_data(monkeypatch, with_train(identities=shuffled))
+    blind = run_cell(tiny_config(tmp_path, f"method={name}"))
+    assert blind.record["metrics"] == honest.record["metrics"]
+    for ours, theirs in zip(blind.history(), honest.history(), strict=True):
+        assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
+    if name in TRAINED and honest.history()[-1]["ari"] > 0:  # else nothing can be shuffled away
+        assert blind.history()[-1]["ari"] != honest.history()[-1]["ari"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cameras_off(name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and the same with shuffled cameras; or it is refused with the reason."""
+    if (error := refused_without_cameras(name)) is not None:
+        assert "needs cameras, but method.uses_cameras is false" in error.cause
+        assert "method.uses_cameras=true" in error.cure
+        with pytest.raises(ConfigError, match="needs cameras"):
+            run_cell(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
+        assert not (tmp_path / "runs").exists()
+        return
+    honest = ran(name, NO_CAMERAS)
+    assert honest.record["protocol"]["cameras"] is False
+    on_other_data(monkeypatch, with_train(cameras=shuffled))
+    blind = run_cell(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
+    assert blind.record["metrics"] == honest.record["metrics"]
+    assert [r["loss"] for r in blind.history()] == [r["loss"] for r in honest.history()]
+
+
+def test_most_methods_do_without_cameras() -> None:
+    """The contract above is not kept by refusing everything."""
+    refused = [name for name in METHODS if refused_without_cameras(name) is not None]
+    assert all(as_published(name).method.uses_cameras for name in refused)
+    assert len(refused) < len(METHODS) / 2
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_one_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All training images from one camera."""
+    on_other_data(monkeypatch, with_train(cameras=np.zeros_like))
+    check(run_cell(tiny_config(tmp_path, f"method={name}")))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set that has none: the method does without, or is refused before it trains."""
+    on_other_data(monkeypatch, with_train(cameras=None))
+    config = tiny_config(tmp_path, f"method={name}")
+    try:
+        run = run_cell(config)
+    except ConfigError as error:
+        assert "needs cameras, but synthetic has none" in error.cause and error.cure
+        assert not list((tmp_path / "runs").glob("*/history.json"))
+        assert config.method.uses_cameras
+    else:
+        check(run)
+        assert run.record["protocol"]["cameras"] is False
+
+
+# --------------------------------------------------------------------------------- odd conditions
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("identities", "images"), [(3, 5), (1, 7), (5, 1)])
+def test_odd_batches(name: str, identities: int, images: int, ran: Ran) -> None:
+    """Neither P nor K need be even, nor more than one."""
+    check(ran(name, f"batch.identities={identities}", f"batch.images={images}"))
+
+
+class Scripted(PseudoLabeler):
+    """Labels that a test wrote: `epochs[i]` is of call i, the last one of all later calls."""
+
+    def __init__(self, *epochs: Callable[[int], Tensor]) -> None:
+        self.epochs = epochs
+        self.calls = 0
+
+    def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
+        make = self.epochs[min(self.calls, len(self.epochs) - 1)]
+        self.calls += 1
+        return PseudoLabels(make(len(features)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.calls = state["calls"]
+
+
+def clusters(count: int, labelled: int | None = None) -> Callable[[int], Tensor]:
+    """`count` clusters of `labelled` images drawn at random (nine in ten if None), the rest -1."""
+
+    def make(images: int) -> Tensor:
+        labels = torch.full((images,), -1)
+        order = torch.randperm(images, generator=torch.Generator().manual_seed(count))
+        chosen = order[: images * 9 // 10 if labelled is None else labelled]
+        labels[chosen] = torch.arange(len(chosen)) % count if count else -1
+        return labels
+
+    return make
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, epochs: Sequence[Callable[[int], Tensor]]) -> None:
+    """From now on runs label so, whatever their labeler."""
+    monkeypatch.setattr(run_module, "build_labeler", lambda stage: Scripted(*epochs))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_labels_that_change_their_number(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More clusters and fewer, from epoch to epoch."""
+    numbers = (12, 5, 20)
+    scripted(monkeypatch, [clusters(number) for number in numbers])
+    settings = ("train.epochs=3", "train.label_every=1")
+    run = run_cell(tiny_config(tmp_path, f"method={name}", *settings))
+    check(run)
+    last = list(run.record["stages"])[-1]
+    found = [row["clusters"] for row in run.history() if row["stage"] == last]
+    assert found[:3] == list(numbers)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_outliers_almost_everywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five pairs of images have a label: enough for a batch, which repeats them."""
+    scripted(monkeypatch, [clusters(5, labelled=10)])
+    run = run_cell(tiny_config(tmp_path, f"method={name}"))
+    check(run)
+    assert {row["outliers"] for row in run.history()} == {run.record["dataset"]["train"] - 10}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("epochs", "cause"),
+    [
+        ([clusters(0)], "epoch {first}: no clusters; all .* images are outliers"),
+        ([clusters(8), clusters(0)], "epoch {second}: no clusters"),
+        ([clusters(1)], "epoch {first}: 1 clusters .* but a batch needs"),
+    ],
+    ids=["outliers", "outliers later", "one cluster"],
+)
+def test_nothing_to_train_on(
+    name: str,
+    epochs: Sequence[Callable[[int], Tensor]],
+    cause: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A clear end, with what to change; and the checkpoint of the epoch before stays."""
+    scripted(monkeypatch, epochs)
+    config = tiny_config(tmp_path, f"method={name}", "train.label_every=1")
+    first = -int(make_recipe(config).stages[0].config.train.warmup_epochs)
+    with pytest.raises(TrainingError, match=cause.format(first=first, second=first + 1)) as caught:
+        run_cell(config)
+    assert caught.value.cure
+    kept = list((tmp_path / "runs").glob("*/checkpoint.pt"))
+    assert len(kept) == len(epochs) - 1

@@ -1,0 +1,114 @@
+"""Which rows are bold, and what `harness table --compare` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import ConfigError
+from harness.results.comparisons import comparisons
+from harness.results.significance_marks import compare, marks
+from tests.conftest import Command
+from tests.results.records import record, write
+
+RNG = np.random.default_rng(0)
+DIFFICULTY = RNG.random(200) * 0.5
+
+
+def run(
+    store: Path, name: str, lead: float, seed: int = 0, card: dict[str, Any] | None = None
+) -> None:
+    """A cell whose queries are found `lead` better than the common difficulty says."""
+    ap = np.clip(DIFFICULTY + lead + 0.05 * np.random.default_rng(seed).random(200), 0, 1)
+    first = np.where(ap > 0.5, 1, 20)
+    content = record(name, seed=seed, card=card, train=float(100 * ap.mean()))
+    content["metrics"]["rank1"] = content["stages"]["train"]["metrics"]["rank1"] = float(
+        100 * (first == 1).mean()
+    )
+    folder = write(store, f"{name}-{seed}", content)
+    arrays = {
+        "train_ap": ap,
+        "train_first_match_rank": first,
+        "query_identity": np.arange(200) // 2,
+    }
+    np.savez(folder / "per_query.npz", **arrays)  # type: ignore[arg-type]
+
+
+def test_rows_that_are_not_significantly_behind_are_bold_too(tmp_path: Path) -> None:
+    run(tmp_path, "best", 0.30, seed=1)
+    run(tmp_path, "near", 0.299, seed=2)
+    run(tmp_path, "third", 0.1)
+    run(tmp_path, "last", 0.0)
+    (only,) = comparisons(tmp_path)
+    found = marks(only)["mAP"]
+    assert found.best == {"best", "near"} and found.second == {"third"}
+    text = compare(only, ["last", "best"])
+    assert [(pair.a, pair.b) for pair in text] == [("best", "last")]
+    assert text[0].difference.low > 25 and text[0].p < 1e-6 and text[0].by_person
+    assert text[0].difference.people == 100
+
+
+def test_without_results_by_query_nothing_is_bold(tmp_path: Path) -> None:
+    run(tmp_path, "one", 0.3)
+    write(tmp_path, "two-0", record("two", train=10.0))
+    (only,) = comparisons(tmp_path)
+    assert marks(only) == {}
+    with pytest.raises(ConfigError, match=r"runs of 'two' \(two-0\) lack per_query"):
+        compare(only, [])
+
+
+def test_a_checkpoint_chosen_on_the_test_set_does_not_compete(tmp_path: Path) -> None:
+    run(tmp_path, "one", 0.1)
+    run(tmp_path, "two", 0.0)
+    run(tmp_path, "oracle", 0.4, card={"selection": "oracle"})
+    (only,) = comparisons(tmp_path)
+    found = marks(only)["mAP"]
+    assert found.best == {"one"} and found.second == {"two"}
+
+
+def test_command(command: Command, tmp_path: Path) -> None:
+    for seed in range(3):
+        run(tmp_path, "one", 0.2, seed=seed)
+        run(tmp_path, "two", 0.1, seed=10 + seed)
+    store = ["--store", str(tmp_path)]
+    shown = command("table", *store, "--compare", "two", "one").out
+    assert "one" in shown.splitlines()[2] and "< 0.001" in shown and "3, 3" in shown
+    assert "100 people" in shown and "and over seeds" in shown
+    few = command("table", *store, "--where", "seed < 1 or seed == 10", "--compare").out
+    few = " ".join(few.split())
+    assert "1, 1" in few and "With one seed only these very networks are compared" in few
+    for words, said in {
+        "--compare one tow": "There is no row 'tow'",
+        "--where sead<1": "name 'sead' is not defined",
+        "--where seed<0": "No finished run fits",
+        "--sort mapp": "no such column",
+        "--by-dataset --metrics maP": "no metric 'maP'",
+        "--by-dataset --compare": "--compare excludes",
+        "--output x": "--output needs --format",
+    }.items():
+        answer = command("table", *store, *words.split())
+        assert answer.status == 2 and said in answer.err, (words, answer.err)
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial: int) -> None:
+    """Whatever the numbers: a row that is bold on its own beats every other significantly."""
+    rng = np.random.default_rng(trial)
+    for place in range(4):
+        for seed in range(1 + trial % 3):
+            run(tmp_path, f"m{place}", float(rng.choice([0.0, 0.01, 0.02, 0.1])), 10 * place + seed)
+    (only,) = comparisons(tmp_path)
+    found = marks(only)
+    labels = only.rows["method"].tolist()
+    assert set(found) == {"mAP", "rank1", "rank5", "rank10"}
+    for metric, mark in found.items():
+        best = max(labels, key=lambda name: only.rows.set_index("method").loc[name, metric])
+        assert best in mark.best and not mark.best & mark.second and len(mark.second) <= 1
+        if len(mark.best) == 1:  # alone
+            pairs = compare(only, [], metric)
+            behind = [pair for pair in pairs if pair.a in mark.best]
+            assert len(behind) == len(labels) - 1
+            assert all(pair.difference.low > 0 for pair in behind)

@@ -1,0 +1,196 @@
+"""Optimisers and their rates: what each option does, and that none of them moves old numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from harness.core.errors import ConfigError
+from harness.experiment.compose import compose
+from harness.experiment.naming import settings_hash
+from harness.experiment.protocol import protocol_card
+from harness.experiment.recipe import make_recipe
+from harness.training.optimizers import (
+    DEFAULTS,
+    check_optimizer,
+    describe,
+    learning_rate,
+    make_optimizer,
+    set_rate,
+)
+
+USUAL: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.01, "step": 20, "gamma": 0.1}
+
+
+def rates(epochs: int = 50, **options: Any) -> list[float]:
+    return [learning_rate(USUAL | options, passed) for passed in range(epochs)]
+
+
+# ------------------------------------------------------------------------------------- the rate
+
+
+def test_the_rate_falls_every_so_many_epochs() -> None:
+    assert rates() == pytest.approx([1.0] * 20 + [0.1] * 20 + [0.01] * 10)
+
+
+def test_milestones_stand_in_place_of_the_period() -> None:
+    assert rates(steps=[16, 40]) == pytest.approx([1.0] * 16 + [0.1] * 24 + [0.01] * 10)
+    assert rates(steps=[]) == rates(steps=None) == rates()
+
+
+def test_the_rate_rises_in_a_line() -> None:
+    found = rates(warmup=4, warmup_start=0.2)
+    assert found[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert found[4:] == rates()[4:]
+    # it goes on rising where the rate has already fallen
+    assert rates(5, warmup=4, warmup_start=0.0, steps=[2])[3] == pytest.approx(0.075)
+
+
+# -------------------------------------------------------------------------------- the optimiser
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+
+
+def trained(settings: dict[str, Any]) -> list[Any]:
+    """Parameters after three steps on fixed gradients."""
+    net = network()
+    net[1].get_parameter("bias").requires_grad_(False)
+    optimizer = make_optimizer(settings, net.parameters(), net[0].parameters())
+    for step in range(3):
+        set_rate(optimizer, 0.1 / (step + 1))
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, step + 1.0)
+        optimizer.step()
+    return [p.detach().clone() for p in net.parameters()]
+
+
+def by_hand(trunk: float, momentum: float = 0.9, nesterov: bool = True) -> list[torch.Tensor]:
+    """SGD with Nesterov momentum (Sutskever et al., 2013, as torch has it) and L2, in full."""
+    net = network()
+    values = [p.detach().clone() for p in net.parameters()]
+    speeds = [torch.zeros_like(v) for v in values]
+    for step in range(3):
+        for place in range(3):  # the fourth takes no gradient
+            gradient = step + 1.0 + 0.01 * values[place]
+            speeds[place] = momentum * speeds[place] + gradient
+            move = gradient + momentum * speeds[place] if nesterov else speeds[place]
+            values[place] -= 0.1 / (step + 1) * (trunk if place < 2 else 1.0) * move
+    return values
+
+
+@pytest.mark.parametrize("trunk", [1.0, 0.1, 0.0])
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd(trunk: float, nesterov: bool) -> None:
+    found = trained(USUAL | {"name": "sgd", "nesterov": nesterov, "trunk_rate": trunk})
+    for ours, theirs in zip(found, by_hand(trunk, nesterov=nesterov), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_default_is_the_adam_of_the_first_version() -> None:
+    net = network()
+    ours = make_optimizer(USUAL, net.parameters(), net[0].parameters())
+    theirs = torch.optim.Adam(list(net.parameters()), lr=1.0, weight_decay=0.01)
+    assert type(ours) is torch.optim.Adam
+    assert ours.state_dict() == theirs.state_dict(), "checkpoints of then still load"
+
+
+def test_groups_keep_their_factor_through_a_checkpoint() -> None:
+    net = network()
+    settings = USUAL | {"trunk_rate": 0.1}
+    one, other = (make_optimizer(settings, net.parameters(), net[0].parameters()) for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    set_rate(other, 0.5)
+    assert [group["lr"] for group in other.param_groups] == pytest.approx([0.05, 0.5])
+
+
+# ------------------------------------------------------------------------------- card and hashes
+
+
+@pytest.fixture(scope="module")
+def mskd() -> DictConfig:
+    """MSKD as composed. Change a copy."""
+    return compose(["method=mskd", "dataset=synthetic"])
+
+
+OTHER: dict[str, Any] = {
+    "name": "sgd", "warmup": 10, "steps": [20, 40], "renew": True, "trunk_rate": 0.1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_options_are_on_the_card_where_they_say_something(mskd: DictConfig, key: str) -> None:
+    other = mskd.copy()
+    OmegaConf.update(other, f"optimizer.{key}", OTHER[key])
+    cards = [protocol_card(config, "fp32") for config in (mskd, other)]
+    assert cards[0]["hash"] != cards[1]["hash"]
+    assert cards[0]["optimizer"] != cards[1]["optimizer"] == describe(other.optimizer)
+    assert settings_hash(mskd, "fp32") != settings_hash(other, "fp32")
+
+
+def test_what_means_nothing_is_on_no_card(mskd: DictConfig) -> None:
+    assert protocol_card(mskd, "fp32")["optimizer"] == (
+        "Adam, lr 0.003, weight decay 0.0005, x0.1 every 20 epochs"
+    )
+    sgd = mskd.copy()
+    OmegaConf.update(sgd, "optimizer.name", "sgd")
+    nesterov = sgd.copy()
+    OmegaConf.update(nesterov, "optimizer.nesterov", True)
+    lines = [protocol_card(config, "fp32")["optimizer"] for config in (sgd, nesterov)]
+    assert lines[0].startswith("SGD with momentum 0.9, lr")
+    assert lines[1].startswith("SGD with Nesterov momentum 0.9, lr")
+
+
+def test_a_config_of_before_has_the_same_hash(mskd: DictConfig) -> None:
+    before = mskd.copy()
+    before.optimizer = OmegaConf.create(
+        {key: value for key, value in mskd.optimizer.items() if key not in DEFAULTS}
+    )
+    assert settings_hash(before, "fp32") == settings_hash(mskd, "fp32")
+    assert protocol_card(before, "fp32") == protocol_card(mskd, "fp32")
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no such name": ({"name": "adm"}, "optimizer.name=adm is unknown", "Did you mean 'adam'?"),
+    "milestones that fall": ({"steps": [40, 20]}, "must be epochs in rising order", "[20,40]"),
+    "milestones twice": ({"steps": [20, 20]}, "must be epochs in rising order", ""),
+    "a milestone at once": ({"steps": [0]}, "each 1 or more", ""),
+    "half a milestone": ({"steps": [1.5]}, "must be epochs", ""),
+    "a milestone in words": ({"steps": "20"}, "must be epochs", ""),
+    "Adam's momentum": ({"momentum": 0.5}, "momentum=0.5 means nothing to Adam", "name=sgd"),
+    "Adam by Nesterov": ({"nesterov": True}, "nesterov=True means nothing to Adam", "nesterov=F"),
+    "Nesterov at rest": (
+        {"name": "sgd", "nesterov": True, "momentum": 0.0}, "needs momentum", "0.9",
+    ),
+    "too much momentum": ({"name": "sgd", "momentum": 1.5}, "momentum=1.5 must be", ""),
+    "a fall for a rise": ({"warmup_start": 2}, "warmup_start=2 must be", ""),
+    "half a warm-up": ({"warmup": 0.5}, "optimizer.warmup=0.5 must be a whole number", ""),
+    "an unlearning trunk": ({"trunk_rate": -1}, "trunk_rate=-1 must be", ""),
+    "maybe": ({"renew": 1}, "optimizer.renew=1 must be true or false", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("where", ["", "stages.student."])
+def test_refused_with_cause_and_cure(mskd: DictConfig, case: str, where: str) -> None:
+    values, cause, cure = REFUSED[case]
+    config = mskd.copy()
+    for key, value in values.items():
+        OmegaConf.update(config, f"{where}optimizer.{key}", value, force_add=True)
+    with pytest.raises(ConfigError) as refusal:
+        make_recipe(config)
+    assert cause in refusal.value.cause and cure in refusal.value.cure
+    assert refusal.value.cause.startswith("stages.student: " if where else "optimizer.")
+
+
+def test_what_is_right_passes() -> None:
+    check_optimizer(USUAL)
+    check_optimizer(USUAL | OTHER | {"nesterov": True})

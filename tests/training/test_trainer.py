@@ -1,0 +1,151 @@
+"""Parts that need more of the training loop than labels and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.components.distillers import MeanTeacher
+from harness.components.labelers import JaccardDBSCAN
+from harness.components.objectives import HybridMemory
+from harness.core.interfaces import PseudoLabels
+from harness.experiment.run import run_cell
+from harness.results.store import Run
+from harness.training.extraction import extract
+from harness.training.trainer import Trainer
+from tests.tiny import tiny_config
+
+#: Cluster Contrast's labels with another objective or teacher
+CROSSED = {
+    "hybrid memory": ("objective=hybrid_memory",),
+    "exclusive": ("objective=exclusive",),
+    "classifier": ("objective=softmax_triplet",),
+    "mean teacher": ("distiller=mean_teacher",),
+    "mean teacher of warm-up": (
+        "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
+    ),
+    "SGD": (
+        "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.trunk_rate=0.1",
+        "optimizer.warmup=2", "optimizer.lr=0.01",
+    ),
+    "renewed": ("optimizer.renew=true",),
+    "labels that last": ("train.label_every=3",),
+    "merged labels that last": (
+        "labeler=bottom_up", "labeler.share=0.3", "objective=exclusive",
+        "train.label_every=[1,2]", "batch.sampler=random", "train.iterations=auto",
+        "optimizer.renew=true", "optimizer.name=sgd", "optimizer.lr=0.01",
+    ),
+}  # fmt: skip
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(run.folder / "train.pt", weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize("case", CROSSED)
+def test_interrupted_and_resumed(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memories, classifiers and averages that outlive an epoch go on where they were."""
+    overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
+    whole = run_cell(tiny_config(tmp_path / "whole", *overrides))
+    steps = [0]
+    last = sum(row["iterations"] for row in whole.history())  # the run's last step, in epoch 2
+    original = Trainer._step
+
+    def interrupted(*arguments: Any) -> Tensor:
+        steps[0] += 1
+        if steps[0] == last:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(tiny_config(tmp_path / "parts", *overrides))
+    resumed = run_cell(tiny_config(tmp_path / "parts", *overrides))
+    assert steps[0] == last, "it did go on, and did not start afresh"
+    assert resumed.record["metrics"] == whole.record["metrics"]
+    for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
+        assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
+    a, b = _weights(whole), _weights(resumed)
+    assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+def test_a_renewed_optimizer_has_no_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: dict[str, list[int]] = {}
+    original = Trainer._step
+    case = ""
+
+    def spied(self: Trainer, *arguments: Any) -> Tensor:
+        loss = original(self, *arguments)
+        steps.setdefault(case, []).append(
+            max(int(s["step"]) for s in self.optimizer.state.values())
+        )
+        return loss
+
+    monkeypatch.setattr(Trainer, "_step", spied)
+    for case in ("false", "true"):
+        run_cell(tiny_config(tmp_path / case, "method=cluster_contrast", f"optimizer.renew={case}"))
+    assert steps == {"false": [1, 2, 3, 4], "true": [1, 2, 1, 2]}
+
+
+def test_labels_come_from_the_memory_once_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SpCL extracts before its first epoch, and never again."""
+    extracted, labelled, memories = [], [], []
+
+    def extracting(*arguments: Any, **options: Any) -> Tensor:
+        extracted.append(extract(*arguments, **options))
+        return extracted[-1]
+
+    def label(self: JaccardDBSCAN, features: Tensor, *cameras: Any) -> PseudoLabels:
+        labelled.append(features.clone())
+        return label_as_ever(self, features, *cameras)
+
+    def start_epoch(self: HybridMemory, *arguments: Any) -> None:
+        memories.append(self.memory.clone())
+        start_as_ever(self, *arguments)
+
+    label_as_ever, start_as_ever = JaccardDBSCAN.label, HybridMemory.start_epoch
+    monkeypatch.setattr("harness.training.trainer.extract", extracting)
+    monkeypatch.setattr(JaccardDBSCAN, "label", label)
+    monkeypatch.setattr(HybridMemory, "start_epoch", start_epoch)
+    case = CROSSED["hybrid memory"]
+    run = run_cell(tiny_config(tmp_path, "method=cluster_contrast", *case, "train.epochs=3"))
+    assert len(extracted) == 1 and len(labelled) == 3
+    assert torch.equal(labelled[0], extracted[0])
+    assert torch.equal(labelled[1], memories[1]) and torch.equal(labelled[2], memories[2])
+    assert not torch.equal(labelled[1], labelled[2])
+    assert ["seconds_extract" in row for row in run.history()] == [True, False, False]
+
+
+def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ablation of the offline teacher: as many epochs, the same batches, another teacher."""
+    taught: list[MeanTeacher] = []
+    step = MeanTeacher.step
+
+    def spied(self: MeanTeacher, *arguments: Any) -> None:
+        step(self, *arguments)
+        taught.append(self)
+
+    monkeypatch.setattr(MeanTeacher, "step", spied)
+    run = run_cell(tiny_config(tmp_path, "method=mskd", "distiller=mean_teacher"))
+    assert list(run.record["stages"]) == ["student"]
+    assert [row["epoch"] for row in run.history()] == [-1, 0, 1]
+    assert len(taught) == 2 * 2 + 2 + 2 == taught[-1].steps
+    assert all(teacher is taught[0] for teacher in taught)
+    student = torch.load(run.folder / "student.pt", weights_only=True)
+    average = dict(taught[0].teacher.named_parameters())
+    assert average.keys() < student.keys()
+    assert any(not torch.equal(average[name], student[name]) for name in average)
