@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.experiment.stages import build_backbone
 from tests.conftest import Command
 from tests.experiment.standalone.own_features import write_test_set
@@ -25,10 +25,10 @@ pytestmark = [
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_mskd_cell(tmp_path: Path, precision: str) -> None:
-    """Teacher and student run through, bank and augmentation on the device."""
+    """Teacher and student run through, image_cache and augmentation on the device."""
     config = tiny_config(tmp_path, "method=mskd", f"train.precision={precision}")
     config.device = "cuda"
-    run = run_cell(config)
+    run = run_experiment(config)
     assert run.record["memory_mib"]["device"] > 0
     assert run.record["protocol"]["precision"] == precision
     assert 0 < run.record["metrics"]["mAP"] <= 100
@@ -48,7 +48,7 @@ def test_other_cells(tmp_path: Path, case: str) -> None:
     """Every objective and distiller has its state where the embeddings are."""
     config = tiny_config(tmp_path, *OTHERS[case])
     config.device = "cuda"
-    assert 0 < run_cell(config).record["metrics"]["mAP"] <= 100
+    assert 0 < run_experiment(config).record["metrics"]["mAP"] <= 100
 
 
 @pytest.mark.parametrize("setting", [("cap", "inter_epoch=0"), ("pplr", "camera_weight=0.5")])
@@ -57,14 +57,14 @@ def test_objectives_with_cameras(tmp_path: Path, setting: tuple[str, str]) -> No
     method, option = setting
     config = tiny_config(tmp_path, f"method={method}", f"objective.{option}")
     config.device = "cuda"
-    assert 0 < run_cell(config).record["metrics"]["mAP"] <= 100
+    assert 0 < run_experiment(config).record["metrics"]["mAP"] <= 100
 
 
 def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:
-    cpu = run_cell(tiny_config(tmp_path / "cpu", "method=direct_transfer"))
+    cpu = run_experiment(tiny_config(tmp_path / "cpu", "method=direct_transfer"))
     config = tiny_config(tmp_path / "gpu", "method=direct_transfer")
     config.device = "cuda"
-    gpu = run_cell(config)
+    gpu = run_experiment(config)
     assert gpu.record["metrics"]["mAP"] == pytest.approx(cpu.record["metrics"]["mAP"], abs=0.5)
 
 
@@ -113,24 +113,24 @@ def test_fp16_cell(tmp_path: Path) -> None:
     for precision in ("fp32", "fp16"):
         config = tiny_config(tmp_path / precision, "method=mskd", f"train.precision={precision}")
         config.device = "cuda"
-        runs[precision] = run_cell(config)
+        runs[precision] = run_experiment(config)
     first = [run.history()[0]["loss"] for run in runs.values()]
     assert first[1] == pytest.approx(first[0], rel=0.05)
 
 
-@pytest.mark.parametrize("bank", ["pinned", "mmap"])
-def test_places_of_the_bank_give_the_same_run(tmp_path: Path, bank: str) -> None:
-    """Rows that are sent make the batches that a bank on the GPU makes: equal first losses."""
+@pytest.mark.parametrize("image_cache", ["pinned", "mmap"])
+def test_places_of_the_bank_give_the_same_run(tmp_path: Path, image_cache: str) -> None:
+    """Rows that are sent make the batches that an image cache on the GPU makes: equal first losses."""
     runs = {}
-    for place in ("device", bank):
+    for place in ("device", image_cache):
         config = tiny_config(
-            tmp_path / place, "method=ice", "images.blur=0.5", f"data.bank={place}"
+            tmp_path / place, "method=ice", "images.blur=0.5", f"data.cache_location={place}"
         )
         config.device = "cuda"
-        runs[place] = run_cell(config)
-        assert runs[place].record["pipeline"]["bank"] == place
-    assert runs["device"].name == runs[bank].name
-    rows = [runs[place].history()[0] for place in ("device", bank)]
+        runs[place] = run_experiment(config)
+        assert runs[place].record["pipeline"]["image_cache"] == place
+    assert runs["device"].name == runs[image_cache].name
+    rows = [runs[place].history()[0] for place in ("device", image_cache)]
     assert rows[1]["clusters"] == rows[0]["clusters"]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
 
@@ -139,33 +139,37 @@ def test_sent_batches_equal_those_of_the_device() -> None:
     """Many batches in a hurry: no buffer is overwritten while it is being copied."""
     from harness.core.seeds import generator
     from harness.data.augment import Augment
-    from harness.data.prefetcher import Courier, Feed
+    from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 
     device = torch.device("cuda")
-    bank = np.random.default_rng(0).integers(0, 256, (256, 256, 128, 3), dtype=np.uint8)
+    image_cache = np.random.default_rng(0).integers(0, 256, (256, 256, 128, 3), dtype=np.uint8)
     augment = Augment((256, 128))
     drawn = [torch.randint(256, (128,), generator=generator(1, i)) for i in range(40)]
     sources: dict[str, Any] = {
-        "device": torch.from_numpy(bank).cuda(),
-        "pinned": torch.from_numpy(bank).pin_memory(),
-        "mmap": bank,
+        "device": torch.from_numpy(image_cache).cuda(),
+        "pinned": torch.from_numpy(image_cache).pin_memory(),
+        "mmap": image_cache,
     }
     sums = {}
     for name, source in sources.items():
-        courier, draws = Courier(source, device), generator(2)
+        host_to_device, draws = HostToDeviceCopy(source, device), generator(2)
 
-        def batches(courier: Courier = courier, draws: torch.Generator = draws) -> Any:
+        def batches(
+            host_to_device: HostToDeviceCopy = host_to_device, draws: torch.Generator = draws
+        ) -> Any:
             for indices in drawn:
-                images, rows = courier.rows(indices)
+                images, rows = host_to_device.rows(indices)
                 parameters = augment.draw(len(indices), draws)
                 yield augment.apply(images, parameters, indices=rows, device=device)
 
-        with Feed(batches(), device) as feed:
+        with Prefetcher(batches(), device) as feed:
             # integers: sums of them are exact in any order
             sums[name] = [(x * 1024).round().long().sum().item() for x in feed]
         assert feed.waited >= 0
-        spans = [courier.span(start, start + 64) for start in range(0, 256, 64)]
-        np.testing.assert_array_equal(torch.cat([torch.as_tensor(s) for s in spans]).cpu(), bank)
+        spans = [host_to_device.span(start, start + 64) for start in range(0, 256, 64)]
+        np.testing.assert_array_equal(
+            torch.cat([torch.as_tensor(s) for s in spans]).cpu(), image_cache
+        )
     assert sums["pinned"] == sums["device"] == sums["mmap"]
 
 
@@ -196,7 +200,7 @@ def test_compiled_cells(tmp_path: Path, method: str, mode: str) -> None:
     for compiled in ("off", mode):
         config = tiny_config(tmp_path / compiled, f"method={method}", f"train.compile={compiled}")
         config.device = "cuda"
-        runs[compiled] = run_cell(config)
+        runs[compiled] = run_experiment(config)
     first = [run.history()[0]["loss"] for run in runs.values()]
     assert first[1] == pytest.approx(first[0], rel=1e-2)
 
@@ -204,8 +208,10 @@ def test_compiled_cells(tmp_path: Path, method: str, mode: str) -> None:
 def test_throughput_is_recorded(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "method=mskd", "train.precision=bf16")
     config.device = "cuda"
-    record = run_cell(config).record
-    assert record["pipeline"]["bank"] == "device" and record["environment"]["device"] != "CPU"
+    record = run_experiment(config).record
+    assert (
+        record["pipeline"]["image_cache"] == "device" and record["environment"]["device"] != "CPU"
+    )
     assert record["memory_mib"]["device"] > 0 and record["device_hours"] > 0
     for stage in record["stages"].values():
         assert 0 <= stage["waiting"] <= 1

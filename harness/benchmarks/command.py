@@ -33,7 +33,7 @@ def main(what: str, arguments: Sequence[str], parser_of: Parser) -> None:
         parser_of: makes a parser from a command, an example and a description.
 
     Raises:
-        HarnessError: what cannot be had, with cause and cure.
+        HarnessError: what cannot be had, with cause and hint.
     """
     example = EXAMPLES.get(what, f"harness bench {what} --reference")
     parser = parser_of(f"bench {what}", example, ABOUT[what])

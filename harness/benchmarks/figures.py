@@ -93,7 +93,7 @@ def _setting(figures: Mapping[str, Any]) -> str:
     if figures["what"] != "augment":
         told = f"{s['backbone']}, {len(s['views'])} views, {told}, {s['precision']}"
         told += "" if s["compile"] == "off" else f", compiled ({s['compile']})"
-    return f"{told}, bank: {s['bank']}, {s['dataset']}"
+    return f"{told}, image_cache: {s['image_cache']}, {s['dataset']}"
 
 
 def _plain(figures: Mapping[str, Any]) -> str:

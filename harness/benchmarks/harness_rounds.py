@@ -16,7 +16,7 @@ from harness.core.progress import Reporter
 from harness.core.seeds import generator
 from harness.core.throughput import synchronised
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import Courier, Feed
+from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 from harness.experiment.stages import build_distiller, build_labeler, build_objective
 from harness.training import extraction
 from harness.training.trainer import Parts, Trainer
@@ -37,7 +37,7 @@ def train(setting: Setting, steps: int) -> Once:
             build_objective(setting.stage),
             build_distiller(setting.stage, None, backbone),
         ),
-        data=UnlabelledSet(setting.bank),
+        data=UnlabelledSet(setting.image_cache),
         device=setting.device,
         precision=setting.precision,
         reporter=Reporter(),
@@ -50,7 +50,7 @@ def train(setting: Setting, steps: int) -> Once:
     labels, rounds = setting.labels.to(setting.device), iter(range(1_000_000))
 
     def once() -> Round:
-        feed = Feed(
+        feed = Prefetcher(
             trainer._batches(next(rounds), iter(setting.drawn(steps)), labels), setting.device
         )
         started = synchronised(setting.device)
@@ -71,7 +71,9 @@ def extract(setting: Setting, steps: int) -> Once:
     def once() -> Round:
         started = synchronised(setting.device)
         for count in spans:
-            extraction.extract(backbone, setting.bank[:count], setting.device, setting.precision)
+            extraction.extract(
+                backbone, setting.image_cache[:count], setting.device, setting.precision
+            )
         return Round(sum(spans), synchronised(setting.device) - started)
 
     return once
@@ -79,12 +81,15 @@ def extract(setting: Setting, steps: int) -> Once:
 
 def augment(setting: Setting, steps: int) -> Once:
     """Augmented batches on the device, and no network."""
-    augment, courier = make_augment(setting.config.images), Courier(setting.bank, setting.device)
+    augment, host_to_device = (
+        make_augment(setting.config.images),
+        HostToDeviceCopy(setting.image_cache, setting.device),
+    )
     draws = generator(0, "bench augment")
 
     def made() -> Iterator[Tensor]:
         for indices in setting.drawn(steps):
-            source, rows = courier.rows(indices)
+            source, rows = host_to_device.rows(indices)
             parameters = augment.draw(len(indices), draws)
             yield augment.apply(source, parameters, indices=rows, device=setting.device)
 

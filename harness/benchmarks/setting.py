@@ -1,4 +1,4 @@
-"""What the pipeline's benchmarks run on: a first stage, and images as bank and as files."""
+"""What the pipeline's benchmarks run on: a first stage, and images as image_cache and as files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, Objective
 from harness.core.precision import resolve_precision
 from harness.core.seeds import generator
-from harness.data.cache_location import place_bank
-from harness.data.image_cache import build_bank
+from harness.data.cache_location import place_cache
+from harness.data.image_cache import build_image_cache
 from harness.data.image_source import Subset
 from harness.data.samplers import SAMPLERS
 from harness.experiment.recipe import make_recipe
@@ -33,7 +33,7 @@ DEFAULTS = (
 
 
 class Setting:
-    """What is measured: a composed configuration, its first stage, and images as bank and files."""
+    """What is measured: a composed configuration, its first stage, and images as image_cache and files."""
 
     def __init__(
         self, changes: Sequence[str], device: torch.device, images: int, folder: Path
@@ -65,12 +65,14 @@ class Setting:
             )
         chosen = np.linspace(0, len(source) - 1, count).astype(np.int64)
         self.files = reference.as_files(Subset(source, chosen), folder)
-        bank = build_bank(self.files, self.size, folder / "bank")
-        self.bank, self.place = place_bank(str(self.config.data.bank), bank, device)
+        image_cache = build_image_cache(self.files, self.size, folder / "image_cache")
+        self.image_cache, self.place = place_cache(
+            str(self.config.data.cache_location), image_cache, device
+        )
 
     @property
     def count(self) -> int:
-        return len(self.bank)
+        return len(self.image_cache)
 
     @property
     def labels(self) -> Tensor:
@@ -115,7 +117,7 @@ class Setting:
             "samples_per_bn": int(config.batch.samples_per_bn),
             "precision": self.precision,
             "compile": str(config.train.compile),
-            "bank": self.place.name,
+            "image_cache": self.place.name,
             "dataset": str(config.dataset.name),
             "images": self.count,
         }

@@ -55,10 +55,10 @@ with its defaults, in `harness/conf/`. In tables a crossing is a row of its own,
 
 
 @dataclass(frozen=True)
-class Crossing:
+class Combination:
     """A method with one part chosen: `own`, `yes`, `RUN`, `MAX`, or '' with why it is refused.
 
-    reason: cause and cure of a refusal, else ''.
+    reason: cause and hint of a refusal, else ''.
     """
 
     method: str
@@ -80,7 +80,7 @@ def options(group: str) -> list[str]:
     return [name for name in names if name != "none" or group == "distiller"]
 
 
-def crossings() -> Iterator[Crossing]:
+def crossings() -> Iterator[Combination]:
     """All of them, method by method. Methods that do not train have none."""
     found = plugins.register()["methods"]
     GlobalHydra.instance().clear()
@@ -98,13 +98,13 @@ def _composed(*overrides: str) -> DictConfig:
     return hydra.compose("config", ["protocol=common", *overrides])
 
 
-def _crossing(method: str, group: str, option: str, base: DictConfig) -> Crossing:
-    if group == "backbone" and not (CONF / "own_views" / f"{option}.yaml").is_file():
+def _crossing(method: str, group: str, option: str, base: DictConfig) -> Combination:
+    if group == "backbone" and not (CONF / "method_overrides_views" / f"{option}.yaml").is_file():
         # its views are the method's, and a recipe asks for nothing else: no need to compose it
-        return Crossing(method, group, option, "own" if option == "resnet50" else "yes")
+        return Combination(method, group, option, "own" if option == "resnet50" else "yes")
     config = _composed(f"method={method}", f"{group}={option}")
     if config[group] == base[group]:
-        return Crossing(method, group, option, "own")
+        return Combination(method, group, option, "own")
     tried = {"yes": config}
     if group == "distiller" and config.distiller.get("teacher") is not None:
         tried[RUN] = config.copy()
@@ -116,10 +116,10 @@ def _crossing(method: str, group: str, option: str, base: DictConfig) -> Crossin
     for verdict, trial in tried.items():
         try:
             _check(trial)
-            return Crossing(method, group, option, verdict)
+            return Combination(method, group, option, verdict)
         except HarnessError as error:
-            reason = reason or f"{error.cause} {error.cure}".strip()
-    return Crossing(method, group, option, "", reason)
+            reason = reason or f"{error.cause} {error.hint}".strip()
+    return Combination(method, group, option, "", reason)
 
 
 def _check(config: DictConfig) -> None:
@@ -130,7 +130,7 @@ def _check(config: DictConfig) -> None:
     """
     recipe = make_recipe(config)
     labelers: list[Any] = [get_class(stage.config.labeler._target_) for stage in recipe.stages]
-    if any(kind.most_clusters is not PseudoLabeler.most_clusters for kind in labelers):
+    if any(kind.max_clusters is not PseudoLabeler.max_clusters for kind in labelers):
         check_images(recipe, IMAGES)  # which builds them; Infomap, say, may not be installed
     for stage in recipe.stages:
         views = stage.config.backbone.get("views", ["global"])
@@ -146,7 +146,7 @@ def _check(config: DictConfig) -> None:
 # ---------------------------------------------------------------------------------- as text
 
 
-def page(found: Sequence[Crossing]) -> str:
+def page(found: Sequence[Combination]) -> str:
     """All tables in Markdown, with the reasons for refusals below each."""
     text = HEAD
     for group in GROUPS:

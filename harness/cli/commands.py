@@ -38,11 +38,11 @@ harness run --hydra-help shows Hydra's own options; completion: harness run -sc 
 """
 
 
-def tell(error: HarnessError) -> int:
+def report_error(error: HarnessError) -> int:
     """Tell of an error; returns the exit status."""
     print(f"error: {error.cause}", file=sys.stderr)
-    if error.cure:
-        print(f"  {error.cure}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
     return 2 if isinstance(error, ConfigError | DataError) else 1
 
 
@@ -54,7 +54,7 @@ def _run(arguments: list[str]) -> None:
     from harness.core.distributed.job import job
     from harness.experiment import compose as hydra_app
 
-    with job(tell):
+    with job(report_error):
         plugins.register()
         hydra_app.run(arguments)
 
@@ -217,7 +217,7 @@ def _rerun(arguments: list[str]) -> None:
     parser.add_argument("--failed", action="store_true", help="only what failed")
     parser.add_argument("--store", default="results/runs", help="folder of runs")
     parser.epilog = (
-        "KEY=VALUE says where things are now: data.root=DIR data.cache=DIR device=cpu threads=2 "
+        "KEY=VALUE says where things are now: data.root=DIR data.cache_dir=DIR device=cpu threads=2 "
         "log=tensorboard backbone.weights=FILE."
     )
     options = parser.parse_intermixed_args(arguments)

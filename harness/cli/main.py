@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.commands import COMMANDS, tell
+from harness.cli.commands import COMMANDS, report_error
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.host_memory import before_torch
 
@@ -44,10 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        sys.exit(tell(error))
+        sys.exit(report_error(error))
     except KeyboardInterrupt:
-        cure = " The same command goes on from the last finished epoch."
-        print(f"\nStopped.{cure if 'run' in arguments[:1] else ''}", file=sys.stderr)
+        hint = " The same command goes on from the last finished epoch."
+        print(f"\nStopped.{hint if 'run' in arguments[:1] else ''}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

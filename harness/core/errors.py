@@ -1,4 +1,4 @@
-"""One exception for everything that a person can mend: it names the cause and the cure."""
+"""One exception for everything that a person can mend: it names the cause and the hint."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class HarnessError(Exception):
-    """Bad input, told in two parts: what is wrong (`cause`) and what to do about it (`cure`).
+    """Bad input, told in two parts: what is wrong (`cause`) and what to do about it (`hint`).
 
     The command line prints both without a traceback and exits with status 2 (1 for a run that
     had started); as a library exception its text holds both.
     """
 
-    def __init__(self, cause: str, cure: str = "") -> None:
-        super().__init__(f"{cause}\n  {cure}" if cure else cause)
+    def __init__(self, cause: str, hint: str = "") -> None:
+        super().__init__(f"{cause}\n  {hint}" if hint else cause)
         self.cause = cause
-        self.cure = cure
+        self.hint = hint
 
     def __reduce__(self) -> tuple[type[HarnessError], tuple[str, str]]:
-        return type(self), (self.cause, self.cure)  # to another process, in both parts
+        return type(self), (self.cause, self.hint)  # to another process, in both parts
 
 
 class ConfigError(HarnessError):

@@ -17,7 +17,7 @@ from harness.core.errors import HarnessError
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into errors that name the folder and the cure."""
+    """Turn the system's refusals into errors that name the folder and the hint."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
@@ -34,7 +34,7 @@ def _explained(path: Path) -> Iterator[None]:
             ) from error
         raise HarnessError(
             f"{path.parent} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Choose another place (store= for runs, data.cache= for image banks).",
+            "Choose another place (store= for runs, data.cache_dir= for image image_caches).",
         ) from error
 
 

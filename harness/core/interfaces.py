@@ -28,7 +28,7 @@ class UnlabelledSet:
     """All that a method ever sees of the training set: pixels, and cameras if it declared them.
 
     images: (N, H, W, 3) uint8, decoded and resized once; on the GPU, in pinned memory, or
-        mapped from their file (`data.bank`).
+        mapped from their file (`data.cache_location`).
     cameras: (N,) int64, or None if the data set has none or the method does not use them.
     """
 
@@ -65,7 +65,7 @@ class Backbone(nn.Module, ABC):
         """Images (B, 3, H, W), normalised, to embeddings (B, V, D), not yet L2-normalised."""
 
     def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that initial weights are loaded into, for `optimizer.trunk_rate`; all of them
+        """Parameters that initial weights are loaded into, for `optimizer.backbone_lr_mult`; all of them
         unless a backbone tells them from its heads.
         """
         return self.parameters()
@@ -106,11 +106,11 @@ class PseudoLabeler(ABC):
     #: whether `label` looks at cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
     #: the fewest images N that it can label with its settings
-    least_images: int = 1
+    min_images: int = 1
     #: what to change where too few clusters are found, for error messages
-    cure: str = "Raise labeler.eps, lower labeler.min_samples"
+    hint: str = "Raise labeler.eps, lower labeler.min_samples"
     #: how often `label` is called at least before its labels say anything
-    least_calls: int = 1
+    min_calls: int = 1
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -122,7 +122,7 @@ class PseudoLabeler(ABC):
         """Whether one built with these options looks at other views than the global one."""
         return bool(options.get("part_weight"))
 
-    def most_clusters(self, images: int) -> int | None:
+    def max_clusters(self, images: int) -> int | None:
         """The most labels K that N images may get; None where there is no telling."""
         return None
 
@@ -156,7 +156,7 @@ class Objective(nn.Module, ABC):
     #: whether it looks at cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
     #: the fewest views V that it can do with
-    least_views: int = 1
+    min_views: int = 1
     #: whether `start_epoch` looks at features; if not, it gets none (0, V, D) where labels stay
     reads_features: bool = True
     #: whether it scores labels by a trained classifier, see `logits`

@@ -158,7 +158,7 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig, path
     for part, option in chosen_parts(node).items():
         if isinstance(node.get(part), DictConfig):
             own = OmegaConf.create({part: node.pop(part)})
-            group = f"own_{part}/{folder}" if folder else f"own_{part}"
+            group = f"method_overrides_{part}/{folder}" if folder else f"method_overrides_{part}"
             store.store(group=group, name=f"{stem}-{option}", node=own, package="_global_")
     if "published" in node:
         own = node.pop("published")
@@ -168,7 +168,7 @@ def _only_with_its_parts(store: ConfigStore, method: str, node: DictConfig, path
                 "Everything else of a method's config is what protocol=published takes, anyway.",
             )
         option = overridden(node).get("backbone", "resnet50")
-        group = f"own_backbone/{folder}" if folder else "own_backbone"
+        group = f"method_overrides_backbone/{folder}" if folder else "method_overrides_backbone"
         name = f"{stem}-{option}-published"
         store.store(group=group, name=name, node=own, package="_global_")
 
@@ -191,9 +191,13 @@ def _store_search(store: ConfigStore, method: str, node: DictConfig, path: Path)
     for part, option in chosen_parts(node).items():
         if part in space:
             own = OmegaConf.create({"search": {"space": {part: space.pop(part)}}})
-            group = f"own_space_{part}/{folder}" if folder else f"own_space_{part}"
+            group = (
+                f"method_overrides_space_{part}/{folder}"
+                if folder
+                else f"method_overrides_space_{part}"
+            )
             store.store(group=group, name=f"{stem}-{option}", node=own, package="_global_")
-    group = f"own_search/{folder}" if folder else "own_search"
+    group = f"method_overrides_search/{folder}" if folder else "method_overrides_search"
     store.store(group=group, name=stem, node={"search": block}, package="_global_")
 
 
@@ -243,8 +247,8 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     _registered.clear()
     store = ConfigStore.instance()
     for group in (
-        *GROUPS.values(), "search", "own_search", *(f"own_{part}" for part in ("backbone", *PARTS)),
-        *(f"own_space_{part}" for part in PARTS),
+        *GROUPS.values(), "search", "method_overrides_search", *(f"method_overrides_{part}" for part in ("backbone", *PARTS)),
+        *(f"method_overrides_space_{part}" for part in PARTS),
     ):  # fmt: skip
         store.repo.get(group, {}).clear()  # a folder that is no longer named is gone
     for plugin in found["methods"].values():

@@ -1,1 +1,1 @@
-"""Images: decoded and resized once into a bank, augmented in batches, drawn by samplers."""
+"""Images: decoded and resized once into an image cache, augmented in batches, drawn by samplers."""

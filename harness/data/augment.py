@@ -6,7 +6,7 @@ have them, split in two. `Augment.draw` draws the random numbers, always on the 
 the same ones on every device; `Augment.apply` is deterministic arithmetic on the device of the
 images.
 
-On the CPU an image is taken from the bank, cropped, normalised and erased in one compiled pass over
+On the CPU an image is taken from the image cache, cropped, normalised and erased in one compiled pass over
 it (`harness/data/kernels.py`); without numba, numpy does the same, one image after the other.
 """
 
@@ -168,11 +168,11 @@ class Augment:
         """Augment a batch.
 
         Args:
-            images: (B, H, W, 3) uint8; or a bank (N, H, W, 3), of which `indices` (B,) are taken.
-                Cropping is done where they are, so a bank in main memory sends only uint8 crops
+            images: (B, H, W, 3) uint8; or an image cache (N, H, W, 3), of which `indices` (B,) are taken.
+                Cropping is done where they are, so an image cache in main memory sends only uint8 crops
                 to `device`.
             parameters: of B images, from `draw`.
-            indices: rows of the bank.
+            indices: rows of the image cache.
             device: of the result; by default that of `images`.
             dtype: of the result; arithmetic is in float32.
             gather: crop and erase by indexing in one go (the default on a GPU) or image by image
@@ -229,7 +229,7 @@ def normalise(
         if device is None or torch.device(device).type == "cpu":
             out = torch.from_numpy(_normalised_on_cpu(images, mean, std))
             return out.to(dtype).permute(0, 3, 1, 2)
-        images = torch.from_numpy(np.array(images))  # a copy, as a bank is read-only
+        images = torch.from_numpy(np.array(images))  # a copy, as an image cache is read-only
     return _normalised(images.to(device or images.device), mean, std).to(dtype).permute(0, 3, 1, 2)
 
 
@@ -266,24 +266,24 @@ def _one_pass(
     loops: ModuleType, images: Images, rows: Tensor, parameters: AugmentParameters, how: Augment
 ) -> Tensor:
     """Crop, normalise and erase: (B, H, W, 3) float32."""
-    bank = images if isinstance(images, np.ndarray) else images.numpy()
+    image_cache = images if isinstance(images, np.ndarray) else images.numpy()
     corner = (parameters.corner - how.pad).numpy()
     return _in_loops(
-        loops, bank, rows.numpy(), parameters.flip.numpy(), corner, parameters.erase.numpy(),
+        loops, image_cache, rows.numpy(), parameters.flip.numpy(), corner, parameters.erase.numpy(),
         (how.mean, how.std), how.erase_fill,
     )  # fmt: skip
 
 
 def _in_loops(
-    loops: ModuleType, bank: np.ndarray, rows: np.ndarray, flip: np.ndarray, corner: np.ndarray,
+    loops: ModuleType, image_cache: np.ndarray, rows: np.ndarray, flip: np.ndarray, corner: np.ndarray,
     erase: np.ndarray, normal: tuple[Colour, Colour], fill: Colour,
 ) -> Tensor:  # fmt: skip
     """Call the compiled loop, as many images at once as torch has threads."""
-    count, height, width, _ = bank.shape
+    count, height, width, _ = image_cache.shape
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise IndexError(f"rows {rows.min()} … {rows.max()} of a bank of {count} images")
-    lines = np.asarray(bank).reshape(count, height, width * 3)
-    lines.flags.writeable = False  # of a view; the loop is compiled once for all banks
+        raise IndexError(f"rows {rows.min()} … {rows.max()} of an image cache of {count} images")
+    lines = np.asarray(image_cache).reshape(count, height, width * 3)
+    lines.flags.writeable = False  # of a view; the loop is compiled once for all image_caches
     out = torch.empty(len(rows), height, width, 3)
     shared = (
         lines, rows, flip, corner, erase, _table(*normal), np.array(fill, dtype=np.float32),
@@ -308,8 +308,8 @@ def _table(mean: Colour, std: Colour) -> np.ndarray:
 
 def _crop_slices(images: Images, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:
     """Flip, pad and crop one image after the other; only the part inside the image is copied."""
-    bank = images if isinstance(images, np.ndarray) else images.numpy()
-    height, width = bank.shape[1:3]
+    image_cache = images if isinstance(images, np.ndarray) else images.numpy()
+    height, width = image_cache.shape[1:3]
     out = np.zeros((len(rows), height, width, 3), dtype=np.uint8)
     limit = torch.tensor([height, width])  # a crop that far out is black altogether
     corners = (parameters.corner - pad).clamp(-limit, limit).tolist()
@@ -320,24 +320,24 @@ def _crop_slices(images: Images, rows: Tensor, parameters: AugmentParameters, pa
         window = slice(max(0, y), height + y), slice(max(0, x), width + x)
         if flip:  # channel by channel: numpy copies mirrored pixels of three bytes slowly
             for channel in range(3):
-                target[..., channel] = bank[row, :, ::-1, channel][window]
+                target[..., channel] = image_cache[row, :, ::-1, channel][window]
         else:
-            target[...] = bank[row][window]
+            target[...] = image_cache[row][window]
     return torch.from_numpy(out)
 
 
 def _crop_gather(images: Images, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:
-    """Flip, pad and crop a batch by indexing: out[b, y, x] = bank[row_b, y + top, ±(x + left)]."""
-    bank = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-    device = bank.device
-    height, width = bank.shape[1:3]
+    """Flip, pad and crop a batch by indexing: out[b, y, x] = image_cache[row_b, y + top, ±(x + left)]."""
+    image_cache = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    device = image_cache.device
+    height, width = image_cache.shape[1:3]
     corner = parameters.corner.to(device) - pad
     y = torch.arange(height, device=device) + corner[:, :1]  # (B, H)
     x = torch.arange(width, device=device) + corner[:, 1:]  # (B, W)
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     x = torch.where(parameters.flip.to(device)[:, None], width - 1 - x, x)
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
-    crops = bank[rows.to(device)[:, None, None], y[:, :, None], x[:, None, :]]
+    crops = image_cache[rows.to(device)[:, None, None], y[:, :, None], x[:, None, :]]
     return crops * inside[..., None]
 
 

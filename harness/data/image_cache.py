@@ -1,4 +1,4 @@
-"""The bank: every image decoded and resized once, memory-mapped from disk afterwards.
+"""The image cache: every image decoded and resized once, memory-mapped from disk afterwards.
 
 Resizing is the first step of the published pipelines and it is deterministic, so its result can be
 kept. Rows equal `image.resize((W, H), Image.Resampling.BICUBIC)` bit for bit.
@@ -32,16 +32,16 @@ from harness.data import rendering
 from harness.data.image_files import modified
 from harness.data.image_source import ImageSource
 
-FORMAT = 1  # raise it when the pixels or the files change: older banks are then built anew
+FORMAT = 1  # raise it when the pixels or the files change: older image_caches are then built anew
 CHUNK = 16  # images a task: large enough to hide the cost of a task, small enough to spread well
-CHECKED = 256  # rows compared with their checksums when a bank is opened
+CHECKED = 256  # rows compared with their checksums when an image cache is opened
 STALE = 24 * 3600  # seconds after which a temporary file is taken for a killed run's
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Bank:
+class ImageCache:
     """Decoded images.
 
     Attributes:
@@ -69,27 +69,27 @@ class Bank:
         return out
 
 
-def build_bank(
+def build_image_cache(
     source: ImageSource,
     size: tuple[int, int],
     cache: Path,
     *,
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Progress | None = None,
-) -> Bank:
-    """The bank of a source at one size: opened if the cache has it, built otherwise.
+) -> ImageCache:
+    """The image cache of a source at one size: opened if the cache has it, built otherwise.
 
-    Two processes may build the same bank at once: each writes a file of its own, the last rename
-    wins, and both files are equal. A damaged bank is built anew.
+    Two processes may build the same image_cache at once: each writes a file of its own, the last rename
+    wins, and both files are equal. A damaged image_cache is built anew.
 
     Args:
         source: the images.
         size: (H, W) in pixels.
-        cache: folder of banks; made if it is missing. A bank takes N·H·W·3 bytes.
+        cache: folder of image_caches; made if it is missing. An image cache takes N·H·W·3 bytes.
         on_bad_image: "error" refuses a source with images that cannot be decoded; "skip" leaves
             them out. Images that the system fails to read (no permission, a network disk that is
             gone) are an error in both cases.
-        progress: called as (images done, images in all) while the bank is built.
+        progress: called as (images done, images in all) while the image cache is built.
 
     Raises:
         DataError: bad images, or no images.
@@ -105,18 +105,18 @@ def build_bank(
     name = f"{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}_{height}x{width}"
     array, sidecar = Path(cache) / f"{name}.npy", Path(cache) / f"{name}.json"
 
-    bank = _open(array, sidecar)
-    if bank is None:
+    image_cache = _open(array, sidecar)
+    if image_cache is None:
         _build(source, size, array, sidecar, on_bad_image, progress)
-        bank = _open(array, sidecar)
-        if bank is None:
+        image_cache = _open(array, sidecar)
+        if image_cache is None:
             raise HarnessError(
-                f"The image bank {array} does not read back as it was written",
-                "Check that disk, or choose another folder with data.cache=",
+                f"The image image_cache {array} does not read back as it was written",
+                "Check that disk, or choose another folder with data.cache_dir=",
             )
-    if bank.bad and on_bad_image == "error":
-        raise _bad_images(bank.bad, len(source))
-    return bank
+    if image_cache.bad and on_bad_image == "error":
+        raise _bad_images(image_cache.bad, len(source))
+    return image_cache
 
 
 def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]:
@@ -140,8 +140,8 @@ def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]
 # ----------------------------------------------------------------------------------------- opening
 
 
-def _open(array: Path, sidecar: Path) -> Bank | None:
-    """The bank if it is there and whole, else None."""
+def _open(array: Path, sidecar: Path) -> ImageCache | None:
+    """The image cache if it is there and whole, else None."""
     try:
         meta: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
         images = np.load(array, mmap_mode="r", allow_pickle=False)
@@ -152,7 +152,7 @@ def _open(array: Path, sidecar: Path) -> Bank | None:
         for row in np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(int)):
             if zlib.crc32(images[row]) != crcs[row]:
                 return None
-        return Bank(images, np.asarray(meta["kept"], dtype=np.int64), tuple(meta["bad"]))
+        return ImageCache(images, np.asarray(meta["kept"], dtype=np.int64), tuple(meta["bad"]))
     except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
         return None
 
@@ -188,11 +188,11 @@ def _build(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HarnessError(
                 f"The disk of the cache folder {cache} became full while images were decoded",
-                "Free some space there, or choose another folder with data.cache=",
+                "Free some space there, or choose another folder with data.cache_dir=",
             ) from error
         raise HarnessError(
             f"The cache folder {cache} cannot be written: {error.strerror or error}",
-            "Choose another folder with data.cache=",
+            "Choose another folder with data.cache_dir=",
         ) from error
 
 
@@ -311,7 +311,7 @@ def _need(cache: Path, size: int) -> None:
         raise HarnessError(
             f"The cache folder {cache} has {free / 1e9:.1f} GB free; the decoded images take "
             f"{size / 1e9:.1f} GB",
-            "Free some space there, or choose another folder with data.cache=",
+            "Free some space there, or choose another folder with data.cache_dir=",
         )
 
 

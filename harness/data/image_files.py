@@ -61,7 +61,7 @@ class Files(ImageSource):
             raise OSError(f"{path}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Digest of names and file sizes in their order, which is the order of a bank's rows.
+        """Digest of names and file sizes in their order, which is the order of an image cache's rows.
 
         Times are left out, so that two copies of a data set have one fingerprint.
         """

@@ -1,4 +1,4 @@
-"""Augmentation compiled for the CPU: one pass over each image, from bank to network.
+"""Augmentation compiled for the CPU: one pass over each image, from image_cache to network.
 
 A pixel has 256 values, so normalising is looking up. The table holds what numpy computes for each
 value (`harness/data/augment.py`), so results are equal bit for bit.
@@ -13,26 +13,26 @@ from harness.core.kernels import loop
 
 @loop
 def augmented(
-    bank: Any, rows: Any, flip: Any, corner: Any, erase: Any, table: Any, fill: Any, out: Any,
+    image_cache: Any, rows: Any, flip: Any, corner: Any, erase: Any, table: Any, fill: Any, out: Any,
     start: Any, stop: Any,
 ) -> None:  # fmt: skip
     """Flip, crop, normalise and erase images `start` … `stop`−1 of a batch.
 
     Args:
-        bank: (N, H, W·3) uint8. rows: (B,) of it. flip: (B,) bool.
+        image_cache: (N, H, W·3) uint8. rows: (B,) of it. flip: (B,) bool.
         corner: (B, 2) int64, top and left of the crop in the unpadded image; may be negative.
         erase: (B, 4) int64, top, left, height and width.
         table: (3, 256) float32, the value of each pixel. fill: (3,) float32.
         out: (B, H, W·3) float32, written.
     """
-    height, width = bank.shape[1], bank.shape[2] // 3
+    height, width = image_cache.shape[1], image_cache.shape[2] // 3
     red, green, blue = table[0], table[1], table[2]
     for b in range(start, stop):
         row = rows[b]
         top, left = corner[b, 0], corner[b, 1]
         first, last = max(0, -left), min(width, width - left)  # of a line, inside the image
         for y in range(height):
-            line, target = bank[row, min(max(y + top, 0), height - 1)], out[b, y]
+            line, target = image_cache[row, min(max(y + top, 0), height - 1)], out[b, y]
             inside = 0 <= y + top < height
             begin, end = (first, max(first, last)) if inside else (0, 0)
             for x in range(min(begin, width)):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 Item = TypeVar("Item")
-Self = TypeVar("Self", bound="Feed")
+Self = TypeVar("Self", bound="Prefetcher")
 Images = np.ndarray | Tensor
 
 #: batches that wait, besides the one in the making and the one in use
@@ -27,8 +27,8 @@ AHEAD = 1
 _POLL = 0.05  # seconds after which a waiting thread looks whether it is still wanted
 
 
-class Feed(Generic[Item]):
-    """What `items` yields, made ahead by a thread: `with Feed(items, device) as feed: …`.
+class Prefetcher(Generic[Item]):
+    """What `items` yields, made ahead by a thread: `with Prefetcher(items, device) as feed: …`.
 
     On a GPU the thread works on its own stream; the consumer's stream waits for each item, never
     the host. What the thread raises is raised from the loop. Leaving the block ends the thread.
@@ -114,10 +114,10 @@ class Feed(Generic[Item]):
         return False
 
 
-class Courier:
-    """Brings images of a bank to where batches are made of them.
+class HostToDeviceCopy:
+    """Brings images of an image cache to where batches are made of them.
 
-    A bank on the device, and any bank on a CPU, is used where it is. Of a bank in main memory a GPU
+    An image cache on the device, and any image_cache on a CPU, is used where it is. Of an image cache in main memory a GPU
     gets the rows asked for: they are gathered into one of two pinned buffers, and copied from there
     while the other is filled.
 

@@ -48,10 +48,10 @@ def resized_parts(images: Tensor, rows: Tensor, parts: Tensor) -> Tensor:
     8 bits, as Pillow does it.
 
     Args:
-        images: a bank (N, H, W, 3) uint8. rows: (B,) of it. parts: (B, 4) int64, see `draw_parts`.
+        images: an image cache (N, H, W, 3) uint8. rows: (B,) of it. parts: (B, 4) int64, see `draw_parts`.
 
     Returns:
-        (B, H, W, 3) uint8 on the device of the bank.
+        (B, H, W, 3) uint8 on the device of the image cache.
     """
     height, width = images.shape[1:3]
     top, left, h, w = parts.to(torch.float64).T

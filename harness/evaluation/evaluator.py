@@ -1,4 +1,4 @@
-"""The referee knows the truth, and methods do not: cluster quality and test metrics come from here.
+"""The evaluator knows the truth, and methods do not: cluster quality and test metrics come from here.
 
 Everything that touches identities during a run is in this file.
 """
@@ -18,9 +18,9 @@ from harness.core.errors import DataError
 from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.progress import Reporter
 from harness.core.throughput import synchronised
-from harness.data.cache_location import Place, place_bank
+from harness.data.cache_location import Place, place_cache
 from harness.data.facts import compared
-from harness.data.image_cache import Bank, build_bank
+from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
 from harness.evaluation.protocol import Rule, Sides, score
@@ -29,7 +29,7 @@ from harness.training.extraction import extract
 
 
 @dataclass
-class Referee:
+class Evaluator:
     """A data set decoded at one size, with its truth.
 
     Attributes:
@@ -41,20 +41,20 @@ class Referee:
         last: the ranking behind the last call of `test`. features: those of the queries (Q, D) and
             the gallery (G, D) behind it, with keep_features. rule: another than the protocol's.
         parts: of several data sets at once, each one's name, fingerprint, training images, cameras.
-        bank: where training images are wished (`data.bank`). place: where they are, once asked for.
+        image_cache: where training images are wished (`data.cache_location`). place: where they are, once asked for.
         extracted, extract_seconds: images of the test part that networks saw, and how long it took.
     """
 
     data: ReIDData
     fingerprint: str
-    train_bank: Bank | None
-    query_bank: Bank | None
-    gallery_bank: Bank | None
+    train_cache: ImageCache | None
+    query_cache: ImageCache | None
+    gallery_cache: ImageCache | None
     device: torch.device
     precision: str
     rerank: bool
     reporter: Reporter
-    bank: str = "auto"
+    image_cache: str = "auto"
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
     last: RankingResult | None = None
@@ -75,15 +75,15 @@ class Referee:
     @property
     def evaluates(self) -> bool:
         """Whether the data set has a test part. Without identities it has none."""
-        return self.query_bank is not None
+        return self.query_cache is not None
 
     def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
         """What a method may see of the training part."""
-        assert self.train_bank is not None
+        assert self.train_cache is not None
         cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
         if self._images is None:  # all stages share them
-            self._images, self.place = place_bank(self.bank, self.train_bank, self.device)
-            size = self.train_bank.images.nbytes / 1e9
+            self._images, self.place = place_cache(self.image_cache, self.train_cache, self.device)
+            size = self.train_cache.images.nbytes / 1e9
             self.reporter.say(
                 f"{len(self._images):,} training images ({size:.2f} GB): {self.place.told}"
             )
@@ -98,22 +98,22 @@ class Referee:
 
     def test(self, backbone: Backbone) -> dict[str, float]:
         """mAP, CMC and mINP in percent, on the global view; {} without a test part."""
-        if self.query_bank is None or self.gallery_bank is None:
+        if self.query_cache is None or self.gallery_cache is None:
             return {}
         started = synchronised(self.device)
         features = [
             extract(
                 backbone,
-                bank.images,
+                image_cache.images,
                 self.device,
                 self.precision,
                 progress=self.reporter.phase(f"test: {part} features"),
                 views=1,
             )[:, 0]
-            for part, bank in (("query", self.query_bank), ("gallery", self.gallery_bank))
+            for part, image_cache in (("query", self.query_cache), ("gallery", self.gallery_cache))
         ]
         self.extract_seconds += synchronised(self.device) - started
-        self.extracted += len(self.query_bank) + len(self.gallery_bank)
+        self.extracted += len(self.query_cache) + len(self.gallery_cache)
         self.features = tuple(features) if self.keep_features else None
         self.last = from_first(lambda: self.score(features[0], features[1]))
         return self.last.as_dict()
@@ -128,7 +128,7 @@ class Referee:
         return Sides.of(self.data.query, self.data.gallery)
 
 
-def make_referee(
+def make_evaluator(
     data: ReIDData,
     size: tuple[int, int],
     cache: Path,
@@ -139,53 +139,53 @@ def make_referee(
     precision: str,
     rerank: bool,
     reporter: Reporter,
-    bank: str = "auto",
-) -> Referee:
+    image_cache: str = "auto",
+) -> Evaluator:
     """Decode a data set's parts (once: they are kept under `cache`).
 
     Args:
         size: (H, W). train: whether the training part is needed. on_bad_image: error or skip.
-        bank: where training images are to lie, see `harness/data/cache_location.py`.
+        image_cache: where training images are to lie, see `harness/data/cache_location.py`.
 
     Raises:
         DataError: images that cannot be decoded, or a test part of queries or gallery alone.
     """
     skipped: list[str] = []
 
-    def decode(part: str, split: Split) -> tuple[Split, Bank]:
+    def decode(part: str, split: Split) -> tuple[Split, ImageCache]:
         if not len(split.images):
             raise DataError(f"{data.name} has no {part} images.", "Training and test need them.")
-        bank = build_bank(
+        image_cache = build_image_cache(
             split.images,
             size,
             cache,
             on_bad_image="skip" if on_bad_image == "skip" else "error",
             progress=_said_once(reporter, f"decoding {part} images"),
         )
-        skipped.extend(bank.bad)
-        kept = split if len(bank) == len(split.images) else split.subset(bank.kept)
-        return kept, bank
+        skipped.extend(image_cache.bad)
+        kept = split if len(image_cache) == len(split.images) else split.subset(image_cache.kept)
+        return kept, image_cache
 
     fingerprint = data.fingerprint()
     gallery_split = without_junk(data.gallery)
-    train_split, train_bank = decode("training", data.train) if train else (data.train, None)
-    query_split, query_bank, gallery_bank = data.query, None, None
+    train_split, train_cache = decode("training", data.train) if train else (data.train, None)
+    query_split, query_cache, gallery_cache = data.query, None, None
     if len(data.query.images) or len(data.gallery.images):
-        query_split, query_bank = decode("query", data.query)
-        gallery_split, gallery_bank = decode("gallery", gallery_split)
+        query_split, query_cache = decode("query", data.query)
+        gallery_split, gallery_cache = decode("gallery", gallery_split)
         check_matches(query_split, gallery_split, data.name)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
-    return Referee(
+    return Evaluator(
         data=kept,
         fingerprint=fingerprint,
-        train_bank=train_bank,
-        query_bank=query_bank,
-        gallery_bank=gallery_bank,
+        train_cache=train_cache,
+        query_cache=query_cache,
+        gallery_cache=gallery_cache,
         device=device,
         precision=precision,
         rerank=rerank,
         reporter=reporter,
-        bank=bank,
+        image_cache=image_cache,
         skipped=skipped,
         differences=compared(data, fingerprint),
         parts=[_described(part) for part in data.parts],
@@ -232,7 +232,7 @@ def check_matches(query: Split, gallery: Split, name: str) -> None:
 
 
 def _said_once(reporter: Reporter, phase: str) -> Callable[[int, int], None]:
-    """A progress function that opens its phase at the first call: opened banks stay silent."""
+    """A progress function that opens its phase at the first call: opened image_caches stay silent."""
     advance: list[Callable[[int, int], None]] = []
 
     def progress(done: int, total: int) -> None:

@@ -102,12 +102,12 @@ def no_valid_query(truth: Truth) -> HarnessError:
     known = int(((truth.end > truth.begin) & (truth.query_ids >= 0)).sum())
     if known == 0:
         why = "no query identity occurs in the gallery"
-        cure = "Check that query and gallery come from one data set and how identities are parsed."
+        hint = "Check that query and gallery come from one data set and how identities are parsed."
     else:
         why = f"{known} have gallery images of their identity, but all of these are removed"
-        cure = "Check how cameras are parsed; cameras=None evaluates without the camera rule."
+        hint = "Check how cameras are parsed; cameras=None evaluates without the camera rule."
         if truth.query_cams is None:
-            cure = "The gallery holds only the query images themselves: check how it was split."
+            hint = "The gallery holds only the query images themselves: check how it was split."
     return HarnessError(
-        f"none of the {len(truth.query_ids)} queries has a correct image to find: {why}", cure
+        f"none of the {len(truth.query_ids)} queries has a correct image to find: {why}", hint
     )

@@ -1,4 +1,4 @@
-"""`overwrite=only-missing`: what a finished cell lacks is made without training."""
+"""`overwrite=only-missing`: what a finished experiment lacks is made without training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.evaluation import kept_features
 from harness.evaluation.ranking import RANKS
 from harness.experiment.model_loading import load_network
 from harness.experiment.naming import portable_config, settings_hash
-from harness.experiment.run import Cell
+from harness.experiment.run import Experiment
 from harness.results import tracking
 from harness.results.store import Run, Store
 
@@ -73,7 +73,10 @@ def sibling(run: Run, config: DictConfig, precision: str, teachers: dict[str, st
         if not other.finished or other.name == run.name:
             continue
         record = other.record
-        if (record["cell"]["method"], record["cell"]["seed"]) != (config.method.name, config.seed):
+        if (record["experiment"]["method"], record["experiment"]["seed"]) != (
+            config.method.name,
+            config.seed,
+        ):
             continue
         try:
             evaluation = other.config().get("evaluation") or {}
@@ -88,8 +91,8 @@ def sibling(run: Run, config: DictConfig, precision: str, teachers: dict[str, st
     return None
 
 
-class Completed(Cell):
-    """A finished cell to which what it lacks is added."""
+class Completed(Experiment):
+    """A finished experiment to which what it lacks is added."""
 
     def complete(self, lacks: dict[str, list[str]]) -> None:
         """Test the networks of stages again, and keep what was not there.
@@ -99,8 +102,8 @@ class Completed(Cell):
                 of the record.
         """
         record = self.run.record
-        referee = self._referee()
-        if referee.fingerprint != record["dataset"]["fingerprint"]:
+        evaluator = self._evaluator()
+        if evaluator.fingerprint != record["dataset"]["fingerprint"]:
             raise DataError(
                 f"{self.run.name} was made with other images than are there now.",
                 "Bring them back, or run it afresh: overwrite=always.",
@@ -110,7 +113,7 @@ class Completed(Cell):
                 f"{self.run.name} ({stage}): {', '.join(what)} missing; tested again."
             )
             network = load_network(self.run, stage).to(self.device)
-            metrics = referee.test(network)
+            metrics = evaluator.test(network)
             before = record["stages"][stage]["metrics"]
             if abs(metrics["mAP"] - before["mAP"]) > TOLERANCE:
                 raise DataError(
@@ -121,7 +124,7 @@ class Completed(Cell):
             path = self.folder / "per_query.npz"
             if not _arrays(path):  # damaged, and so missing for every stage
                 path.unlink(missing_ok=True)
-            self._remember(stage, referee)
+            self._remember(stage, evaluator)
             before.update({k: v for k, v in metrics.items() if k not in before})
         if any("metrics" in what for what in lacks.values()):
             last = list(record["stages"].values())[-1]["metrics"]
@@ -138,7 +141,7 @@ class Completed(Cell):
         return True
 
 
-class Adopted(Cell):
+class Adopted(Experiment):
     """A cell that another one's networks make: it differs in its evaluation alone."""
 
     def adopt(self, source: Run) -> None:
@@ -147,13 +150,13 @@ class Adopted(Cell):
         """
         record = source.record
         self.reporter.say(f"{self.run.name}: tested by the networks of {source.name}.")
-        referee = self._referee()
-        if referee.fingerprint != record["dataset"]["fingerprint"]:
+        evaluator = self._evaluator()
+        if evaluator.fingerprint != record["dataset"]["fingerprint"]:
             raise DataError(
                 f"{source.name} was made with other images than are there now.",
                 "Bring them back, or train: overwrite=skip.",
             )
-        self._check_cameras(referee)
+        self._check_cameras(evaluator)
         shown = portable_config(self.config, self.precision, self.teachers)
         write_json(self.folder / "config.json", shown)
         self.environment = record["environment"]
@@ -163,12 +166,12 @@ class Adopted(Cell):
         for stage, result in record["stages"].items():
             weights = (source.folder / f"{stage}.pt").read_bytes()
             write_atomically(self.folder / f"{stage}.pt", partial(_put, weights))
-            metrics = referee.test(load_network(self.run, stage).to(self.device))
-            self._remember(stage, referee)
+            metrics = evaluator.test(load_network(self.run, stage).to(self.device))
+            self._remember(stage, evaluator)
             self.stages[stage] = result | {"metrics": metrics}
         write_json(self.folder / "history.json", self.history)
         self.notes = {"networks_of": source.name}
-        self._finish(self.stages[stage]["metrics"], referee)
+        self._finish(self.stages[stage]["metrics"], evaluator)
 
 
 def _put(content: bytes, file: IO[bytes]) -> None:
@@ -180,21 +183,21 @@ def _untested(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in METRICS}
 
 
-def remade(run: Run, cell: Cell) -> Iterator[str]:
+def remade(run: Run, experiment: Experiment) -> Iterator[str]:
     """Do what `only-missing` asks of a cell's folder, which is locked; yields what was done. It
     yields nothing where the cell has to be trained.
     """
-    shared: Any = (cell.config, cell.recipe, cell.card, cell.settings, cell.teachers, cell.device,
-                   cell.precision, run, cell.reporter)  # fmt: skip
+    shared: Any = (experiment.config, experiment.recipe, experiment.card, experiment.settings, experiment.teachers, experiment.device,
+                   experiment.precision, run, experiment.reporter)  # fmt: skip
     if run.finished:
         completed = Completed(*shared)
-        if lacks := missing(run, cell.config):
+        if lacks := missing(run, experiment.config):
             completed.complete(lacks)
             yield "completed"
         if completed.draw():
             yield "drawn"
     elif not (run.folder / "checkpoint.pt").is_file():
-        source = sibling(run, cell.config, cell.precision, dict(cell.teachers))
+        source = sibling(run, experiment.config, experiment.precision, dict(experiment.teachers))
         if source is not None:
             Adopted(*shared).adopt(source)
             yield "adopted"

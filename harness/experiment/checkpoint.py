@@ -1,4 +1,4 @@
-"""What a cell keeps, and when: networks, rankings, the checkpoint to resume from, the record."""
+"""What a experiment keeps, and when: networks, rankings, the checkpoint to resume from, the record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.core.interfaces import Backbone
 from harness.core.progress import Reporter
 from harness.core.throughput import highest
 from harness.evaluation import kept_features
-from harness.evaluation.evaluator import Referee
+from harness.evaluation.evaluator import Evaluator
 from harness.experiment.init_from import Init, find_init
 from harness.experiment.recipe import Recipe
 from harness.results import tracking
@@ -31,7 +31,7 @@ from harness.training.trainer import Trainer
 
 
 @dataclass
-class KeptCell:
+class StoredExperiment:
     """What a cell was asked for, what has come out so far, and the files that keep it."""
 
     config: DictConfig
@@ -71,7 +71,7 @@ class KeptCell:
         return processes.rank() == 0
 
     def forget(self) -> None:
-        """Remove what an earlier run of this cell left."""
+        """Remove what an earlier run of this experiment left."""
         if not self.keeps:
             return
         for pattern in ("record.json", "history.json", "*.pt", "*.npz", "eval*.json"):
@@ -86,24 +86,24 @@ class KeptCell:
         state = backbone.state_dict()
         write_atomically(self.folder / f"{stage}.pt", lambda file: torch.save(state, file))
 
-    def _remember(self, stage: str, referee: Referee) -> None:
+    def _remember(self, stage: str, evaluator: Evaluator) -> None:
         """Keep the ranking behind a stage's metrics."""
-        if referee.last is None or not self.keeps:  # not evaluated
+        if evaluator.last is None or not self.keeps:  # not evaluated
             return
         arrays = {}
         path = self.folder / "per_query.npz"
         if path.is_file():
             with np.load(path) as old:
                 arrays = {key: old[key] for key in old.files}
-        arrays[f"{stage}_ap"] = referee.last.ap.astype(np.float32)
-        arrays[f"{stage}_first_match_rank"] = referee.last.first_match_rank.astype(np.int32)
+        arrays[f"{stage}_ap"] = evaluator.last.ap.astype(np.float32)
+        arrays[f"{stage}_first_match_rank"] = evaluator.last.first_match_rank.astype(np.int32)
         # who is asked for: queries of one person are alike, which a comparison has to know
-        arrays["query_identity"] = referee.data.query.identities.astype(np.int32)
+        arrays["query_identity"] = evaluator.data.query.identities.astype(np.int32)
         write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
-        if referee.features is not None:
-            query, gallery = referee.features
-            fingerprint = referee.fingerprint
-            kept_features.save(self.folder, stage, query, gallery, referee.truth, fingerprint)
+        if evaluator.features is not None:
+            query, gallery = evaluator.features
+            fingerprint = evaluator.fingerprint
+            kept_features.save(self.folder, stage, query, gallery, evaluator.truth, fingerprint)
 
     def _save_checkpoint(
         self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str
@@ -135,14 +135,14 @@ class KeptCell:
             return None
         if (state["settings"], state["seed"]) != (self.settings, int(self.config.seed)):
             raise ConfigError(
-                f"{self.run.name} was begun as another cell: with other settings or another seed.",
+                f"{self.run.name} was begun as another experiment: with other settings or another seed.",
                 "Choose another name=, or start it afresh with overwrite=always.",
             )
         if state["data"] != fingerprint:
             raise DataError(
                 f"The images of {self.config.dataset.name} are not those that {self.run.name} "
                 "was begun with.",
-                "Bring them back, or start the cell afresh with overwrite=always.",
+                "Bring them back, or start the experiment afresh with overwrite=always.",
             )
         self.history = sharing.from_first(self.run.history)[: state["rows"]]
         self.stages = dict(state["stages"])
@@ -165,7 +165,7 @@ class KeptCell:
         except Exception as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}).",
-                "Start the cell afresh with overwrite=always.",
+                "Start the experiment afresh with overwrite=always.",
             ) from error
         return state
 
@@ -175,7 +175,7 @@ class KeptCell:
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of the cell, those before a resume included."""
+        """Wall seconds of the experiment, those before a resume included."""
         return self.seconds_before + time.perf_counter() - self.started
 
     @property
@@ -183,14 +183,14 @@ class KeptCell:
         """Those of each moment times the processes, and so devices, that it had."""
         return self.device_seconds_before + processes.count() * (time.perf_counter() - self.started)
 
-    def _finish(self, metrics: Mapping[str, Any], referee: Referee) -> None:
+    def _finish(self, metrics: Mapping[str, Any], evaluator: Evaluator) -> None:
         """Write the record, then drop the checkpoint."""
         if not self.keeps:
             return
-        data = referee.data
+        data = evaluator.data
         record = {
             "schema": SCHEMA,
-            "cell": {
+            "experiment": {
                 "method": self.recipe.method,
                 "dataset": data.name,  # a subset has a name of its own
                 "protocol": self.card["name"],
@@ -199,27 +199,27 @@ class KeptCell:
             "settings": self.settings,
             **({"init": self.init.described()} if self.init else {}),
             "protocol": self.card,
-            "evaluated": referee.evaluates,
+            "evaluated": evaluator.evaluates,
             "metrics": {k: v for k, v in metrics.items() if k != "epoch"},
             "stages": self.stages,
             "dataset": {
                 "name": data.name,
-                "fingerprint": referee.fingerprint,
+                "fingerprint": evaluator.fingerprint,
                 "train": len(data.train.images),
                 "query": len(data.query.images),
                 "gallery": len(data.gallery.images),
-                "unreadable": referee.skipped,
+                "unreadable": evaluator.skipped,
                 # null: nothing is publicly known of it; []: all that is known agrees
-                "not_as_published": referee.differences,
+                "not_as_published": evaluator.differences,
                 "notes": dict(data.notes),
-                **({"parts": referee.parts} if referee.parts else {}),
+                **({"parts": evaluator.parts} if evaluator.parts else {}),
             },
             "seconds": round(self.seconds, 2),
             "devices": processes.count(),
             "device_hours": round(self.device_seconds / 3600, 5),
             "memory_mib": self._peak(),
             "pipeline": {
-                "bank": referee.place.name if referee.place else None,
+                "image_cache": evaluator.place.name if evaluator.place else None,
                 "compile": self.config.train.compile if self.recipe.stages else "off",
             },
             "processes": self.processes,

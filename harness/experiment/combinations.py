@@ -10,7 +10,7 @@ from harness.core.errors import ConfigError
 from harness.core.views import POOLED
 
 
-def check_crossing(config: DictConfig, objective: Any, distiller: Any | None) -> None:
+def check_combination(config: DictConfig, objective: Any, distiller: Any | None) -> None:
     """Refuse parts of a stage that cannot work together.
 
     Args:

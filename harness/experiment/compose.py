@@ -24,8 +24,8 @@ from yaml import YAMLError
 
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
-from harness.experiment import joint_datasets as several
 from harness.experiment import (
+    joint_datasets,
     resolvers,  # noqa: F401 (configurations refer to them)
     sweeps,
 )
@@ -34,14 +34,14 @@ from harness.experiment import (
 @hydra.main(version_base="1.3", config_path="pkg://harness.conf", config_name="config")
 def _task(config: DictConfig) -> dict[str, Any]:
     from harness.core.distributed import job
-    from harness.experiment.run import run_cell
+    from harness.experiment.run import run_experiment
 
     plugins.register()  # a launcher may have started a new process
     sweeps_on = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         _check_stages(HydraConfig.get().overrides.task)
         with sweeps.as_one_job():
-            return dict(run_cell(config).record["metrics"])
+            return dict(run_experiment(config).record["metrics"])
     except Exception as error:
         problem = job.lost(error) or error
         if sweeps_on and job.all_failed(int(HydraConfig.get().job.num)):
@@ -63,7 +63,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come back as exceptions; we print them ourselves
     arguments = _ordered([_normal(argument) for argument in arguments])
-    several.register(arguments)
+    joint_datasets.register(arguments)
     _check_flags(arguments)
     many = bool({"-m", "--multirun"} & set(arguments))
     sweeps.check_launcher(arguments, many)
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> None:
             _task()
         if _failed:
             raise _failed[0]
-        sweeps.tell(outcomes)
+        sweeps.summarize(outcomes)
     except HarnessError:
         raise
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -98,7 +98,7 @@ def _normal(argument: str) -> str:
     if argument.startswith("experiment="):
         return f"+{argument}"
     if argument.startswith("dataset="):
-        return several.normal(argument)
+        return joint_datasets.normal(argument)
     return f"++{argument}" if argument.startswith("stages.") else argument
 
 
@@ -152,7 +152,7 @@ def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = F
     """
     plugins.register()
     overrides = [_normal(override) for override in overrides]
-    several.register(overrides)
+    joint_datasets.register(overrides)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         try:

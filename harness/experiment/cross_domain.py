@@ -29,7 +29,7 @@ from harness.results.store import METRICS, SCHEMA, Run, Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.evaluation.evaluator import Referee
+    from harness.evaluation.evaluator import Evaluator
     from harness.evaluation.protocol import Rule
     from harness.results.table_model import Sheet
 
@@ -39,24 +39,24 @@ PREFIX = "eval-"
 def save(
     run: Run,
     stage: str,
-    referee: Referee,
+    evaluator: Evaluator,
     rule: Rule,
     dataset: Mapping[str, Any],
 ) -> Path:
     """Write a result beside a run's record; one of the same images and rule is replaced.
 
     Args:
-        referee: after its test by `rule`. dataset: the section of the data set that was tested on.
+        evaluator: after its test by `rule`. dataset: the section of the data set that was tested on.
     """
     record = run.record
     card = dict(record["protocol"])
     card["evaluation"] = evaluation_rule(bool(dataset.get("tracks")), rule.rerank) + rule.unusual
     card["hash"] = card_hash(card)
-    assert referee.last is not None
-    data = referee.data
-    first = referee.parts[0] if referee.parts else {}  # of several, the one that is tested on
+    assert evaluator.last is not None
+    data = evaluator.data
+    first = evaluator.parts[0] if evaluator.parts else {}  # of several, the one that is tested on
     name = str(first.get("name", data.name))
-    fingerprint = str(first.get("fingerprint", referee.fingerprint))
+    fingerprint = str(first.get("fingerprint", evaluator.fingerprint))
     result = {
         "schema": SCHEMA,
         "run": run.name,
@@ -64,14 +64,14 @@ def save(
         "trained_on": trained_on(record),
         "tested_on": name,
         "protocol": card,
-        "metrics": referee.last.as_dict() | rule.metrics(referee.last),
+        "metrics": evaluator.last.as_dict() | rule.metrics(evaluator.last),
         "dataset": {
             "name": name,
             "fingerprint": fingerprint,
             "query": len(data.query.images),
             "gallery": len(data.gallery.images),
-            "unreadable": referee.skipped,
-            "not_as_published": referee.differences,
+            "unreadable": evaluator.skipped,
+            "not_as_published": evaluator.differences,
             "notes": dict(data.notes),
         },
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -80,8 +80,8 @@ def save(
     digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
     path = run.folder / f"{PREFIX}{name}-{digest}.json"
     arrays: dict[str, Any] = {
-        f"{stage}_ap": referee.last.ap.astype(np.float32),
-        f"{stage}_first_match_rank": referee.last.first_match_rank.astype(np.int32),
+        f"{stage}_ap": evaluator.last.ap.astype(np.float32),
+        f"{stage}_first_match_rank": evaluator.last.first_match_rank.astype(np.int32),
         "query_identity": data.query.identities.astype(np.int32),
     }
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
@@ -117,10 +117,10 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
         last = list(record["stages"])[-1]
         base = {
             "run": run.name,
-            "method": record["cell"]["method"],
+            "method": record["experiment"]["method"],
             "stage": last,
             "trained_on": trained_on(record),
-            "seed": record["cell"]["seed"],
+            "seed": record["experiment"]["seed"],
             "settings": record["settings"],
             # a cell that differs in its evaluation alone may have been made of another's networks
             "network": record.get("networks_of", run.name),
@@ -133,7 +133,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
         tested = {
             "protocol": record["protocol"],
             "metrics": record["metrics"],
-            "dataset": own | {"name": first.get("name", record["cell"]["dataset"]),
+            "dataset": own | {"name": first.get("name", record["experiment"]["dataset"]),
                               "fingerprint": first.get("fingerprint", "")},
         }  # fmt: skip
         found = [result for result in results(run) if result["stage"] == last]

@@ -20,7 +20,7 @@ from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.evaluation import kept_features
-from harness.evaluation.evaluator import make_referee
+from harness.evaluation.evaluator import make_evaluator
 from harness.evaluation.protocol import Rule, score
 from harness.evaluation.ranking import RANKS, RankingResult
 from harness.experiment import cross_domain as transfers
@@ -91,7 +91,7 @@ def evaluate_run(
         keep_freed_memory()
     backbone = load_network(found, stage).to(on)
     with Reporter(Console(stderr=True, highlight=False) if json else None) as reporter:
-        referee = make_referee(
+        evaluator = make_evaluator(
             build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
             (int(config["images"]["height"]), int(config["images"]["width"])),
             Path(cache).expanduser() if cache else root / ".harness",
@@ -102,24 +102,26 @@ def evaluate_run(
             rerank=rule.rerank,
             reporter=reporter,
         )
-        if not referee.evaluates:
-            raise DataError(f"{referee.data.name} has no test part.", "Choose another dataset=.")
-        if not other and referee.fingerprint != found.record["dataset"]["fingerprint"]:
+        if not evaluator.evaluates:
+            raise DataError(f"{evaluator.data.name} has no test part.", "Choose another dataset=.")
+        if not other and evaluator.fingerprint != found.record["dataset"]["fingerprint"]:
             reporter.say("These are not the images that the run's record was made with.")
-        for line in referee.differences or []:
-            reporter.say(f"{referee.data.name} is not as published: {line}")
-        referee.rule = rule
-        referee.test(backbone)
-    assert referee.last is not None
-    answer = _answer(found, stage, rule, referee.last, "network")
+        for line in evaluator.differences or []:
+            reporter.say(f"{evaluator.data.name} is not as published: {line}")
+        evaluator.rule = rule
+        evaluator.test(backbone)
+    assert evaluator.last is not None
+    answer = _answer(found, stage, rule, evaluator.last, "network")
     written = None
     if other:
-        answer["dataset"] = referee.data.name
+        answer["dataset"] = evaluator.data.name
         if save:
             section = sections(config["dataset"])[0]
-            written = transfers.save(found, stage, referee, rule, section)
+            written = transfers.save(found, stage, evaluator, rule, section)
     elif save:
-        written = evaluations.save(found, stage, rule, referee.last, "network", referee.fingerprint)
+        written = evaluations.save(
+            found, stage, rule, evaluator.last, "network", evaluator.fingerprint
+        )
     return _told(answer, rule, json, written)
 
 

@@ -50,7 +50,7 @@ class Init:
             "run": self.run.name,
             "stage": self.stage,
             "digest": self.digest,
-            "method": self.run.record["cell"]["method"],
+            "method": self.run.record["experiment"]["method"],
             "trained_on": self.trained_on,
         }
 

@@ -66,11 +66,11 @@ def check_images(recipe: Recipe, images: int) -> None:
     """
     for stage in recipe.stages:
         labeler, objective = build_labeler(stage), build_objective(stage)
-        name, labels = type(labeler).__name__, labeler.most_clusters(images)
-        if images < labeler.least_images:
+        name, labels = type(labeler).__name__, labeler.max_clusters(images)
+        if images < labeler.min_images:
             raise ConfigError(
                 f"{images} training images are too few: {name} ({labeler.describe()}) needs "
-                f"{labeler.least_images}.",
+                f"{labeler.min_images}.",
                 "Use more images, or other settings of the labeler (labeler., neighbours.k1).",
             )
         batch = stage.config.batch

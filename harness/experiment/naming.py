@@ -98,7 +98,7 @@ def _content(path: Path) -> str:
     return f"{path.name} {hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}"
 
 
-def cell_name(config: DictConfig, precision: str, teachers: Mapping[str, str] | None = None) -> str:
+def run_name(config: DictConfig, precision: str, teachers: Mapping[str, str] | None = None) -> str:
     """`METHOD-DATASET-sSEED-HASH`: the hash tells apart cells that differ in any other setting.
 
     Raises:

@@ -18,7 +18,7 @@ from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.progress import Reporter
 from harness.data.facts import compared
-from harness.data.image_cache import build_bank, find_bad
+from harness.data.image_cache import build_image_cache, find_bad
 from harness.data.image_source import ImageSource
 from harness.data.prepare import own_images as own
 from harness.data.prepare.archives import open_source
@@ -35,7 +35,7 @@ BAD_SHOWN = 20
 def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> dict[str, Any]:
     """Make a data set ready: unpacked under the data root, checked, decoded. Prints its card.
 
-    Everything may be repeated, and goes on where it was stopped: files and image banks that are
+    Everything may be repeated, and goes on where it was stopped: files and image image_caches that are
     there and whole are not made again.
 
     Args:
@@ -185,13 +185,13 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
 
 
 def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, Any]:
-    """Decode every image, keep the image banks that runs will ask for, and make the card.
+    """Decode every image, keep the image image_caches that runs will ask for, and make the card.
 
     Raises:
         DataError: images that cannot be decoded; names them.
     """
     root = Path(config.data.root).expanduser()
-    cache = Path(config.data.cache).expanduser() if config.data.cache else root / ".harness"
+    cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else root / ".harness"
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
     _check_empty(data)
@@ -203,8 +203,10 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):
         if len(split.images):
             phase = reporter.phase(f"decoding {name} images")
-            bank = build_bank(split.images, size, cache, on_bad_image="skip", progress=phase)
-            bad += bank.bad
+            image_cache = build_image_cache(
+                split.images, size, cache, on_bad_image="skip", progress=phase
+            )
+            bad += image_cache.bad
     if len(junk.images) and not _checked(cache, fingerprint):
         bad += find_bad(junk.images, reporter.phase("decoding junk"))
     if bad and config.dataset.get("on_bad_image", "error") != "skip":
@@ -224,7 +226,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     images = len(data.train.images) + len(data.query.images) + len(gallery.images) - len(bad)
     return card | {
         "unreadable": bad,
-        "bank": {"folder": str(cache), "size": f"{height}x{width}", "images": images,
+        "image_cache": {"folder": str(cache), "size": f"{height}x{width}", "images": images,
                  "bytes": images * height * width * 3},
     }  # fmt: skip
 

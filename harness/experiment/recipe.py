@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.views import count_parts
 from harness.experiment.batch_checks import check_pieces
-from harness.experiment.combinations import check_crossing
+from harness.experiment.combinations import check_combination
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
 from harness.experiment.values import STAGE_KEYS, check_numbers, check_values
 from harness.training.label_schedule import labellings
@@ -96,7 +96,7 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
     stage = Stage(name, merged)
     _check_parts(stage, uses_cameras)
     _check_views(stage)
-    _check_rhythm(merged)
+    _check_schedule(merged)
     if stage.has("distiller"):
         return _with_teacher(stage, names)
     if merged.train.warmup_epochs:
@@ -133,7 +133,7 @@ def _check_parts(stage: Stage, uses_cameras: bool) -> None:
                     "Set method.uses_cameras=true (tables will show it), or choose another part.",
                 )
     distiller = config.distiller._target_ if stage.has("distiller") else None
-    check_crossing(
+    check_combination(
         config,
         target_of(config.objective._target_, "objective"),
         target_of(distiller, "distiller") if distiller else None,
@@ -180,7 +180,7 @@ def _check_views(stage: Stage) -> None:
         return  # a backbone with views of its own
     parts = count_parts(views)
     kind = target_of(config.objective._target_, "objective")
-    least = getattr(kind, "least_views", 1)
+    least = getattr(kind, "min_views", 1)
     if parts + 1 < least:
         raise ConfigError(
             f"{kind.__name__} needs {least - 1} part view or more, but "
@@ -211,9 +211,9 @@ def _check_views(stage: Stage) -> None:
         )
 
 
-def _check_rhythm(config: DictConfig) -> None:
+def _check_schedule(config: DictConfig) -> None:
     """Whether a labeler that goes on from its last labels is asked often enough to do so."""
-    least = getattr(target_of(config.labeler._target_, "labeler"), "least_calls", 1)
+    least = getattr(target_of(config.labeler._target_, "labeler"), "min_calls", 1)
     train = config.train
     if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
         raise ConfigError(

@@ -22,14 +22,14 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import BETWEEN, sections
 from harness.experiment.model_loading import find_teachers
-from harness.experiment.naming import LATER, cell_name
+from harness.experiment.naming import LATER, run_name
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
 
 #: what may be said anew: where things are, and how a run goes about it
-PLACES = ("data.root", "data.cache", "device", "threads", "log", "backbone.weights")
+PLACES = ("data.root", "data.cache_dir", "device", "threads", "log", "backbone.weights")
 RERUN = ("failed", "unfinished")
 
 
@@ -77,7 +77,7 @@ def rerun(
     done, wrong = [], []
     for run in wanted:
         try:
-            done.append(run_cell(restored(run, said)))
+            done.append(run_experiment(restored(run, said)))
         except HarnessError as error:  # as in a multirun, the others go on
             print(f"error: {run.name}: {error}", file=sys.stderr)
             wrong.append(run.name)
@@ -114,7 +114,7 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
     config["evaluation"] = {"keep_features": False, **config["evaluation"]}
     root = said.get("data.root") or os.environ.get("HARNESS_DATA", "data")
     config |= {
-        "data": {"root": str(root), "cache": said.get("data.cache"), "bank": "auto"},
+        "data": {"root": str(root), "cache_dir": said.get("data.cache_dir"), "cache_location": "auto"},
         "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
         "store": str(run.folder.parent), "name": None, "force": False, "overwrite": "skip",
         "log": said.get("log", "none"), "device": said.get("device", "auto"),
@@ -142,7 +142,7 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
 
 def _name(config: DictConfig) -> str:
     precision = resolve_precision(str(config.train.precision), resolve_device(str(config.device)))
-    return cell_name(config, precision, find_teachers(config, make_recipe(config))[1])
+    return run_name(config, precision, find_teachers(config, make_recipe(config))[1])
 
 
 def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""One cell: build, train, test, record. Killed at any moment, the same command goes on."""
+"""One experiment: build, train, test, record. Killed at any moment, the same command goes on."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter, duration
 from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
-from harness.data.cache_location import check_bank
-from harness.evaluation.evaluator import Referee, make_referee
+from harness.data.cache_location import check_cache_location
+from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, judge, read_label_free
-from harness.experiment.checkpoint import KeptCell
+from harness.experiment.checkpoint import StoredExperiment
 from harness.experiment.data_loading import load_data
 from harness.experiment.init_from import settled
 from harness.experiment.model_loading import (
@@ -38,7 +38,7 @@ from harness.experiment.model_loading import (
     load_network,
     run_of_teacher,
 )
-from harness.experiment.naming import cell_name, portable_config, settings_hash
+from harness.experiment.naming import portable_config, run_name, settings_hash
 from harness.experiment.overwrite import carry_out, strategy
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
@@ -55,11 +55,11 @@ from harness.training.compilation import check_compile
 from harness.training.trainer import Parts, Trainer
 
 
-def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
-    """Run one cell and return its folder, finished; a finished cell is only reported.
+def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
+    """Run one experiment and return its folder, finished; a finished cell is only reported.
 
     Raises:
-        HarnessError: anything a person can mend, with cause and cure.
+        HarnessError: anything a person can mend, with cause and hint.
     """
     processes.join()
     how = strategy(config)
@@ -67,16 +67,16 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
     recipe = make_recipe(config)
     config = settled(config)
     device = resolve_device(processes.device_name(str(config.device)))
-    if device.type == "cuda" and processes.several():
+    if device.type == "cuda" and processes.is_distributed():
         torch.cuda.set_device(device)  # where communication takes place
     precision = resolve_precision(str(config.train.precision), device)
-    check_bank(str(config.data.bank), device)
+    check_cache_location(str(config.data.cache_location), device)
     recipe, teachers = find_teachers(config, recipe)
     if device.type == "cpu":
         keep_freed_memory()
-    if config.threads or processes.several():  # torchrun sets a single thread for each
+    if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
         torch.set_num_threads(int(config.threads) or processes.threads())
-    run = Store(Path(config.store).expanduser()).run(cell_name(config, precision, teachers))
+    run = Store(Path(config.store).expanduser()).run(run_name(config, precision, teachers))
     settings = settings_hash(config, precision, teachers)
     sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
     with reporter or Reporter(processes.console()) as reporter:
@@ -89,10 +89,10 @@ def run_cell(config: DictConfig, reporter: Reporter | None = None) -> Run:
                     _check_same(run, config, settings)
                 if _to_do(run, how):
                     card = protocol_card(config, precision)
-                    cell = Cell(
+                    experiment = Experiment(
                         config, recipe, card, settings, teachers, device, precision, run, reporter
                     )
-                    if carry_out(cell, how):
+                    if carry_out(experiment, how):
                         run = _as_first_sees(run)
                         _say_metrics(run, reporter)
                         return run
@@ -121,9 +121,9 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
         ConfigError: its settings or seed are others (`name=`). DataError: its images are.
     """
     record = run.record
-    if (record["settings"], record["cell"]["seed"]) != (settings, int(config.seed)):
+    if (record["settings"], record["experiment"]["seed"]) != (settings, int(config.seed)):
         raise ConfigError(
-            f"{run.name} is another cell: its settings or its seed are not those asked for.",
+            f"{run.name} is another experiment: its settings or its seed are not those asked for.",
             "Choose another name=, or replace it with overwrite=always.",
         )
     try:
@@ -137,8 +137,8 @@ def _check_same(run: Run, config: DictConfig, settings: str) -> None:
         )
 
 
-class Cell(KeptCell):
-    """A cell at work."""
+class Experiment(StoredExperiment):
+    """A experiment at work."""
 
     def run_all(self) -> None:
         """All stages, then the record."""
@@ -150,37 +150,37 @@ class Cell(KeptCell):
             f"{self.run.name}: protocol {self.card['name']} ({self.card['hash']}), "
             f"{self.device}, {self.precision}"
         )
-        referee = self._referee()
-        self._check_cameras(referee)
-        self._check_test_part(referee)
-        check_images(self.recipe, len(referee.data.train.images))
-        checkpoint = self._load_checkpoint(referee.fingerprint)  # refuses another cell's folder
+        evaluator = self._evaluator()
+        self._check_cameras(evaluator)
+        self._check_test_part(evaluator)
+        check_images(self.recipe, len(evaluator.data.train.images))
+        checkpoint = self._load_checkpoint(evaluator.fingerprint)  # refuses another cell's folder
         shown = portable_config(self.config, self.precision, self.teachers)
         if self.keeps:
             write_json(self.folder / "config.json", shown)
         log = str(self.config.log) if self.keeps else "none"
         with tracking.opened(log, self.folder, self.run.name, shown, self.history) as self.tracker:
-            self._run_stages(referee, checkpoint)
+            self._run_stages(evaluator, checkpoint)
 
-    def _run_stages(self, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
+    def _run_stages(self, evaluator: Evaluator, checkpoint: Mapping[str, Any] | None) -> None:
         if not self.recipe.stages:
-            self._test_untrained(referee)
+            self._test_untrained(evaluator)
             return
         for stage in self.recipe.stages:
             if stage.name not in self.stages:
-                self._train(stage, referee, checkpoint)
+                self._train(stage, evaluator, checkpoint)
                 checkpoint = None
-        self._finish(self.stages[self.recipe.stages[-1].name]["metrics"], referee)
+        self._finish(self.stages[self.recipe.stages[-1].name]["metrics"], evaluator)
 
-    def _test_untrained(self, referee: Referee) -> None:
+    def _test_untrained(self, evaluator: Evaluator) -> None:
         """A method without stages: its only stage in the record is `initial`."""
         backbone = self._backbone(self.config, "initial")
         started = time.perf_counter()
-        metrics = referee.test(backbone)
+        metrics = evaluator.test(backbone)
         seconds = {"test": round(time.perf_counter() - started, 3)}
-        speed = rate(referee.extracted, referee.extract_seconds)
+        speed = rate(evaluator.extracted, evaluator.extract_seconds)
         self._save_network("initial", backbone)
-        self._remember("initial", referee)
+        self._remember("initial", evaluator)
         self.stages["initial"] = {
             "metrics": metrics,
             "network": "untrained",
@@ -188,57 +188,59 @@ class Cell(KeptCell):
             "extract_images_per_second": speed,
             "seconds": seconds,
         }
-        self._finish(metrics, referee)
+        self._finish(metrics, evaluator)
 
     # ---------------------------------------------------------------------- before training
 
-    def _referee(self) -> Referee:
+    def _evaluator(self) -> Evaluator:
         config = self.config
         root = Path(config.data.root).expanduser()
-        referee = sharing.first_here_first(  # which decodes, where that has not been done
-            lambda: make_referee(
+        evaluator = sharing.first_here_first(  # which decodes, where that has not been done
+            lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                Path(config.data.cache).expanduser() if config.data.cache else root / ".harness",
+                Path(config.data.cache_dir).expanduser()
+                if config.data.cache_dir
+                else root / ".harness",
                 train=bool(self.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,
                 precision=self.precision,
                 rerank=bool(config.evaluation.rerank),
                 reporter=self.reporter,
-                bank=str(config.data.bank),
+                image_cache=str(config.data.cache_location),
             )
         )
-        referee.keep_features = bool(config.evaluation.get("keep_features"))
-        if referee.skipped:
-            self.reporter.say(f"{len(referee.skipped)} unreadable images are left out.")
-        for line in referee.differences or []:
-            self.reporter.say(f"{referee.data.name} is not as published: {line}")
-        return referee
+        evaluator.keep_features = bool(config.evaluation.get("keep_features"))
+        if evaluator.skipped:
+            self.reporter.say(f"{len(evaluator.skipped)} unreadable images are left out.")
+        for line in evaluator.differences or []:
+            self.reporter.say(f"{evaluator.data.name} is not as published: {line}")
+        return evaluator
 
-    def _check_cameras(self, referee: Referee) -> None:
+    def _check_cameras(self, evaluator: Evaluator) -> None:
         """Where the data have no cameras samplers do without; parts that need them are refused."""
-        if referee.data.train.cameras is not None:
+        if evaluator.data.train.cameras is not None:
             return
         self.card["cameras"] = False
         for stage in self.recipe.stages:
             for part in (build_labeler(stage), build_objective(stage)):
                 if part.uses_cameras:
-                    lacking = ", ".join(referee.without_cameras) or referee.data.name
+                    lacking = ", ".join(evaluator.without_cameras) or evaluator.data.name
                     raise ConfigError(
                         f"{type(part).__name__} needs cameras, but {lacking} has none.",
                         "Add a camera column to the data, or choose another part.",
                     )
 
-    def _check_test_part(self, referee: Referee) -> None:
+    def _check_test_part(self, evaluator: Evaluator) -> None:
         """Without one, runs train and are not evaluated; what needs a test is refused.
 
         Raises:
             ConfigError: a method that does not train, or a checkpoint chosen by the test.
         """
-        if referee.evaluates:
+        if evaluator.evaluates:
             return
-        name = referee.data.name
+        name = evaluator.data.name
         if not self.recipe.stages:
             raise ConfigError(
                 f"{self.recipe.method} does not train, and {name} has no test part.",
@@ -275,7 +277,9 @@ class Cell(KeptCell):
 
     # ----------------------------------------------------------------------------- training
 
-    def _train(self, stage: Stage, referee: Referee, checkpoint: Mapping[str, Any] | None) -> None:
+    def _train(
+        self, stage: Stage, evaluator: Evaluator, checkpoint: Mapping[str, Any] | None
+    ) -> None:
         backbone = self._backbone(stage.config, stage.name)
         parts = Parts(
             backbone,
@@ -288,7 +292,7 @@ class Cell(KeptCell):
                 peer=lambda: self._backbone(stage.config, stage.name, "peer"),
             ),
         )
-        data = referee.unlabelled(self.recipe.uses_cameras)
+        data = evaluator.unlabelled(self.recipe.uses_cameras)
         trainer = Trainer(
             name=stage.name,
             config=stage.config,
@@ -297,8 +301,8 @@ class Cell(KeptCell):
             device=self.device,
             precision=self.precision,
             reporter=self.reporter,
-            observe=referee.observe,
-            test=self._looks(referee, data),
+            observe=evaluator.observe,
+            test=self._looks(evaluator, data),
         )
         best: dict[str, Any] = {}
         if checkpoint is not None:
@@ -310,33 +314,35 @@ class Cell(KeptCell):
             self.history.append(row)
             self.tracker.log(row, len(self.history) - 1)
             if "mAP" in row or self._chosen_by in row:
-                metrics = {key: row[key] for key in referee.last.as_dict()} if referee.last else {}
+                metrics = (
+                    {key: row[key] for key in evaluator.last.as_dict()} if evaluator.last else {}
+                )
                 metrics["epoch"] = row["epoch"]
             value = row.get(self._chosen_by)
             if value is not None and value > best.get(self._chosen_by, -math.inf):
                 best = metrics | {self._chosen_by: value}
                 self._save_network(stage.name, trainer.tested_network[1])
-                self._remember(stage.name, referee)
+                self._remember(stage.name, evaluator)
             self.reporter.time_left(self._time_left(stage.name, trainer))
             self.reporter.epoch(row)
             ended = trainer.next_epoch > trainer.last_epoch
             if ended:
                 if self.config.selection == "last":
                     self._save_network(stage.name, trainer.tested_network[1])
-                    self._remember(stage.name, referee)
+                    self._remember(stage.name, evaluator)
                 self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
-            self._save_checkpoint(None if ended else trainer, best, referee.fingerprint)
+            self._save_checkpoint(None if ended else trainer, best, evaluator.fingerprint)
 
     def _looks(
-        self, referee: Referee, data: UnlabelledSet
+        self, evaluator: Evaluator, data: UnlabelledSet
     ) -> Callable[[Backbone], Mapping[str, float]]:
         """What a network is looked at by: the test set, and criteria without labels if wanted."""
         names, reference = read_label_free(self.config)
         if not names:
-            return referee.test
-        cameras = as_cameras(referee.data.train.cameras)
+            return evaluator.test
+        cameras = as_cameras(evaluator.data.train.cameras)
         measure = judge(names, reference, data, cameras, self.device, self.precision)
-        return lambda backbone: measure(backbone) | referee.test(backbone)
+        return lambda backbone: measure(backbone) | evaluator.test(backbone)
 
     @property
     def _chosen_by(self) -> str:
@@ -357,7 +363,7 @@ class Cell(KeptCell):
         }
 
     def _time_left(self, stage: str, trainer: Trainer) -> float:
-        """Seconds to the end of the cell, from the mean of the epochs so far."""
+        """Seconds to the end of the experiment, from the mean of the epochs so far."""
         mean = float(np.mean([row["seconds"] for row in self.history[-5:]]))
         left = trainer.last_epoch - trainer.next_epoch + 1
         names = [s.name for s in self.recipe.stages]

@@ -89,7 +89,7 @@ def failure(error: Exception) -> dict[str, Any]:
     else:
         traceback.print_exception(error)
         known = HarnessError(f"{type(error).__name__}: {first_line(error)}")
-    return {FAILED: [known.cause, known.cure]}
+    return {FAILED: [known.cause, known.hint]}
 
 
 @contextlib.contextmanager
@@ -202,7 +202,7 @@ def _submitit() -> Any:
     return importlib.import_module("submitit") if _there("submitit") else None
 
 
-def tell(outcomes: Sequence[Outcome]) -> None:
+def summarize(outcomes: Sequence[Outcome]) -> None:
     """The end of a sweep.
 
     Raises:
@@ -217,7 +217,7 @@ def tell(outcomes: Sequence[Outcome]) -> None:
         assert outcome.error is not None
         own = filter_overrides([o for o in outcome.overrides if o not in shared])
         lines += [" ".join(own) or "the only one", f"  {outcome.error.cause}"]
-        lines += [f"  {line}" for line in outcome.error.cure.splitlines()]
+        lines += [f"  {line}" for line in outcome.error.hint.splitlines()]
     raise HarnessError(
         f"{len(failed)} of {len(outcomes)} cells failed; the others are in the store.",
         "\n  ".join(lines),

@@ -32,7 +32,7 @@ POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
 FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads",
              "optimizer.warmup")  # fmt: skip
 TRUTHS = ("method.uses_cameras", "evaluation.rerank", "evaluation.keep_features", "force")
-STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.renew")
+STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.reset_with_labels")
 #: key → (lowest, highest); whether the lowest itself is allowed
 RANGES = {
     "optimizer.lr": (0.0, math.inf, False),
@@ -40,7 +40,7 @@ RANGES = {
     "optimizer.weight_decay": (0.0, math.inf, True),
     "optimizer.momentum": (0.0, 1.0, True),
     "optimizer.warmup_start": (0.0, 1.0, True),
-    "optimizer.trunk_rate": (0.0, math.inf, True),
+    "optimizer.backbone_lr_mult": (0.0, math.inf, True),
     "images.flip": (0.0, 1.0, True),
     "images.erase": (0.0, 1.0, True),
     "images.blur": (0.0, 1.0, True),

@@ -26,10 +26,10 @@ def chosen(store: Store, patterns: Sequence[str]) -> list[Run]:
         fitting = [name for name in runs if name == pattern or fnmatchcase(name, pattern)]
         if not fitting:
             begun = sorted(name for name in runs if name.startswith(pattern))
-            cure = did_you_mean(pattern, runs) or "The store is empty."
+            hint = did_you_mean(pattern, runs) or "The store is empty."
             if begun:  # what goes is gone: a beginning alone is not enough
-                cure = f"Give the whole name ({begun[0]}), or '{pattern}*'."
-            raise ConfigError(f"There is no run '{pattern}' in {store.folder}.", cure)
+                hint = f"Give the whole name ({begun[0]}), or '{pattern}*'."
+            raise ConfigError(f"There is no run '{pattern}' in {store.folder}.", hint)
         found |= {name: runs[name] for name in fitting}
     return [found[name] for name in sorted(found)]
 

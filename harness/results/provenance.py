@@ -8,7 +8,7 @@ from typing import Any
 
 def trained_on(record: Mapping[str, Any]) -> str:
     """What a run was trained on; with `init=RUN`, what that was trained on before it."""
-    name = str(record["cell"]["dataset"])
+    name = str(record["experiment"]["dataset"])
     before = record.get("init", {}).get("trained_on")
     trained = any(result["epoch"] is not None for result in record["stages"].values())
     if not trained:

@@ -59,7 +59,7 @@ def _after(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def failure(run: Run) -> dict[str, Any] | None:
-    """Why a run failed: error, cure, kind, stage, epoch, time and, of what nobody foresaw, the
+    """Why a run failed: error, hint, kind, stage, epoch, time and, of what nobody foresaw, the
     traceback. None if it did not.
     """
     try:
@@ -84,7 +84,7 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
         last = history()[-1] if history() else {}
         note = {
             "error": known.cause if known else first_line(error),
-            "cure": known.cure if known else "",
+            "hint": known.hint if known else "",
             "kind": type(error).__name__,
             "stage": last.get("stage"),
             "epoch": last.get("epoch"),

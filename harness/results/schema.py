@@ -20,7 +20,7 @@ SCHEMA = 2
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
 #: section of a record → what tables need of it, and of which kind
 NEEDED: dict[str, dict[str, type]] = {
-    "cell": {"method": str, "dataset": str, "seed": int},
+    "experiment": {"method": str, "dataset": str, "seed": int},
     "protocol": {"name": str, "hash": str, "cameras": bool, "selection": str},
     "dataset": {},
     "environment": {},

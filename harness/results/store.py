@@ -110,17 +110,17 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
-        cure = "Run it again with overwrite=always."
+        hint = "Run it again with overwrite=always."
         try:
             rows = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         except (OSError, ValueError) as error:
             raise HarnessError(
-                f"{self.folder}: history.json cannot be read ({error}).", cure
+                f"{self.folder}: history.json cannot be read ({error}).", hint
             ) from error
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise HarnessError(f"{self.folder}: history.json holds no rows.", cure)
+            raise HarnessError(f"{self.folder}: history.json holds no rows.", hint)
         return rows
 
     def lock(self) -> FileLock:
@@ -258,7 +258,7 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
         if not run.finished:
             continue
         record = run.record
-        cell, card = record["cell"], record["protocol"]
+        cell, card = record["experiment"], record["protocol"]
         unlike = record.get("dataset", {}).get("not_as_published") or []
         base = {
             "run": run.name,

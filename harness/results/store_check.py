@@ -44,7 +44,7 @@ def of_records(runs: Iterable[Run]) -> Iterator[Problem]:
         elif run.finished:
             first = cells.setdefault(_cell(run.record), run.name)
             if first != run.name:
-                yield Problem(run.name, f"is the same cell as {first}, and counts once")
+                yield Problem(run.name, f"is the same experiment as {first}, and counts once")
 
 
 def of_files(runs: Sequence[Run]) -> Iterator[Problem]:
@@ -59,14 +59,14 @@ def of_files(runs: Sequence[Run]) -> Iterator[Problem]:
 
 
 def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
-    cell = record["cell"]
+    experiment = record["experiment"]
     data = str(record["dataset"].get("fingerprint", ""))[:8]
-    return (cell["method"], cell["dataset"], data, record["protocol"]["hash"],
-            record["settings"], cell["seed"])  # fmt: skip
+    return (experiment["method"], experiment["dataset"], data, record["protocol"]["hash"],
+            record["settings"], experiment["seed"])  # fmt: skip
 
 
 def _in_config(run: Run) -> Iterator[str]:
-    """The configuration and the record have to be of one cell."""
+    """The configuration and the record have to be of one experiment."""
     try:
         config = run.config()
     except HarnessError:
@@ -74,11 +74,11 @@ def _in_config(run: Run) -> Iterator[str]:
         return
     if not run.finished or not config:
         return
-    cell = run.record["cell"]
+    experiment = run.record["experiment"]
     method = config.get("method")
     said = method.get("name") if isinstance(method, dict) else None
     for word, here, there in (
-        ("method", said, cell["method"]), ("seed", config.get("seed"), cell["seed"]),
+        ("method", said, experiment["method"]), ("seed", config.get("seed"), experiment["seed"]),
     ):  # fmt: skip
         if here is not None and here != there:
             yield f"config.json says {word} {here}, the record {there}"

@@ -25,10 +25,10 @@ def check_compile(mode: object, device: torch.device) -> None:
         ConfigError: an unknown mode, or torch cannot compile for the device here; with its reason.
     """
     if mode not in MODES:
-        cure = did_you_mean(str(mode), MODES)
+        hint = did_you_mean(str(mode), MODES)
         raise ConfigError(
             f"train.compile={mode} is unknown.",
-            'Write it as "off": YAML takes the bare word for false.' if mode is False else cure,
+            'Write it as "off": YAML takes the bare word for false.' if mode is False else hint,
         )
     if mode == "off":
         return

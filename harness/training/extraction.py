@@ -14,7 +14,7 @@ from harness.core.distributed.processes import rank
 from harness.core.interfaces import Backbone
 from harness.core.precision import arithmetic
 from harness.data.augment import normalise
-from harness.data.prefetcher import Courier, Feed
+from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 
 
 @torch.no_grad()
@@ -42,17 +42,17 @@ def extract(
     count = len(images)
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
-    courier = Courier(images, device)
+    host_to_device = HostToDeviceCopy(images, device)
     # each process has whole batches, made up as they are for one process
     limits = borders(count, batch)
     first, last = limits[rank()], limits[rank() + 1]
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
-            yield start, normalise(courier.span(start, start + batch), device=device)
+            yield start, normalise(host_to_device.span(start, start + batch), device=device)
 
     try:
-        with Feed(batches(), device) as feed:
+        with Prefetcher(batches(), device) as feed:
             for start, inputs in feed:
                 with arithmetic(precision, device):
                     embeddings = backbone(inputs)[:, :kept]

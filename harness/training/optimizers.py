@@ -26,8 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0,
     "warmup_start": 0.1,
     "steps": None,
-    "renew": False,
-    "trunk_rate": 1.0,
+    "reset_with_labels": False,
+    "backbone_lr_mult": 1.0,
 }
 
 
@@ -66,15 +66,18 @@ def make_optimizer(
     Args:
         settings: the section `optimizer`.
         parameters: all of the stage; those without gradients are left out.
-        trunk: which of these take the rate × `trunk_rate`. With `trunk_rate` 1 there is one group.
+        trunk: which of these take the rate × `backbone_lr_mult`. With `backbone_lr_mult` 1 there is one group.
     """
     settings = complete(settings)
     trained = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
-    if float(settings["trunk_rate"]) != 1.0:
+    if float(settings["backbone_lr_mult"]) != 1.0:
         slow = {id(p) for p in trunk}
         groups = [
-            {"params": [p for p in trained if id(p) in slow], "scale": settings["trunk_rate"]},
+            {
+                "params": [p for p in trained if id(p) in slow],
+                "scale": settings["backbone_lr_mult"],
+            },
             {"params": [p for p in trained if id(p) not in slow]},
         ]
     rate, decay = float(settings["lr"]), float(settings["weight_decay"])
@@ -124,9 +127,9 @@ def describe(settings: Mapping[str, Any]) -> str:
     text = f"{name}, lr {settings['lr']:g}, weight decay {settings['weight_decay']:g}, {falls}"
     if settings["warmup"]:
         text += f", warm-up from x{settings['warmup_start']:g} over {settings['warmup']} epochs"
-    if settings["trunk_rate"] != 1.0:
-        text += f", trunk x{settings['trunk_rate']:g}"
-    if settings["renew"]:
+    if settings["backbone_lr_mult"] != 1.0:
+        text += f", trunk x{settings['backbone_lr_mult']:g}"
+    if settings["reset_with_labels"]:
         text += ", renewed with the labels"
     return text
 

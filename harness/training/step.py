@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.components.backbones.batchnorm import over_whole_batch
 from harness.core.distributed import collectives as sharing
 from harness.core.distributed.micro_batches import Pieces
-from harness.core.distributed.processes import count, several
+from harness.core.distributed.processes import count, is_distributed
 from harness.core.errors import TrainingError
 from harness.core.interfaces import Backbone, Batch, Distiller, Objective
 from harness.core.notices import say_once
@@ -51,7 +51,7 @@ class Step:
         whole = over_whole_batch(self.samples_per_bn, self.batch)
         self.pieces = Pieces(
             0 if self.micro_batch >= self.share else self.micro_batch,
-            synchronised=whole and several(),
+            synchronised=whole and is_distributed(),
         )
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
@@ -79,7 +79,7 @@ class Step:
         """
         # Several processes have to agree at every try, and do in an epoch's first step alone; never
         # where they wait for each other inside of the network, which cannot be cut anyway.
-        alone = not several()
+        alone = not is_distributed()
         tries = self.micro_batch == 0 and (alone or not (self._tried or self.pieces.synchronised))
         while True:
             try:
@@ -154,7 +154,7 @@ class Step:
         self.pieces.size = -(-groups // 2) * self.group
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        whose = f"its {self.share} of {self.batch} images" if several() else (
+        whose = f"its {self.share} of {self.batch} images" if is_distributed() else (
             f"batches of {self.batch} images"
         )  # fmt: skip
         say_once(

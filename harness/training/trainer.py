@@ -33,7 +33,7 @@ from harness.core.seeds import derive, generator
 from harness.core.throughput import rate, synchronised
 from harness.data.augment import normalise
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import Courier, Feed, Images
+from harness.data.prefetcher import HostToDeviceCopy, Images, Prefetcher
 from harness.data.samplers import SAMPLERS
 from harness.training.compilation import compile_networks
 from harness.training.extraction import extract
@@ -95,7 +95,7 @@ class Trainer:
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
-        self.courier = Courier(self.data.images, self.device)
+        self.host_to_device = HostToDeviceCopy(self.data.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
         batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
         self.step = Step(
@@ -114,7 +114,7 @@ class Trainer:
         while self.next_epoch <= self.last_epoch:
             epoch = self.next_epoch
             started = time.perf_counter()
-            if self.config.optimizer.renew and self._due(epoch):
+            if self.config.optimizer.reset_with_labels and self._due(epoch):
                 self._renew_optimizer()
             row: Row = {"stage": self.name, "epoch": epoch, "lr": self._set_learning_rate(epoch)}
             labels, features = self._label(epoch, row)
@@ -172,7 +172,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
                 f"outliers ({parts.labeler.describe()}).",
-                f"{parts.labeler.cure}, or start from better weights. "
+                f"{parts.labeler.hint}, or start from better weights. "
                 "The last checkpoint, if there is one, is kept.",
             )
         return result.labels, features
@@ -226,7 +226,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: {error.cause} ({parts.labeler.describe()}; "
                 f"{row['outliers']} outliers.)",
-                f"{parts.labeler.cure}, or lower batch.identities. "
+                f"{parts.labeler.hint}, or lower batch.identities. "
                 "The last checkpoint, if there is one, is kept.",
             ) from error
         torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
@@ -246,7 +246,7 @@ class Trainer:
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
         drawn = sampler.batches(iterations)
-        feed = Feed(self._batches(epoch, drawn, device_labels), self.device)
+        feed = Prefetcher(self._batches(epoch, drawn, device_labels), self.device)
         with self._clock("train", row), fp32_as(self.precision), feed:  # gradients too
             for step, inputs in enumerate(feed, start=1):
                 total += self._step(inputs, frozen)
@@ -284,7 +284,7 @@ class Trainer:
             )
 
         for indices in drawn:
-            source, rows = self.courier.rows(indices)
+            source, rows = self.host_to_device.rows(indices)
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.wants_plain:

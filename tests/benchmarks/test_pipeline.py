@@ -15,7 +15,7 @@ from harness.benchmarks import figures, gpu, reference
 from harness.benchmarks.gpu import Step, go
 from harness.core.errors import HarnessError
 from harness.data.augment import normalise
-from harness.data.image_cache import build_bank
+from harness.data.image_cache import build_image_cache
 from harness.data.image_files import Files
 from harness.data.image_source import Subset
 from tests.conftest import Command
@@ -36,7 +36,7 @@ def test_measured_beside_a_plain_pipeline(what: str, command: Command, tmp_path:
     assert answer.status == 0, answer.err
     found = json.loads(answer.out)
     assert found["what"] == what and found["note"] == "a small one"
-    assert found["setting"]["batch"] == 16 and found["setting"]["bank"] == "mmap"
+    assert found["setting"]["batch"] == 16 and found["setting"]["image_cache"] == "mmap"
     for name in ("harness", "reference"):
         one = found[name]
         assert len(one["rounds"]) == 2 and min(one["rounds"]) > 0
@@ -64,7 +64,7 @@ def test_table_on_a_terminal(command: Command) -> None:
         (("--repeats", "0"), "1 repeat"),
         (("batch.imagse=2",), "imagse"),
         (("train.precision=fp16",), "needs a GPU"),
-        (("data.bank=pinned",), "needs a GPU"),
+        (("data.cache_location=pinned",), "needs a GPU"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:
@@ -73,20 +73,22 @@ def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> N
 
 
 def test_the_plain_pipeline_sees_the_same_images(tmp_path: Path) -> None:
-    """Files, decoded and resized by PIL: what the bank holds, but for augmentation."""
+    """Files, decoded and resized by PIL: what the image cache holds, but for augmentation."""
     from harness.benchmarks.setting import Setting
 
     setting = Setting(SMALL, torch.device("cpu"), 20, tmp_path)
     assert isinstance(setting.files, Files), "JPEGs were written, as nothing was on disk"
     plain = setting.plain(train=False)
     pixels = torch.stack([plain[i][0] for i in range(4)])
-    assert torch.equal(pixels, normalise(np.asarray(setting.bank[:4])))
+    assert torch.equal(pixels, normalise(np.asarray(setting.image_cache[:4])))
     train = setting.plain(train=True)
     kinds = [type(step) for step in train.transform.transforms]
     assert kinds == [T.Resize, T.RandomHorizontalFlip, T.Pad, T.RandomCrop, T.ToTensor,
                      T.Normalize, T.RandomErasing]  # fmt: skip
     again = reference.as_files(Subset(setting.files, np.arange(3)), tmp_path / "nowhere")
-    assert len(build_bank(again, (32, 16), tmp_path / "again")) == 3, "files are taken as they are"
+    assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, (
+        "files are taken as they are"
+    )
 
 
 # -------------------------------------------------------------------------------- figures and page

@@ -171,7 +171,7 @@ def test_multirun_over_methods(
     short = [*tiny(tmp_path), "train.epochs=1", "train.iterations=1"]
     answer = command("run", "-m", f"method={methods}", *short)
     assert answer.status == 0, answer.err
-    ran = {run.record["cell"]["method"] for run in Store(tmp_path / "runs").runs()}
+    ran = {run.record["experiment"]["method"] for run in Store(tmp_path / "runs").runs()}
     assert ran == expected
 
 

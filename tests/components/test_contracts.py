@@ -130,7 +130,7 @@ def test_objective(name: str, views: int) -> None:
     objective = build(config_of("objective", name), "objective")
     assert isinstance(objective, Objective)
     features, labels = people(views=views)
-    if views < objective.least_views:
+    if views < objective.min_views:
         with pytest.raises(harness.core.errors.ConfigError):
             objective.prepare(views, features.shape[2], len(features))
         return
@@ -160,7 +160,7 @@ def test_objective(name: str, views: int) -> None:
 def test_objectives_resume(name: str) -> None:
     """What an epoch depends on is in `state_dict`, and fits whatever the labels were."""
     objectives = [build(config_of("objective", name), "objective") for _ in range(2)]
-    views = objectives[0].least_views
+    views = objectives[0].min_views
     features, labels = people(views=views)
     for objective in objectives:
         objective.prepare(views, features.shape[2], len(features))
@@ -186,7 +186,7 @@ def test_objectives_resume(name: str) -> None:
 @pytest.mark.parametrize("name", parts("objective"))
 def test_frozen_memories_stay(name: str) -> None:
     objective = build(config_of("objective", name), "objective")
-    views = objective.least_views
+    views = objective.min_views
     features, labels = people(views=views)
     objective.prepare(views, features.shape[2], len(features))
     objective.start_epoch(features, labels, labels % 2 if objective.uses_cameras else None)

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and the system's refusals come with a cure."""
+"""Files are whole or not there, and the system's refusals come with a hint."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("error", "cause", "cure"), REFUSALS)
+@pytest.mark.parametrize(("error", "cause", "hint"), REFUSALS)
 def test_the_systems_refusals_name_folder_and_cure(
-    tmp_path: Path, error: OSError, cause: str, cure: str
+    tmp_path: Path, error: OSError, cause: str, hint: str
 ) -> None:
     def write(file: IO[bytes]) -> None:
         raise error
@@ -95,7 +95,7 @@ def test_the_systems_refusals_name_folder_and_cure(
         write_atomically(tmp_path / "a.txt", write)
     assert str(tmp_path) in refusal.value.cause
     assert cause in refusal.value.cause
-    assert cure in refusal.value.cure
+    assert hint in refusal.value.hint
 
 
 def test_torchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +109,9 @@ def test_torchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyP
         write_atomically(tmp_path / "a.pt", write)
 
 
-@pytest.mark.parametrize(("error", "cause", "cure"), REFUSALS)
+@pytest.mark.parametrize(("error", "cause", "hint"), REFUSALS)
 def test_a_folder_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, cause: str, cure: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, cause: str, hint: str
 ) -> None:
     def half(path: Path, data: bytes) -> int:
         path.touch()
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_written(
         make_folder(tmp_path / "runs")
     assert str(tmp_path / "runs") in refusal.value.cause
     assert cause in refusal.value.cause
-    assert cure in refusal.value.cure
+    assert hint in refusal.value.hint
     assert not list((tmp_path / "runs").iterdir())
 
 

@@ -120,7 +120,7 @@ def test_a_method_from_a_folder_runs_from_end_to_end(
     assert answer.status == 0, answer.err
     (run,) = Store(tmp_path / "runs").runs()
     assert run.finished
-    assert run.record["cell"]["method"] == "pull"
+    assert run.record["experiment"]["method"] == "pull"
     assert run.record["protocol"]["cameras"] is False
     # the objective is −0.7 × a cosine similarity
     assert all(-0.7 <= row["loss"] <= 0.7 for row in run.history())

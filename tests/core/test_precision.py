@@ -17,7 +17,7 @@ from harness.components.objectives import ClusterMemory
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 from harness.core.precision import arithmetic, make_scaler, resolve_precision
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.training.trainer import Trainer
 from tests.same import assert_same
 from tests.tiny import tiny_config
@@ -99,7 +99,9 @@ def test_what_stays_in_fp32(method: str, tmp_path: Path, monkeypatch: pytest.Mon
             return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", watched)
-    run_cell(tiny_config(tmp_path, f"method={method}", "train.precision=bf16", "train.epochs=1"))
+    run_experiment(
+        tiny_config(tmp_path, f"method={method}", "train.precision=bf16", "train.epochs=1")
+    )
     assert seen.kinds["convolution"] == {torch.bfloat16}
     looked_at = [name for name in EXACT if name in seen.kinds]
     assert "pow" in looked_at and {"mm", "bmm", "addmm"} & set(looked_at)
@@ -110,7 +112,7 @@ def test_what_stays_in_fp32(method: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_fp16_is_refused_where_there_are_no_units_for_it(tmp_path: Path) -> None:
     assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
-        run_cell(tiny_config(tmp_path, "method=mskd", "train.precision=fp16"))
+        run_experiment(tiny_config(tmp_path, "method=mskd", "train.precision=fp16"))
 
 
 def test_without_fp16_the_scaler_does_nothing() -> None:
@@ -145,11 +147,11 @@ def test_the_scale_of_fp16_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Trainer, "_step", counted)
     changes = ("method=cluster_contrast", "train.precision=fp16", "train.epochs=3")
-    whole = run_cell(tiny_config(tmp_path / "whole", *changes))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *changes))
     case, stop[0] = "parts", 5  # in the last epoch of two steps
     with pytest.raises(Killed):
-        run_cell(tiny_config(tmp_path / "parts", *changes))
-    resumed = run_cell(tiny_config(tmp_path / "parts", *changes))
+        run_experiment(tiny_config(tmp_path / "parts", *changes))
+    resumed = run_experiment(tiny_config(tmp_path / "parts", *changes))
     assert scales["whole"] == scales["parts"] and len(set(scales["whole"])) == 6, "it grows"
     assert_same(whole, resumed)
     assert whole.record["protocol"]["precision"] == "fp16"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.core.throughput import highest, stage_throughput
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import load
 from tests.core.test_precision import Killed
 from tests.tiny import tiny_config
@@ -48,11 +48,11 @@ def test_the_highest_peak_of_all_processes() -> None:
 
 
 def test_record_and_table(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=mskd"))
+    run = run_experiment(tiny_config(tmp_path, "method=mskd"))
     record = run.record
     assert record["device_hours"] == pytest.approx(record["seconds"] / 3600, abs=1e-5)
     assert record["devices"] == 1 and record["memory_mib"]["host"] > 0
-    assert record["pipeline"] == {"bank": "mmap", "compile": "off"}
+    assert record["pipeline"] == {"image_cache": "mmap", "compile": "off"}
     for stage in record["stages"].values():
         assert stage["extract_images_per_second"] > 0 and 0 <= stage["waiting"] < 1
         steps = stage["label_seconds"]
@@ -78,9 +78,9 @@ def test_record_and_table(tmp_path: Path) -> None:
 
 
 def test_untrained_networks_have_the_speed_of_extraction(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     assert run.record["stages"]["initial"]["extract_images_per_second"] > 0
-    assert run.record["pipeline"] == {"bank": None, "compile": "off"}
+    assert run.record["pipeline"] == {"image_cache": None, "compile": "off"}
 
 
 def test_peaks_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_peaks_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         patch.setattr(
             "harness.experiment.checkpoint.peak_memory", lambda device: {"host": 123456.0}
         )
-        patch.setattr("harness.experiment.run.Cell._finish", killed)
+        patch.setattr("harness.experiment.run.Experiment._finish", killed)
         with pytest.raises(Killed):
-            run_cell(config)
-    assert run_cell(config).record["memory_mib"]["host"] == 123456.0
+            run_experiment(config)
+    assert run_experiment(config).record["memory_mib"]["host"] == 123456.0

@@ -14,7 +14,7 @@ from harness.core.errors import ConfigError
 from harness.core.variants import vary
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.conftest import Command
@@ -46,14 +46,14 @@ Ran = Callable[[str], Run]
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """`ran("mskd/online")`: that tiny cell, finished; all in one store."""
     folder = tmp_path_factory.mktemp("variants")
-    return lambda name: run_cell(tiny_config(folder, f"method={name}"))
+    return lambda name: run_experiment(tiny_config(folder, f"method={name}"))
 
 
 def test_ablations_are_rows_of_one_table(ran: Ran) -> None:
     runs = {name: ran(name) for name in ("mskd", *ABLATIONS)}
     for name, run in runs.items():
         assert run.name.startswith(f"{name.replace('/', '_')}-synthetic-s0-")
-        assert run.record["cell"]["method"] == name.replace("/", "_")
+        assert run.record["experiment"]["method"] == name.replace("/", "_")
     (table,) = comparisons(runs["mskd"].folder.parent)
     assert sorted(table.rows["method"]) == [
         "mskd", "mskd (teacher)", "mskd_no_distillation", "mskd_no_views",
@@ -102,7 +102,7 @@ def test_the_online_teacher_is_no_finished_one(ran: Ran) -> None:
 def test_a_finished_teacher_serves_the_ablation_too(ran: Ran, tmp_path: Path) -> None:
     """`no_distillation` leaves a network that MSKD takes as its teacher."""
     teacher = ran("mskd/no_distillation").folder
-    run = run_cell(tiny_config(tmp_path, "method=mskd", f"distiller.teacher={teacher}"))
+    run = run_experiment(tiny_config(tmp_path, "method=mskd", f"distiller.teacher={teacher}"))
     assert run.record["metrics"] == ran("mskd").record["metrics"]
 
 

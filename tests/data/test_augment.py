@@ -20,9 +20,9 @@ from harness.data.augment import MEAN, STD, Augment, AugmentParameters, normalis
 H, W = 40, 20
 
 
-def bank(count: int, size: tuple[int, int] = (H, W)) -> np.ndarray:
+def image_cache(count: int, size: tuple[int, int] = (H, W)) -> np.ndarray:
     images = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
-    images.flags.writeable = False  # as a bank is
+    images.flags.writeable = False  # as an image cache is
     return images
 
 
@@ -57,7 +57,7 @@ def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 
 @pytest.mark.parametrize(("size", "pad"), [((40, 20), 10), ((64, 32), 0), ((9, 30), 12)])
 def test_equals_torchvision(size: tuple[int, int], pad: int, gather: bool) -> None:
-    images = bank(64, size)
+    images = image_cache(64, size)
     augment = Augment(size, pad=pad)
     parameters = augment.draw(64, generator(1, "augment"))
     out = augment.apply(images, parameters, gather=gather)
@@ -66,7 +66,7 @@ def test_equals_torchvision(size: tuple[int, int], pad: int, gather: bool) -> No
 
 
 def test_takes_rows_of_a_bank(gather: bool) -> None:
-    images, indices = bank(50), torch.tensor([7, 7, 49, 0])
+    images, indices = image_cache(50), torch.tensor([7, 7, 49, 0])
     augment = Augment((H, W))
     parameters = augment.draw(4, generator(2))
     expected = augment.apply(images[indices.numpy()], parameters)
@@ -80,7 +80,7 @@ def test_takes_rows_of_a_bank(gather: bool) -> None:
 
 
 def test_normalise(gather: bool) -> None:
-    images = bank(5)
+    images = image_cache(5)
     expected = [F.normalize(F.to_tensor(Image.fromarray(image)), MEAN, STD) for image in images]
     for source in (images, torch.from_numpy(images.copy()), images[:, ::-1][:, ::-1]):
         out = normalise(source)
@@ -90,13 +90,13 @@ def test_normalise(gather: bool) -> None:
 
 
 def test_rows_have_to_be_there() -> None:
-    """Compiled loops read what they are told to, be it beyond the bank."""
+    """Compiled loops read what they are told to, be it beyond the image cache."""
     pytest.importorskip("numba")
     augment = Augment((H, W))
     parameters = augment.draw(1, generator(0))
     for row in (4, -1):
         with pytest.raises(IndexError):
-            augment.apply(bank(4), parameters, indices=torch.tensor([row]))
+            augment.apply(image_cache(4), parameters, indices=torch.tensor([row]))
 
 
 def test_draws_are_reproducible_and_independent_of_probabilities() -> None:
@@ -184,7 +184,7 @@ def test_rectangles_that_never_fit_erase_nothing() -> None:
     augment = Augment((8, 8), erase=1, erase_area=(4, 4), erase_aspect=(1, 1))
     parameters = augment.draw(16, generator(9))
     assert not parameters.erase.any()
-    images = bank(16, (8, 8))
+    images = image_cache(16, (8, 8))
     assert torch.equal(augment.apply(images, parameters), one_by_one(images, parameters, 10))
 
 
@@ -210,14 +210,14 @@ def test_nonsense_is_refused(options: dict) -> None:
 def test_shapes_have_to_fit() -> None:
     augment = Augment((H, W))
     with pytest.raises(ValueError, match="4 images"):
-        augment.apply(bank(4), augment.draw(3, generator(0)))
+        augment.apply(image_cache(4), augment.draw(3, generator(0)))
     with pytest.raises(ValueError, match=r"\(20, 40, 3\)"):
-        augment.apply(bank(4, (W, H)), augment.draw(4, generator(0)))
+        augment.apply(image_cache(4, (W, H)), augment.draw(4, generator(0)))
 
 
 @pytest.mark.gpu
 def test_gpu_equals_cpu() -> None:
-    images, indices = bank(64), torch.randint(64, (32,), generator=generator(1))
+    images, indices = image_cache(64), torch.randint(64, (32,), generator=generator(1))
     augment = Augment((H, W))
     parameters = augment.draw(32, generator(2))
     expected = augment.apply(images, parameters, indices=indices)

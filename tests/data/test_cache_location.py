@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from harness.core.errors import ConfigError
-from harness.data.cache_location import check_bank, choose_place, free_memory
-from harness.data.prefetcher import Courier
-from harness.experiment.run import run_cell
+from harness.data.cache_location import check_cache_location, choose_place, free_memory
+from harness.data.prefetcher import HostToDeviceCopy
+from harness.experiment.run import run_experiment
 from tests.same import assert_same
 from tests.tiny import tiny_config
 
@@ -51,17 +51,17 @@ def test_on_a_cpu() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"3\.2 GB, and 2\.0 GB of the GPU") as caught:
         choose_place("device", int(3.2 * GB), GPU, 2 * GB, None)
-    assert caught.value.cure and "auto" in caught.value.cure
+    assert caught.value.hint and "auto" in caught.value.hint
 
 
 def test_nonsense_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):
-        check_bank("pinned", CPU)
-    check_bank("pinned", GPU)
-    config = tiny_config(tmp_path, "method=mskd", "data.bank=devise")
+        check_cache_location("pinned", CPU)
+    check_cache_location("pinned", GPU)
+    config = tiny_config(tmp_path, "method=mskd", "data.cache_location=devise")
     with pytest.raises(ConfigError, match="devise") as caught:
-        run_cell(config)
-    assert caught.value.cure and "'device'" in caught.value.cure
+        run_experiment(config)
+    assert caught.value.hint and "'device'" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 
@@ -77,16 +77,21 @@ def test_all_places_give_the_same_run(
     runs, told = {}, {}
     for place in ("mmap", "device", "gathered"):
         if place == "gathered":  # as from pinned or mapped memory to a GPU
-            monkeypatch.setattr("harness.training.trainer.Courier", partial(Courier, gathers=True))
             monkeypatch.setattr(
-                "harness.training.extraction.Courier", partial(Courier, gathers=True)
+                "harness.training.trainer.HostToDeviceCopy", partial(HostToDeviceCopy, gathers=True)
             )
-        bank = "mmap" if place == "gathered" else place
-        config = tiny_config(tmp_path / place, "method=ice", f"data.bank={bank}", "images.blur=0.5")
-        runs[place], told[place] = run_cell(config), capsys.readouterr().out
-        assert runs[place].record["pipeline"]["bank"] == bank
+            monkeypatch.setattr(
+                "harness.training.extraction.HostToDeviceCopy",
+                partial(HostToDeviceCopy, gathers=True),
+            )
+        image_cache = "mmap" if place == "gathered" else place
+        config = tiny_config(
+            tmp_path / place, "method=ice", f"data.cache_location={image_cache}", "images.blur=0.5"
+        )
+        runs[place], told[place] = run_experiment(config), capsys.readouterr().out
+        assert runs[place].record["pipeline"]["image_cache"] == image_cache
     for other in ("device", "gathered"):
         assert runs[other].name == runs["mmap"].name, "the place is no setting of a cell"
         assert_same(runs["mmap"], runs[other])
-    assert "training images" in told["mmap"] and "in the bank's file" in told["mmap"]
+    assert "training images" in told["mmap"] and "in the image cache's file" in told["mmap"]
     assert "in main memory" in told["device"]

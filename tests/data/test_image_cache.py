@@ -1,4 +1,4 @@
-"""The bank equals Pillow bit for bit, and survives what happens to files."""
+"""The image cache equals Pillow bit for bit, and survives what happens to files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from harness.core.errors import DataError, HarnessError
 from harness.data import image_cache as bank_module
-from harness.data.image_cache import build_bank
+from harness.data.image_cache import build_image_cache
 from harness.data.image_files import Files
 from harness.data.image_source import Subset
 
@@ -59,8 +59,8 @@ def test_equals_pillow(tmp_path: Path, size: tuple[int, int]) -> None:
     names = [f"{i}_{mode}.{suffix}" for i, (mode, suffix) in enumerate(cases)]
     for i, (mode, _) in enumerate(cases):
         picture(i, mode).save(tmp_path / names[i])
-    bank = build_bank(Files(tmp_path, names), size, tmp_path / "cache")
-    for name, row in zip(names, bank.images, strict=True):
+    image_cache = build_image_cache(Files(tmp_path, names), size, tmp_path / "cache")
+    for name, row in zip(names, image_cache.images, strict=True):
         with Image.open(tmp_path / name) as image:
             resized = image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(row, np.asarray(resized), err_msg=name)
@@ -68,31 +68,33 @@ def test_equals_pillow(tmp_path: Path, size: tuple[int, int]) -> None:
 
 def test_rows_are_in_order_and_read_only(source: Files, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
-    bank = build_bank(source, SIZE, tmp_path / "c", progress=lambda *call: calls.append(call))
+    image_cache = build_image_cache(
+        source, SIZE, tmp_path / "c", progress=lambda *call: calls.append(call)
+    )
     for index in range(len(source)):
         expected = source.read(index).resize(SIZE[::-1], Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(bank.images[index], np.asarray(expected))
-    assert bank.kept.tolist() == list(range(40)) and bank.bad == ()
+        np.testing.assert_array_equal(image_cache.images[index], np.asarray(expected))
+    assert image_cache.kept.tolist() == list(range(40)) and image_cache.bad == ()
     assert calls[-1] == (40, 40) and calls == sorted(calls)
     with pytest.raises(ValueError, match="read-only"):
-        bank.images[0] = 0
-    np.testing.assert_array_equal(bank.tensor("cpu").numpy(), bank.images)
+        image_cache.images[0] = 0
+    np.testing.assert_array_equal(image_cache.tensor("cpu").numpy(), image_cache.images)
 
 
 def test_is_built_once(source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build_bank(source, SIZE, tmp_path / "c")
+    build_image_cache(source, SIZE, tmp_path / "c")
     monkeypatch.setattr(Files, "read", lambda *_: pytest.fail("decoded again"))
-    again = build_bank(Files(source.root, source.names), SIZE, tmp_path / "c")
+    again = build_image_cache(Files(source.root, source.names), SIZE, tmp_path / "c")
     assert len(again) == 40
 
 
 def test_key_tells_sources_apart(source: Files, tmp_path: Path) -> None:
     backwards = Files(source.root, source.names[::-1])
     some = Subset(source, np.array([3, 1]))
-    first = build_bank(source, SIZE, tmp_path).images
-    np.testing.assert_array_equal(build_bank(backwards, SIZE, tmp_path).images, first[::-1])
-    np.testing.assert_array_equal(build_bank(some, SIZE, tmp_path).images, first[[3, 1]])
-    assert build_bank(source, (12, 12), tmp_path).images.shape == (40, 12, 12, 3)
+    first = build_image_cache(source, SIZE, tmp_path).images
+    np.testing.assert_array_equal(build_image_cache(backwards, SIZE, tmp_path).images, first[::-1])
+    np.testing.assert_array_equal(build_image_cache(some, SIZE, tmp_path).images, first[[3, 1]])
+    assert build_image_cache(source, (12, 12), tmp_path).images.shape == (40, 12, 12, 3)
 
 
 def test_fingerprint_is_the_same_elsewhere(source: Files, tmp_path: Path) -> None:
@@ -101,37 +103,37 @@ def test_fingerprint_is_the_same_elsewhere(source: Files, tmp_path: Path) -> Non
 
 
 def test_replaced_file_is_seen(source: Files, tmp_path: Path) -> None:
-    build_bank(source, SIZE, tmp_path / "c")
+    build_image_cache(source, SIZE, tmp_path / "c")
     path = source.root / source.names[5]
     size, mtime = path.stat().st_size, path.stat().st_mtime
     buffer = BytesIO()
     picture(99).save(buffer, "jpeg", quality=20)
     path.write_bytes(buffer.getvalue().ljust(size, b"\0"))  # as large as the old one
     os.utime(path, (mtime + 5, mtime + 5))
-    bank = build_bank(Files(source.root, source.names), SIZE, tmp_path / "c")
+    image_cache = build_image_cache(Files(source.root, source.names), SIZE, tmp_path / "c")
     expected = source.read(5).resize(SIZE[::-1], Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(bank.images[5], np.asarray(expected))
+    np.testing.assert_array_equal(image_cache.images[5], np.asarray(expected))
 
 
 def test_damaged_bank_is_rebuilt(source: Files, tmp_path: Path) -> None:
     cache = tmp_path / "c"
-    expected = build_bank(source, SIZE, cache).images.copy()
+    expected = build_image_cache(source, SIZE, cache).images.copy()
     (array,), (sidecar,) = cache.glob("*.npy"), cache.glob("*.json")
     whole, note = array.read_bytes(), sidecar.read_bytes()
     zeros = whole[:-3000] + bytes(3000)
     for content in (whole[:-1], whole[:100], b"", zeros, b"junk" * 500):
         array.write_bytes(content)
-        np.testing.assert_array_equal(build_bank(source, SIZE, cache).images, expected)
+        np.testing.assert_array_equal(build_image_cache(source, SIZE, cache).images, expected)
     for content in (b"", note[:50], b"[]", b"{}", b'{"shape": [1], "crc32": []}'):
         sidecar.write_bytes(content)
-        np.testing.assert_array_equal(build_bank(source, SIZE, cache).images, expected)
+        np.testing.assert_array_equal(build_image_cache(source, SIZE, cache).images, expected)
     sidecar.unlink()
-    np.testing.assert_array_equal(build_bank(source, SIZE, cache).images, expected)
+    np.testing.assert_array_equal(build_image_cache(source, SIZE, cache).images, expected)
 
 
 def test_concurrent_builds(source: Files, tmp_path: Path) -> None:
     def build(_: int) -> np.ndarray:
-        return build_bank(source, SIZE, tmp_path / "c").images
+        return build_image_cache(source, SIZE, tmp_path / "c").images
 
     with ThreadPoolExecutor(6) as pool:
         first, *others = pool.map(build, range(6))
@@ -145,9 +147,9 @@ def test_interrupted_build_leaves_nothing(source: Files, tmp_path: Path) -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_bank(source, SIZE, tmp_path / "c", progress=interrupt)
+        build_image_cache(source, SIZE, tmp_path / "c", progress=interrupt)
     assert not list((tmp_path / "c").iterdir())
-    assert len(build_bank(source, SIZE, tmp_path / "c")) == 40
+    assert len(build_image_cache(source, SIZE, tmp_path / "c")) == 40
 
 
 # -------------------------------------------------------------------------------------- bad images
@@ -156,24 +158,26 @@ def test_interrupted_build_leaves_nothing(source: Files, tmp_path: Path) -> None
 def test_bad_images_are_an_error(source: Files, tmp_path: Path) -> None:
     spoil(source, 3, 17, 18, 30)
     with pytest.raises(DataError) as caught:
-        build_bank(source, SIZE, tmp_path / "c")
+        build_image_cache(source, SIZE, tmp_path / "c")
     assert "4 of 40 images" in caught.value.cause and "003.jpg, 017.jpg" in caught.value.cause
-    assert "dataset.on_bad_image=skip" in caught.value.cure
+    assert "dataset.on_bad_image=skip" in caught.value.hint
     assert not list((tmp_path / "c").iterdir())
 
 
 def test_bad_images_are_left_out(source: Files, tmp_path: Path) -> None:
-    whole = build_bank(source, SIZE, tmp_path / "whole").images
+    whole = build_image_cache(source, SIZE, tmp_path / "whole").images
     spoil(source, 0, 17)
     (source.root / source.names[39]).write_text("no image")
     damaged = Files(source.root, source.names)
     for _ in range(2):  # built, then opened
-        bank = build_bank(damaged, SIZE, tmp_path / "c", on_bad_image="skip")
-        assert bank.bad == ("000.jpg", "017.jpg", "039.jpg")
-        assert bank.kept.tolist() == [i for i in range(40) if i not in (0, 17, 39)]
-        np.testing.assert_array_equal(bank.images, whole[bank.kept])
-    with pytest.raises(DataError, match="3 of 40"):  # the bank is there, but not what is asked for
-        build_bank(damaged, SIZE, tmp_path / "c")
+        image_cache = build_image_cache(damaged, SIZE, tmp_path / "c", on_bad_image="skip")
+        assert image_cache.bad == ("000.jpg", "017.jpg", "039.jpg")
+        assert image_cache.kept.tolist() == [i for i in range(40) if i not in (0, 17, 39)]
+        np.testing.assert_array_equal(image_cache.images, whole[image_cache.kept])
+    with pytest.raises(
+        DataError, match="3 of 40"
+    ):  # the image cache is there, but not what is asked for
+        build_image_cache(damaged, SIZE, tmp_path / "c")
 
 
 def test_truncated_images_never_pass(source: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +190,9 @@ def test_truncated_images_never_pass(source: Files, monkeypatch: pytest.MonkeyPa
 def test_nothing_but_bad_images(source: Files, tmp_path: Path) -> None:
     spoil(source, *range(40))
     with pytest.raises(DataError, match="40 of 40"):
-        build_bank(source, SIZE, tmp_path / "c", on_bad_image="skip")
+        build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
     with pytest.raises(DataError, match="without images"):
-        build_bank(Files(source.root, []), SIZE, tmp_path / "c")
+        build_image_cache(Files(source.root, []), SIZE, tmp_path / "c")
 
 
 def test_failing_disk_is_not_skipped(
@@ -199,13 +203,13 @@ def test_failing_disk_is_not_skipped(
 
     monkeypatch.setattr(Files, "read", read)
     with pytest.raises(DataError, match=r"Input/output error: '000\.jpg'"):
-        build_bank(source, SIZE, tmp_path / "c", on_bad_image="skip")
+        build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
 
 
 def test_vanished_file(source: Files, tmp_path: Path) -> None:
     (source.root / source.names[7]).unlink()
     with pytest.raises(DataError, match=r"No such file .*007\.jpg"):
-        build_bank(source, SIZE, tmp_path / "c", on_bad_image="skip")
+        build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
 
 
 # ------------------------------------------------------------------------------------- bad caches
@@ -214,14 +218,14 @@ def test_vanished_file(source: Files, tmp_path: Path) -> None:
 def test_cache_that_cannot_be_written(source: Files, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HarnessError, match="cannot be written") as caught:
-        build_bank(source, SIZE, tmp_path / "file" / "cache")
-    assert "data.cache=" in caught.value.cure and str(tmp_path / "file") in caught.value.cause
+        build_image_cache(source, SIZE, tmp_path / "file" / "cache")
+    assert "data.cache_dir=" in caught.value.hint and str(tmp_path / "file") in caught.value.cause
 
 
 def test_too_little_space(source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(HarnessError, match="GB free"):
-        build_bank(source, SIZE, tmp_path / "c")
+        build_image_cache(source, SIZE, tmp_path / "c")
     assert not list((tmp_path / "c").iterdir())
 
 
@@ -233,7 +237,7 @@ def test_disk_that_becomes_full(
 
     monkeypatch.setattr(bank_module, "_write", write)
     with pytest.raises(HarnessError, match="became full"):
-        build_bank(source, SIZE, tmp_path / "c")
+        build_image_cache(source, SIZE, tmp_path / "c")
     assert not list((tmp_path / "c").iterdir())
 
 
@@ -242,5 +246,5 @@ def test_leftovers_of_killed_runs_are_removed(source: Files, tmp_path: Path) -> 
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
-    build_bank(source, SIZE, tmp_path)
+    build_image_cache(source, SIZE, tmp_path)
     assert not old.exists() and new.exists()

@@ -11,17 +11,17 @@ from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError
 from harness.data.facts import compared
-from harness.data.image_cache import build_bank
+from harness.data.image_cache import build_image_cache
 from harness.data.image_files import modified
 from harness.data.joined import Several
 from harness.data.prepare.card import read_headers
 from harness.data.types import Dataset
 from harness.experiment import cross_domain as transfers
-from harness.experiment import joint_datasets as several
+from harness.experiment import joint_datasets
 from harness.experiment.compose import compose
-from harness.experiment.naming import cell_name, portable_config
+from harness.experiment.naming import portable_config, run_name
 from harness.experiment.protocol import protocol_card
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from tests.conftest import Command
 from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
 from tests.tiny import tiny
@@ -67,9 +67,9 @@ def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset)
 
 def test_its_images_are_those_of_its_parts(market: Dataset, duke: Dataset, tmp_path: Path) -> None:
     data = Several({"market1501": market, "dukemtmcreid": duke}).load()
-    joined = build_bank(data.train.images, (32, 16), tmp_path / "cache").images
+    joined = build_image_cache(data.train.images, (32, 16), tmp_path / "cache").images
     parts = [
-        build_bank(part.load().train.images, (32, 16), tmp_path / "cache").images
+        build_image_cache(part.load().train.images, (32, 16), tmp_path / "cache").images
         for part in (market, duke)
     ]
     assert joined.tolist() == [*parts[0].tolist(), *parts[1].tolist()]
@@ -117,7 +117,7 @@ def test_one_without_training_images_is_refused(
     ],
 )  # fmt: skip
 def test_lists_are_names(given: str, meant: str) -> None:
-    assert several.normal(given) == meant
+    assert joint_datasets.normal(given) == meant
 
 
 def test_composed_and_named(tmp_path: Path) -> None:
@@ -127,12 +127,12 @@ def test_composed_and_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert config.dataset.sets.msmt17.version == "v2"
     assert config.dataset.sets.market1501.root == str(tmp_path)
-    assert cell_name(config, "fp32").startswith("cluster_contrast-market1501+msmt17-s0-")
+    assert run_name(config, "fp32").startswith("cluster_contrast-market1501+msmt17-s0-")
     assert str(tmp_path) not in str(portable_config(config, "fp32"))
     swapped = compose(
         ["method=cluster_contrast", "dataset=msmt17+market1501", "backbone.weights=none"]
     )
-    assert cell_name(swapped, "fp32").startswith("cluster_contrast-msmt17+market1501-s0-")
+    assert run_name(swapped, "fp32").startswith("cluster_contrast-msmt17+market1501-s0-")
 
 
 def test_the_card_has_the_rule_of_the_one_that_is_tested_on() -> None:
@@ -152,7 +152,7 @@ def test_what_the_first_overrides_holds_for_all() -> None:
 def test_one_that_does_not_exist(command: Command) -> None:
     with pytest.raises(ConfigError, match="no dataset 'msmt71'") as caught:
         compose(["method=mskd", "dataset=[market1501,msmt71]"])
-    assert "msmt17" in caught.value.cure
+    assert "msmt17" in caught.value.hint
     answer = command("run", "method=mskd", "dataset=[market1501,msmt71]")
     assert answer.status == 2 and "Did you mean 'msmt17'?" in answer.err
 
@@ -161,12 +161,12 @@ def test_settings_of_finished_runs_are_made_whole(tmp_path: Path) -> None:
     config = compose(["method=mskd", "dataset=[market1501,folder]",
                       "dataset.sets.folder.csv=x.csv"])  # fmt: skip
     recorded = portable_config(config, "fp32")["dataset"]
-    whole = several.complete(recorded, tmp_path)
+    whole = joint_datasets.complete(recorded, tmp_path)
     assert whole["sets"]["market1501"]["root"] == str(tmp_path)
     assert whole["sets"]["folder"]["csv"] == "x.csv"
-    assert several.complete({"name": "market1501"}, tmp_path)["check_counts"] is True
+    assert joint_datasets.complete({"name": "market1501"}, tmp_path)["check_counts"] is True
     with pytest.raises(ConfigError, match="no dataset 'gone'"):
-        several.complete({"name": "gone"}, tmp_path)
+        joint_datasets.complete({"name": "gone"}, tmp_path)
 
 
 # ------------------------------------------------------------------------------ from end to end
@@ -184,14 +184,14 @@ def two(folder: Path, *overrides: str) -> list[str]:
 
 
 def test_a_run(tmp_path: Path, command: Command) -> None:
-    run = run_cell(compose(two(tmp_path, "method=cluster_contrast")))
+    run = run_experiment(compose(two(tmp_path, "method=cluster_contrast")))
     assert run.name.startswith("cluster_contrast-synthetic+synthetic-s0-")
     found = run.record["dataset"]
     first, second = found["parts"]
     assert found["train"] == first["train"] + second["train"]
     assert (first["cameras"], second["cameras"]) == (5, 3)
     assert len({found["fingerprint"], first["fingerprint"], second["fingerprint"]}) == 3
-    assert run.record["cell"]["dataset"] == "synthetic+synthetic"
+    assert run.record["experiment"]["dataset"] == "synthetic+synthetic"
     again = command("eval", str(run.folder), "--data-root", str(tmp_path / "data"), "--save")
     assert f"mAP {run.record['metrics']['mAP']:.1f}" in again.out, again.err
     rows = transfers.load(tmp_path / "runs")
@@ -211,7 +211,7 @@ def test_a_method_that_needs_cameras_where_one_has_none(tmp_path: Path) -> None:
          "dataset.sets.folder.csv=list.csv", "dataset.sets.synthetic.identities=4"]
     )  # fmt: skip
     with pytest.raises(ConfigError, match=r"needs cameras, but folder has none"):
-        run_cell(config)
+        run_experiment(config)
 
 
 def test_prepare_shows_all_of_it(tmp_path: Path, command: Command) -> None:
@@ -225,5 +225,5 @@ def test_prepare_shows_all_of_it(tmp_path: Path, command: Command) -> None:
 
 def test_sections() -> None:
     one, both = {"name": "a"}, {"name": "a+b", "sets": {"a": {"x": 1}, "b": {}}}
-    assert several.sections(one) == [one]
-    assert several.sections(OmegaConf.create(both))[0] == {"x": 1}
+    assert joint_datasets.sections(one) == [one]
+    assert joint_datasets.sections(OmegaConf.create(both))[0] == {"x": 1}

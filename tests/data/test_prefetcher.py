@@ -12,7 +12,7 @@ import torch
 
 from harness.core.seeds import generator
 from harness.data.augment import Augment
-from harness.data.prefetcher import Courier, Feed
+from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def running() -> int:
 
 
 def test_all_items_in_order() -> None:
-    with Feed(range(100), CPU) as feed:
+    with Prefetcher(range(100), CPU) as feed:
         assert list(feed) == list(range(100))
     assert running() == 0
 
@@ -35,7 +35,7 @@ def test_made_ahead_and_not_further() -> None:
             made.append(number)
             yield number
 
-    with Feed(items(), CPU) as feed:
+    with Prefetcher(items(), CPU) as feed:
         iterator = iter(feed)
         assert next(iterator) == 0
         deadline = time.monotonic() + 5
@@ -51,7 +51,7 @@ def test_an_error_is_the_loops() -> None:
         yield 1
         raise RuntimeError("no such batch")
 
-    with pytest.raises(RuntimeError, match="no such batch"), Feed(items(), CPU) as feed:
+    with pytest.raises(RuntimeError, match="no such batch"), Prefetcher(items(), CPU) as feed:
         assert list(feed)
     assert running() == 0
 
@@ -66,7 +66,7 @@ def test_leaving_the_loop_ends_the_thread_and_the_generator() -> None:
         finally:
             closed.set()
 
-    with pytest.raises(KeyboardInterrupt), Feed(endless(), CPU) as feed:
+    with pytest.raises(KeyboardInterrupt), Prefetcher(endless(), CPU) as feed:
         for _ in feed:
             raise KeyboardInterrupt
     assert closed.is_set() and running() == 0
@@ -78,10 +78,10 @@ def test_waiting_is_counted() -> None:
             time.sleep(0.05)
             yield number
 
-    with Feed(slow(), CPU) as feed:
+    with Prefetcher(slow(), CPU) as feed:
         assert list(feed) == [0, 1, 2]
     assert 0.12 < feed.waited < 5
-    with Feed(range(3), CPU) as feed:
+    with Prefetcher(range(3), CPU) as feed:
         for _ in feed:
             time.sleep(0.05)
     assert feed.waited < 0.05
@@ -90,16 +90,16 @@ def test_waiting_is_counted() -> None:
 @pytest.mark.parametrize("kind", ["mapped", "memory"])
 def test_gathered_rows_are_the_banks(kind: str) -> None:
     """Two buffers in turns: what was sent is not overwritten by what comes after it."""
-    bank = np.random.default_rng(0).integers(0, 256, (40, 12, 8, 3), dtype=np.uint8)
-    source = bank if kind == "mapped" else torch.from_numpy(bank.copy())
-    plain, gathering = Courier(source, CPU), Courier(source, CPU, gathers=True)
+    image_cache = np.random.default_rng(0).integers(0, 256, (40, 12, 8, 3), dtype=np.uint8)
+    source = image_cache if kind == "mapped" else torch.from_numpy(image_cache.copy())
+    plain, gathering = HostToDeviceCopy(source, CPU), HostToDeviceCopy(source, CPU, gathers=True)
     augment = Augment((12, 8), pad=2)
     parameters = augment.draw(5, generator(0))
     asked = [torch.tensor([first, 3, 39, 0, 3]) for first in range(5)]
     sent = [gathering.rows(indices) for indices in asked]
     for indices, (images, rows) in zip(asked, sent, strict=True):
         assert rows.tolist() == [0, 1, 2, 3, 4]
-        expected = augment.apply(bank, parameters, indices=indices)
+        expected = augment.apply(image_cache, parameters, indices=indices)
         assert torch.equal(
             augment.apply(plain.rows(indices)[0], parameters, indices=indices), expected
         )
@@ -107,5 +107,5 @@ def test_gathered_rows_are_the_banks(kind: str) -> None:
     for start, stop in ((0, 16), (16, 32), (32, 48)):
         span = gathering.span(start, stop)
         assert isinstance(span, torch.Tensor)
-        np.testing.assert_array_equal(span.numpy(), bank[start:stop])
+        np.testing.assert_array_equal(span.numpy(), image_cache[start:stop])
     assert gathering.rows(torch.arange(30))[0].shape[0] == 30, "buffers grow"

@@ -21,7 +21,7 @@ H, W = 64, 32
 BUC = {"area": (0.64, 1.0), "aspect": (2.0, 3.0)}
 
 
-def bank(count: int) -> torch.Tensor:
+def image_cache(count: int) -> torch.Tensor:
     return torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (count, H, W, 3), dtype=np.uint8)
     )
@@ -29,7 +29,7 @@ def bank(count: int) -> torch.Tensor:
 
 def test_equals_pillow() -> None:
     """But for the last bit, as Pillow's weights have another precision."""
-    images, rows = bank(6), torch.tensor([5, 0, 0, 3] * 25)
+    images, rows = image_cache(6), torch.tensor([5, 0, 0, 3] * 25)
     parts = draw_parts(100, (H, W), **BUC, generator=generator(0, "parts"))
     out = resized_parts(images, rows, parts)
     assert out.shape == (100, H, W, 3) and out.dtype == torch.uint8
@@ -42,7 +42,7 @@ def test_equals_pillow() -> None:
 
 
 def test_the_whole_image_stays() -> None:
-    images = bank(3)
+    images = image_cache(3)
     whole = torch.tensor([[0, 0, H, W]] * 3)
     assert torch.equal(resized_parts(images, torch.arange(3), whole), images)
 
@@ -73,7 +73,7 @@ def test_draws_have_the_published_distribution(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("gather", [False, True])
 def test_parts_come_before_all_else(gather: bool) -> None:
-    images, indices = bank(8).numpy(), torch.tensor([7, 1, 1, 0])
+    images, indices = image_cache(8).numpy(), torch.tensor([7, 1, 1, 0])
     augment = Augment((H, W), part_area=(0.64, 1.0), pad=3)
     parameters = augment.draw(4, generator(2))
     parts = resized_parts(torch.from_numpy(images), indices, parameters.part)

@@ -67,7 +67,7 @@ def test_missing(market: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(market, tmp_path)
     assert str(tmp_path) in caught.value.cause and "Market-1501-v15.09.15" in caught.value.cause
-    assert "HARNESS_DATA" in caught.value.cure and "data.root=" in caught.value.cure
+    assert "HARNESS_DATA" in caught.value.hint and "data.root=" in caught.value.hint
 
 
 def test_missing_part(market: ModuleType, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_the_other_version_is_named(
         load(msmt, tmp_path, version=asked)
     assert f"as MSMT17 {there.upper()} has them" in caught.value.cause
     assert f"not as MSMT17 {asked.upper()}" in caught.value.cause
-    assert f"dataset.version={there}" in caught.value.cure
-    assert "faces are blurred in V2" in caught.value.cure
+    assert f"dataset.version={there}" in caught.value.hint
+    assert "faces are blurred in V2" in caught.value.hint
 
 
 def test_images_of_both_versions_with_one_set_of_lists(msmt: ModuleType, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_lists_of_another_version(msmt: ModuleType, tmp_path: Path) -> None:
         DataError, match=r"1 of 3 images of list_train\.txt, list_val\.txt"
     ) as caught:
         load(msmt, tmp_path)
-    assert "lists are of another version than the images" in caught.value.cure
+    assert "lists are of another version than the images" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_missing_list(msmt: ModuleType, tmp_path: Path, missing: str) -> None:
     (fake(tmp_path) / missing).unlink()
     with pytest.raises(DataError, match=f"is incomplete: {missing} missing") as caught:
         load(msmt, tmp_path)
-    assert "datasets/msmt17/README.md" in caught.value.cure
+    assert "datasets/msmt17/README.md" in caught.value.hint
 
 
 def test_nothing_there(msmt: ModuleType, tmp_path: Path) -> None:

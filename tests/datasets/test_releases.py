@@ -54,7 +54,7 @@ def test_nothing_there_is_told_with_a_cure(
 ) -> None:
     with pytest.raises(DataError, match=f"is not under {tmp_path}") as caught:
         load(dataset_module, name, tmp_path)
-    assert "HARNESS_DATA or data.root=" in caught.value.cure
+    assert "HARNESS_DATA or data.root=" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -81,7 +81,7 @@ def test_duke(dataset_module: Modules, tmp_path: Path) -> None:
 def test_duke_is_never_fetched(dataset_module: Modules, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load(dataset_module, "dukemtmcreid", tmp_path)
-    assert "withdrawn" in caught.value.cure and "never fetched" in caught.value.cure
+    assert "withdrawn" in caught.value.hint and "never fetched" in caught.value.hint
     touch(tmp_path / "DukeMTMC-reID", in_folders(DUKE)[:-1])
     (tmp_path / "DukeMTMC-reID/query/0005_c9_f0046985.jpg").touch()
     with pytest.raises(DataError, match=r"1 of 2 file names .* are not DukeMTMC-reID's"):
@@ -183,7 +183,7 @@ def test_the_other_personx_is_named(dataset_module: Modules, tmp_path: Path, the
     asked = "hard" if there == "v1" else "v1"
     with pytest.raises(DataError, match="holds the other release") as caught:
         load(dataset_module, "personx", tmp_path, release=asked)
-    assert f"dataset.release={there}" in caught.value.cure
+    assert f"dataset.release={there}" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_cuhk03(dataset_module: Modules, tmp_path: Path, boxes: str, word: str) 
     other = "labelled" if boxes == "detected" else "detected"
     with pytest.raises(DataError, match=f"holds the {boxes} boxes") as caught:
         load(dataset_module, "cuhk03", tmp_path, boxes=other)
-    assert f"dataset.boxes={boxes}" in caught.value.cure
+    assert f"dataset.boxes={boxes}" in caught.value.hint
     with pytest.raises(ConfigError, match="boxes=drawn"):
         load(dataset_module, "cuhk03", tmp_path, boxes="drawn")
 
@@ -249,7 +249,7 @@ def test_cuhk03_as_a_matlab_file(dataset_module: Modules, tmp_path: Path) -> Non
     touch(tmp_path, ["cuhk03_release/cuhk-03.mat"])
     with pytest.raises(DataError, match=r"cuhk-03\.mat is the original") as caught:
         load(dataset_module, "cuhk03", tmp_path)
-    assert "CUHK03-NP" in caught.value.cure
+    assert "CUHK03-NP" in caught.value.hint
 
 
 # ----------------------------------------------------------------------------------------- CUHK01

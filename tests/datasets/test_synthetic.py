@@ -182,7 +182,7 @@ def test_a_colour_histogram_helps_but_does_not_solve_it(
 def test_nonsense_is_refused_with_a_cure(synthetic: Make, wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word) as error:
         synthetic(**wrong)
-    assert error.value.cure
+    assert error.value.hint
 
 
 def test_the_smallest_one_is_a_sound_problem(synthetic: Make) -> None:
@@ -211,7 +211,7 @@ def test_too_few_pictures_are_refused_with_a_number_that_does(synthetic: Make) -
     settings = {"identities": 20, "test_identities": 15}
     with pytest.raises(ConfigError, match="too few for") as caught:
         synthetic(**settings, total_images=100).load()
-    enough = int(caught.value.cure.split()[1])
+    enough = int(caught.value.hint.split()[1])
     data = synthetic(**settings, total_images=enough, distractors=0).load()
     assert sum(len(p.images) for p in (data.train, data.query, data.gallery)) == enough
     with pytest.raises(ConfigError, match="total_images"):

@@ -85,7 +85,7 @@ def test_images_that_are_all_the_same_are_at_no_distance() -> None:
 def test_bad_settings_are_refused_at_once(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as raised:
         rerank_blocks(blobs(2, 2), blobs(2, 4), **settings)
-    assert raised.value.cure
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from harness.data.image_files import Files
 from harness.data.types import ReIDData, Split
 from harness.evaluation.distances import distance_blocks
-from harness.evaluation.evaluator import Referee
+from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.ranking import rank
 from harness.evaluation.tracks import of_tracks, track_blocks
 from harness.experiment.compose import compose
@@ -63,11 +63,11 @@ def test_average_precision_over_tracks() -> None:
         hits = [place for place, t in enumerate(order, start=1) if t % 5 == people[q]]
         expected = np.mean([n / place for n, place in enumerate(hits, start=1)])
         assert abs(result.ap[q] - expected) < 1e-9
-    # the referee does the same with a gallery that has tracks
+    # the evaluator does the same with a gallery that has tracks
     asked = Split(Files(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), people, seen_by)
-    referee = object.__new__(Referee)
-    referee.rerank, referee.data = False, ReIDData("made", asked, asked, split)
-    np.testing.assert_array_equal(referee.score(query, images).ap, result.ap)
+    evaluator = object.__new__(Evaluator)
+    evaluator.rerank, evaluator.data = False, ReIDData("made", asked, asked, split)
+    np.testing.assert_array_equal(evaluator.score(query, images).ap, result.ap)
 
 
 def test_they_stand_on_the_protocol_card() -> None:

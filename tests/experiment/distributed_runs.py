@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.experiment.run import Cell, run_cell
+from harness.experiment.run import Experiment, run_experiment
 from harness.results.store import Run
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
@@ -38,9 +38,9 @@ CELLS: dict[str, tuple[str, ...]] = {
 def states() -> Iterator[dict[str, dict[str, Tensor]]]:
     """Of the cells that are run meanwhile: stage → all state at its end, memories included."""
     found: dict[str, dict[str, Tensor]] = {}
-    original = Cell._end_stage
+    original = Experiment._end_stage
 
-    def spied(self: Cell, name: str, metrics: Any, trainer: Trainer) -> None:
+    def spied(self: Experiment, name: str, metrics: Any, trainer: Trainer) -> None:
         state = {k: v.clone() for k, v in trainer.trained.state_dict().items() if _is_tensor(v)}
         for key in ("memory", "hard", "mean"):
             value = getattr(trainer.parts.objective, key, None)
@@ -50,7 +50,7 @@ def states() -> Iterator[dict[str, dict[str, Tensor]]]:
         original(self, name, metrics, trainer)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cell, "_end_stage", spied)
+        patch.setattr(Experiment, "_end_stage", spied)
         yield found
 
 
@@ -61,7 +61,7 @@ def _is_tensor(value: object) -> bool:
 def run_whole(folder: Path, overrides: Sequence[str]) -> tuple[Run, dict[str, dict[str, Tensor]]]:
     """A cell, and all state of its stages."""
     with states() as found:
-        run = run_cell(tiny_config(folder, *overrides))
+        run = run_experiment(tiny_config(folder, *overrides))
     return run, found
 
 

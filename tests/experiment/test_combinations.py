@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.combination_table import GROUPS, MAX, RUN, Crossing, crossings, options, page
+from harness.cli.combination_table import GROUPS, MAX, RUN, Combination, crossings, options, page
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
 from tests.paths import ROOT
@@ -28,12 +28,12 @@ OPTIONAL = {"infomap": "infomap"}
 
 
 @pytest.fixture(scope="module")
-def table() -> list[Crossing]:
+def table() -> list[Combination]:
     """All crossings."""
     return list(crossings())
 
 
-Ran = Callable[[Crossing], Run]
+Ran = Callable[[Combination], Run]
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +41,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """`ran(crossing)`: two tiny epochs of it, with a teacher of its views if it needs one."""
     folder = tmp_path_factory.mktemp("crossings")
 
-    def run(crossing: Crossing) -> Run:
+    def run(crossing: Combination) -> Run:
         overrides = [x for x in crossing.overrides if not x.startswith("distiller.teacher")]
         if crossing.verdict == RUN:
             views = ",".join(compose([f"method={crossing.method}"]).backbone.views)
-            teacher = run_cell(
+            teacher = run_experiment(
                 tiny_config(folder, "method=direct_transfer", f"backbone.views=[{views}]")
             )
             overrides.append(f"distiller.teacher={teacher.folder}")
-        return run_cell(tiny_config(folder, *overrides, *TINY_NEEDS.get(crossing.option, [])))
+        return run_experiment(tiny_config(folder, *overrides, *TINY_NEEDS.get(crossing.option, [])))
 
     return run
 
 
-def test_the_page_is_the_table(table: list[Crossing]) -> None:
+def test_the_page_is_the_table(table: list[Combination]) -> None:
     assert page(table) == PAGE.read_text(encoding="utf-8"), (
         "make it anew: harness list crossings --format markdown --output docs/crossings.md"
     )
@@ -65,14 +65,14 @@ def _trains(run: Run) -> None:
     assert all(row["loss"] == row["loss"] for row in run.history())
 
 
-def _passed(table: list[Crossing]) -> list[Crossing]:
+def _passed(table: list[Combination]) -> list[Combination]:
     """What passes, except backbones (test_contracts.py) and packages that are not installed."""
     missing = {name for name, package in OPTIONAL.items() if find_spec(package) is None}
     kept = [c for c in table if c.group != "backbone" and c.option not in missing]
     return [c for c in kept if c.verdict in ("yes", RUN, MAX)]
 
 
-def test_a_sample_of_what_passes_trains(table: list[Crossing], ran: Ran) -> None:
+def test_a_sample_of_what_passes_trains(table: list[Combination], ran: Ran) -> None:
     """Every option once, of different methods."""
     passed = _passed(table)
     for position, (group, option) in enumerate(dict.fromkeys((c.group, c.option) for c in passed)):
@@ -81,28 +81,30 @@ def test_a_sample_of_what_passes_trains(table: list[Crossing], ran: Ran) -> None
 
 
 @pytest.mark.slow
-def test_all_that_passes_trains(table: list[Crossing], ran: Ran) -> None:
+def test_all_that_passes_trains(table: list[Combination], ran: Ran) -> None:
     for crossing in _passed(table):
         _trains(ran(crossing))
 
 
-def test_every_option_passes_somewhere(table: list[Crossing]) -> None:
+def test_every_option_passes_somewhere(table: list[Combination]) -> None:
     """One that nothing could be crossed with would be no part."""
     for group in GROUPS:
         for option in options(group):
             assert any(c.verdict for c in table if (c.group, c.option) == (group, option))
 
 
-def test_what_is_refused_is_refused_before_any_work(table: list[Crossing], tmp_path: Path) -> None:
+def test_what_is_refused_is_refused_before_any_work(
+    table: list[Combination], tmp_path: Path
+) -> None:
     refused = [crossing for crossing in table if not crossing.verdict]
     assert refused
     for crossing in refused:
         with pytest.raises(ConfigError) as caught:
             if crossing.group == "backbone":  # which the tiny cell's settings do not fit
                 make_recipe(compose(crossing.overrides))
-            run_cell(tiny_config(tmp_path, *crossing.overrides))
-        assert crossing.reason == f"{caught.value.cause} {caught.value.cure}".strip()
-        assert caught.value.cure
+            run_experiment(tiny_config(tmp_path, *crossing.overrides))
+        assert crossing.reason == f"{caught.value.cause} {caught.value.hint}".strip()
+        assert caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 
@@ -117,14 +119,14 @@ def test_two_crossings_at_once(tmp_path: Path) -> None:
     )  # fmt: skip
     assert list(config.backbone.views) == ["global", "upper", "lower"]
     assert config.objective.part_weight == 0.2
-    _trains(run_cell(config))
+    _trains(run_experiment(config))
 
 
 # ------------------------------------------------- what only the number of images can tell
 
 
 @pytest.mark.parametrize(
-    ("settings", "cause", "cure"),
+    ("settings", "cause", "hint"),
     [
         (["neighbours.k1=500"], "images are too few: JaccardDBSCAN (eps 0.6, min_samples 4, "
          "k1 500, k2 3) needs 500", "neighbours.k1"),
@@ -139,18 +141,18 @@ def test_two_crossings_at_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_refused_once_the_images_are_counted(
-    settings: list[str], cause: str, cure: str, tmp_path: Path
+    settings: list[str], cause: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        run_cell(tiny_config(tmp_path, "method=cluster_contrast", *settings))
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast", *settings))
     assert cause in caught.value.cause
-    assert cure in f"{caught.value.cause} {caught.value.cure}"
+    assert hint in f"{caught.value.cause} {caught.value.hint}"
     assert not list((tmp_path / "runs").glob("*/history.json"))
 
 
 def test_a_later_stage_is_refused_before_the_first_trains(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="k1 500"):
-        run_cell(tiny_config(tmp_path, "method=mskd", "stages.student.neighbours.k1=500"))
+        run_experiment(tiny_config(tmp_path, "method=mskd", "stages.student.neighbours.k1=500"))
     assert not list((tmp_path / "runs").glob("*/history.json"))
 
 
@@ -158,7 +160,7 @@ def test_a_later_stage_is_refused_before_the_first_trains(tmp_path: Path) -> Non
 
 
 def test_listed(
-    table: list[Crossing], command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    table: list[Combination], command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("harness.cli.combination_table.crossings", lambda: iter(table))
     lines = command("list", "crossings").out.splitlines()

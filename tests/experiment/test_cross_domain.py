@@ -16,9 +16,9 @@ from harness.experiment import cross_domain as transfers
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
 from harness.experiment.model_loading import load_network
-from harness.experiment.naming import cell_name
+from harness.experiment.naming import run_name
 from harness.experiment.protocol import protocol_card
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Answer, Command
 from tests.datasets.fakes import paint
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def source(folder: Path) -> Run:
     """A model of one data set."""
-    return run_cell(tiny_config(folder, "method=cluster_contrast"))
+    return run_experiment(tiny_config(folder, "method=cluster_contrast"))
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_data_without_a_test_part(
 def test_without_training_it_is_the_test_elsewhere(
     source: Run, tested: dict[str, float], folder: Path
 ) -> None:
-    run = run_cell(compose(other(folder, "method=direct_transfer", f"init={source.folder}")))
+    run = run_experiment(compose(other(folder, "method=direct_transfer", f"init={source.folder}")))
     assert run.record["metrics"]["mAP"] == tested["mAP"]
     assert run.record["init"]["run"] == source.name
     (row,) = transfers.load(folder / "runs").query("run == @run.name").to_dict("records")
@@ -158,8 +158,8 @@ def test_without_training_it_is_the_test_elsewhere(
 
 def test_training_goes_on_from_there(source: Run, folder: Path, tmp_path: Path) -> None:
     given = other(folder, "method=cluster_contrast", f"init={source.folder}")
-    run = run_cell(compose([*given, f"store={tmp_path}"]))
-    plain = cell_name(compose(other(folder, "method=cluster_contrast")), "fp32")
+    run = run_experiment(compose([*given, f"store={tmp_path}"]))
+    plain = run_name(compose(other(folder, "method=cluster_contrast")), "fp32")
     assert run.name != plain
     digest = run.record["init"]["digest"]
     assert run.record["protocol"]["weights"] == f"of a model trained on synthetic ({digest})"
@@ -171,11 +171,11 @@ def test_training_goes_on_from_there(source: Run, folder: Path, tmp_path: Path) 
 
 def test_run_again_it_has_no_results_of_the_old_weights(folder: Path) -> None:
     config = tiny_config(folder, "method=direct_transfer", "name=again")
-    run = run_cell(config)
+    run = run_experiment(config)
     evaluate_run(str(run.folder), OTHER, data_root=str(folder / "data"), save=True)
     assert len(list(run.folder.glob("eval-*"))) == 2
     config.force = True
-    run_cell(config)
+    run_experiment(config)
     assert not list(run.folder.glob("eval-*"))
     shutil.rmtree(run.folder)
 
@@ -194,13 +194,13 @@ def test_the_hash_is_of_the_weights_not_of_the_name(
         config.init = str(name)
         return config
 
-    names = [cell_name(begun(begin), "fp32") for begin in (source.folder, source.name, copy)]
-    assert len({*names, cell_name(plain, "fp32")}) == 2
+    names = [run_name(begun(begin), "fp32") for begin in (source.folder, source.name, copy)]
+    assert len({*names, run_name(plain, "fp32")}) == 2
     hashes = {protocol_card(config, "fp32")["hash"] for config in (plain, begun(copy))}
     state = torch.load(copy / "train.pt", weights_only=True)
     key = next(iter(state))
     torch.save(state | {key: state[key] + 1}, copy / "train.pt")
-    assert cell_name(begun(copy), "fp32") not in names
+    assert run_name(begun(copy), "fp32") not in names
     assert len(hashes | {protocol_card(begun(copy), "fp32")["hash"]}) == 3
 
 
@@ -216,7 +216,7 @@ def test_init_that_does_not_fit_is_refused_before_any_work(
                   change)
         )  # fmt: skip
         with pytest.raises(ConfigError, match=f"of another backbone: {word}"):
-            run_cell(config)
+            run_experiment(config)
     assert not list(tmp_path.glob("*/config.json"))
 
 
@@ -226,7 +226,7 @@ def test_init_that_is_not_there(source: Run, folder: Path, tmp_path: Path) -> No
     def run(name: object) -> None:
         config = plain.copy()
         config.init = str(name)
-        run_cell(config)
+        run_experiment(config)
 
     with pytest.raises(ConfigError, match="no run 'nothing'"):
         run("nothing")

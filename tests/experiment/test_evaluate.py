@@ -13,7 +13,7 @@ from harness.evaluation import kept_features
 from harness.evaluation.protocol import Rule, Sides, score
 from harness.experiment import evaluate
 from harness.experiment.evaluate import evaluate_run
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
 from tests.oracles.ranking import rank_slowly
@@ -24,7 +24,9 @@ from tests.tiny import tiny_config
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A cell that kept its features."""
     root = tmp_path_factory.mktemp("run")
-    return run_cell(tiny_config(root, "method=cluster_contrast", "evaluation.keep_features=true"))
+    return run_experiment(
+        tiny_config(root, "method=cluster_contrast", "evaluation.keep_features=true")
+    )
 
 
 def places(run: Run) -> dict[str, Any]:

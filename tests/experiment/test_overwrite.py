@@ -12,8 +12,8 @@ import pytest
 
 from harness.core.errors import ConfigError, DataError
 from harness.evaluation import kept_features
-from harness.experiment.naming import cell_name
-from harness.experiment.run import run_cell
+from harness.experiment.naming import run_name
+from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
 from harness.results.store_check import of_files
@@ -27,7 +27,7 @@ METHOD = "method=cluster_contrast"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one finished cell."""
     root = tmp_path_factory.mktemp("made")
-    run_cell(tiny_config(root, METHOD))
+    run_experiment(tiny_config(root, METHOD))
     return root
 
 
@@ -50,13 +50,13 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def missing(root: Path, *overrides: str) -> Run:
-    return run_cell(tiny_config(root, METHOD, "overwrite=only-missing", *overrides))
+    return run_experiment(tiny_config(root, METHOD, "overwrite=only-missing", *overrides))
 
 
 @pytest.mark.usefixtures("untrained")
 def test_skip_and_only_missing_leave_what_is_whole(root: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in only(root).folder.iterdir() if p.name != ".lock"}
-    run_cell(tiny_config(root, METHOD))
+    run_experiment(tiny_config(root, METHOD))
     missing(root)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
@@ -67,7 +67,7 @@ def test_always_starts_afresh(root: Path, words: str) -> None:
     (run.folder / "train_features.npz").touch()
     (run.folder / "evaluation-train-plain.json").touch()
     before = (run.folder / "record.json").stat().st_mtime_ns
-    again = run_cell(tiny_config(root, METHOD, words))
+    again = run_experiment(tiny_config(root, METHOD, words))
     assert (again.folder / "record.json").stat().st_mtime_ns > before
     assert again.record["metrics"] == run.record["metrics"]
     assert not {"train_features.npz", "evaluation-train-plain.json"} & {
@@ -109,7 +109,7 @@ def test_another_evaluation_is_made_by_the_networks_that_are_there(root: Path) -
     source = only(root)
     run = missing(root, "evaluation.rerank=true", "evaluation.every=1")
     assert run.name != source.name and run.record["networks_of"] == source.name
-    assert run.name == cell_name(
+    assert run.name == run_name(
         tiny_config(root, METHOD, "evaluation.rerank=true", "evaluation.every=1"), "fp32"
     )
     assert run.record["protocol"]["hash"] != source.record["protocol"]["hash"]
@@ -146,14 +146,14 @@ def test_a_network_that_is_not_the_records_is_refused(root: Path) -> None:
 
 def test_unknown_strategies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'only-missing'"):
-        run_cell(tiny_config(tmp_path, METHOD, "overwrite=only_missing"))
+        run_experiment(tiny_config(tmp_path, METHOD, "overwrite=only_missing"))
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_fails_says_why_until_it_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no clusters"):
-        run_cell(tiny_config(tmp_path, METHOD, "labeler.min_samples=60", "name=mine"))
+        run_experiment(tiny_config(tmp_path, METHOD, "labeler.min_samples=60", "name=mine"))
     run = only(tmp_path)
     assert state(run).kind == "failed" and "no clusters" in state(run).detail
-    done = run_cell(tiny_config(tmp_path, METHOD, "name=mine"))
+    done = run_experiment(tiny_config(tmp_path, METHOD, "name=mine"))
     assert done.finished and not (done.folder / "failed.json").exists()

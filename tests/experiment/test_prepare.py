@@ -84,7 +84,7 @@ def prepare(command: Command, source: object, *more: str, name: str = "market150
 def refused(answer: Answer, *words: str) -> None:
     assert answer.status == 2, answer
     assert answer.err.startswith("error: ") and "Traceback" not in answer.err
-    assert answer.err.count("\n") == 2, "one line of cause, one of cure"
+    assert answer.err.count("\n") == 2, "one line of cause, one of hint"
     for word in words:
         assert word in answer.err, answer.err
 
@@ -208,7 +208,7 @@ def test_json(command: Command, tmp_path: Path) -> None:
     answer = prepare(command, write_zip(tmp_path / "x.zip", market()), "--json")
     card = json.loads(answer.out)
     assert card["parts"]["query"] == {"images": 2, "identities": 2, "cameras": 2}
-    assert card["bank"]["images"] == 3 + 2 + 3, "junk is decoded, not kept"
+    assert card["image_cache"]["images"] == 3 + 2 + 3, "junk is decoded, not kept"
     assert "holds Market-1501" in answer.err
 
 
@@ -250,7 +250,7 @@ def test_a_truncated_image(command: Command, tmp_path: Path, part: str) -> None:
     name = next(name for name in files if part in name)
     files[name] = files[name][:-40]
     source = write_zip(tmp_path / "x.zip", files)
-    for _ in range(2):  # and again, when banks are there
+    for _ in range(2):  # and again, when image_caches are there
         answer = prepare(command, source)
         refused(answer, "1 images cannot be decoded", name.split("/", 1)[1], "on_bad_image=skip")
     skipped = prepare(command, source, "dataset.on_bad_image=skip", "--json")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
-from harness.experiment.naming import cell_name, portable_config, settings_hash
+from harness.experiment.naming import portable_config, run_name, settings_hash
 from harness.experiment.protocol import OWN, card_hash, protocol_card
 
 
@@ -52,8 +52,8 @@ HELD: dict[str, object] = {
     "optimizer.name": "sgd",
     "optimizer.steps": [20, 40],
     "optimizer.warmup": 10,
-    "optimizer.trunk_rate": 0.1,
-    "optimizer.renew": True,
+    "optimizer.backbone_lr_mult": 0.1,
+    "optimizer.reset_with_labels": True,
     "batch.identities": 8,
     "batch.images": 8,
     "batch.samples_per_bn": 0,
@@ -183,7 +183,7 @@ def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: P
     assert cards[0] == cards[1]
     assert cards[0]["hash"] != cards[2]["hash"]
     assert cards[0]["weights"].startswith("x.pth sha256:")
-    names = [cell_name(config, "fp32") for config in configs]
+    names = [run_name(config, "fp32") for config in configs]
     assert names[0] == names[1] != names[2]
 
 
@@ -191,35 +191,35 @@ def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: P
 
 
 def test_a_cells_name(mskd: DictConfig) -> None:
-    name = cell_name(mskd, "fp32")
-    assert name == cell_name(mskd.copy(), "fp32")
+    name = run_name(mskd, "fp32")
+    assert name == run_name(mskd.copy(), "fp32")
     assert name == f"mskd-market1501-s0-{settings_hash(mskd, 'fp32')}"
-    assert cell_name(changed(mskd, "name", "mine"), "fp32") == "mine"
+    assert run_name(changed(mskd, "name", "mine"), "fp32") == "mine"
 
 
 @pytest.mark.parametrize("key", [*HELD, *(k for k in FREE if k not in ("seed", "store", "device"))])
 def test_other_settings_have_another_name(mskd: DictConfig, key: str) -> None:
     other = changed(mskd, key, (HELD | FREE)[key])
-    assert cell_name(other, "fp32") != cell_name(mskd, "fp32")
+    assert run_name(other, "fp32") != run_name(mskd, "fp32")
 
 
 def test_seeds_are_repeats_of_the_same_settings(mskd: DictConfig) -> None:
     other = changed(mskd, "seed", 7)
     assert settings_hash(other, "fp32") == settings_hash(mskd, "fp32")
-    assert cell_name(other, "fp32") != cell_name(mskd, "fp32")
+    assert run_name(other, "fp32") != run_name(mskd, "fp32")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("store", "/elsewhere"), ("device", "cpu"), ("threads", 3), ("force", True),
-        ("data.root", "/elsewhere"), ("data.cache", "/elsewhere/banks"),
+        ("data.root", "/elsewhere"), ("data.cache_dir", "/elsewhere/image_caches"),
     ],
 )  # fmt: skip
 def test_the_place_does_not_change_the_name(
     mskd: DictConfig, key: str, value: object
 ) -> None:  # fmt: skip
-    assert cell_name(changed(mskd, key, value), "fp32") == cell_name(mskd, "fp32")
+    assert run_name(changed(mskd, key, value), "fp32") == run_name(mskd, "fp32")
 
 
 def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
         [
             "method=mskd", "dataset=folder", f"dataset.csv={csv}", f"dataset.images={tmp_path}",
             f"backbone.weights={weights}", f"distiller.teacher={teacher}", "device=cpu",
-            f"data.root={tmp_path}", f"data.cache={tmp_path}/banks", f"store={tmp_path}/runs",
+            f"data.root={tmp_path}", f"data.cache_dir={tmp_path}/image_caches", f"store={tmp_path}/runs",
             f"stages.student.backbone.weights={weights}",
         ]
     )  # fmt: skip
@@ -253,7 +253,7 @@ def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:
         csv.write_text(text)
         config = compose(["method=direct_transfer", "dataset=folder", f"dataset.csv={csv}",
                           "backbone.weights=none"])  # fmt: skip
-        names.append(cell_name(config, "fp32"))
+        names.append(run_name(config, "fp32"))
     assert names[0] == names[1] != names[2]
 
 

@@ -253,15 +253,15 @@ REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused_with_cause_and_cure(mskd: DictConfig, case: str) -> None:
-    values, cause, cure = REFUSED[case]
+def test_refused_with_cause_and_hint(mskd: DictConfig, case: str) -> None:
+    values, cause, hint = REFUSED[case]
     config = mskd.copy()
     for key, value in values.items():
         OmegaConf.update(config, key.replace("__", ".", 1), value, merge=False, force_add=True)
     with pytest.raises(ConfigError) as refusal:
         make_recipe(config)
     assert cause in refusal.value.cause
-    assert cure in refusal.value.cure
+    assert hint in refusal.value.hint
 
 
 @pytest.mark.parametrize("part", ["labeler=kmeans", "objective=cluster_memory",
@@ -314,7 +314,7 @@ def test_a_mean_teacher_comes_from_no_stage_and_no_run() -> None:
         make_recipe(
             compose(["method=mskd", "distiller=mean_teacher", "+distiller.teacher=some_run"])
         )
-    assert "distiller=offline_teacher" in refusal.value.cure
+    assert "distiller=offline_teacher" in refusal.value.hint
 
 
 def test_a_mean_teacher_is_a_copy_of_the_student() -> None:
@@ -335,7 +335,7 @@ def test_a_parts_options_are_checked_when_it_is_built(mskd: DictConfig) -> None:
     (stage, _) = make_recipe(changed(mskd, labeler__epss=0.5)).stages
     with pytest.raises(ConfigError, match=r"labeler cannot be built.*epss") as refusal:
         build_labeler(stage)
-    assert refusal.value.cure == "Did you mean 'eps'?"
+    assert refusal.value.hint == "Did you mean 'eps'?"
     (stage, _) = make_recipe(changed(mskd, objective__momentum=2)).stages
     with pytest.raises(ConfigError, match=re.escape("objective.momentum=2 must lie in [0, 1]")):
         build_objective(stage)

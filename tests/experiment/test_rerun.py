@@ -14,7 +14,7 @@ from harness.experiment.compose import compose
 from harness.experiment.model_loading import find_teachers
 from harness.experiment.recipe import make_recipe
 from harness.experiment.rerun import restored
-from harness.experiment.run import Cell, run_cell
+from harness.experiment.run import Experiment, run_experiment
 from harness.results.store import Run, Store
 from tests.conftest import Command
 from tests.data.test_joined import two
@@ -27,24 +27,24 @@ METHOD = "method=cluster_contrast"
 def stopped(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str, failing: bool) -> Run:
     """A cell that came to an end in its second epoch."""
 
-    def end(cell: Cell, *_: object) -> float:
+    def end(cell: Experiment, *_: object) -> float:
         if len(cell.history) == 2:
             raise OSError("a broken disk") if failing else KeyboardInterrupt
         return 0.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_time_left", end)
+        patch.setattr(Experiment, "_time_left", end)
         with pytest.raises(OSError if failing else KeyboardInterrupt):
-            run_cell(tiny_config(root, *overrides))
+            run_experiment(tiny_config(root, *overrides))
     return next(run for run in Store(root / "runs").runs() if not run.finished)
 
 
 def test_failed_and_unfinished_runs_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    whole = run_cell(tiny_config(tmp_path / "whole", METHOD, "evaluation.every=1"))
+    whole = run_experiment(tiny_config(tmp_path / "whole", METHOD, "evaluation.every=1"))
     failed = stopped(tmp_path, monkeypatch, METHOD, "evaluation.every=1", failing=True)
-    kept = run_cell(tiny_config(tmp_path, METHOD, "seed=1"))
+    kept = run_experiment(tiny_config(tmp_path, METHOD, "seed=1"))
     unfinished = tmp_path / "runs" / "begun"
     begun = stopped(tmp_path / "other", monkeypatch, METHOD, "seed=2", failing=False)
     begun.folder.rename(unfinished.with_name(begun.name))
@@ -73,7 +73,7 @@ def test_one_that_fails_again_does_not_keep_the_others(
         patch.setattr(JaccardDBSCAN, "label", lambda *_: 1 / 0)
         for seed in range(2):
             with pytest.raises(ZeroDivisionError):
-                run_cell(tiny_config(tmp_path, METHOD, f"seed={seed}"))
+                run_experiment(tiny_config(tmp_path, METHOD, f"seed={seed}"))
     first = next(iter(Store(tmp_path / "runs").runs()))
     config = json.loads((first.folder / "config.json").read_text())
     config["labeler"]["min_samples"] = 60
@@ -86,7 +86,7 @@ def test_one_that_fails_again_does_not_keep_the_others(
 
 
 def test_what_is_refused(tmp_path: Path, command: Command) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     store = ["--store", f"{tmp_path}/runs"]
     for words, said in {
         run.name: "is finished",
@@ -101,10 +101,10 @@ def test_what_is_refused(tmp_path: Path, command: Command) -> None:
 
 def same(run: Run, **said: str) -> str:
     """The name of the cell that a run's config.json gives."""
-    from harness.experiment.naming import cell_name
+    from harness.experiment.naming import run_name
 
     config = restored(run, {"device": "cpu", **said})
-    return cell_name(config, "fp32", find_teachers(config, make_recipe(config))[1])
+    return run_name(config, "fp32", find_teachers(config, make_recipe(config))[1])
 
 
 def test_every_committed_configuration_gives_its_cell_again(tmp_path: Path) -> None:
@@ -117,19 +117,19 @@ def test_every_committed_configuration_gives_its_cell_again(tmp_path: Path) -> N
 
 
 def test_weights_are_found_by_name_and_digest(tmp_path: Path) -> None:
-    network = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    network = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     weights = tmp_path / "some.pth"
     state = torch.load(network.folder / "initial.pt", weights_only=True)
     trunk = {k.removeprefix("trunk."): v for k, v in state.items() if k.startswith("trunk.")}
     torch.save(trunk or state, weights)
     run = Run(tmp_path / "runs" / "mine")
     run.folder.mkdir()
-    from harness.experiment.naming import cell_name, portable_config
+    from harness.experiment.naming import portable_config, run_name
 
     config = compose([*tiny(tmp_path, "method=direct_transfer"), f"backbone.weights={weights}"])
     (run.folder / "config.json").write_text(json.dumps(portable_config(config, "fp32")))
     assert str(tmp_path) not in (run.folder / "config.json").read_text()
-    run = Run(run.folder.rename(run.folder.with_name(cell_name(config, "fp32"))))
+    run = Run(run.folder.rename(run.folder.with_name(run_name(config, "fp32"))))
     with pytest.raises(ConfigError, match=r"some\.pth sha256:\w+ are not here.*\n.*weights=FILE"):
         same(run)
     assert same(run, **{"backbone.weights": str(weights)}) == run.name
@@ -140,18 +140,20 @@ def test_weights_are_found_by_name_and_digest(tmp_path: Path) -> None:
 
 
 def test_a_teacher_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = run_cell(tiny_config(tmp_path, METHOD))
+    teacher = run_experiment(tiny_config(tmp_path, METHOD))
     pupil = stopped(
         tmp_path, monkeypatch, METHOD, "distiller=offline_teacher",
         f"distiller.teacher={teacher.name}", "evaluation.every=1", failing=True,
     )  # fmt: skip
     assert same(pupil) == pupil.name
-    assert run_cell(restored(pupil, {"data.root": f"{tmp_path}/data", "device": "cpu"})).finished
+    assert run_experiment(
+        restored(pupil, {"data.root": f"{tmp_path}/data", "device": "cpu"})
+    ).finished
 
 
 def test_a_network_to_begin_from_and_joined_sets_are_found_again(tmp_path: Path) -> None:
-    source = run_cell(tiny_config(tmp_path, METHOD))
-    begun = run_cell(tiny_config(tmp_path, METHOD, f"init={source.name}"))
-    joined = run_cell(compose(two(tmp_path, METHOD)))
+    source = run_experiment(tiny_config(tmp_path, METHOD))
+    begun = run_experiment(tiny_config(tmp_path, METHOD, f"init={source.name}"))
+    joined = run_experiment(compose(two(tmp_path, METHOD)))
     for run in (begun, joined):
         assert same(run, **{"data.root": f"{tmp_path}/data"}) == run.name

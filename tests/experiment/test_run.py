@@ -18,7 +18,7 @@ from harness.components.objectives import ClusterMemory
 from harness.core.errors import ConfigError, HarnessError
 from harness.experiment.compose import compose
 from harness.experiment.model_loading import load_network
-from harness.experiment.run import Cell, run_cell
+from harness.experiment.run import Experiment, run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
 from tests.same import assert_same, weights
@@ -28,12 +28,12 @@ from tests.tiny import tiny, tiny_config
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """An uninterrupted MSKD cell."""
-    return run_cell(tiny_config(tmp_path_factory.mktemp("reference"), "method=mskd"))
+    return run_experiment(tiny_config(tmp_path_factory.mktemp("reference"), "method=mskd"))
 
 
 def test_record_is_complete(reference: Run) -> None:
     record = reference.record
-    assert record["cell"] == {
+    assert record["experiment"] == {
         "method": "mskd", "dataset": "synthetic", "protocol": "debug", "seed": 0,
     }  # fmt: skip
     assert list(record["stages"]) == ["teacher", "student"]
@@ -63,11 +63,11 @@ def test_record_names_no_place(reference: Run) -> None:
 
 
 def test_same_seed_same_numbers(reference: Run, tmp_path: Path) -> None:
-    assert_same(reference, run_cell(tiny_config(tmp_path, "method=mskd")))
+    assert_same(reference, run_experiment(tiny_config(tmp_path, "method=mskd")))
 
 
 def test_another_seed_another_network(reference: Run, tmp_path: Path) -> None:
-    other = run_cell(tiny_config(tmp_path, "method=mskd", "seed=1"))
+    other = run_experiment(tiny_config(tmp_path, "method=mskd", "seed=1"))
     assert other.name != reference.name
     assert other.record["settings"] == reference.record["settings"]
     a, b = weights(reference), weights(other)
@@ -120,14 +120,14 @@ def test_killed_and_resumed(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "runs" / reference.name
     assert folder.is_dir() and not (folder / "record.json").exists()
-    resumed = run_cell(tiny_config(tmp_path, "method=mskd"))
+    resumed = run_experiment(tiny_config(tmp_path, "method=mskd"))
     assert_same(reference, resumed)
 
 
 def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
     """The second epoch's labels are merged from the first's, which only the checkpoint has."""
     settings = ("method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3")
-    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     images = whole.record["dataset"]["train"]
     assert [row["clusters"] for row in whole.history()] == [images, images - int(images * 0.3)]
     killed = subprocess.run(
@@ -136,26 +136,26 @@ def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
 
 
 def test_checkpoints_from_before_labelers_had_a_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ("method=cluster_contrast",)
-    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_time_left", _interrupted_in_the_second_epoch)
+        patch.setattr(Experiment, "_time_left", _interrupted_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(tiny_config(tmp_path / "old", *settings))
+            run_experiment(tiny_config(tmp_path / "old", *settings))
     (path,) = (tmp_path / "old" / "runs").glob("*/checkpoint.pt")
     state = torch.load(path, weights_only=True)
     assert state["trainer"].pop("labeler") == {}
     torch.save(state, path)
-    assert_same(whole, run_cell(tiny_config(tmp_path / "old", *settings)))
+    assert_same(whole, run_experiment(tiny_config(tmp_path / "old", *settings)))
 
 
-def _interrupted_in_the_second_epoch(cell: Cell, *_: object) -> float:
+def _interrupted_in_the_second_epoch(cell: Experiment, *_: object) -> float:
     if len(cell.history) == 2:
         raise KeyboardInterrupt
     return 0.0
@@ -165,14 +165,14 @@ def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -
     settings = (
         "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",
     )  # fmt: skip
-    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     killed = subprocess.run(
         [sys.executable, "-c", BOMB, "harness.training.trainer", "Trainer._step", "8",
          *tiny(tmp_path / "killed", *settings)],
         capture_output=True, timeout=300, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_cell(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
 
 
 def test_finished_cell_is_not_run_again(
@@ -180,7 +180,7 @@ def test_finished_cell_is_not_run_again(
 ) -> None:
     root = reference.folder.parent.parent
     before = (reference.folder / "record.json").stat().st_mtime_ns
-    run_cell(tiny_config(root, "method=mskd"))
+    run_experiment(tiny_config(root, "method=mskd"))
     assert "finished already" in capsys.readouterr().out
     assert (reference.folder / "record.json").stat().st_mtime_ns == before
 
@@ -189,39 +189,39 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """`name=` neither answers with another cell's record nor goes on from its checkpoint."""
     named = ("method=cluster_contrast", "name=mine")
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_finish", _interrupted)
+        patch.setattr(Experiment, "_finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(tiny_config(tmp_path, *named))
+            run_experiment(tiny_config(tmp_path, *named))
     config = tmp_path / "runs" / "mine" / "config.json"
     begun = config.read_text()
     for other in ("seed=1", "optimizer.lr=1e-9"):
         with pytest.raises(ConfigError, match="another cell"):
-            run_cell(tiny_config(tmp_path, *named, other))
+            run_experiment(tiny_config(tmp_path, *named, other))
         assert config.read_text() == begun
-    run_cell(tiny_config(tmp_path, *named))
+    run_experiment(tiny_config(tmp_path, *named))
     for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
         with pytest.raises(ConfigError, match="another cell"):
-            run_cell(tiny_config(tmp_path, *named, other))
+            run_experiment(tiny_config(tmp_path, *named, other))
     with pytest.raises(ConfigError, match="no name"):
-        run_cell(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
+        run_experiment(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
 
 
 def test_finished_with_other_images(tmp_path: Path) -> None:
     """A finished cell is no answer for images that have changed since."""
     overrides = _folder(tmp_path)
-    run_cell(compose(overrides))
-    run_cell(compose(overrides))
+    run_experiment(compose(overrides))
+    run_experiment(compose(overrides))
     Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
     with pytest.raises(HarnessError, match="other images"):
-        run_cell(compose(overrides))
+        run_experiment(compose(overrides))
     for image in (tmp_path / "people").glob("*.png"):
         image.unlink()
-    assert run_cell(compose(overrides)).finished  # records are read where the images are not
+    assert run_experiment(compose(overrides)).finished  # records are read where the images are not
 
 
 def test_stage_teacher_of_another_backbone_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the student"):
-        run_cell(tiny_config(tmp_path, "method=mskd", "stages.student.backbone.widths=[8,8]"))
+        run_experiment(tiny_config(tmp_path, "method=mskd", "stages.student.backbone.widths=[8,8]"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -232,23 +232,23 @@ def test_no_possible_match_is_refused_before_training(tmp_path: Path) -> None:
     table.write_text("\n".join(",".join([r[0], r[1], "camera" if i == 0 else "0", r[3]])
                                for i, r in enumerate(rows)))  # fmt: skip
     with pytest.raises(HarnessError, match="No query"):
-        run_cell(compose(overrides))
+        run_experiment(compose(overrides))
     assert not list((tmp_path / "runs").glob("*/history.json"))
 
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "method=direct_transfer")
-    run = run_cell(config)
+    run = run_experiment(config)
     (run.folder / "record.json").unlink()
     (run.folder / "checkpoint.pt.123.tmp").write_bytes(b"half")
-    assert not list(run_cell(config).folder.glob("*.tmp"))
+    assert not list(run_experiment(config).folder.glob("*.tmp"))
 
 
 def test_force_runs_again(tmp_path: Path) -> None:
     config = ("method=direct_transfer",)
-    first = run_cell(tiny_config(tmp_path, *config))
+    first = run_experiment(tiny_config(tmp_path, *config))
     before = (first.folder / "record.json").stat().st_mtime_ns
-    again = run_cell(tiny_config(tmp_path, *config, "force=true"))
+    again = run_experiment(tiny_config(tmp_path, *config, "force=true"))
     assert (again.folder / "record.json").stat().st_mtime_ns > before
     assert again.record["metrics"] == first.record["metrics"]
 
@@ -257,7 +257,7 @@ def test_teacher_of_another_run(reference: Run) -> None:
     """With `distiller.teacher=RUN` only the student is trained, on the same teacher."""
     root = reference.folder.parent.parent
     beginning = "mskd-synthetic-s0"  # which fits the new run's folder too, once it is there
-    run = run_cell(tiny_config(root, "method=mskd", f"distiller.teacher={beginning}"))
+    run = run_experiment(tiny_config(root, "method=mskd", f"distiller.teacher={beginning}"))
     assert list(run.record["stages"]) == ["student"]
     assert run.record["metrics"] == reference.record["metrics"]
     assert str(root) not in (run.folder / "config.json").read_text()
@@ -269,13 +269,13 @@ def test_teacher_of_another_backbone_is_refused(reference: Run) -> None:
     for change, reason in (("backbone.views=[global]", "views"), ("backbone.widths=[8,8]", "8")):
         part = ["labeler.part_weight=0"] if "views" in change else []
         with pytest.raises(ConfigError, match=reason):
-            run_cell(tiny_config(root, "method=mskd", teacher, change, *part))
+            run_experiment(tiny_config(root, "method=mskd", teacher, change, *part))
 
 
 def test_crossing_cluster_contrast_with_a_teacher(reference: Run) -> None:
     """A part of one method serves another."""
     root = reference.folder.parent.parent
-    run = run_cell(
+    run = run_experiment(
         tiny_config(
             root, "method=cluster_contrast", "distiller=offline_teacher",
             f"distiller.teacher={reference.folder}", "backbone.views=[global,upper,lower]",
@@ -285,7 +285,7 @@ def test_crossing_cluster_contrast_with_a_teacher(reference: Run) -> None:
 
 
 def test_oracle_selection_keeps_the_best(tmp_path: Path) -> None:
-    run = run_cell(
+    run = run_experiment(
         tiny_config(
             tmp_path, "method=cluster_contrast", "selection=oracle", "train.epochs=3",
             "evaluation.every=1",
@@ -300,14 +300,14 @@ def test_oracle_selection_keeps_the_best(tmp_path: Path) -> None:
 def test_no_clusters_is_explained_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     overrides = ("method=cluster_contrast", "labeler.min_samples=60")
     with pytest.raises(HarnessError) as caught:
-        run_cell(tiny_config(tmp_path, *overrides))
+        run_experiment(tiny_config(tmp_path, *overrides))
     assert "no clusters" in caught.value.cause and "eps 0.6" in caught.value.cause
-    assert "labeler.eps" in caught.value.cure
+    assert "labeler.eps" in caught.value.hint
 
 
 def test_too_few_clusters_is_explained(tmp_path: Path) -> None:
     with pytest.raises(HarnessError) as caught:
-        run_cell(tiny_config(tmp_path, "method=cluster_contrast", "batch.identities=64"))
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "batch.identities=64"))
     assert "eps 0.6" in caught.value.cause and "outliers" in caught.value.cause
 
 
@@ -318,25 +318,25 @@ def test_loss_that_is_not_finite_is_explained(
 
     monkeypatch.setattr(Trainer, "_step", lambda *_: torch.tensor(float("nan")))
     with pytest.raises(HarnessError, match="not finite"):
-        run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tmp_path, "method=cluster_contrast")
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_finish", _interrupted)
+        patch.setattr(Experiment, "_finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(config)
+            run_experiment(config)
     (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(HarnessError, match=r"checkpoint\.pt"):
-        run_cell(config)
-    run_cell(tiny_config(tmp_path, "method=cluster_contrast", "force=true"))
+        run_experiment(config)
+    run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "force=true"))
 
 
 def test_checkpoints_run_no_code(tmp_path: Path) -> None:
     """`weights_only=True`: a pickled function is refused, not called."""
-    run = run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     torch.save({"a": os.system}, run.folder / "initial.pt")
     with pytest.raises(HarnessError, match="cannot be read"):
         load_network(run, "initial")
@@ -345,8 +345,8 @@ def test_checkpoints_run_no_code(tmp_path: Path) -> None:
 def test_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where the folder should be")
     with pytest.raises(HarnessError, match="cannot be written") as caught:
-        run_cell(tiny_config(tmp_path, "method=direct_transfer"))
-    assert "store=" in caught.value.cure
+        run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    assert "store=" in caught.value.hint
 
 
 def _folder(folder: Path, cameras: bool = True) -> list[str]:
@@ -377,9 +377,9 @@ def test_unreadable_images(tmp_path: Path) -> None:
     bad = tmp_path / "people" / "1_1.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(HarnessError, match=r"1_1\.png") as caught:
-        run_cell(compose(overrides))
-    assert "on_bad_image=skip" in caught.value.cure
-    run = run_cell(compose([*overrides, "dataset.on_bad_image=skip"]))
+        run_experiment(compose(overrides))
+    assert "on_bad_image=skip" in caught.value.hint
+    run = run_experiment(compose([*overrides, "dataset.on_bad_image=skip"]))
     assert run.record["dataset"]["unreadable"] == ["1_1.png"]
     assert run.record["dataset"]["train"] == 15
     assert str(tmp_path) not in json.dumps(run.record) + (run.folder / "config.json").read_text()
@@ -388,24 +388,24 @@ def test_unreadable_images(tmp_path: Path) -> None:
 def test_data_without_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samplers do without and the card says so; an objective that needs cameras is refused."""
     overrides = _folder(tmp_path, cameras=False)
-    run = run_cell(compose(overrides))
+    run = run_experiment(compose(overrides))
     assert run.record["protocol"]["cameras"] is False
     assert run.record["metrics"]["queries_without_match"] == 0
     monkeypatch.setattr(ClusterMemory, "uses_cameras", True)
     with pytest.raises(ConfigError, match="needs cameras"):
-        run_cell(compose([*overrides, "seed=1"]))
+        run_experiment(compose([*overrides, "seed=1"]))
 
 
 def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint of other images is refused, not continued."""
     overrides = _folder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_finish", _interrupted)
+        patch.setattr(Experiment, "_finish", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(compose(overrides))
+            run_experiment(compose(overrides))
     Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
     with pytest.raises(HarnessError, match="not those"):
-        run_cell(compose(overrides))
+        run_experiment(compose(overrides))
 
 
 def _interrupted(*_: object) -> None:
@@ -414,8 +414,8 @@ def _interrupted(*_: object) -> None:
 
 def test_bf16_on_the_cpu(tmp_path: Path) -> None:
     """Emulated or not, it runs, and the card says so: other numbers, another protocol."""
-    fp32 = run_cell(tiny_config(tmp_path, "method=cluster_contrast"))
-    bf16 = run_cell(tiny_config(tmp_path, "method=cluster_contrast", "train.precision=bf16"))
+    fp32 = run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
+    bf16 = run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "train.precision=bf16"))
     assert bf16.record["protocol"]["precision"] == "bf16"
     assert bf16.record["protocol"]["hash"] != fp32.record["protocol"]["hash"]
     first = [run.history()[0]["loss"] for run in (fp32, bf16)]
@@ -437,18 +437,18 @@ def test_data_without_a_test_part(
         ([*overrides, "selection=oracle"], "selection=oracle needs a test part"),
     ):
         with pytest.raises(ConfigError, match=words):
-            run_cell(compose(wrong))
-    run = run_cell(compose(overrides))
+            run_experiment(compose(wrong))
+    run = run_experiment(compose(overrides))
     assert "no test part: this run trains and is not evaluated" in capsys.readouterr().out
     assert run.finished and run.problem is None
     assert run.record["evaluated"] is False and run.record["metrics"] == {}
     assert run.record["dataset"]["query"] == 0
     assert run.record["stages"]["train"]["epoch"] == 1
     assert load_network(run, "train") is not None
-    run_cell(compose(overrides))  # finished already
+    run_experiment(compose(overrides))  # finished already
     store = str(tmp_path / "runs")
     assert "trained, not evaluated" in command("list", "runs", "--store", store).out
     write = tiny(tmp_path, "method=direct_transfer")
-    run_cell(compose(write))
+    run_experiment(compose(write))
     table = command("table", "--store", store)
     assert table.status == 0 and "direct_transfer" in table.out and "folder" not in table.out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.evaluation.label_free import column, read_label_free
 from harness.experiment.protocol import protocol_card
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.tiny import tiny_config
 
@@ -14,7 +14,7 @@ from tests.tiny import tiny_config
 def ran(folder: Path, *overrides: str) -> Run:
     """A tiny cell whose epochs are all looked at."""
     options = ["method=cluster_contrast", "evaluation.every=1", "train.epochs=4"]
-    return run_cell(tiny_config(folder, *options, *overrides))
+    return run_experiment(tiny_config(folder, *options, *overrides))
 
 
 def test_the_checkpoint_of_the_best_epoch_is_kept(tmp_path: Path) -> None:

@@ -153,5 +153,5 @@ def test_a_launcher_needs_something_to_launch(command: Command, tmp_path: Path) 
 def test_errors_keep_their_cure_on_the_way(tmp_path: Path) -> None:
     import pickle
 
-    error = pickle.loads(pickle.dumps(HarnessError("cause", "cure")))
-    assert (error.cause, error.cure, str(error)) == ("cause", "cure", "cause\n  cure")
+    error = pickle.loads(pickle.dumps(HarnessError("cause", "hint")))
+    assert (error.cause, error.hint, str(error)) == ("cause", "hint", "cause\n  hint")

@@ -86,7 +86,7 @@ def _what_only_the_first_knows() -> None:
 
     with pytest.raises(DataError) as problem:
         sharing.from_first(fails)
-    assert (problem.value.cause, problem.value.cure) == ("no data in 0", "get it")
+    assert (problem.value.cause, problem.value.hint) == ("no data in 0", "get it")
     sharing.check_same("equal", "thing")
     with pytest.raises(ConfigError, match="another thing"):
         sharing.check_same(str(rank), "thing")
@@ -180,7 +180,7 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason", "cure"),
+    ("settings", "reason", "hint"),
     [
         (("batch.identities=5", "batch.images=2", "batch.samples_per_bn=5"), "equally by 4", ""),
         (("batch.samples_per_bn=8",), "4 of 16 images each", "Start 1 or 2 processes"),
@@ -188,11 +188,11 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_batches_that_cannot_be_shared(
-    four: None, settings: tuple[str, ...], reason: str, cure: str, tmp_path: Path
+    four: None, settings: tuple[str, ...], reason: str, hint: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=reason) as problem:
         make_recipe(compose(tiny(tmp_path, "method=cluster_contrast", *settings)))
-    assert cure in problem.value.cure
+    assert hint in problem.value.hint
 
 
 @pytest.mark.parametrize("group", [0, 2, 4, 16, 64])
@@ -221,4 +221,4 @@ def test_other_programs_have_ranks_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert processes.count() == 1 and processes.rank() == 0
     processes.join()
-    assert not processes.several()
+    assert not processes.is_distributed()

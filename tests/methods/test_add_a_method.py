@@ -80,7 +80,7 @@ def test_its_commands_run_to_the_end(command: Command, tmp_path: Path) -> None:
     assert "pul/all_images " in listed
     for row in ("pul ", "pul_all_images ", "pul [objective=cluster_memory] "):
         assert any(line.startswith(row) for line in table.splitlines()), row
-    runs = {run.record["cell"]["method"]: run for run in Store(Path("results/runs")).runs()}
+    runs = {run.record["experiment"]["method"]: run for run in Store(Path("results/runs")).runs()}
     assert set(runs) == {"pul", "pul_all_images"}
     assert all(run.record["protocol"]["cameras"] is False for run in runs.values())
 

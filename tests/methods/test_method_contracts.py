@@ -21,11 +21,11 @@ from harness.core import plugins
 from harness.core.errors import ConfigError, TrainingError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.data.types import ReIDData
-from harness.evaluation.evaluator import Referee, make_referee
+from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.experiment import run as run_module
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import Cell, run_cell
+from harness.experiment.run import Experiment, run_experiment
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same
@@ -52,7 +52,7 @@ def ran(folder: Path) -> Ran:
 
     @cache
     def run(name: str, *changes: str) -> Run:
-        return run_cell(tiny_config(folder, f"method={name}", *changes))
+        return run_experiment(tiny_config(folder, f"method={name}", *changes))
 
     return run
 
@@ -99,10 +99,10 @@ def check(run: Run) -> None:
 def on_other_data(monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]) -> None:
     """From now on runs train on changed data."""
 
-    def changed(data: ReIDData, *args: Any, **kwargs: Any) -> Referee:
-        return make_referee(change(data), *args, **kwargs)
+    def changed(data: ReIDData, *args: Any, **kwargs: Any) -> Evaluator:
+        return make_evaluator(change(data), *args, **kwargs)
 
-    monkeypatch.setattr(run_module, "make_referee", changed)
+    monkeypatch.setattr(run_module, "make_evaluator", changed)
 
 
 def with_train(**values: Any) -> Callable[[ReIDData], ReIDData]:
@@ -126,7 +126,7 @@ def shuffled(array: np.ndarray) -> np.ndarray:
 def test_two_epochs(name: str, ran: Ran) -> None:
     run = ran(name)
     check(run)
-    assert run.record["cell"]["method"] == name
+    assert run.record["experiment"]["method"] == name
     assert (run.folder / f"{list(run.record['stages'])[-1]}.pt").is_file()
 
 
@@ -157,7 +157,7 @@ def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_numbers(name: str, ran: Ran, tmp_path: Path) -> None:
-    assert_same(ran(name), run_cell(tiny_config(tmp_path, f"method={name}")))
+    assert_same(ran(name), run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -173,19 +173,19 @@ def test_interrupted_in_the_middle(
     """
     whole = ran(name, *own(name))
     rows = len(whole.history())
-    left = Cell._time_left
+    left = Experiment._time_left
 
-    def stop(cell: Cell, *arguments: Any) -> float:
+    def stop(cell: Experiment, *arguments: Any) -> float:
         if len(cell.history) == rows:
             raise KeyboardInterrupt
         return left(cell, *arguments)
 
     config = tiny_config(tmp_path, f"method={name}", *own(name))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Cell, "_time_left", stop)
-        run_cell(config)
+        patch.setattr(Experiment, "_time_left", stop)
+        run_experiment(config)
     capsys.readouterr()
-    resumed = run_cell(config)
+    resumed = run_experiment(config)
     assert f"going on with epoch {whole.history()[-1]['epoch']}." in capsys.readouterr().out
     assert_same(whole, resumed)
 
@@ -200,7 +200,7 @@ def test_identities_are_not_seen(
     """With shuffled training identities nothing changes but the cluster quality."""
     honest = ran(name)
     on_other_data(monkeypatch, with_train(identities=shuffled))
-    blind = run_cell(tiny_config(tmp_path, f"method={name}"))
+    blind = run_experiment(tiny_config(tmp_path, f"method={name}"))
     assert blind.record["metrics"] == honest.record["metrics"]
     for ours, theirs in zip(blind.history(), honest.history(), strict=True):
         assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
@@ -213,15 +213,15 @@ def test_cameras_off(name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.Mo
     """It runs, and the same with shuffled cameras; or it is refused with the reason."""
     if (error := refused_without_cameras(name)) is not None:
         assert "needs cameras, but method.uses_cameras is false" in error.cause
-        assert "method.uses_cameras=true" in error.cure
+        assert "method.uses_cameras=true" in error.hint
         with pytest.raises(ConfigError, match="needs cameras"):
-            run_cell(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
+            run_experiment(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
         assert not (tmp_path / "runs").exists()
         return
     honest = ran(name, NO_CAMERAS)
     assert honest.record["protocol"]["cameras"] is False
     on_other_data(monkeypatch, with_train(cameras=shuffled))
-    blind = run_cell(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
+    blind = run_experiment(tiny_config(tmp_path, f"method={name}", NO_CAMERAS))
     assert blind.record["metrics"] == honest.record["metrics"]
     assert [r["loss"] for r in blind.history()] == [r["loss"] for r in honest.history()]
 
@@ -237,7 +237,7 @@ def test_most_methods_do_without_cameras() -> None:
 def test_one_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All training images from one camera."""
     on_other_data(monkeypatch, with_train(cameras=np.zeros_like))
-    check(run_cell(tiny_config(tmp_path, f"method={name}")))
+    check(run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -246,9 +246,9 @@ def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     on_other_data(monkeypatch, with_train(cameras=None))
     config = tiny_config(tmp_path, f"method={name}")
     try:
-        run = run_cell(config)
+        run = run_experiment(config)
     except ConfigError as error:
-        assert "needs cameras, but synthetic has none" in error.cause and error.cure
+        assert "needs cameras, but synthetic has none" in error.cause and error.hint
         assert not list((tmp_path / "runs").glob("*/history.json"))
         assert config.method.uses_cameras
     else:
@@ -311,7 +311,7 @@ def test_labels_that_change_their_number(
     numbers = (12, 5, 20)
     scripted(monkeypatch, [clusters(number) for number in numbers])
     settings = ("train.epochs=3", "train.label_every=1")
-    run = run_cell(tiny_config(tmp_path, f"method={name}", *settings))
+    run = run_experiment(tiny_config(tmp_path, f"method={name}", *settings))
     check(run)
     last = list(run.record["stages"])[-1]
     found = [row["clusters"] for row in run.history() if row["stage"] == last]
@@ -324,7 +324,7 @@ def test_outliers_almost_everywhere(
 ) -> None:
     """Five pairs of images have a label: enough for a batch, which repeats them."""
     scripted(monkeypatch, [clusters(5, labelled=10)])
-    run = run_cell(tiny_config(tmp_path, f"method={name}"))
+    run = run_experiment(tiny_config(tmp_path, f"method={name}"))
     check(run)
     assert {row["outliers"] for row in run.history()} == {run.record["dataset"]["train"] - 10}
 
@@ -351,7 +351,7 @@ def test_nothing_to_train_on(
     config = tiny_config(tmp_path, f"method={name}", "train.label_every=1")
     first = -int(make_recipe(config).stages[0].config.train.warmup_epochs)
     with pytest.raises(TrainingError, match=cause.format(first=first, second=first + 1)) as caught:
-        run_cell(config)
-    assert caught.value.cure
+        run_experiment(config)
+    assert caught.value.hint
     kept = list((tmp_path / "runs").glob("*/checkpoint.pt"))
     assert len(kept) == len(epochs) - 1

@@ -15,7 +15,7 @@ import torch
 
 from harness.components.objectives import ExclusiveMemory
 from harness.experiment.compose import compose
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.label_schedule import labellings
 from harness.training.optimizers import learning_rate
@@ -59,7 +59,7 @@ def test_interrupted_in_every_epoch_and_resumed(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each start gets one epoch further; labels are an epoch's own, or those of the one before."""
-    whole = run_cell(compose(overrides(case, tmp_path / "whole")))
+    whole = run_experiment(compose(overrides(case, tmp_path / "whole")))
     steps = [row["iterations"] for row in whole.history()]
     assert len(steps) == 4
     original = Trainer._step
@@ -76,12 +76,12 @@ def test_interrupted_in_every_epoch_and_resumed(
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "_step", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                run_cell(compose(overrides(case, tmp_path / "parts")))
-    same(whole, run_cell(compose(overrides(case, tmp_path / "parts"))))
+                run_experiment(compose(overrides(case, tmp_path / "parts")))
+    same(whole, run_experiment(compose(overrides(case, tmp_path / "parts"))))
 
 
 def test_spcl_labels_from_its_memory_by_the_first_epochs_threshold(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=spcl", "train.epochs=3"))
+    run = run_experiment(tiny_config(tmp_path, "method=spcl", "train.epochs=3"))
     rows = run.history()
     assert ["seconds_extract" in row for row in rows] == [True, False, False]
     assert len({row["label_threshold"] for row in rows}) == 1
@@ -91,7 +91,9 @@ def test_spcl_labels_from_its_memory_by_the_first_epochs_threshold(tmp_path: Pat
 
 
 def test_buc_merges_until_a_tenth_is_left(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=buc", "train.epochs=14", "train.iterations=1"))
+    run = run_experiment(
+        tiny_config(tmp_path, "method=buc", "train.epochs=14", "train.iterations=1")
+    )
     images = run.record["dataset"]["train"]
     clusters = [row["clusters"] for row in run.history()]
     assert clusters[:5] == [images] * 5
@@ -123,7 +125,7 @@ def test_bucs_groups_and_fresh_optimiser(tmp_path: Path, monkeypatch: pytest.Mon
         return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", spied)
-    run = run_cell(compose([*PUBLISHED, *places(tmp_path)]))
+    run = run_experiment(compose([*PUBLISHED, *places(tmp_path)]))
     ends = np.cumsum([0, *(row["iterations"] for row in run.history())])[:-1]
     assert [seen[first][1] for first in ends] == [True, False, True, True]
     assert sum(fresh for _, fresh in seen) == 3
@@ -146,5 +148,5 @@ def test_bucs_memory_is_empty_after_each_merge(
         rows.append(int((self.memory[0].norm(dim=-1) > 0).sum()))
 
     monkeypatch.setattr(ExclusiveMemory, "start_epoch", spied)
-    run_cell(compose([*PUBLISHED, *places(tmp_path)]))
+    run_experiment(compose([*PUBLISHED, *places(tmp_path)]))
     assert rows[0] == rows[2] == rows[3] == 0 < rows[1]

@@ -44,7 +44,7 @@ def record(
     stages = stages or {"teacher": 60.0, "student": 70.0}
     return {
         "schema": 1,
-        "cell": {"method": method, "dataset": dataset, "protocol": "common", "seed": seed},
+        "experiment": {"method": method, "dataset": dataset, "protocol": "common", "seed": seed},
         "settings": settings,
         "protocol": _card(**(card or {})),
         "metrics": metrics(list(stages.values())[-1]),

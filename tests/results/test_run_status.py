@@ -64,7 +64,7 @@ def test_why_a_run_failed(tmp_path: Path) -> None:
     run = Run(failed(tmp_path, "run"))
     why = failure(run)
     assert why is not None
-    assert (why["error"], why["cure"], why["kind"]) == (
+    assert (why["error"], why["hint"], why["kind"]) == (
         "no clusters", "Raise labeler.eps.", "TrainingError",
     )  # fmt: skip
     assert (why["stage"], why["epoch"], why["traceback"]) == ("student", 3, None)

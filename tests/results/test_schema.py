@@ -36,7 +36,7 @@ def test_old_records_are_brought_up_to_date_and_lose_nothing(path: Path, tmp_pat
     for name, stage in now["stages"].items():
         assert {"network", "images_per_second"} <= stage.keys()
         assert old["stages"][name].items() <= stage.items()
-    for key in ("cell", "settings", "protocol", "metrics", "seconds", "finished"):
+    for key in ("experiment", "settings", "protocol", "metrics", "seconds", "finished"):
         assert now[key] == old[key]
     assert len(load(tmp_path)) == len(old["stages"])
     assert (folder / "record.json").read_text(encoding="utf-8") == before, "files stay as they are"
@@ -63,7 +63,7 @@ def test_other_schemas_are_damage(schema: object, said: str) -> None:
 
 
 @pytest.mark.parametrize("damage", [3, [], None, {"teacher": 3}, {}])
-@pytest.mark.parametrize("key", ["stages", "dataset", "environment", "cell", "protocol"])
+@pytest.mark.parametrize("key", ["stages", "dataset", "environment", "experiment", "protocol"])
 def test_migration_survives_any_damage(key: str, damage: object) -> None:
     found = read(record() | {key: damage})
     if isinstance(found, dict):

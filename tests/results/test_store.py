@@ -37,7 +37,7 @@ DAMAGED = {
     "no settings": (without("settings"), "lacks settings"),
     "no protocol": (without("protocol"), "lacks protocol"),
     "no hash": (without("protocol", "hash"), "lacks protocol.hash"),
-    "no seed": (without("cell", "seed"), "lacks cell.seed"),
+    "no seed": (without("experiment", "seed"), "lacks experiment.seed"),
     "no mINP": (without("stages", "student", "metrics", "mINP"), "stages.student.metrics.mINP"),
 }
 

@@ -76,13 +76,13 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
         changed(lambda r: r["protocol"].update(input="384x128")), f"card gives {OTHER}", True
     ),
     "truncated": (truncated, "cannot be read", True),
-    "no seed": (changed(lambda r: r["cell"].pop("seed")), "lacks cell.seed", True),
-    "a seed in words": (changed(lambda r: r["cell"].update(seed="0")), "lacks cell.seed", True),
+    "no seed": (changed(lambda r: r["experiment"].pop("seed")), "lacks experiment.seed", True),
+    "a seed in words": (changed(lambda r: r["experiment"].update(seed="0")), "lacks experiment.seed", True),
     "not a number": (
         changed(lambda r: r["metrics"].update(mAP=float("nan"))), "lacks metrics.mAP", True
     ),
     "another seed": (
-        changed(lambda r: r["cell"].update(seed=7)), "config.json says seed 1, the record 7", False
+        changed(lambda r: r["experiment"].update(seed=7)), "config.json says seed 1, the record 7", False
     ),
     "a better mAP": (changed(better), "is not the mean of its queries", False),
     "a better mAP above alone": (

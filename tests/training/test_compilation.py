@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.core.errors import ConfigError
 from harness.experiment.naming import portable_config, settings_hash
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.training.compilation import check_compile
 from harness.training.trainer import Trainer
 from tests.same import assert_same, weights
@@ -25,10 +25,10 @@ CPU = torch.device("cpu")
 def test_unknown_modes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         check_compile("max-autotun", CPU)
-    assert caught.value.cure and "'max-autotune'" in caught.value.cure
+    assert caught.value.hint and "'max-autotune'" in caught.value.hint
     with pytest.raises(ConfigError) as caught:
-        run_cell(tiny_config(tmp_path, "method=mskd", "train.compile=false"))
-    assert caught.value.cure and '"off"' in caught.value.cure
+        run_experiment(tiny_config(tmp_path, "method=mskd", "train.compile=false"))
+    assert caught.value.hint and '"off"' in caught.value.hint
     check_compile("off", CPU)
 
 
@@ -42,8 +42,8 @@ def test_where_it_does_not_work_the_reason_is_given(
     with pytest.raises(
         ConfigError, match=r"default does not work here.*no C\+\+ compiler"
     ) as caught:
-        run_cell(tiny_config(tmp_path, "method=mskd", "train.compile=default"))
-    assert caught.value.cure and "train.compile=off" in caught.value.cure
+        run_experiment(tiny_config(tmp_path, "method=mskd", "train.compile=default"))
+    assert caught.value.hint and "train.compile=off" in caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 
@@ -68,9 +68,9 @@ def test_all_stages_share_it(tmp_path: Path) -> None:
 def test_compiled_and_resumed(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Close to what is not compiled, with the same keys; interrupted, it ends as it would have."""
     changes = (f"method={method}", "batch.samples_per_bn=8")
-    eager = run_cell(tiny_config(tmp_path / "eager", *changes))
+    eager = run_experiment(tiny_config(tmp_path / "eager", *changes))
     compiled = (*changes, "train.compile=default")
-    whole = run_cell(tiny_config(tmp_path / "whole", *compiled))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *compiled))
     assert whole.record["pipeline"]["compile"] == "default"
     assert whole.name != eager.name
     assert weights(whole).keys() == weights(eager).keys()
@@ -89,11 +89,13 @@ def test_compiled_and_resumed(method: str, tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(tiny_config(tmp_path / "parts", *compiled))
-    assert_same(whole, run_cell(tiny_config(tmp_path / "parts", *compiled)))
+            run_experiment(tiny_config(tmp_path / "parts", *compiled))
+    assert_same(whole, run_experiment(tiny_config(tmp_path / "parts", *compiled)))
 
 
 @pytest.mark.slow
 def test_max_autotune(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=cluster_contrast", "train.compile=max-autotune"))
+    run = run_experiment(
+        tiny_config(tmp_path, "method=cluster_contrast", "train.compile=max-autotune")
+    )
     assert 0 < run.record["metrics"]["mAP"] <= 100

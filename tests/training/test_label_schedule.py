@@ -17,7 +17,7 @@ from harness.core.interfaces import Objective
 from harness.experiment.compose import compose
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.training.extraction import extract
 from harness.training.label_schedule import labellings
 from tests.tiny import tiny_config
@@ -134,7 +134,7 @@ class Spy:
 
 def test_labels_last_and_memories_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spy = Spy(monkeypatch, "ClusterMemory")
-    run = run_cell(
+    run = run_experiment(
         tiny_config(tmp_path, "method=cluster_contrast", "train.label_every=[2,1]",
                     "train.epochs=4")
     )  # fmt: skip
@@ -149,7 +149,7 @@ def test_no_features_where_nobody_looks_at_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch, "ExclusiveMemory")
-    run = run_cell(
+    run = run_experiment(
         tiny_config(tmp_path, "method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.2",
                     "objective=exclusive", "train.label_every=[2,0.25]", "train.epochs=4")
     )  # fmt: skip
@@ -163,7 +163,7 @@ def test_several_labellings_at_once(tmp_path: Path) -> None:
     """Few epochs merge as far as many do."""
     ends = []
     for place, label_every in (("few", "[0.5,0.125]"), ("many", "1")):
-        run = run_cell(
+        run = run_experiment(
             tiny_config(tmp_path / place, "method=cluster_contrast", "labeler=bottom_up",
                         "labeler.share=0.1", "objective=exclusive", "train.epochs=3",
                         f"train.label_every={label_every}")
@@ -176,7 +176,7 @@ def test_several_labellings_at_once(tmp_path: Path) -> None:
 
 
 def test_auto_takes_the_batches_that_labelled_images_fill(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, "method=cluster_contrast", "train.iterations=auto"))
+    run = run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "train.iterations=auto"))
     images = run.record["dataset"]["train"]
     for row in run.history():
         assert row["iterations"] == (images - row["outliers"]) // 16 > 2

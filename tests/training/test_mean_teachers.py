@@ -14,12 +14,12 @@ from torch import Tensor
 
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import Batch, UnlabelledSet
-from harness.evaluation.evaluator import Referee
+from harness.evaluation.evaluator import Evaluator
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
 from harness.experiment.model_loading import load_network
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
@@ -51,8 +51,8 @@ def test_resumed_or_repeated_the_numbers_are_the_same(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (f"method={method}", *ALL_DRAWS)
-    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
-    _same(whole, run_cell(tiny_config(tmp_path / "again", *settings)))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
+    _same(whole, run_experiment(tiny_config(tmp_path / "again", *settings)))
     steps, original = [0], Trainer._step
 
     def interrupted(*arguments: Any) -> Tensor:
@@ -63,9 +63,9 @@ def test_resumed_or_repeated_the_numbers_are_the_same(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "_step", interrupted)
-        run_cell(tiny_config(tmp_path / "parts", *settings))
-    _same(whole, run_cell(tiny_config(tmp_path / "parts", *settings)))
-    other = run_cell(tiny_config(tmp_path / "other", *settings, "seed=1"))
+        run_experiment(tiny_config(tmp_path / "parts", *settings))
+    _same(whole, run_experiment(tiny_config(tmp_path / "parts", *settings)))
+    other = run_experiment(tiny_config(tmp_path / "other", *settings, "seed=1"))
     assert other.history()[0]["loss"] != whole.history()[0]["loss"]
 
 
@@ -82,8 +82,8 @@ def test_the_record_is_of_the_tested_network(
         return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", spied)
-    run = run_cell(tiny_config(tmp_path, f"method={method}"))
-    name = NETWORKS[run.record["cell"]["method"]]
+    run = run_experiment(tiny_config(tmp_path, f"method={method}"))
+    name = NETWORKS[run.record["experiment"]["method"]]
     assert run.record["stages"]["train"]["network"] == name
     (trainer,) = trainers
     said, network = trainer.tested_network
@@ -114,10 +114,10 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
 @pytest.mark.parametrize(("method", "plain"), [("mmt", False), ("ice", True)])
 def test_copies_of_a_batch(method: str, plain: bool, tmp_path: Path, batches: list[Batch]) -> None:
     """One more copy, by other draws; the student's own is what it would be without the other."""
-    run_cell(tiny_config(tmp_path / "copies", f"method={method}"))
+    run_experiment(tiny_config(tmp_path / "copies", f"method={method}"))
     with_copies = list(batches)
     batches.clear()
-    run_cell(tiny_config(tmp_path / "one", f"method={method}", "distiller=none"))
+    run_experiment(tiny_config(tmp_path / "one", f"method={method}", "distiller=none"))
     for many, one in zip(with_copies[:2], batches[:2], strict=True):
         assert len(many.others) == 1 and not one.others
         assert (many.plain is not None) == plain and one.plain is None
@@ -140,7 +140,7 @@ def test_two_students_with_random_weights_differ(
     monkeypatch.setattr(Trainer, "epochs", no_epochs)
     run = tiny_config(tmp_path, "method=mmt")
     with pytest.raises(KeyError):  # nothing was trained, so there is nothing to record
-        run_cell(run)
+        run_experiment(run)
     (trainer,) = found
     distiller: Any = trainer.parts.distiller
     pairs = zip(trainer.parts.backbone.parameters(), distiller.student.parameters(), strict=True)
@@ -154,22 +154,22 @@ def test_two_students_with_random_weights_differ(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_camera(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlabelled = Referee.unlabelled
+    unlabelled = Evaluator.unlabelled
 
-    def of_one_camera(self: Referee, uses_cameras: bool) -> UnlabelledSet:
+    def of_one_camera(self: Evaluator, uses_cameras: bool) -> UnlabelledSet:
         data = unlabelled(self, uses_cameras)
         assert data.cameras is not None
         return replace(data, cameras=torch.zeros_like(data.cameras))
 
-    monkeypatch.setattr(Referee, "unlabelled", of_one_camera)
-    run = run_cell(tiny_config(tmp_path, f"method={method}", "batch.sampler=camera"))
+    monkeypatch.setattr(Evaluator, "unlabelled", of_one_camera)
+    run = run_experiment(tiny_config(tmp_path, f"method={method}", "batch.sampler=camera"))
     assert 0 < run.record["metrics"]["mAP"] <= 100
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_outliers_are_explained(method: str, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="no clusters"):
-        run_cell(tiny_config(tmp_path, f"method={method}", "labeler.min_samples=60"))
+        run_experiment(tiny_config(tmp_path, f"method={method}", "labeler.min_samples=60"))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_all_outliers_are_explained(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_odd_batches(method: str, batch: tuple[str, ...], tmp_path: Path) -> None:
     """Without a second image, or without a negative, losses are finite."""
-    run = run_cell(tiny_config(tmp_path, f"method={method}", *batch))
+    run = run_experiment(tiny_config(tmp_path, f"method={method}", *batch))
     assert all(torch.isfinite(torch.tensor(row["loss"])) for row in run.history())
 
 
@@ -204,7 +204,7 @@ CROSSED = {
 
 @pytest.mark.parametrize("case", CROSSED)
 def test_crossings(case: str, tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, *CROSSED[case]))
+    run = run_experiment(tiny_config(tmp_path, *CROSSED[case]))
     assert 0 < run.record["metrics"]["mAP"] <= 100
 
 
@@ -233,7 +233,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused_at_composition(case: str) -> None:
-    overrides, cause, cure = REFUSED[case]
+    overrides, cause, hint = REFUSED[case]
     with pytest.raises(ConfigError, match=cause) as refusal:
         make_recipe(compose([*overrides, "dataset=synthetic"]))
-    assert re.search(cure, refusal.value.cure)
+    assert re.search(hint, refusal.value.hint)

@@ -88,7 +88,7 @@ def by_hand(trunk: float, momentum: float = 0.9, nesterov: bool = True) -> list[
 @pytest.mark.parametrize("trunk", [1.0, 0.1, 0.0])
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_sgd(trunk: float, nesterov: bool) -> None:
-    found = trained(USUAL | {"name": "sgd", "nesterov": nesterov, "trunk_rate": trunk})
+    found = trained(USUAL | {"name": "sgd", "nesterov": nesterov, "backbone_lr_mult": trunk})
     for ours, theirs in zip(found, by_hand(trunk, nesterov=nesterov), strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -103,7 +103,7 @@ def test_the_default_is_the_adam_of_the_first_version() -> None:
 
 def test_groups_keep_their_factor_through_a_checkpoint() -> None:
     net = network()
-    settings = USUAL | {"trunk_rate": 0.1}
+    settings = USUAL | {"backbone_lr_mult": 0.1}
     one, other = (make_optimizer(settings, net.parameters(), net[0].parameters()) for _ in range(2))
     other.load_state_dict(one.state_dict())
     set_rate(other, 0.5)
@@ -120,7 +120,7 @@ def mskd() -> DictConfig:
 
 
 OTHER: dict[str, Any] = {
-    "name": "sgd", "warmup": 10, "steps": [20, 40], "renew": True, "trunk_rate": 0.1,
+    "name": "sgd", "warmup": 10, "steps": [20, 40], "reset_with_labels": True, "backbone_lr_mult": 0.1,
 }  # fmt: skip
 
 
@@ -173,21 +173,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "too much momentum": ({"name": "sgd", "momentum": 1.5}, "momentum=1.5 must be", ""),
     "a fall for a rise": ({"warmup_start": 2}, "warmup_start=2 must be", ""),
     "half a warm-up": ({"warmup": 0.5}, "optimizer.warmup=0.5 must be a whole number", ""),
-    "an unlearning trunk": ({"trunk_rate": -1}, "trunk_rate=-1 must be", ""),
-    "maybe": ({"renew": 1}, "optimizer.renew=1 must be true or false", ""),
+    "an unlearning trunk": ({"backbone_lr_mult": -1}, "backbone_lr_mult=-1 must be", ""),
+    "maybe": ({"reset_with_labels": 1}, "optimizer.reset_with_labels=1 must be true or false", ""),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("where", ["", "stages.student."])
-def test_refused_with_cause_and_cure(mskd: DictConfig, case: str, where: str) -> None:
-    values, cause, cure = REFUSED[case]
+def test_refused_with_cause_and_hint(mskd: DictConfig, case: str, where: str) -> None:
+    values, cause, hint = REFUSED[case]
     config = mskd.copy()
     for key, value in values.items():
         OmegaConf.update(config, f"{where}optimizer.{key}", value, force_add=True)
     with pytest.raises(ConfigError) as refusal:
         make_recipe(config)
-    assert cause in refusal.value.cause and cure in refusal.value.cure
+    assert cause in refusal.value.cause and hint in refusal.value.hint
     assert refusal.value.cause.startswith("stages.student: " if where else "optimizer.")
 
 

@@ -16,7 +16,7 @@ from harness.core.distributed.micro_batches import Pieces
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from tests.experiment.distributed_runs import (
     CELLS,
     GROUPS,
@@ -133,7 +133,7 @@ def test_outside_of_steps_networks_are_called_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "images", "cure"),
+    ("settings", "images", "hint"),
     [
         ((GROUPS,), 3, "torchrun"),  # a group has to be computed at once
         (("batch.samples_per_bn=0",), 8, "batch.samples_per_bn"),
@@ -143,14 +143,14 @@ def test_outside_of_steps_networks_are_called_as_they_are() -> None:
 def test_what_cannot_be_cut_smaller_ends_with_the_cure(
     settings: tuple[str, ...],
     images: int,
-    cure: str,
+    hint: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _little_memory(monkeypatch, images, "forward")
     with pytest.raises(TrainingError, match="does not hold") as problem:
-        run_cell(tiny_config(tmp_path, "method=cluster_contrast", *settings))
-    assert cure in problem.value.cure
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast", *settings))
+    assert hint in problem.value.hint
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_refused_when_composed(settings: tuple[str, ...], reason: str, tmp_path:
 
 def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
     """Nor of a stage: the cell's name, card and stored configuration do not know of them."""
-    from harness.experiment.naming import cell_name, portable_config
+    from harness.experiment.naming import portable_config, run_name
     from harness.experiment.protocol import protocol_card
 
     plain, cut, staged = (
@@ -178,6 +178,6 @@ def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
     )
     del plain.train.micro_batch  # as in configurations of before
     for config in (cut, staged):
-        assert cell_name(config, "fp32") == cell_name(plain, "fp32")
+        assert run_name(config, "fp32") == run_name(plain, "fp32")
         assert protocol_card(config, "fp32") == protocol_card(plain, "fp32")
     assert portable_config(cut, "fp32") == portable_config(plain, "fp32")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.core import notices
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.core.distributed.together import the_run, together
 from tests.experiment.distributed_runs import CELLS
@@ -28,7 +28,7 @@ LARGE = (
 def _on_gpu(folder: Path, *overrides: str) -> Run:
     config = tiny_config(folder, *overrides)
     config.device = "cuda"
-    return run_cell(config)
+    return run_experiment(config)
 
 
 def _assert_close(one: Run, other: Run) -> None:

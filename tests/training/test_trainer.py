@@ -13,7 +13,7 @@ from harness.components.distillers import MeanTeacher
 from harness.components.labelers import JaccardDBSCAN
 from harness.components.objectives import HybridMemory
 from harness.core.interfaces import PseudoLabels
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.extraction import extract
 from harness.training.trainer import Trainer
@@ -29,15 +29,15 @@ CROSSED = {
         "distiller=mean_teacher", "train.warmup_epochs=1", "objective=hybrid_memory",
     ),
     "SGD": (
-        "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.trunk_rate=0.1",
+        "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.backbone_lr_mult=0.1",
         "optimizer.warmup=2", "optimizer.lr=0.01",
     ),
-    "renewed": ("optimizer.renew=true",),
+    "renewed": ("optimizer.reset_with_labels=true",),
     "labels that last": ("train.label_every=3",),
     "merged labels that last": (
         "labeler=bottom_up", "labeler.share=0.3", "objective=exclusive",
         "train.label_every=[1,2]", "batch.sampler=random", "train.iterations=auto",
-        "optimizer.renew=true", "optimizer.name=sgd", "optimizer.lr=0.01",
+        "optimizer.reset_with_labels=true", "optimizer.name=sgd", "optimizer.lr=0.01",
     ),
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_interrupted_and_resumed(
 ) -> None:
     """Memories, classifiers and averages that outlive an epoch go on where they were."""
     overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
-    whole = run_cell(tiny_config(tmp_path / "whole", *overrides))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *overrides))
     steps = [0]
     last = sum(row["iterations"] for row in whole.history())  # the run's last step, in epoch 2
     original = Trainer._step
@@ -67,8 +67,8 @@ def test_interrupted_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(tiny_config(tmp_path / "parts", *overrides))
-    resumed = run_cell(tiny_config(tmp_path / "parts", *overrides))
+            run_experiment(tiny_config(tmp_path / "parts", *overrides))
+    resumed = run_experiment(tiny_config(tmp_path / "parts", *overrides))
     assert steps[0] == last, "it did go on, and did not start afresh"
     assert resumed.record["metrics"] == whole.record["metrics"]
     for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
@@ -93,7 +93,11 @@ def test_a_renewed_optimizer_has_no_moments(
 
     monkeypatch.setattr(Trainer, "_step", spied)
     for case in ("false", "true"):
-        run_cell(tiny_config(tmp_path / case, "method=cluster_contrast", f"optimizer.renew={case}"))
+        run_experiment(
+            tiny_config(
+                tmp_path / case, "method=cluster_contrast", f"optimizer.reset_with_labels={case}"
+            )
+        )
     assert steps == {"false": [1, 2, 3, 4], "true": [1, 2, 1, 2]}
 
 
@@ -120,7 +124,7 @@ def test_labels_come_from_the_memory_once_it_lives(
     monkeypatch.setattr(JaccardDBSCAN, "label", label)
     monkeypatch.setattr(HybridMemory, "start_epoch", start_epoch)
     case = CROSSED["hybrid memory"]
-    run = run_cell(tiny_config(tmp_path, "method=cluster_contrast", *case, "train.epochs=3"))
+    run = run_experiment(tiny_config(tmp_path, "method=cluster_contrast", *case, "train.epochs=3"))
     assert len(extracted) == 1 and len(labelled) == 3
     assert torch.equal(labelled[0], extracted[0])
     assert torch.equal(labelled[1], memories[1]) and torch.equal(labelled[2], memories[2])
@@ -140,7 +144,7 @@ def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(
         taught.append(self)
 
     monkeypatch.setattr(MeanTeacher, "step", spied)
-    run = run_cell(tiny_config(tmp_path, "method=mskd", "distiller=mean_teacher"))
+    run = run_experiment(tiny_config(tmp_path, "method=mskd", "distiller=mean_teacher"))
     assert list(run.record["stages"]) == ["student"]
     assert [row["epoch"] for row in run.history()] == [-1, 0, 1]
     assert len(taught) == 2 * 2 + 2 + 2 == taught[-1].steps

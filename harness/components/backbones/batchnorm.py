@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.core.distributed.collectives import gather
-from harness.core.distributed.processes import several
+from harness.core.distributed.processes import is_distributed
 
 
 class _Grouped(_BatchNorm):
@@ -43,7 +43,7 @@ class _Synchronised(_BatchNorm):
     """Over equal shares of a batch in all processes. torch's own SyncBatchNorm needs GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not several():
+        if not self.training or not is_distributed():
             return super().forward(input)
         self._check_input_dim(input)
         x = input if input.dtype == torch.float64 else input.float()
@@ -98,7 +98,7 @@ def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None
         nn.BatchNorm1d: GroupedBatchNorm1d,
         nn.BatchNorm2d: GroupedBatchNorm2d,
     }
-    if several() and batch is not None and over_whole_batch(samples, batch):
+    if is_distributed() and batch is not None and over_whole_batch(samples, batch):
         kinds = {
             nn.BatchNorm1d: SynchronisedBatchNorm1d, nn.BatchNorm2d: SynchronisedBatchNorm2d,
         }  # fmt: skip

@@ -87,8 +87,8 @@ class BottomUp(PseudoLabeler):
         ConfigError: a value outside of its range.
     """
 
-    cure = "Lower labeler.share"
-    least_calls = 2
+    hint = "Lower labeler.share"
+    min_calls = 2
 
     def __init__(self, *, share: float = 0.05, size_penalty: float = 0.003) -> None:
         if not 0 < share < 1:
@@ -99,11 +99,11 @@ class BottomUp(PseudoLabeler):
                 "The usual value is 0.003.",
             )
         self.share = share
-        self.least_images = math.ceil(1 / share)  # for one merge a round
+        self.min_images = math.ceil(1 / share)  # for one merge a round
         self.size_penalty = size_penalty
         self.labels: Tensor | None = None
 
-    def most_clusters(self, images: int) -> int:
+    def max_clusters(self, images: int) -> int:
         """All of them, at first."""
         return images
 

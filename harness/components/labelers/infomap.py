@@ -46,7 +46,7 @@ class Infomap(PseudoLabeler):
         ConfigError: a value outside of its range, or the package `infomap` is missing.
     """
 
-    cure = "Lower labeler.min_similarity or labeler.min_images"
+    hint = "Lower labeler.min_similarity or labeler.min_images"
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Infomap(PseudoLabeler):
         if search not in BACKENDS:
             raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
         _check_package()  # now, not after an epoch's features
-        self.k1 = self.least_images = k1
+        self.k1 = self.min_images = k1
         self.min_similarity = min_similarity
         self.min_images = min_images
         self.seed = seed
@@ -152,17 +152,17 @@ def _check_package() -> None:
     Raises:
         ConfigError: it is not installed, or does not run.
     """
-    cure = 'pip install "usl-reid-harness[infomap]"'
+    hint = 'pip install "usl-reid-harness[infomap]"'
     try:
         known = importlib.util.find_spec("infomap") is not None
     except ValueError:  # it is in sys.modules, but as nothing
         known = False
     if not known:
-        raise ConfigError("labeler=infomap needs the package infomap, which is not installed", cure)
+        raise ConfigError("labeler=infomap needs the package infomap, which is not installed", hint)
     try:
         _communities(np.array([0, 1]), np.array([1, 0]), np.ones(2), seed=1)
     except HarnessError as error:
-        raise ConfigError(error.cause, cure) from error
+        raise ConfigError(error.cause, hint) from error
 
 
 def _communities(

@@ -64,7 +64,7 @@ class JaccardDBSCAN(PseudoLabeler):
             raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
         self.eps = eps
         self.min_samples = min_samples
-        self.k1 = self.least_images = k1
+        self.k1 = self.min_images = k1
         self.k2 = k2
         self.part_weight = part_weight
         self.search = search

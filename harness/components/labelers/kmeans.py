@@ -40,7 +40,7 @@ class KMeans(PseudoLabeler):
         ConfigError: a value outside of its range, or `spherical` without faiss.
     """
 
-    cure = "Raise labeler.clusters"
+    hint = "Raise labeler.clusters"
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class KMeans(PseudoLabeler):
                 "spherical k-means needs faiss, which cannot be imported",
                 "Install faiss, or use labeler.spherical=false.",
             )
-        self.clusters = self.least_images = int(clusters)
+        self.clusters = self.min_images = int(clusters)
         self.iterations = int(iterations)
         self.restarts = int(restarts)
         self.seed = int(seed)
@@ -78,7 +78,7 @@ class KMeans(PseudoLabeler):
     def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
         return options.get("views") == "mean"
 
-    def most_clusters(self, images: int) -> int:
+    def max_clusters(self, images: int) -> int:
         return self.clusters
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:

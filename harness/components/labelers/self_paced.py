@@ -136,7 +136,7 @@ class SelfPaced(JaccardDBSCAN):
         self.gap = gap
         self.threshold: float | None = None
 
-    def most_clusters(self, images: int) -> int:
+    def max_clusters(self, images: int) -> int:
         """All of them, each on its own; early epochs come near that."""
         return images
 

@@ -90,7 +90,7 @@ class PartRefinement(Objective):
         camera_temperature: τ of the camera loss.
     """
 
-    least_views = 2
+    min_views = 2
     max_clusters: int
 
     def __init__(
@@ -140,7 +140,7 @@ class PartRefinement(Objective):
         return float(options.get("camera_weight", 0.0)) > 0
 
     def prepare(self, views: int, dim: int, images: int) -> None:
-        if views < self.least_views:
+        if views < self.min_views:
             raise ConfigError(
                 "PartRefinement needs part views, but the backbone has the global one alone.",
                 "Set backbone.views=[global,upper,lower].",

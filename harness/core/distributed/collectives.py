@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.core.distributed.processes import count, local_rank, rank, several
+from harness.core.distributed.processes import count, is_distributed, local_rank, rank
 from harness.core.errors import ConfigError, HarnessError
 
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ def own_share(total: int) -> slice:
     Raises:
         HarnessError: the processes cannot take equal shares of so many.
     """
-    if not several():
+    if not is_distributed():
         return slice(0, total)
     share, rest = divmod(total, count())
     if rest:
@@ -37,7 +37,7 @@ def only_own(total: int, make: Callable[[slice], Tensor]) -> Tensor:
     """
     own = own_share(total)
     made = make(own)
-    if not several():
+    if not is_distributed():
         return made
     batch = torch.empty(
         (total, *made.shape[1:]), dtype=made.dtype, device=made.device,
@@ -57,7 +57,7 @@ def borders(total: int, block: int) -> list[int]:
     """Where each process's rows begin if all get about equally many whole blocks: process r has
     rows borders[r] … borders[r + 1].
     """
-    shares = count() if several() else 1
+    shares = count() if is_distributed() else 1
     blocks = -(-total // block)
     return [min(total, blocks * r // shares * block) for r in range(shares + 1)]
 
@@ -68,7 +68,7 @@ def from_first(make: Callable[[], Result]) -> Result:
     Raises:
         HarnessError: what `make` raised there, everywhere.
     """
-    if not several():
+    if not is_distributed():
         return make()
     box: list[Any] = [None, None]
     if rank() == 0:
@@ -88,7 +88,7 @@ def check_same(value: str, what: str) -> None:
     Raises:
         ConfigError: they do not.
     """
-    if not several():
+    if not is_distributed():
         return
     values: list[Any] = [None] * count()
     dist.all_gather_object(values, value)
@@ -102,7 +102,7 @@ def check_same(value: str, what: str) -> None:
 
 def all_can(own: bool, device: torch.device) -> bool:
     """Whether all processes say yes. All wait for each other."""
-    if not several():
+    if not is_distributed():
         return own
     flag = torch.tensor(int(own), device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN)
@@ -116,7 +116,7 @@ def first_here_first(make: Callable[[], Result]) -> Result:
     Raises:
         HarnessError: what it raised in one of those first ones, everywhere.
     """
-    if not several():
+    if not is_distributed():
         return make()
     made: list[Result] = []
     error: HarnessError | None = None
@@ -151,7 +151,7 @@ def held_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator[N
 @torch.no_grad()
 def gather_rows(rows: Tensor, borders: Sequence[int]) -> Tensor:
     """Fill in place, from the process that has them, rows borders[r] … borders[r + 1] of each r."""
-    if several():
+    if is_distributed():
         for source in range(count()):
             part = rows[borders[source] : borders[source + 1]]
             if len(part):
@@ -162,7 +162,7 @@ def gather_rows(rows: Tensor, borders: Sequence[int]) -> Tensor:
 @torch.no_grad()
 def same_as_first(tensors: Sequence[Tensor]) -> None:
     """Give every process the first one's values, in place; one message for each kind of number."""
-    if not several():
+    if not is_distributed():
         return
     for kind in sorted({(t.dtype, t.device) for t in tensors}, key=str):
         alike = [t for t in tensors if (t.dtype, t.device) == kind]
@@ -180,7 +180,7 @@ def sum_gradients(module: nn.Module, shared_out: set[int]) -> None:
         shared_out: ids of parameters of which each process has its share of the gradient. The
             others' gradients are whole in each, so their mean is taken; it ties them together.
     """
-    if not several():
+    if not is_distributed():
         return
     gradients = []
     for parameter in module.parameters():
@@ -231,7 +231,7 @@ def gather(own: Tensor, summed: bool = False) -> Tensor:
             of the gradient is what it finds at its own rows; true where each computes a loss of
             its own.
     """
-    if not several():
+    if not is_distributed():
         return own
     gathered: Tensor = _Gather.apply(own, summed)
     return gathered

@@ -14,7 +14,15 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from harness.core.distributed.processes import board, count, join, leave, rank, rank_to_be, several
+from harness.core.distributed.processes import (
+    board,
+    count,
+    is_distributed,
+    join,
+    leave,
+    rank,
+    rank_to_be,
+)
 from harness.core.errors import HarnessError
 
 #: how long a process waits for another that fails, or tells of an error
@@ -25,7 +33,7 @@ def all_failed(cell: int) -> bool:
     """Whether all processes say so of a cell of a sweep, each when it has failed in it. If not, one
     alone has, and they cannot go on together.
     """
-    if not several():
+    if not is_distributed():
         return True
     store, key, until = board[0], f"failed/{cell}", time.monotonic() + TELLING.total_seconds()
     store.add(key, 1)
@@ -62,7 +70,7 @@ def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
 def lost(error: BaseException) -> HarnessError | None:
     """What to say if an error means that another process is gone; None if something else."""
     text = str(error)
-    if not several():
+    if not is_distributed():
         return None
     if not isinstance(error, dist.DistError) and not (
         isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text)

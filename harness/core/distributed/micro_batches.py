@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from harness.core.distributed import collectives as sharing
-from harness.core.distributed.processes import rank, several
+from harness.core.distributed.processes import is_distributed, rank
 
 _active: list[Pieces] = []
 
@@ -75,7 +75,7 @@ class Pieces:
                 result = self._own(network, call, own)
             else:
                 result = self._checked(network, call, own)
-            if not several():
+            if not is_distributed():
                 return result
             if network.training and not self.synchronised:
                 floating = [b for b in network.buffers() if b.is_floating_point()]

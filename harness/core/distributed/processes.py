@@ -37,7 +37,7 @@ def count() -> int:
 
 def rank() -> int:
     """Which of them this is; 0 as long as they have not found each other."""
-    return dist.get_rank() if several() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def rank_to_be() -> int:
@@ -50,7 +50,7 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or rank_to_be()) if count() > 1 else 0
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether the processes have found each other, so that they can share work."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

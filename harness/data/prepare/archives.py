@@ -231,7 +231,7 @@ def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the archive modules raise into an error that names the archive and the cure."""
+    """Turn what the archive modules raise into an error that names the archive and the hint."""
     import lzma
     import zlib
 

@@ -260,14 +260,14 @@ def confirm(proposal: Proposal, target: Path, yes: bool, console: Console) -> No
     """
     show(proposal, target, console)
     if not yes:
-        cure = (
+        hint = (
             f"Give the same command with --yes to write {target}; or describe the names with "
             "pattern=, or write that file by hand: path,id,camera,split."
         )
         if not sys.stdin.isatty():
-            raise ConfigError("Nobody is there to confirm this.", cure)
+            raise ConfigError("Nobody is there to confirm this.", hint)
         print(f"Write {target}? [y/N] ", end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
-            raise ConfigError("Nothing was written.", cure)
+            raise ConfigError("Nothing was written.", hint)
     write_text(target, proposal.text)
     console.print(f"{target} written.", markup=False, soft_wrap=True)

@@ -131,10 +131,10 @@ def _curves(run: Run, subject: Callable[[], Subject], wanted: Wanted) -> Figure:
 def _maps(run: Run, subject: Callable[[], Subject], wanted: Wanted) -> Figure:
     it = subject()
     network = it.backbone  # whose lack is told before images are looked for
-    bank = it.pictured
-    count = min(wanted.count, len(bank))
-    drawn = np.random.default_rng(wanted.seed).choice(len(bank), count, replace=False)
-    images = np.array(bank.images[np.sort(drawn)])
+    image_cache = it.pictured
+    count = min(wanted.count, len(image_cache))
+    drawn = np.random.default_rng(wanted.seed).choice(len(image_cache), count, replace=False)
+    images = np.array(image_cache.images[np.sort(drawn)])
     shares = maps.shares(network, images)
     title = (
         f"{run.name} ({it.stage}): where each view’s feature comes from.\n"

@@ -16,8 +16,8 @@ from torch import Tensor
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.interfaces import Backbone, PseudoLabeler
 from harness.core.progress import Reporter
-from harness.data.image_cache import Bank
-from harness.evaluation.evaluator import Referee, make_referee
+from harness.data.image_cache import ImageCache
+from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.experiment.evaluate import choose
 from harness.experiment.joint_datasets import complete
 from harness.experiment.model_loading import load_network
@@ -58,8 +58,8 @@ class Subject:
         """
         return load_network(self.run, self.stage).to(self.device).eval()
 
-    def _referee(self, train: bool) -> Referee:
-        made = make_referee(
+    def _evaluator(self, train: bool) -> Evaluator:
+        made = make_evaluator(
             build(OmegaConf.create(complete(self.config["dataset"], self.root)), "dataset").load(),
             (int(self.config["images"]["height"]), int(self.config["images"]["width"])),
             self.cache,
@@ -76,13 +76,13 @@ class Subject:
         return made
 
     @cached_property
-    def test(self) -> Referee:
+    def test(self) -> Evaluator:
         """The test part.
 
         Raises:
             ConfigError: the data set has none.
         """
-        made = self._referee(train=False)
+        made = self._evaluator(train=False)
         if not made.evaluates:
             raise ConfigError(
                 f"{made.data.name} has no test part: there is nothing to rank.",
@@ -91,19 +91,19 @@ class Subject:
         return made
 
     @property
-    def pictured(self) -> Bank:
+    def pictured(self) -> ImageCache:
         """Images to draw maps of: queries, or training images where there are none."""
         try:
-            bank = self.test.query_bank
+            image_cache = self.test.query_cache
         except ConfigError:
-            bank = self.training.train_bank
-        assert bank is not None
-        return bank
+            image_cache = self.training.train_cache
+        assert image_cache is not None
+        return image_cache
 
     @cached_property
-    def training(self) -> Referee:
+    def training(self) -> Evaluator:
         """The training part."""
-        return self._referee(train=True)
+        return self._evaluator(train=True)
 
     @property
     def precision(self) -> str:
@@ -133,7 +133,7 @@ class Subject:
             cameras = torch.from_numpy(np.asarray(self.training.data.train.cameras))
         train = merged.train
         times = 1
-        if labeler.least_calls > 1:
+        if labeler.min_calls > 1:
             times = sum(labellings(train.get("label_every", 1), int(train.epochs)))
         self.reporter.phase("labels")
         for _ in range(times):

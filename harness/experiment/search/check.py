@@ -195,5 +195,5 @@ def _try(param: Param, value: Any, space: Space, compose: Compose) -> None:
     except HarnessError as error:
         raise ConfigError(
             f"search.space.{param.key}: {value!r} is refused: {error.cause}",
-            f"{error.cure} Mend {param.where}.".strip(),
+            f"{error.hint} Mend {param.where}.".strip(),
         ) from error

@@ -20,7 +20,7 @@ from harness.experiment.model_loading import find_teachers
 from harness.experiment.naming import settings_hash
 from harness.experiment.protocol import card_hash, protocol_card
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.experiment.search.plan import Plan
 from harness.experiment.search.preset import with_tuned, write_preset
 from harness.experiment.search.space import Values
@@ -136,7 +136,7 @@ def reproduce(outcome: Outcome, say: Say) -> Outcome:
             config.seed = seed
             say(f"fresh seed {seed}, {what}")
             try:
-                runs.append(run_cell(config, Reporter()))
+                runs.append(run_experiment(config, Reporter()))
             except HarnessError as error:
                 say(f"left out: {error.cause}")
         if len(runs) == len(configs):
@@ -166,7 +166,7 @@ def describe(outcome: Outcome, importance: dict[str, float]) -> dict[str, Any]:
     def fresh(runs: Sequence[Run]) -> dict[str, Any]:
         return {
             "runs": [run.name for run in runs],
-            "seeds": [run.record["cell"]["seed"] for run in runs],
+            "seeds": [run.record["experiment"]["seed"] for run in runs],
             **{m: [run.record["metrics"].get(m) for run in runs] for m in METRICS},
         }
 

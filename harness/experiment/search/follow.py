@@ -23,7 +23,7 @@ from harness.core.files import write_text
 from harness.core.interfaces import as_cameras
 from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter
-from harness.evaluation.evaluator import make_referee
+from harness.evaluation.evaluator import make_evaluator
 from harness.evaluation.label_free import CRITERIA, judge
 from harness.experiment.data_loading import load_data
 from harness.experiment.search.plan import Plan, make_plan
@@ -52,12 +52,14 @@ def measure(plan: Plan) -> pd.DataFrame:
     stage = plan.recipe.stages[-1].name
     rows: list[dict[str, Any]] = []
 
-    def referee(config: Any) -> Any:
+    def evaluator(config: Any) -> Any:
         root = Path(config.data.root).expanduser()
-        return make_referee(
+        return make_evaluator(
             load_data(config),
             (int(config.images.height), int(config.images.width)),
-            Path(config.data.cache).expanduser() if config.data.cache else root / ".harness",
+            Path(config.data.cache_dir).expanduser()
+            if config.data.cache_dir
+            else root / ".harness",
             train=True,
             on_bad_image=config.dataset.get("on_bad_image", "error"),
             device=device,
@@ -66,8 +68,8 @@ def measure(plan: Plan) -> pd.DataFrame:
             reporter=Reporter(),
         )
 
-    tested = referee(plan.base)
-    trained = referee(trial_config(plan.base, settings, plan.reference))
+    tested = evaluator(plan.base)
+    trained = evaluator(trial_config(plan.base, settings, plan.reference))
     cameras = as_cameras(trained.data.train.cameras)
     criteria = CRITERIA if cameras is not None else CRITERIA[1:]
     data = trained.unlabelled(False)

@@ -55,10 +55,10 @@ class Param:
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     where: str = ""
 
-    def refuse(self, cause: str, cure: str = "") -> ConfigError:
+    def refuse(self, cause: str, hint: str = "") -> ConfigError:
         """An error that says where to mend it."""
         return ConfigError(
-            f"search.space.{self.key}: {cause}", f"{cure} Mend {self.where}.".strip()
+            f"search.space.{self.key}: {cause}", f"{hint} Mend {self.where}.".strip()
         )
 
     @property
@@ -256,8 +256,8 @@ def _number(value: Any) -> bool:
 
 
 def _leaf(key: str, fields: Mapping[str, Any], locate: Locate) -> Param:
-    def refuse(cause: str, cure: str = "", at: str = "") -> ConfigError:
-        return Param(key, where=locate(key, at)).refuse(cause, cure)
+    def refuse(cause: str, hint: str = "", at: str = "") -> ConfigError:
+        return Param(key, where=locate(key, at)).refuse(cause, hint)
 
     when = fields.get("when") or {}
     if not _mapping(when):

@@ -25,7 +25,7 @@ from harness.core.errors import ConfigError, DataError, HarnessError, TrainingEr
 from harness.core.progress import QUIET_SECONDS, Reporter, epoch_line
 from harness.evaluation.label_free import Reference
 from harness.experiment.recipe import Recipe
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.experiment.search.check import Compose
 from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings
@@ -197,7 +197,7 @@ class Objective:
         of_several = f", seed {config.seed}" if self.settings.seeds > 1 else ""
         self._wait_for(run)
         what = f"trial {trial.number}{of_several}"
-        return run_cell(config, TrialReporter(what, run.folder / "log.txt", watch))
+        return run_experiment(config, TrialReporter(what, run.folder / "log.txt", watch))
 
     def _last(self, run: Run) -> float:
         """The criterion after the last epoch of a finished cell."""

@@ -135,5 +135,5 @@ def make_output_folder(option: str, path: Path | None) -> None:
         return
     try:
         make_folder(path.parent)
-    except HarnessError as error:  # the cure there is that of a run
+    except HarnessError as error:  # the hint there is that of a run
         raise ConfigError(error.cause, f"Choose another place: {option}.") from error

@@ -232,13 +232,13 @@ def _no_match(query: _Side, gallery: _Side) -> DataError:
             f"None of the {len(query.ids)} queries has an identity that the gallery has.",
             "Check that both files are of one data set, and how `ids` were made.",
         )
-    cure = "Check how `cams` were made; --no-cams leaves them out of account."
+    hint = "Check how `cams` were made; --no-cams leaves them out of account."
     if query.cams is None:
-        cure = "The gallery holds but the queries themselves: check how it was split."
+        hint = "The gallery holds but the queries themselves: check how it was split."
     return DataError(
         f"None of the {len(query.ids)} queries has a correct image to find: {common} have images "
         "of their identity in the gallery, but all of these are removed.",
-        cure,
+        hint,
     )
 
 

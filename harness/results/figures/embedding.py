@@ -51,11 +51,11 @@ def embed(subject: Subject, method: str = "tsne", identities: int = 16, seed: in
     if method not in METHODS:
         raise ConfigError(f"--method {method} is unknown.", f"Known: {', '.join(METHODS)}.")
     subject.backbone  # noqa: B018 (whose lack is told before images are looked for)
-    referee = subject.training
-    assert referee.train_bank is not None
-    truth = referee.data.train.identities
+    evaluator = subject.training
+    assert evaluator.train_cache is not None
+    truth = evaluator.data.train.identities
     kept = people(truth, identities, seed)
-    features = subject.features(referee.train_bank.images, "training")
+    features = subject.features(evaluator.train_cache.images, "training")
     found = subject.labels(features)
     points = plane(features[kept, 0].cpu().numpy(), method, seed)
     numbers = np.unique(truth[kept], return_inverse=True)[1]

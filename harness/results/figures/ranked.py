@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.core.errors import ConfigError
 from harness.evaluation.distances import Blocks, distance_blocks
-from harness.evaluation.evaluator import Referee
+from harness.evaluation.evaluator import Evaluator
 from harness.experiment.figures.subject import Subject
 from harness.results.figures.style import FAINT, INK, drawn, figure, fill, heading
 from harness.results.palette import RIGHT, WRONG
@@ -54,22 +54,25 @@ def rankings(
         ConfigError: no test part, no weights, or no such query.
     """
     subject.backbone  # noqa: B018 (whose lack is told before images are looked for)
-    referee = subject.test
-    assert referee.query_bank is not None and referee.gallery_bank is not None
+    evaluator = subject.test
+    assert evaluator.query_cache is not None and evaluator.gallery_cache is not None
     query, gallery = (
-        subject.features(bank.images, part, views=1)[:, 0]
-        for part, bank in (("query", referee.query_bank), ("gallery", referee.gallery_bank))
+        subject.features(image_cache.images, part, views=1)[:, 0]
+        for part, image_cache in (
+            ("query", evaluator.query_cache),
+            ("gallery", evaluator.gallery_cache),
+        )
     )
-    ap = referee.score(query, gallery).ap
-    chosen = choose(referee, ap, queries, count, seed)
-    rows = _rows(referee, query, gallery, chosen)
+    ap = evaluator.score(query, gallery).ap
+    chosen = choose(evaluator, ap, queries, count, seed)
+    rows = _rows(evaluator, query, gallery, chosen)
     return [
-        Ranking(index, float(ap[index]), *nearest(referee, index, rows[index], top))
+        Ranking(index, float(ap[index]), *nearest(evaluator, index, rows[index], top))
         for index in chosen
     ]
 
 
-def choose(referee: Referee, ap: np.ndarray, queries: str, count: int, seed: int) -> list[int]:
+def choose(evaluator: Evaluator, ap: np.ndarray, queries: str, count: int, seed: int) -> list[int]:
     """Indices of queries that have something to find, or of those that were named.
 
     Raises:
@@ -83,7 +86,7 @@ def choose(referee: Referee, ap: np.ndarray, queries: str, count: int, seed: int
         order = valid[np.argsort(ap[valid], kind="stable")]
         order = order if queries == "worst" else order[::-1]
         return [int(index) for index in order[:count]]
-    images = referee.data.query.images
+    images = evaluator.data.query.images
     names = {images.name(i): i for i in range(len(images))}
     found = []
     for word in queries.split(","):
@@ -101,11 +104,11 @@ def choose(referee: Referee, ap: np.ndarray, queries: str, count: int, seed: int
 
 
 def _rows(
-    referee: Referee, query: Tensor, gallery: Tensor, chosen: Sequence[int]
+    evaluator: Evaluator, query: Tensor, gallery: Tensor, chosen: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """Query → distances (G,) to all gallery images, re-ranked if the protocol says so."""
     blocks: Blocks
-    if referee.rerank:
+    if evaluator.rerank:
         from harness.evaluation.reranking import rerank_blocks
 
         blocks, places = rerank_blocks(query, gallery), {index: index for index in chosen}
@@ -123,13 +126,13 @@ def _picked(blocks: Blocks, places: dict[int, int]) -> Iterable[tuple[int, np.nd
 
 
 def nearest(
-    referee: Referee, query: int, distances: np.ndarray, top: int
+    evaluator: Evaluator, query: int, distances: np.ndarray, top: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest gallery images that the protocol leaves, (K,), and whether they are right.
 
     Where tracks are ranked, one image a track: its nearest.
     """
-    q, g = referee.data.query, referee.data.gallery
+    q, g = evaluator.data.query, evaluator.data.gallery
     same = g.identities == q.identities[query]
     removed = g.identities == -1
     if q.cameras is not None and g.cameras is not None:
@@ -148,23 +151,26 @@ def nearest(
 @drawn
 def draw(subject: Subject, found: Sequence[Ranking], title: str) -> Figure:
     """A row a query: the query, then what was found, ✓ in blue if right, ✗ in vermilion if not."""
-    referee = subject.test
-    assert referee.query_bank is not None and referee.gallery_bank is not None
+    evaluator = subject.test
+    assert evaluator.query_cache is not None and evaluator.gallery_cache is not None
     columns = 1 + max(len(ranking.gallery) for ranking in found)
-    height, width = referee.query_bank.images.shape[1:3]
+    height, width = evaluator.query_cache.images.shape[1:3]
     tall = 0.74 * height / width  # of an image, in inches
     picture = figure(0.84 * columns, (tall + 0.42) * len(found) + 0.5)
     grid = picture.subplots(len(found), columns, squeeze=False)
-    q, g = referee.data.query, referee.data.gallery
+    q, g = evaluator.data.query, evaluator.data.gallery
     for axes, ranking in zip(grid, found, strict=True):
-        _image(axes[0], referee.query_bank.images[ranking.query], FAINT, "-")
+        _image(axes[0], evaluator.query_cache.images[ranking.query], FAINT, "-")
         axes[0].set_title(f"AP {100 * ranking.ap:.1f}", color=INK, loc="center", fontsize=8)
         _below(axes[0], "query", None if q.cameras is None else int(q.cameras[ranking.query]))
         places = zip(axes[1:], ranking.gallery, ranking.right, strict=False)
         for rank, (place, image, right) in enumerate(places, start=1):
             colour, sign = (RIGHT, "✓") if right else (WRONG, "✗")
             _image(
-                place, referee.gallery_bank.images[image], colour, "-" if right else (0, (2, 1.2))
+                place,
+                evaluator.gallery_cache.images[image],
+                colour,
+                "-" if right else (0, (2, 1.2)),
             )
             place.set_title(f"{rank} {sign}", color=colour, loc="center", fontsize=8)
             _below(place, "", None if g.cameras is None else int(g.cameras[image]))

@@ -49,7 +49,7 @@ def methods(runs: Iterable[Run]) -> list[Method]:
     """The methods of finished runs, by name."""
     by_name = defaultdict(list)
     for run in runs:
-        by_name[str(run.record["cell"]["method"])].append(run)
+        by_name[str(run.record["experiment"]["method"])].append(run)
     known = _known()
     found = []
     for place, (name, own) in enumerate(sorted(by_name.items())):

@@ -108,7 +108,7 @@ class Rows:
         return [
             [
                 (
-                    str(record["cell"]["seed"]),
+                    str(record["experiment"]["seed"]),
                     float(record["stages"][row["stage"]]["metrics"][metric]),
                 )
                 for record in (self.find(str(name)).record for name in row["runs"])

@@ -51,7 +51,7 @@ class MLflow:
         params = [Param(k, str(v)[:LONGEST]) for k, v in flat(dict(config)).items()]
         for start in range(0, len(params), MOST):
             self.client.log_batch(run, params=params[start : start + MOST])
-        self.client.log_batch(run, tags=[RunTag("cell", name)])
+        self.client.log_batch(run, tags=[RunTag("run", name)])
         return run
 
     def log(self, row: Row, step: int) -> None:

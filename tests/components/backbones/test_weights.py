@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded() -> None:
     for words in ("x.pth", "1 missing (0.bias)", "1 unknown (module.0.bias)",
                   "1 of another shape (0.weight)"):  # fmt: skip
         assert words in refusal.value.cause
-    assert "harness list backbones" in refusal.value.cure
+    assert "harness list backbones" in refusal.value.hint
     assert module.state_dict()["0.running_mean"].tolist() == [0.0] * 3
 
 
@@ -147,9 +147,9 @@ def test_no_internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError) as refusal:
         imagenet_state("resnet18")
     assert "Name or service not known" in refusal.value.cause
-    assert str(tmp_path / "hub" / "checkpoints") in refusal.value.cure
-    assert "resnet18-f37072fd.pth" in refusal.value.cure
-    assert "backbone.weights=PATH" in refusal.value.cure
+    assert str(tmp_path / "hub" / "checkpoints") in refusal.value.hint
+    assert "resnet18-f37072fd.pth" in refusal.value.hint
+    assert "backbone.weights=PATH" in refusal.value.hint
 
 
 def test_small_has_no_imagenet_weights() -> None:

@@ -136,7 +136,7 @@ def test_the_share_that_is_advised_is_enough(images: int) -> None:
     features = blobs(images, 1)[:, None]
     with pytest.raises(HarnessError) as raised:
         BottomUp(share=0.01).label(features)
-    labeler = BottomUp(share=float(raised.value.cure.split("=")[1].split()[0]))
+    labeler = BottomUp(share=float(raised.value.hint.split("=")[1].split()[0]))
     labeler.label(features)
     assert labeler.label(features).clusters == images - 1
 
@@ -162,7 +162,7 @@ def test_another_training_set_is_refused() -> None:
 def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause) as raised:
         BottomUp(**arguments)
-    assert raised.value.cure
+    assert raised.value.hint
 
 
 def test_describe_names_what_one_would_change() -> None:

@@ -18,7 +18,7 @@ def test_a_missing_package_is_refused_when_built(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "infomap", None)
     with pytest.raises(ConfigError, match="infomap") as raised:
         Infomap()
-    assert 'pip install "usl-reid-harness[infomap]"' in raised.value.cure
+    assert 'pip install "usl-reid-harness[infomap]"' in raised.value.hint
 
 
 def test_labels_are_numbered_by_first_image_and_small_ones_are_outliers() -> None:
@@ -137,4 +137,4 @@ class TestWithThePackage:
 def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause) as raised:
         Infomap(**arguments)
-    assert raised.value.cure
+    assert raised.value.hint

@@ -115,7 +115,7 @@ def test_bad_features_are_refused(features: torch.Tensor, cause: str) -> None:
 def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause) as raised:
         JaccardDBSCAN(**arguments)
-    assert raised.value.cure
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize(("views", "part_weight"), [(1, 0.15), (6, 0.2)])
@@ -123,7 +123,7 @@ def test_views_and_part_weight_have_to_fit(views: int, part_weight: float) -> No
     features = torch.stack([blobs(4, 10, seed=v) for v in range(views)], dim=1)
     with pytest.raises(ConfigError) as raised:
         JaccardDBSCAN(part_weight=part_weight).label(features)
-    assert "part_weight" in raised.value.cure
+    assert "part_weight" in raised.value.hint
 
 
 def test_describe_names_what_one_would_change() -> None:

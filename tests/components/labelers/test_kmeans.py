@@ -95,7 +95,7 @@ def test_spherical_needs_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ConfigError, match="needs faiss") as raised:
         KMeans(spherical=True)
-    assert "spherical=false" in raised.value.cure
+    assert "spherical=false" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_bad_features_are_refused(features: torch.Tensor, cause: str) -> None:
     with pytest.raises(HarnessError, match=cause) as raised:
         KMeans(clusters=12).label(features)
     if "cannot be" in cause:
-        assert "labeler.clusters=11" in raised.value.cure
+        assert "labeler.clusters=11" in raised.value.hint
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_bad_features_are_refused(features: torch.Tensor, cause: str) -> None:
 def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause) as raised:
         SelfPaced(**arguments)
-    assert raised.value.cure
+    assert raised.value.hint
 
 
 def test_describe_names_what_one_would_change() -> None:

@@ -61,7 +61,7 @@ def test_proxies_are_normalised_means_sorted_by_camera_then_label(
 def test_proxies_want_cameras() -> None:
     with pytest.raises(HarnessError, match="each image's camera") as caught:
         camera_proxies(unit(2, 3), torch.tensor([0, 1]), None)
-    assert "uses_cameras" in caught.value.cure
+    assert "uses_cameras" in caught.value.hint
 
 
 def loop(similarity: list[float], positives: list[int], barred: list[int], k: int) -> float:

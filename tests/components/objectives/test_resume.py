@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
 
@@ -28,7 +28,7 @@ def test_the_same_numbers_after_a_kill(
     method: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (f"method={method}", setting, "train.epochs=3")
-    whole = run_cell(tiny_config(tmp_path / "whole", *settings))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     step, calls = Trainer._step, [0]
 
     def until_killed(*args: object) -> torch.Tensor:
@@ -39,8 +39,8 @@ def test_the_same_numbers_after_a_kill(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Trainer, "_step", until_killed)
-        run_cell(tiny_config(tmp_path / "killed", *settings))
-    resumed = run_cell(tiny_config(tmp_path / "killed", *settings))
+        run_experiment(tiny_config(tmp_path / "killed", *settings))
+    resumed = run_experiment(tiny_config(tmp_path / "killed", *settings))
     assert resumed.record["metrics"] == whole.record["metrics"]
     losses = [[row["loss"] for row in run.history()] for run in (whole, resumed)]
     assert losses[0] == losses[1] and len(losses[0]) == 3

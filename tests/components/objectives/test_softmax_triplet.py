@@ -78,7 +78,7 @@ def test_more_clusters_than_rows_is_explained() -> None:
     objective.prepare(1, 5, 12)
     with pytest.raises(TrainingError, match="3 clusters are too many for a classifier of 2") as no:
         objective.start_epoch(features, labels)
-    assert "objective.max_clusters=6" in no.value.cure
+    assert "objective.max_clusters=6" in no.value.hint
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.training.trainer import Trainer
 from tests.core.distributed.together import run_cells, the_run, together
 from tests.experiment.distributed_runs import CELLS, assert_alike
@@ -47,8 +47,8 @@ def test_killed_with_two_processes_resumed_with_one(tmp_path: Path) -> None:
         together(2, _killed, tmp_path / "killed", 6, 1)
     (folder,) = (tmp_path / "killed" / "mskd" / "runs").glob("[!.]*")
     assert (folder / "checkpoint.pt").is_file() and not (folder / "record.json").exists()
-    resumed = run_cell(tiny_config(tmp_path / "killed" / "mskd", *MSKD))
-    whole = run_cell(tiny_config(tmp_path / "whole", *MSKD))
+    resumed = run_experiment(tiny_config(tmp_path / "killed" / "mskd", *MSKD))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *MSKD))
     assert_alike(whole, resumed)
     assert resumed.record["processes"] == [2, 1]
 
@@ -101,7 +101,7 @@ def test_a_kill_ends_the_job_and_the_same_command_goes_on(tmp_path: Path, rank: 
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("going on with epoch") <= 1, "one alone prints"
     assert resumed.stdout.count("mskd (student): mAP") == 1
-    whole = run_cell(tiny_config(tmp_path / "whole", *MSKD))
+    whole = run_experiment(tiny_config(tmp_path / "whole", *MSKD))
     assert_alike(whole, the_run(tmp_path / "killed"))
     again = _torchrun(tmp_path / "killed", *MSKD)
     assert again.returncode == 0 and again.stdout.count("finished already") == 1

@@ -12,7 +12,7 @@ import torch
 import torch.multiprocessing as mp
 
 from harness.core.distributed import processes
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
@@ -56,7 +56,7 @@ def run_cells(folder: Path, cells: Cells) -> None:
     try:
         for name, overrides in cells.items():
             made.clear()
-            run_cell(tiny_config(folder / name, *overrides, "threads=1"))
+            run_experiment(tiny_config(folder / name, *overrides, "threads=1"))
             torch.save(made, folder / name / f"labels-{processes.rank()}.pt")
     finally:
         Trainer._label = original  # type: ignore[method-assign]

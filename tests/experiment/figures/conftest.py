@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.experiment.run import run_cell
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.tiny import tiny_config
 
@@ -20,4 +20,4 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def run(place: Path) -> Run:
     """MSKD: three views, teacher and student. Do not change it."""
-    return run_cell(tiny_config(place, "method=mskd"))
+    return run_experiment(tiny_config(place, "method=mskd"))

@@ -102,14 +102,14 @@ def test_unfinished_runs_have_curves(own: Run, command: Command) -> None:
 def test_data_without_a_test_part(
     own: Run, place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = Subject._referee
+    full = Subject._evaluator
 
     def without(self: Subject, train: bool) -> object:
         made = full(self, train)
-        made.query_bank = made.gallery_bank = None
+        made.query_cache = made.gallery_cache = None
         return made
 
-    monkeypatch.setattr(Subject, "_referee", without)
+    monkeypatch.setattr(Subject, "_evaluator", without)
     data = ("--data-root", f"{place}/data")
     answer = command("show", "mskd", "ranked", *data)
     assert answer.status == 2 and "no test part" in answer.err

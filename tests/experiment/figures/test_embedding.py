@@ -49,7 +49,7 @@ def test_umap_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ConfigError, match="not installed") as caught:
         plane(np.eye(9, dtype=np.float32), "umap", 0)
-    assert "umap-learn" in (caught.value.cure or "")
+    assert "umap-learn" in (caught.value.hint or "")
 
 
 def test_labels_are_the_labeler_s(run: Run, place: Path) -> None:
@@ -58,9 +58,9 @@ def test_labels_are_the_labeler_s(run: Run, place: Path) -> None:
     assert found.labels is not None
     assert len(found.points) == len(found.people) == len(found.labels)
     assert np.unique(found.people).tolist() == list(range(8))
-    bank = it.training.train_bank
-    assert bank is not None
-    features = it.features(bank.images, "training")
+    image_cache = it.training.train_cache
+    assert image_cache is not None
+    features = it.features(image_cache.images, "training")
     again = it.labels(features)
     assert again is not None and "eps" in again[1]
     assert found.outliers >= (again[0] < 0).sum()

@@ -14,7 +14,7 @@ from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
 from harness.data.image_source import ImageSource
 from harness.data.types import ReIDData, Split
-from harness.evaluation.evaluator import Referee
+from harness.evaluation.evaluator import Evaluator
 from harness.experiment.figures.subject import Subject
 from harness.results.figures.ranked import choose, draw, nearest, rankings
 from harness.results.palette import RIGHT, WRONG
@@ -85,9 +85,9 @@ class Names(ImageSource):
         return ""
 
 
-def referee(
+def evaluator(
     gallery: list[int], cameras: list[int] | None = None, tracks: list[int] | None = None
-) -> Referee:
+) -> Evaluator:
     """One query, `q.jpg`, of identity 1 and camera 0, and a gallery."""
     names = Names(["q.jpg", *(f"g{i}.jpg" for i in range(1, len(gallery)))])
     here = None if cameras is None else np.zeros(1, np.int64)
@@ -96,46 +96,46 @@ def referee(
     split = Split(names, np.array(gallery), array, None if tracks is None else np.array(tracks))
     data = ReIDData("made up", split, query, split)
     cpu = torch.device("cpu")
-    return Referee(data, "", None, None, None, cpu, "fp32", False, Reporter())
+    return Evaluator(data, "", None, None, None, cpu, "fp32", False, Reporter())
 
 
 DISTANCES = np.array([0.0, 0.5, 0.1, 0.4, 0.2])
 
 
 def test_same_camera_and_junk_are_removed() -> None:
-    images, right = nearest(referee([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 10)
+    images, right = nearest(evaluator([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 10)
     assert images.tolist() == [4, 3, 1] and right.tolist() == [True, False, True]
-    assert nearest(referee([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 2)[0].tolist() == [
+    assert nearest(evaluator([1, 1, -1, 2, 1], [0, 1, 1, 0, 2]), 0, DISTANCES, 2)[0].tolist() == [
         4,
         3,
     ]
 
 
 def test_without_cameras_only_the_query_itself_is_removed() -> None:
-    images, right = nearest(referee([1, 1, 2, 2, 1]), 0, DISTANCES, 10)
+    images, right = nearest(evaluator([1, 1, 2, 2, 1]), 0, DISTANCES, 10)
     assert images.tolist() == [2, 4, 3, 1] and right.tolist() == [False, True, False, True]
 
 
 def test_of_a_track_its_nearest_image_is_shown() -> None:
-    it = referee([2, 2, 1, 1, 3], [1, 1, 1, 1, 1], tracks=[0, 0, 1, 1, 2])
+    it = evaluator([2, 2, 1, 1, 3], [1, 1, 1, 1, 1], tracks=[0, 0, 1, 1, 2])
     images, right = nearest(it, 0, DISTANCES, 10)
     assert images.tolist() == [0, 2, 4] and right.tolist() == [False, True, False]
 
 
 def test_equal_distances_come_in_the_gallery_s_order() -> None:
-    images, _ = nearest(referee([2, 1, 2, 1, 2], [1] * 5), 0, np.zeros(5), 10)
+    images, _ = nearest(evaluator([2, 1, 2, 1, 2], [1] * 5), 0, np.zeros(5), 10)
     assert images.tolist() == [0, 1, 2, 3, 4], "as evaluation breaks ties"
 
 
 def test_queries_are_named_or_counted() -> None:
-    it = referee([1, 2])
+    it = evaluator([1, 2])
     ap = np.array([0.5])
     assert choose(it, ap, "q.jpg", 8, 0) == [0] == choose(it, ap, "0", 8, 0)
     assert choose(it, np.array([np.nan]), "worst", 8, 0) == [], "it has nothing to find"
     for wrong in ("1", "-1", "worse", "q.jpg,g1.jpg"):
         with pytest.raises(ConfigError, match="no query") as caught:
             choose(it, ap, wrong, 8, 0)
-        assert "q.jpg" in (caught.value.cure or "")
+        assert "q.jpg" in (caught.value.hint or "")
 
 
 def test_picture(subject: Subject) -> None:

@@ -39,9 +39,9 @@ def search(folder: Path, *overrides: str) -> None:
 def pretend(
     value: Callable[[DictConfig, int], float], seen: list[DictConfig] | None = None
 ) -> Callable[[DictConfig, Reporter], Run]:
-    """A `run_cell` that trains nothing: `value(config, epoch)` is the mAP after an epoch."""
+    """A `run_experiment` that trains nothing: `value(config, epoch)` is the mAP after an epoch."""
 
-    def run_cell(config: DictConfig, reporter: Reporter) -> Run:
+    def run_experiment(config: DictConfig, reporter: Reporter) -> Run:
         if seen is not None:
             seen.append(config)
         folder = Path(config.store) / str(config.name)
@@ -58,7 +58,7 @@ def pretend(
         card = {"name": "p", "cameras": True, "selection": "last"}
         record = {
             "schema": SCHEMA,
-            "cell": {"method": config.method.name, "dataset": "d", "seed": 0},
+            "experiment": {"method": config.method.name, "dataset": "d", "seed": 0},
             "settings": "0",
             "protocol": card | {"hash": card_hash(card)},
             "dataset": {},
@@ -70,4 +70,4 @@ def pretend(
         write_json(folder / "record.json", record)
         return Run(folder)
 
-    return run_cell
+    return run_experiment

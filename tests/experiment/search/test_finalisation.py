@@ -23,7 +23,7 @@ from tests.tiny import tiny
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials pretend; what is run on fresh seeds is real."""
-    monkeypatch.setattr(trials, "run_cell", pretend(near_half))
+    monkeypatch.setattr(trials, "run_experiment", pretend(near_half))
 
 
 def near(folder: Path, *options: str) -> list[str]:
@@ -41,7 +41,7 @@ def test_what_was_found_runs_as_a_preset(
     runs = {run.name: run for run in Store(tmp_path / "runs").runs()}
     assert len(runs) == 4
     tuned = [run for run in runs.values() if "tuned" in run.record["protocol"]]
-    assert sorted(run.record["cell"]["seed"] for run in tuned) == [1, 2]
+    assert sorted(run.record["experiment"]["seed"] for run in tuned) == [1, 2]
     told = tuned[0].record["protocol"]["tuned"]
     assert (told["search"], told["criterion"], told["trials"]) == ("s", "last_val", 3)
     assert "held out" in told["by"]
@@ -113,7 +113,9 @@ def test_where_the_default_is_best_nothing_is_run_twice(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        trials, "run_cell", pretend(lambda config, _: 1.0 if config.labeler.eps == 0.6 else 0.0)
+        trials,
+        "run_experiment",
+        pretend(lambda config, _: 1.0 if config.labeler.eps == 0.6 else 0.0),
     )
     answer = command("search", *near(tmp_path))
     assert "Nothing better than the default was found." in answer.out
@@ -130,7 +132,7 @@ def test_each_method_has_the_same_budget(
         seen.append(str(config.method.name))
         return good(config, reporter)
 
-    monkeypatch.setattr(trials, "run_cell", cell)
+    monkeypatch.setattr(trials, "run_experiment", cell)
     options = [o for o in small(tmp_path) if not o.startswith(("method=", "search.name"))]
     answer = command("search", "-m", "method=cluster_contrast,cap", *options,
                      "search.trials=2", "search.hours=1")  # fmt: skip

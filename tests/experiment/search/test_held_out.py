@@ -88,7 +88,7 @@ def test_without_cameras_one_image_of_each_person_is_asked_for() -> None:
 def test_without_identities_there_is_nobody_to_hold_out() -> None:
     with pytest.raises(DataError, match="too few") as error:
         held_out(known=False)
-    assert "label_free" in error.value.cure
+    assert "label_free" in error.value.hint
     with pytest.raises(DataError, match="too few"):
         held_out(0.05)
     alone = held_out(0, known=False)

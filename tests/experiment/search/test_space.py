@@ -102,7 +102,7 @@ def test_nonsense_is_refused_with_its_place(leaf: Any, told: str) -> None:
     with pytest.raises(ConfigError) as error:
         read({"labeler": {"eps": leaf}})
     assert told in error.value.cause
-    assert "<labeler.eps" in error.value.cure
+    assert "<labeler.eps" in error.value.hint
 
 
 def test_conditions_in_a_circle_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_the_line_of_a_methods_file_is_told(
     with pytest.raises(ConfigError) as error:
         make_plan(small(tmp_path, "method=own"))
     assert told in error.value.cause
-    assert f"Mend {file}:14." in error.value.cure
+    assert f"Mend {file}:14." in error.value.hint
     monkeypatch.undo()
     plugins.register()
 
@@ -194,7 +194,7 @@ def test_what_the_configuration_does_not_bear_is_refused(
     with pytest.raises(ConfigError) as error:
         settle(parse(tree, locator([override])), compose, part_options())
     assert told in error.value.cause
-    assert f"Mend '{override}' on the command line." in error.value.cure
+    assert f"Mend '{override}' on the command line." in error.value.hint
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_the_override_is_told(tmp_path: Path) -> None:
     override = "search.space.labeler.eps.low=0.9"
     with pytest.raises(ConfigError, match="the range is empty") as error:
         make_plan(small(tmp_path, override))
-    assert error.value.cure == f"Mend '{override}' on the command line."
+    assert error.value.hint == f"Mend '{override}' on the command line."
 
 
 def test_any_value_and_any_part_can_be_searched(tmp_path: Path) -> None:

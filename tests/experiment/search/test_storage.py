@@ -103,7 +103,7 @@ def test_a_missing_driver_is_named(
     monkeypatch.setattr(storages, "RDBStorage", missing)
     with pytest.raises(ConfigError, match="No module named 'psycopg'") as error:
         open_storage(replace(settings, folder=tmp_path, storage="postgresql://host/db"))
-    assert "usl-reid-harness[postgresql]" in error.value.cure
+    assert "usl-reid-harness[postgresql]" in error.value.hint
 
 
 @pytest.mark.parametrize(

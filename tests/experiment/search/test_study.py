@@ -49,7 +49,7 @@ def near_half(config: DictConfig, epoch: int) -> float:
 
 def run(plan: Plan, monkeypatch: pytest.MonkeyPatch, cell: Any = None) -> list[str]:
     """Search with a cell that pretends; returns what was said."""
-    monkeypatch.setattr(trials, "run_cell", cell or pretend(near_half))
+    monkeypatch.setattr(trials, "run_experiment", cell or pretend(near_half))
     said: list[str] = []
     command._search(plan, said.append)
     return said
@@ -241,7 +241,7 @@ def test_many_workers_run_as_many_trials_as_were_asked_for(
         time.sleep(0.05)
         return near_half(config, epoch)
 
-    monkeypatch.setattr(trials, "run_cell", pretend(slow, seen))
+    monkeypatch.setattr(trials, "run_experiment", pretend(slow, seen))
     plan = planned(trials=8)
     workers = [
         threading.Thread(target=command._search, args=(plan, lambda line: None)) for _ in range(4)
@@ -430,7 +430,7 @@ def test_another_search_of_the_same_name_is_refused(
         with pytest.raises(ConfigError, match="is another one") as error:
             study_of(other)
         assert all(text in error.value.cause for text in told)
-        assert "search.name" in error.value.cure
+        assert "search.name" in error.value.hint
 
 
 def test_a_trial_is_a_cell_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

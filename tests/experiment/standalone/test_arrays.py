@@ -104,7 +104,7 @@ def test_what_features_cannot_be(tmp_path: Path, stored: np.ndarray, said: str) 
     with pytest.raises(DataError) as refusal:
         read_features(ArrayFile(tmp_path / "f.npy"))
     assert said in refusal.value.cause
-    assert refusal.value.cure
+    assert refusal.value.hint
 
 
 @pytest.mark.parametrize("name", ["f.npy", "f.npz"])

@@ -171,7 +171,7 @@ def test_features_that_are_none(
     answer = command("label", "f.npy", "--out", "l.npy", *FEW)
     assert answer.status == 2
     assert said in answer.err
-    assert len(answer.err.splitlines()) == 2, "cause and cure"
+    assert len(answer.err.splitlines()) == 2, "cause and hint"
     assert not (tmp_path / "l.npy").exists()
 
 

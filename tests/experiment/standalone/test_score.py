@@ -216,7 +216,7 @@ def test_bad_arrays(
     assert answer.status == 2
     for words in said:
         assert words in answer.err
-    assert len(answer.err.splitlines()) >= 2, "cause and cure"
+    assert len(answer.err.splitlines()) >= 2, "cause and hint"
     assert not (tmp_path / "s.json").exists()
 
 

@@ -73,7 +73,7 @@ def mixed(store: Path) -> Path:
         card={"cameras": False},
     )
     add(store, HOSTILE_RUN, HOSTILE, dataset="synthetic", stages={"train": 5.0})
-    write(store, "damaged", '{"schema": 1, "cell"')
+    write(store, "damaged", '{"schema": 1, "experiment"')
     add(store, "half", "hhcl", stages={"train": 30.0})
     (store / "half" / "history.json").write_text("[{")
     write(store, "begun", None)

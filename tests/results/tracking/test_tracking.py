@@ -12,7 +12,7 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.experiment.naming import settings_hash
-from harness.experiment.run import Cell, run_cell
+from harness.experiment.run import Experiment, run_experiment
 from harness.results import tracking
 from harness.results.store import Run, Store
 from harness.results.tracking import check_log, make_tracker
@@ -41,22 +41,22 @@ def tensorboard_points(folder: Path) -> Points:
 def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """A run that is stopped when its second epoch is done and logged, but not yet kept."""
 
-    def end(cell: Cell, *_: object) -> float:
+    def end(cell: Experiment, *_: object) -> float:
         if len(cell.history) == 2:
             raise KeyboardInterrupt
         return 0.0
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cell, "_time_left", end)
+        patch.setattr(Experiment, "_time_left", end)
         with pytest.raises(KeyboardInterrupt):
-            run_cell(tiny_config(root, *METHOD, *overrides))
+            run_experiment(tiny_config(root, *METHOD, *overrides))
 
 
 def test_a_resumed_run_has_every_epoch_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path, monkeypatch, "log=tensorboard")
-    run = run_cell(tiny_config(tmp_path, *METHOD, "log=tensorboard"))
+    run = run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard"))
     assert len(list(run.folder.glob("events.out.tfevents.*"))) == 2
     points = tensorboard_points(run.folder)
     history = run.history()
@@ -66,7 +66,7 @@ def test_a_resumed_run_has_every_epoch_once(
         assert [value for _, value in found] == pytest.approx([row[key] for row in history])
     ((step, value),) = points["final/mAP"]
     assert step == 3 and value == pytest.approx(run.record["metrics"]["mAP"])
-    again = run_cell(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=always"))
+    again = run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=always"))
     assert len(list(again.folder.glob("events.out.tfevents.*"))) == 1
 
 
@@ -74,14 +74,14 @@ def test_curves_of_epochs_before_logging_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path, monkeypatch)
-    run = run_cell(tiny_config(tmp_path, *METHOD, "log=tensorboard"))
+    run = run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard"))
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
 
 
 def test_curves_of_a_finished_run(tmp_path: Path) -> None:
-    run = run_cell(tiny_config(tmp_path, *METHOD))
+    run = run_experiment(tiny_config(tmp_path, *METHOD))
     assert not list(tracking.forget(run.folder))
-    run_cell(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=only-missing"))
+    run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=only-missing"))
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
 
 
@@ -100,9 +100,9 @@ def test_what_is_missing_is_refused_before_any_work(
         "mlflow": r'pip install "usl-reid-harness\[mlflow\]"',
     }.items():
         with pytest.raises(ConfigError, match=line):
-            run_cell(tiny_config(tmp_path, *METHOD, f"log={log}"))
+            run_experiment(tiny_config(tmp_path, *METHOD, f"log={log}"))
     with pytest.raises(ConfigError, match="Did you mean 'wandb'"):
-        run_cell(tiny_config(tmp_path, *METHOD, "log=wanb"))
+        run_experiment(tiny_config(tmp_path, *METHOD, "log=wanb"))
     assert not (tmp_path / "runs").exists()
     check_log("none")
 
@@ -184,6 +184,6 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_left_without_logging(tmp_path: Path) -> None:
-    run_cell(tiny_config(tmp_path, "method=direct_transfer"))
+    run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     (run,) = Store(tmp_path / "runs").runs()
     assert isinstance(run, Run) and not list(tracking.forget(run.folder))
