@@ -30,6 +30,7 @@ from torch import Tensor
 from harness.core.errors import HarnessError
 from harness.core.host_memory import halving
 from harness.core.kernels import in_threads, kernels, pieces
+from harness.core.metrics import METRICS
 from harness.evaluation.distances import (
     Blocks,
     check_normalised,
@@ -94,17 +95,20 @@ class RankingResult:
         """Share of the valid queries whose first correct image is within the top k."""
         return float((self.first_match_rank[self.valid] <= k).mean())
 
+    def per_query(self) -> dict[str, np.ndarray]:
+        """The arrays that metrics are computed from, of valid queries."""
+        arrays = {"ap": self.ap, "inp": self.inp, "first_match_rank": self.first_match_rank}
+        return {name: array[self.valid] for name, array in arrays.items()}
+
     @property
     def cmc(self) -> dict[int, float]:
         """`cmc_at` for each of `ranks`."""
         return {k: self.cmc_at(k) for k in self.ranks}
 
     def as_dict(self) -> dict[str, float | int]:
-        """For JSON: mAP, rank1, rank5, rank10, rank20 and mINP in percent, and the counts."""
+        """All `METRICS` in percent, and the counts, for JSON."""
         return {
-            "mAP": 100 * self.mAP,
-            **{f"rank{k}": 100 * self.cmc_at(k) for k in RANKS},
-            "mINP": 100 * self.mINP,
+            **{key: metric.percent(self.per_query()) for key, metric in METRICS.items()},
             "queries": len(self.ap),
             "queries_without_match": self.skipped_queries,
             "gallery": self.gallery,
