@@ -114,22 +114,5 @@ def test_bad_features_are_refused(features: torch.Tensor, cause: str) -> None:
         assert "labeler.clusters=11" in raised.value.hint
 
 
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        ({"clusters": 1}, "clusters"),
-        ({"clusters": 10.5}, "clusters"),
-        ({"iterations": 0}, "iterations"),
-        ({"restarts": 0}, "restarts"),
-        ({"seed": -1}, "seed"),
-        ({"seed": 1 << 31}, "seed"),
-        ({"views": "upper"}, "upper"),
-    ],
-)
-def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
-    with pytest.raises(ConfigError, match=cause):
-        KMeans(**arguments)
-
-
 def test_describe_names_what_one_would_change() -> None:
     assert KMeans().describe() == "500 clusters, 50 iterations, 1 restarts, global view"
