@@ -114,9 +114,7 @@ def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
     assert kinds == [T.Resize, T.RandomHorizontalFlip, T.Pad, T.RandomCrop, T.ToTensor,
                      T.Normalize, T.RandomErasing]  # fmt: skip
     again = as_files(Subset(workload.files, np.arange(3)), tmp_path / "nowhere")
-    assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, (
-        "files stay as they are"
-    )
+    assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, "files stay"
 
 
 def test_committed_timings_are_in_the_docs() -> None:
