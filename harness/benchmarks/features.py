@@ -16,9 +16,11 @@ SIZES = {
 }
 CAMERAS = {"market1501": 6, "msmt17": 15}
 
-#: dimension of the space of appearances; weights of an identity's own appearance, the camera, the
-#: identity's pose before a camera, noise, occlusion; exponent that makes strong occlusion rare
-_INNER, _OWN, _CAMERA, _POSE, _NOISE, _OCCLUSION, _RARITY = 64, 0.65, 0.4, 0.65, 0.6, 2.0, 4.0
+#: dimensions of a feature, and of the space of appearances
+_DIM, _INNER = 2048, 64
+#: weights of an identity's own appearance, the camera, the identity's pose before a camera, noise
+#: and occlusion; the exponent makes strong occlusion rare
+_OWN, _CAMERA, _POSE, _NOISE, _OCCLUSION, _RARITY = 0.65, 0.4, 0.65, 0.6, 2.0, 4.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Images:
 
 
 def synthetic_features(
-    counts: Sequence[int], identities: int, cameras: int, views: int = 1, dim: int = 2048
+    counts: Sequence[int], identities: int, cameras: int, views: int = 1
 ) -> list[Images]:
     """Draw sets of `counts` images, all of the same identities and cameras.
 
@@ -45,24 +47,23 @@ def synthetic_features(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    inner = min(_INNER, dim)
-    clothes = normal(max(1, identities // 12), inner)  # identities dress alike
+    clothes = normal(max(1, identities // 12), _INNER)  # identities dress alike
     appearance = clothes[torch.arange(identities) % len(clothes)]
-    appearance = (1 - _OWN**2) ** 0.5 * appearance + _OWN * normal(identities, inner)
-    shift = normal(cameras, inner)
-    pose = normal(identities * cameras, inner)  # an identity before a camera: back, front, bag
-    bases = [normal(inner, dim) / dim**0.5 for _ in range(views)]
+    appearance = (1 - _OWN**2) ** 0.5 * appearance + _OWN * normal(identities, _INNER)
+    shift = normal(cameras, _INNER)
+    pose = normal(identities * cameras, _INNER)  # an identity before a camera: back, front, bag
+    bases = [normal(_INNER, _DIM) / _DIM**0.5 for _ in range(views)]
 
     def draw(count: int) -> Images:
         frequency = torch.rand(identities, generator=generator).pow_(1.5).add_(0.05)
         ids = torch.multinomial(frequency, count, replacement=True, generator=generator)
         seen = torch.rand(identities, cameras, generator=generator).pow_(2)
         cams = torch.multinomial(seen[ids], 1, generator=generator)[:, 0]
-        own = normal(count, inner)
+        own = normal(count, _INNER)
         occluded = torch.rand(count, 1, generator=generator).pow_(_RARITY)
         signal = appearance[ids] + _CAMERA * shift[cams]
         signal += _POSE * pose[ids * cameras + cams]
-        features = torch.empty(count, views, dim)
+        features = torch.empty(count, views, _DIM)
         for view, basis in enumerate(bases):
             noise = own if views == 1 else (own + normal(*own.shape)) / 2**0.5
             mixed = signal + noise * (_NOISE + _OCCLUSION * occluded)

@@ -76,10 +76,12 @@ class Candidate:
             self.memory_mib["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
     def summary(self) -> dict[str, Any]:
-        """Medians, the rate of every round, and peak memory."""
+        """Medians, the rates and their spread (their range over their median), and peak memory."""
         median = statistics.median
+        rate = median(self.rates)
         return {
-            "images_per_second": round(median(self.rates), 2),
+            "images_per_second": round(rate, 2),
+            "spread": round((max(self.rates) - min(self.rates)) / rate, 3),
             "rounds": [round(rate, 2) for rate in self.rates],
             "images_per_core_second": round(median(self.cpu_rates), 2),
             "seconds": round(median(each.seconds for each in self.rounds), 4),

@@ -36,7 +36,7 @@ def bench(arguments: Sequence[str], parser_of: Parser) -> None:
     example = EXAMPLES.get(what, f"harness bench {what} dataset=market1501 --baseline")
     parser = parser_of(f"bench {what}", example, ABOUT[what])
     if what == "gpu":
-        parser.add_argument("--minutes", type=_positive, help="stop after this time")
+        parser.add_argument("--minutes", type=float, help="stop after this time")
         parser.add_argument("--store", default="results/runs", help="folder of runs")
         from harness.benchmarks import gpu
 
@@ -56,7 +56,7 @@ def bench(arguments: Sequence[str], parser_of: Parser) -> None:
         parser.add_argument("--images", type=_count, help="another number of images")
         parser.add_argument("--views", type=_count, default=1, help="views of each image")
     if what == "eval":
-        parser.add_argument("--scale", type=_positive, default=1.0, help="a share of the test set")
+        parser.add_argument("--scale", type=float, default=1.0, help="a share of the test set")
         parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
     parser.add_argument("--repeats", type=_count, default=3, help="rounds after the warm-up")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
@@ -86,44 +86,20 @@ def bench(arguments: Sequence[str], parser_of: Parser) -> None:
 
 def _show(result: Mapping[str, Any]) -> None:
     """Print a table with a column for each candidate, the setting and the ratios."""
-    from rich.console import Console
-    from rich.table import Table
+    import pandas as pd
 
     machine, candidates = result["machine"], result["candidates"]
-    table = Table(title=f"{result['what']}, {machine['device']}, {machine['threads']} threads")
-    table.add_column()
-    for name in candidates:
-        table.add_column(name, justify="right")
-    for key in dict.fromkeys(key for each in candidates.values() for key in each):
-        values = [_text(each.get(key, "")) for each in candidates.values()]
-        table.add_row(key.replace("_", " "), *values)
-    console = Console()
-    console.print(table)
-    console.print(_text(result["setting"]), markup=False)
+    print(f"{result['what']} on {machine['device']}, {machine['threads']} threads")
+    print(", ".join(f"{key} {value}" for key, value in result["setting"].items()))
+    table = pd.json_normalize(list(candidates.values())).set_index(pd.Index(candidates))
+    print(table.astype(object).T.fillna("").to_string())
     first = next(iter(candidates))
     for name, ratio in result["ratios"].items():
         wall, cpu = ratio["images_per_second"], ratio["images_per_core_second"]
-        console.print(f"{first} is {wall} times as fast as {name} ({cpu} times by CPU time)")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key.replace('_', ' ')} {_text(each)}" for key, each in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+        print(f"{first} is {wall} times as fast as {name} ({cpu} times by CPU time)")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} must be a whole number from 1")
     return int(text)
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value

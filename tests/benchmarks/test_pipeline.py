@@ -58,7 +58,7 @@ def test_the_fastest_number_of_workers_is_chosen(command: Command) -> None:
 def test_table_on_a_terminal(command: Command) -> None:
     answer = command("bench", "train", *SMALL, *OPTIONS, "--steps", "1")
     assert answer.status == 0, answer.err
-    assert "waiting" in answer.out and "images per second" in answer.out
+    assert "waiting" in answer.out and "images_per_second" in answer.out
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_candidates_take_turns_and_ratios_are_of_a_round() -> None:
     assert order == ["a", "b"] * 4
     assert found["candidates"]["a"]["rounds"] == [100.0, 10.0, 10.0]
     assert found["candidates"]["a"]["images_per_second"] == 10.0
+    assert found["candidates"]["a"]["spread"] == 9.0, "(100 - 10) / 10"
     assert found["candidates"]["a"]["workers"] == 2 and found["candidates"]["a"]["waiting"] == 0.25
     assert found["candidates"]["b"]["seconds"] == 20.0
     assert found["ratios"]["b"]["images_per_second"] == 2.0, "not that of medians of other rounds"
