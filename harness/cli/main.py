@@ -27,7 +27,7 @@ usage: harness [--plugins DIR] COMMAND …
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
-  bench     time training, labels … on this machine      harness bench train --reference
+  bench     time training, labels … on this machine      harness bench train --baseline
   label     pseudo-labels for features of your own       harness label FEATURES.npy --out LABELS.npy
   score     rank features of your own: mAP, Rank-k       harness score QUERY.npz GALLERY.npz
 
