@@ -90,5 +90,5 @@ def test_batches_are_permuted_before_statistics_of_parts() -> None:
 
 def test_the_teacher_labels_and_is_tested() -> None:
     distiller = InstanceTeacher(_network())
-    assert distiller.labelled_by == (distiller.teacher,)
+    assert distiller.labeled_by == (distiller.teacher,)
     assert distiller.tested == ("mean teacher", distiller.teacher)
