@@ -199,7 +199,7 @@ def _check_views(stage: Stage) -> None:
             f"Set labeler.part_weight below {1 / parts:g}.",
         )
     labeler = target_of(config.labeler._target_, "labeler")
-    looks = getattr(labeler, "looks_at_parts", None)
+    looks = getattr(labeler, "uses_parts", None)
     unseen = config.objective.get("part_weight") == 0 and not (looks and looks(config.labeler))
     if parts and unseen and not stage.has("distiller"):  # a teacher may have views to be followed
         raise ConfigError(

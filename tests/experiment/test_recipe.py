@@ -336,7 +336,9 @@ def test_a_parts_options_are_checked_when_it_is_built(mskd: DictConfig) -> None:
         build_labeler(stage)
     assert refusal.value.hint == "Did you mean 'eps'?"
     (stage, _) = make_recipe(changed(mskd, objective__momentum=2)).stages
-    with pytest.raises(ConfigError, match="objective.momentum=2 is out of range: 0 ≤ momentum ≤ 1"):
+    with pytest.raises(
+        ConfigError, match=r"objective\.momentum=2 is out of range: 0 ≤ momentum ≤ 1"
+    ):
         build_objective(stage)
 
 
