@@ -18,6 +18,7 @@ from harness.components.labelers.jaccard import distance_rows
 from harness.components.labelers.neighbours import compiled_for, search
 from harness.components.labelers.sparse import row_blocks
 from harness.core.errors import ConfigError, HarnessError
+from harness.evaluation.distances import first_duplicates
 
 # ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
 # of published methods from a distance that is squared already.
@@ -83,12 +84,16 @@ def _blocks(
     assert found.farthest is not None and plain is not None
     # where all images are the same, d̃ is 0, not 0/0
     scale = found.farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
+    # products of duplicates may be rounded differently: take those of the first
+    first, first_column = first_duplicates(features), first_duplicates(features[queries:])
+    scale = scale if first is None else scale[first]
     encoding = encode(features, found.ranks, k1, k2, scale, power, found.distances)
     for start, stop in _row_ranges(encoding, queries):
         rows = torch.arange(start, stop, device=features.device)
         jaccard = distance_rows([encoding], rows, first=queries)
-        normalised = plain[start:stop].pow_(power).div_(scale[rows, None])
-        yield start, jaccard.mul_(1 - lam).add_(normalised, alpha=lam)
+        squared = plain[start:stop] if first_column is None else plain[start:stop, first_column]
+        normalized = squared.pow_(power).div_(scale[rows, None])
+        yield start, jaccard.mul_(1 - lam).add_(normalized, alpha=lam)
 
 
 def _row_ranges(encoding: Encoding, queries: int) -> Iterator[tuple[int, int]]:

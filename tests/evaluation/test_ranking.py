@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.core.errors import HarnessError
-from harness.evaluation.distances import distance_blocks
+from harness.evaluation.distances import distance_blocks, product_blocks
 from harness.evaluation.ranking import RankingResult, rank
 from tests.oracles.ranking import rank_slowly
 from tests.paths import GOLDEN
@@ -187,6 +187,52 @@ def test_identical_features_are_ranked_by_index() -> None:
     assert result.ap[0] == pytest.approx((1 / 3 + 2 / 5) / 2)
 
 
+def with_duplicates(images: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (37, D) and a gallery (G, D) with about six of each row, and which row each is (G,).
+
+    Every third query equals gallery rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    different = normalize(torch.randn(images // 6 + 1, dim, generator=generator), dim=1)
+    which = torch.randint(len(different), (images,), generator=generator)
+    query = normalize(torch.randn(37, dim, generator=generator), dim=1)
+    query[::3] = different[which[torch.arange(13) % images]]
+    return query, different[which], which
+
+
+def first_of_each(which: Tensor) -> Tensor:
+    return torch.stack([(which == row).nonzero()[0, 0] for row in which])
+
+
+@pytest.mark.parametrize("block", [1, 5, 8, 32, 512])
+@pytest.mark.parametrize("images", [5, 77, 500])
+@pytest.mark.parametrize("dim", [8, 515])
+def test_duplicate_rows_have_the_same_distance(block: int, images: int, dim: int) -> None:
+    query, gallery, which = with_duplicates(images, dim)
+    for blocks in (distance_blocks, product_blocks):
+        rows = torch.cat([rows.clone() for _, rows in blocks(query, gallery.double(), block)])
+        assert torch.equal(rows, rows[:, first_of_each(which)])
+        expected = query.double() @ gallery.double().T
+        expected = 2 - 2 * expected if blocks is distance_blocks else expected
+        torch.testing.assert_close(rows.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 8, 512])
+@pytest.mark.parametrize("seed", range(3))
+def test_duplicate_rows_are_ranked_by_index(block: int, seed: int) -> None:
+    """Against a stable sort of exact distances, in which duplicates are exactly equal."""
+    query, gallery, which = with_duplicates(77, 515, seed)
+    ids = torch.randint(7, (77,), generator=torch.Generator().manual_seed(seed))
+    query_ids = torch.arange(len(query)) % 7
+    exact = (2 - 2 * query.double() @ gallery.double().T)[:, first_of_each(which)].numpy()
+    result = rank(query, gallery, query_ids, ids, block=block)
+    for q, order in enumerate(np.argsort(exact, axis=1, kind="stable")):
+        places = np.flatnonzero(ids[order] == query_ids[q]) + 1
+        expected = np.mean(np.arange(1, len(places) + 1) / places)
+        assert result.ap[q] == pytest.approx(expected, abs=1e-12)
+        assert result.first_match_rank[q] == places[0]
+
+
 def test_minus_zero_is_a_zero() -> None:
     result = rank(None, None, [1], [0, 1], distances=[(0, torch.tensor([[0.0, -0.0]]))])
     assert result.first_match_rank[0] == 2
@@ -265,3 +311,12 @@ def test_no_query_and_no_gallery() -> None:
 @pytest.mark.gpu
 def test_gpu_equals_cpu() -> None:
     assert_golden(rank(*(f.cuda() for f in FEATURES), *TRUTH), "")
+
+
+@pytest.mark.gpu
+def test_duplicate_rows_have_the_same_distance_on_a_gpu() -> None:
+    query, gallery, which = with_duplicates(500, 515)
+    first = first_of_each(which).cuda()
+    for block in (1, 8, 512):
+        for _, rows in distance_blocks(query.cuda(), gallery.cuda(), block):
+            assert torch.equal(rows, rows[:, first])
