@@ -19,7 +19,7 @@ from harness.data.augmentation_settings import make_augment
 from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 from harness.experiment.stages import build_distiller, build_labeler, build_objective
 from harness.training import extraction
-from harness.training.trainer import Parts, Trainer
+from harness.training.trainer import Components, Trainer
 
 
 def train(setting: Setting, steps: int) -> Once:
@@ -31,7 +31,7 @@ def train(setting: Setting, steps: int) -> Once:
     trainer = Trainer(
         name=setting.stage.name,
         config=config,
-        parts=Parts(
+        components=Components(
             backbone,
             build_labeler(setting.stage),
             build_objective(setting.stage),
@@ -41,11 +41,11 @@ def train(setting: Setting, steps: int) -> Once:
         device=setting.device,
         precision=setting.precision,
         reporter=Reporter(),
-        observe=lambda labels: {},
+        cluster_metrics=lambda labels: {},
         test=lambda network: {},
     )
     with torch.no_grad():
-        setting.begin(trainer.parts.objective, backbone)
+        setting.begin(trainer.components.objective, backbone)
     trainer.trained.train()
     labels, rounds = setting.labels.to(setting.device), iter(range(1_000_000))
 

@@ -1,4 +1,4 @@
-"""Distances of queries to the gallery, in blocks of queries, and checks of what comes from outside.
+"""Distances of queries to gallery images or tracks, in blocks of queries.
 
 A matrix product may round identical gallery rows differently, depending on their column. All
 duplicates of a gallery row therefore take the distance of the first one, so that ties are broken by
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.components.labelers.duplicates import find_copies
 from harness.core.errors import HarnessError
 from harness.core.precision import exact_matmul
 
@@ -27,7 +26,7 @@ def distance_blocks(
     """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, in blocks of queries.
 
     Args:
-        query, gallery: (Q, D) and (G, D), L2-normalised; computed in full float32 on the device of
+        query, gallery: (Q, D) and (G, D), L2-normalized; computed in full float32 on the device of
             `query`, whatever precision training uses.
         block: rows per block.
 
@@ -72,11 +71,38 @@ def first_duplicates(x: Tensor) -> Tensor | None:
 
     None if all rows differ.
     """
+    from harness.components.labelers.duplicates import find_copies  # imports all labelers
+
     duplicates = find_copies(x)
     return None if duplicates is None else duplicates[0][duplicates[1]]
 
 
-def check_normalised(side: str, features: Tensor, images: int) -> None:
+def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """Distances to tracks from distances to images: a track is as far away as its nearest image.
+
+    Liu et al., *A Deep Learning-Based Approach to Progressive Vehicle Re-identification for Urban
+    Surveillance*, ECCV 2016 ("image-to-track").
+
+    Args:
+        distances: pairs of (first row, (b, G)). tracks: (G,) from 0 without gaps.
+
+    Yields:
+        (first row, (b, T)), T the number of tracks.
+    """
+    track = torch.from_numpy(tracks)
+    count = int(tracks.max()) + 1
+    for start, rows in distances:
+        columns = track.to(rows.device).expand(len(rows), -1)
+        nearest = rows.new_full((len(rows), count), torch.inf)
+        yield start, nearest.scatter_reduce_(1, columns, rows, "amin")
+
+
+def check_normalized(side: str, features: Tensor, images: int) -> None:
+    """Check features (N, D) of the queries or of the gallery.
+
+    Raises:
+        HarnessError: another shape, features that are not finite or not L2-normalized.
+    """
     if features.dim() != 2 or len(features) != images:
         raise HarnessError(
             f"{side} features are {tuple(features.shape)} for {images} identities",
@@ -90,13 +116,18 @@ def check_normalised(side: str, features: Tensor, images: int) -> None:
         )
     if bad := int(((norms - 1).abs() > 1e-2).sum()):
         raise HarnessError(
-            f"{bad} of {images} {side} features are not L2-normalised",
+            f"{bad} of {images} {side} features are not L2-normalized",
             "Divide each row by its norm; rows of zeros mean that the backbone has collapsed.",
         )
 
 
 def checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
-    """Blocks from outside: complete, finite, ≥ 0, and copied, as they will be overwritten."""
+    """Blocks given by a caller, checked and copied, because ranking overwrites them.
+
+    Raises:
+        HarnessError: blocks that are incomplete or given twice, values that are negative or not
+            finite.
+    """
     missing = np.ones(queries, dtype=bool)
     for start, rows in distances:
         here = slice(start, start + len(rows))

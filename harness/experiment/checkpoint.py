@@ -103,7 +103,7 @@ class StoredExperiment:
         if evaluator.features is not None:
             query, gallery = evaluator.features
             fingerprint = evaluator.fingerprint
-            kept_features.save(self.folder, stage, query, gallery, evaluator.truth, fingerprint)
+            kept_features.save(self.folder, stage, query, gallery, evaluator.ground_truth, fingerprint)
 
     def _save_checkpoint(
         self, trainer: Trainer | None, best: Mapping[str, Any], fingerprint: str

@@ -26,7 +26,8 @@ from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
 from harness.data.cache_location import check_cache_location
 from harness.evaluation.evaluator import Evaluator, make_evaluator
-from harness.evaluation.label_free import column, judge, read_label_free
+from harness.evaluation.label_free import column, make_label_free_test, read_label_free
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.checkpoint import StoredExperiment
 from harness.experiment.data_loading import load_data
 from harness.experiment.init_from import settled
@@ -52,7 +53,7 @@ from harness.experiment.stages import (
 from harness.results import tracking
 from harness.results.store import Run, Store
 from harness.training.compilation import check_compile
-from harness.training.trainer import Parts, Trainer
+from harness.training.trainer import Components, Trainer
 
 
 def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
@@ -206,8 +207,8 @@ class Experiment(StoredExperiment):
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,
                 precision=self.precision,
-                rerank=bool(config.evaluation.rerank),
                 reporter=self.reporter,
+                protocol=EvaluationProtocol(rerank=bool(config.evaluation.rerank)),
                 image_cache=str(config.data.cache_location),
             )
         )
@@ -281,7 +282,7 @@ class Experiment(StoredExperiment):
         self, stage: Stage, evaluator: Evaluator, checkpoint: Mapping[str, Any] | None
     ) -> None:
         backbone = self._backbone(stage.config, stage.name)
-        parts = Parts(
+        components = Components(
             backbone,
             build_labeler(stage),
             build_objective(stage),
@@ -296,12 +297,12 @@ class Experiment(StoredExperiment):
         trainer = Trainer(
             name=stage.name,
             config=stage.config,
-            parts=parts,
+            components=components,
             data=data,
             device=self.device,
             precision=self.precision,
             reporter=self.reporter,
-            observe=evaluator.observe,
+            cluster_metrics=evaluator.cluster_metrics,
             test=self._looks(evaluator, data),
         )
         best: dict[str, Any] = {}
@@ -341,7 +342,7 @@ class Experiment(StoredExperiment):
         if not names:
             return evaluator.test
         cameras = as_cameras(evaluator.data.train.cameras)
-        measure = judge(names, reference, data, cameras, self.device, self.precision)
+        measure = make_label_free_test(names, reference, data, cameras, self.device, self.precision)
         return lambda backbone: measure(backbone) | evaluator.test(backbone)
 
     @property

@@ -1,7 +1,7 @@
 """Stages → epochs → steps: the one training loop that every method runs in.
 
 No identity reaches this module: it sees pixels, cameras if the method declared them, and calls
-`observe(labels)` and `test(backbone)`, which the caller closes over the truth.
+`cluster_metrics(labels)` and `test(backbone)`, which the caller closes over the truth.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COUNTS = ("clusters", "outliers")
 
 
 @dataclass
-class Parts:
+class Components:
     """What a stage is made of, built."""
 
     backbone: Backbone
@@ -61,19 +61,19 @@ class Trainer:
 
     Attributes:
         name: of the stage. config: of the stage. seed, device, precision: of the cell.
-        observe: labels (N,) → cluster quality against the truth, for the record only.
+        cluster_metrics: labels (N,) → cluster quality against the truth, for the record only.
         test: backbone → metrics on the test set.
         next_epoch: where to go on; set by `load_state_dict`.
     """
 
     name: str
     config: DictConfig
-    parts: Parts
+    components: Components
     data: UnlabelledSet
     device: torch.device
     precision: str
     reporter: Reporter
-    observe: Callable[[Tensor], Mapping[str, float]]
+    cluster_metrics: Callable[[Tensor], Mapping[str, float]]
     test: Callable[[Backbone], Mapping[str, float]]
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -87,11 +87,11 @@ class Trainer:
         self.labellings = labellings(train.label_every, int(train.epochs))
         self.labels: PseudoLabels | None = None
         self.augment = make_augment(self.config.images)
-        backbone = self.parts.backbone
-        self.parts.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
-        if self.parts.distiller is not None:
-            self.parts.distiller.prepare(self.parts.objective)
-        modules = [backbone, self.parts.objective, self.parts.distiller]
+        backbone = self.components.backbone
+        self.components.objective.prepare(len(backbone.views), backbone.dim, len(self.data))
+        if self.components.distiller is not None:
+            self.components.distiller.prepare(self.components.objective)
+        modules = [backbone, self.components.objective, self.components.distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
@@ -99,7 +99,7 @@ class Trainer:
         self.scaler = make_scaler(self.precision, self.device)
         batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
         self.step = Step(
-            *(backbone, self.parts.objective, self.parts.distiller, self.trained),
+            *(backbone, self.components.objective, self.components.distiller, self.trained),
             *(self.device, self.precision, self.scaler),
             batch=int(batch.identities) * int(batch.images),
             samples_per_bn=int(batch.samples_per_bn),
@@ -144,10 +144,10 @@ class Trainer:
         """Pseudo-labels (N,) of the epoch, and the features (N, V, D) at its start; none (0, V, D)
         where labels stay and nobody looks at features.
         """
-        parts, due = self.parts, self._due(epoch)
-        features = parts.objective.features() if epoch >= 0 else None
-        if not (due or parts.objective.reads_features or parts.distiller):
-            network = parts.backbone
+        components, due = self.components, self._due(epoch)
+        features = components.objective.features() if epoch >= 0 else None
+        if not (due or components.objective.reads_features or components.distiller):
+            network = components.backbone
             features = torch.empty(0, len(network.views), network.dim, device=self.device)
         if features is None:
             with self._clock("extract", row):
@@ -156,9 +156,9 @@ class Trainer:
         if due:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
-                cameras = self.data.cameras if parts.labeler.uses_cameras else None
+                cameras = self.data.cameras if components.labeler.uses_cameras else None
                 self.labels = from_first(
-                    lambda: [parts.labeler.label(features, cameras) for _ in range(due)][-1]
+                    lambda: [components.labeler.label(features, cameras) for _ in range(due)][-1]
                 )
         result = self.labels
         assert result is not None, "the first epoch makes labels, and checkpoints keep them"
@@ -166,13 +166,15 @@ class Trainer:
             row[key] = result.stats.get(key, getattr(result, key))
         if due:
             row.update({f"label_{k}": v for k, v in result.stats.items() if k not in row})
-        truth = self.observe(result.labels)  # counts of images of unknown identity stay ours
+        truth = self.cluster_metrics(
+            result.labels
+        )  # counts of images of unknown identity stay ours
         row.update({key: value for key, value in truth.items() if key not in row})
         if result.clusters == 0:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
-                f"outliers ({parts.labeler.describe()}).",
-                f"{parts.labeler.hint}, or start from better weights. "
+                f"outliers ({components.labeler.describe()}).",
+                f"{components.labeler.hint}, or start from better weights. "
                 "The last checkpoint, if there is one, is kept.",
             )
         return result.labels, features
@@ -181,8 +183,8 @@ class Trainer:
         """Features (N, V, D), L2-normalised per view, the mean of several networks' if several
         label the epoch; and how many images that took.
         """
-        distiller = self.parts.distiller
-        networks = (distiller.labelled_by if distiller else ()) or (self.parts.backbone,)
+        distiller = self.components.distiller
+        networks = (distiller.labelled_by if distiller else ()) or (self.components.backbone,)
         if epoch < 0:
             if distiller is None or distiller.teacher is None:
                 raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
@@ -201,12 +203,12 @@ class Trainer:
     @property
     def tested_network(self) -> tuple[str, Backbone]:
         """What records call the network that is tested, and the network."""
-        distiller = self.parts.distiller
-        return (distiller.tested if distiller else None) or ("student", self.parts.backbone)
+        distiller = self.components.distiller
+        return (distiller.tested if distiller else None) or ("student", self.components.backbone)
 
     def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
         """One epoch's iterations."""
-        parts, settings = self.parts, self.config.train
+        components, settings = self.components, self.config.train
         frozen = epoch < 0
         batch = self.config.batch
         iterations = settings.iterations
@@ -224,25 +226,25 @@ class Trainer:
             )
         except TrainingError as error:
             raise TrainingError(
-                f"{self.name}, epoch {epoch}: {error.cause} ({parts.labeler.describe()}; "
+                f"{self.name}, epoch {epoch}: {error.cause} ({components.labeler.describe()}; "
                 f"{row['outliers']} outliers.)",
-                f"{parts.labeler.hint}, or lower batch.identities. "
+                f"{components.labeler.hint}, or lower batch.identities. "
                 "The last checkpoint, if there is one, is kept.",
             ) from error
         torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout in parts
         device_labels = labels.to(self.device)
         cameras = None
-        if parts.objective.uses_cameras and self.data.cameras is not None:
+        if components.objective.uses_cameras and self.data.cameras is not None:
             cameras = self.data.cameras.to(self.device)
         with torch.no_grad():
-            parts.objective.start_epoch(features, device_labels, cameras)
-            if parts.distiller is not None:
-                parts.distiller.relabel(features, device_labels, cameras)
+            components.objective.start_epoch(features, device_labels, cameras)
+            if components.distiller is not None:
+                components.distiller.relabel(features, device_labels, cameras)
         del features
         self.step.start_epoch()
         self.trained.train()
-        if parts.distiller is not None:
-            parts.distiller.start_epoch(epoch)
+        if components.distiller is not None:
+            components.distiller.start_epoch(epoch)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
         drawn = sampler.batches(iterations)
@@ -267,7 +269,7 @@ class Trainer:
 
     def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
         """What steps see of the images (B,) that were drawn for them."""
-        distiller = self.parts.distiller
+        distiller = self.components.distiller
         copies = distiller.copies if distiller is not None else 1
         # the first copy's draws are the same whether there are others or not
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
@@ -312,7 +314,7 @@ class Trainer:
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "labeler": self.parts.labeler.state_dict(),
+            "labeler": self.components.labeler.state_dict(),
             "labels": self._kept_labels(),
             "timings": dict(self.timings),
         }
@@ -331,7 +333,7 @@ class Trainer:
         if state.get("scaler"):  # of fp16 alone
             self.scaler.load_state_dict(state["scaler"])
         if "labeler" in state:  # checkpoints of the first version lack it
-            self.parts.labeler.load_state_dict(state["labeler"])
+            self.components.labeler.load_state_dict(state["labeler"])
         if state.get("labels") is not None:
             kept = dict(state["labels"])
             self.labels = PseudoLabels(kept.pop("labels"), kept)

@@ -88,11 +88,11 @@ def test_the_record_is_of_the_tested_network(
     (trainer,) = trainers
     said, network = trainer.tested_network
     assert said == name
-    student, saved = trainer.parts.backbone.state_dict(), _weights(run)
+    student, saved = trainer.components.backbone.state_dict(), _weights(run)
     assert all(torch.equal(saved[key], value) for key, value in network.state_dict().items())
     assert any(not torch.equal(saved[key], value) for key, value in student.items())
     loaded = load_network(run, "train")
-    assert loaded.views == trainer.parts.backbone.views
+    assert loaded.views == trainer.components.backbone.views
     again = evaluate_run(str(run.folder), data_root=str(tmp_path / "data"), device="cpu")
     assert again["mAP"] == run.record["metrics"]["mAP"]
 
@@ -142,8 +142,8 @@ def test_two_students_with_random_weights_differ(
     with pytest.raises(KeyError):  # nothing was trained, so there is nothing to record
         run_experiment(run)
     (trainer,) = found
-    distiller: Any = trainer.parts.distiller
-    pairs = zip(trainer.parts.backbone.parameters(), distiller.student.parameters(), strict=True)
+    distiller: Any = trainer.components.distiller
+    pairs = zip(trainer.components.backbone.parameters(), distiller.student.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     own = [*distiller.student.parameters(), *distiller.hard.parameters()]

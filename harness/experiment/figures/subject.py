@@ -18,6 +18,7 @@ from harness.core.interfaces import Backbone, PseudoLabeler
 from harness.core.progress import Reporter
 from harness.data.image_cache import ImageCache
 from harness.evaluation.evaluator import Evaluator, make_evaluator
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.evaluate import choose
 from harness.experiment.joint_datasets import complete
 from harness.experiment.model_loading import load_network
@@ -67,8 +68,8 @@ class Subject:
             on_bad_image=self.config["dataset"].get("on_bad_image", "error"),
             device=self.device,
             precision=self.precision,
-            rerank=bool(self.config["evaluation"].get("rerank", False)),
             reporter=self.reporter,
+            protocol=EvaluationProtocol(bool(self.config["evaluation"].get("rerank", False))),
         )
         known = self.run.record.get("dataset", {}).get("fingerprint")
         if known not in (None, made.fingerprint):
