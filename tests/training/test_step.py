@@ -12,11 +12,11 @@ from torch import Tensor
 from harness.components.backbones import set_samples_per_bn, small
 from harness.components.backbones.resnet import ReIDNet
 from harness.core import notices
-from harness.core.distributed.micro_batches import Pieces
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
+from harness.training.micro_batches import MicroBatches
 from tests.experiment.distributed_runs import (
     CELLS,
     GROUPS,
@@ -95,11 +95,9 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
         torch.manual_seed(1)
         network = small(widths=(4, 8), strides=(1, 2), views=("global", "upper")).double()
         set_samples_per_bn(network, 4)
-        pieces = Pieces(size)
         seen: list[Tensor] = []
-        with pieces():
-            network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-            embeddings = network(images)
+        network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        embeddings = MicroBatches(size).embed(network, images)
         loss = (embeddings * weight).sum().square()  # of all at once, not a sum over images
         loss.backward()
         assert [len(piece) for piece in seen] == ([4] * 6 if size else [12])
@@ -118,18 +116,20 @@ def test_without_gradient_pieces_are_computed_once() -> None:
     set_samples_per_bn(network, 4)
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    with Pieces(4)(), torch.no_grad():
-        network(torch.randn(12, 3, 16, 8))
+    with torch.no_grad():
+        MicroBatches(4).embed(network, torch.randn(12, 3, 16, 8))
     assert sizes == [4, 4, 4]
 
 
-def test_outside_of_steps_networks_are_called_as_they_are() -> None:
+def test_calling_a_network_never_splits_its_batch() -> None:
+    """Splitting is explicit, in `MicroBatches.embed` alone: no state outside changes a call."""
     network = small(widths=(4,), strides=(1,)).eval()
-    images = torch.randn(6, 3, 16, 8)
-    expected = network(images)
-    with Pieces(2)():
-        assert torch.allclose(network(images), expected, atol=1e-6)
-    assert torch.equal(network(images), expected)
+    images, sizes = torch.randn(6, 3, 16, 8), list[int]()
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    whole = network(images)
+    assert torch.allclose(MicroBatches(2).embed(network, images), whole, atol=1e-6)
+    assert torch.equal(network(images), whole)
+    assert sizes == [6, 2, 2, 2, 6]
 
 
 @pytest.mark.parametrize(

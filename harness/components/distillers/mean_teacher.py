@@ -38,5 +38,5 @@ class MeanTeacher(AveragedTeacher):
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         with torch.no_grad():
-            target = self.teacher(batch.images)
+            target = batch.embed(self.teacher, batch.images)
         return self.distance(student, target)

@@ -37,5 +37,5 @@ class OfflineTeacher(Teacher):
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         with torch.no_grad():
-            target = self.teacher(batch.images)
+            target = batch.embed(self.teacher, batch.images)
         return self.distance(student, target)
