@@ -18,14 +18,16 @@ from harness.experiment.init_from import find_init
 from harness.experiment.joint_datasets import sections
 from harness.experiment.protocol import LATER as BACKBONE
 from harness.experiment.protocol import protocol_card
-from harness.training.optimizers import DEFAULTS as OPTIMIZER
 
 #: settings that change where or whether a cell runs, not what comes out
 ELSEWHERE = ("store", "name", "force", "overwrite", "log", "device", "threads", "data")
 #: options that came after the first records, with what held before: they are hashed only where they
 #: say something else, so that finished cells keep their names
 LATER: dict[str, dict[str, Any]] = {
-    "optimizer": OPTIMIZER,
+    "optimizer": {
+        "name": "adam", "momentum": 0.9, "nesterov": False, "warmup": 0, "warmup_start": 0.1,
+        "steps": None, "reset_with_labels": False, "backbone_lr_mult": 1.0,
+    },
     "train": {"label_every": 1, "compile": "off"},
     "images": IMAGES,
     "batch": {"sampler": "identity"},

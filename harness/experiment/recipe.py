@@ -19,7 +19,7 @@ from harness.experiment.batch_checks import check_pieces
 from harness.experiment.combinations import check_combination
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
 from harness.experiment.values import STAGE_KEYS, check_numbers, check_values
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _check_schedule(config: DictConfig) -> None:
     """Whether a labeler that goes on from its last labels is asked often enough to do so."""
     least = getattr(target_of(config.labeler._target_, "labeler"), "min_calls", 1)
     train = config.train
-    if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
+    if sum(label_schedule(train.label_every, train.epochs)) < min(least, train.epochs):
         raise ConfigError(
             f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
             f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",

@@ -93,8 +93,8 @@ def test_command(run: Run, command: Command) -> None:
         assert 100 * np.nanmean(arrays["train_ap"]) == pytest.approx(written["metrics"]["mAP"])
     assert (run.folder / "record.json").read_bytes() == record, "the record stays as it is"
     for words_, said in {
-        "--k1 3": "Add --rerank", "--rerank --k1 3 --k2 6": "1 <= k2 <= k1",
-        "--rerank --lambda 2": "[0, 1]", "--ranks 0": "1 or more", "--ranks x": "--ranks",
+        "--k1 3": "Add --rerank", "--rerank --k1 3 --k2 6": "1 ≤ k2 ≤ k1",
+        "--rerank --lambda 2": "0 ≤ lambda ≤ 1", "--ranks 0": "1 or more", "--ranks x": "--ranks",
     }.items():  # fmt: skip
         answer = command("eval", run.name, *store, *words_.split())
         assert answer.status == 2 and said in answer.err, (words_, answer.err)

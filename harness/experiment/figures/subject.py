@@ -25,7 +25,7 @@ from harness.experiment.model_loading import load_network
 from harness.experiment.stages import build
 from harness.results.store import Run
 from harness.training.extraction import extract
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Subject:
         train = merged.train
         times = 1
         if labeler.min_calls > 1:
-            times = sum(labellings(train.get("label_every", 1), int(train.epochs)))
+            times = sum(label_schedule(train.get("label_every", 1), int(train.epochs)))
         self.reporter.phase("labels")
         for _ in range(times):
             found = labeler.label(features, cameras).labels
