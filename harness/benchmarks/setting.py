@@ -38,11 +38,9 @@ class Setting:
     def __init__(
         self, changes: Sequence[str], device: torch.device, images: int, folder: Path
     ) -> None:
-        from harness.core import plugins
         from harness.experiment import compose as hydra_app
         from harness.experiment.data_loading import load_data
 
-        plugins.register()
         self.config: DictConfig = hydra_app.compose([*DEFAULTS, *changes])
         recipe = make_recipe(self.config)
         if not recipe.stages:

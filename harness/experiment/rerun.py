@@ -24,6 +24,7 @@ from harness.experiment.joint_datasets import BETWEEN, sections
 from harness.experiment.model_loading import find_teachers
 from harness.experiment.naming import LATER, run_name
 from harness.experiment.recipe import make_recipe
+from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
@@ -53,7 +54,7 @@ def rerun(
         ConfigError: nothing to run again, or a change of something else.
         HarnessError: some failed again.
     """
-    plugins.register()
+    register()
     folder = Store(Path(store).expanduser())
     said = dict(_read(change) for change in changes)
     wanted = [folder.find(name) for name in runs] if runs else list(folder.runs())
