@@ -14,7 +14,6 @@ import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness.core import plugins
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
@@ -26,6 +25,7 @@ from harness.evaluation.ranking import RANKS, RankingResult
 from harness.experiment import cross_domain as transfers
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
+from harness.experiment.registration import register
 from harness.experiment.stages import build
 from harness.results import evaluations
 from harness.results.store import Run, Store
@@ -174,7 +174,7 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
         name = change.partition("=")[2]
         if BETWEEN in name or "[" in name:
             raise ConfigError(f"'{change}': one data set at a time.", "Evaluate on each in turn.")
-        config["dataset"] = settings(name, plugins.register()["datasets"])
+        config["dataset"] = settings(name, register()["datasets"])
     for change in changes:
         if change in named:
             continue
