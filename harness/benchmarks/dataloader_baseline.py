@@ -13,7 +13,7 @@ from harness.benchmarks import reference
 from harness.benchmarks.setting import Setting
 from harness.benchmarks.timing import Once, Round
 from harness.core.precision import fp32_as
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 from harness.experiment.stages import build_objective
 
 
@@ -74,7 +74,7 @@ def _timed(
         count, waited = 0, 0.0
         with fp32_as(precision):
             made = len(next(stream)[0])
-            started = synchronised(setting.device)
+            started = synchronized_time(setting.device)
             while True:
                 asked = time.perf_counter()  # of the host: a GPU is not held up by looking
                 batch = next(stream, None)
@@ -84,7 +84,7 @@ def _timed(
                 if step is not None:
                     step(*batch)
                 count += len(batch[0])
-            seconds = synchronised(setting.device) - started
+            seconds = synchronized_time(setting.device) - started
             # no network saw the first batch: only where there is none does it count as work
             return Round(count, seconds, waited, count if step else made + count)
 

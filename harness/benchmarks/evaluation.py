@@ -7,7 +7,7 @@ from torch import Tensor
 
 from harness.benchmarks import labels
 from harness.benchmarks.features import CAMERAS, SIZES, Images, People
-from harness.benchmarks.measure import Row, median, render, synchronised
+from harness.benchmarks.measure import Row, median, render, synchronized_time
 from harness.core.errors import ConfigError
 from harness.core.host_memory import PeakMemory
 from harness.core.precision import exact_matmul
@@ -27,12 +27,12 @@ def test_set(size: str, scale: float = 1.0) -> tuple[Images, Images]:
 def matrix_product(query: Tensor, gallery: Tensor) -> float:
     """Seconds of the query × gallery product alone, in blocks of rows."""
     out = torch.empty(_ROWS * len(gallery), device=query.device)
-    started = synchronised(query.device)
+    started = synchronized_time(query.device)
     with exact_matmul(query.device):
         for rows in query.split(_ROWS):
             place = out[: len(rows) * len(gallery)].view(len(rows), -1)
             torch.mm(rows, gallery.T, out=place)
-    return synchronised(query.device) - started
+    return synchronized_time(query.device) - started
 
 
 def evaluation(query: Images, gallery: Images, repeats: int, rerank: bool) -> Row:
@@ -46,12 +46,12 @@ def evaluation(query: Images, gallery: Images, repeats: int, rerank: bool) -> Ro
     for repeat in range(repeats + 1):
         floor = labels.matrix_product(everyone) if rerank else matrix_product(x, y)
         with PeakMemory() as peak:
-            started = synchronised(x.device)
+            started = synchronized_time(x.device)
             result = rank(
                 x, y, query.identities, gallery.identities, query.cameras, gallery.cameras,
                 distances=rerank_blocks(x, y) if rerank else None,
             )  # fmt: skip
-            wall = synchronised(x.device) - started
+            wall = synchronized_time(x.device) - started
         if repeat:
             walls.append(wall)
             floors.append(floor)

@@ -14,9 +14,9 @@ from harness.core.interfaces import UnlabelledSet
 from harness.core.precision import fp32_as
 from harness.core.progress import Reporter
 from harness.core.seeds import generator
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+from harness.data.prefetcher import ImageReader, Prefetcher
 from harness.experiment.stages import build_distiller, build_labeler, build_objective
 from harness.training import extraction
 from harness.training.trainer import Parts, Trainer
@@ -53,11 +53,11 @@ def train(setting: Setting, steps: int) -> Once:
         feed = Prefetcher(
             trainer._batches(next(rounds), iter(setting.drawn(steps)), labels), setting.device
         )
-        started = synchronised(setting.device)
+        started = synchronized_time(setting.device)
         with fp32_as(setting.precision), feed:
             for batch in feed:
                 trainer._step(batch, False)
-        seconds = synchronised(setting.device) - started
+        seconds = synchronized_time(setting.device) - started
         return Round(steps * setting.batch, seconds, feed.waited)
 
     return once
@@ -69,34 +69,34 @@ def extract(setting: Setting, steps: int) -> Once:
     spans = _spans(setting, steps)
 
     def once() -> Round:
-        started = synchronised(setting.device)
+        started = synchronized_time(setting.device)
         for count in spans:
             extraction.extract(
                 backbone, setting.image_cache[:count], setting.device, setting.precision
             )
-        return Round(sum(spans), synchronised(setting.device) - started)
+        return Round(sum(spans), synchronized_time(setting.device) - started)
 
     return once
 
 
 def augment(setting: Setting, steps: int) -> Once:
     """Augmented batches on the device, and no network."""
-    augment, host_to_device = (
+    augment, reader = (
         make_augment(setting.config.images),
-        HostToDeviceCopy(setting.image_cache, setting.device),
+        ImageReader(setting.image_cache, setting.device),
     )
     draws = generator(0, "bench augment")
 
     def made() -> Iterator[Tensor]:
         for indices in setting.drawn(steps):
-            source, rows = host_to_device.rows(indices)
+            source, rows = reader.rows(indices)
             parameters = augment.draw(len(indices), draws)
             yield augment.apply(source, parameters, indices=rows, device=setting.device)
 
     def once() -> Round:
-        started = synchronised(setting.device)
+        started = synchronized_time(setting.device)
         count = sum(len(batch) for batch in made())
-        return Round(count, synchronised(setting.device) - started)
+        return Round(count, synchronized_time(setting.device) - started)
 
     return once
 

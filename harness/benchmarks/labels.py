@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.benchmarks.features import CAMERAS, SIZES, clustered
-from harness.benchmarks.measure import Row, exponent, median, render, synchronised
+from harness.benchmarks.measure import Row, exponent, median, render, synchronized_time
 from harness.components.labelers import JaccardDBSCAN
 from harness.core.errors import ConfigError
 from harness.core.host_memory import PeakMemory
@@ -23,14 +23,14 @@ def matrix_product(features: Tensor) -> float:
     """Seconds that the search's products alone take: all tiles on and above the diagonal."""
     x = features[:, 0].float().contiguous()
     out = torch.empty(min(_TILE, len(x)) ** 2, device=x.device)
-    started = synchronised(x.device)
+    started = synchronized_time(x.device)
     with exact_matmul(x.device):
         for top in range(0, len(x), _TILE):
             for left in range(top, len(x), _TILE):
                 rows, columns = x[top : top + _TILE], x[left : left + _TILE]
                 place = out[: len(rows) * len(columns)].view(len(rows), len(columns))
                 torch.mm(rows, columns.T, out=place)
-    return synchronised(x.device) - started
+    return synchronized_time(x.device) - started
 
 
 def label_step(features: Tensor, labeler: JaccardDBSCAN, repeats: int) -> Row:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 
-__all__ = ["Row", "exponent", "median", "render", "synchronised"]
+__all__ = ["Row", "exponent", "median", "render", "synchronized_time"]
 
 Row = dict[str, Any]
 

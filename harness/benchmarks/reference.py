@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from harness.data.augment import MEAN, STD
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.image_source import ImageSource, Subset
 
 QUALITY = 95  # of JPEGs that are written where a data set has none
@@ -50,14 +50,14 @@ def as_files(source: ImageSource, folder: Path) -> ImageSource:
     inner = source
     while isinstance(inner, Subset):
         inner = inner.source
-    if isinstance(inner, Files):
+    if isinstance(inner, ImageFiles):
         return source
     names = []
     for index in range(len(source)):
         names.append(f"{index:06d}.jpg")
         picture = source.read(index).resize(STORED[::-1], Image.Resampling.BICUBIC)
         picture.save(folder / names[-1], quality=QUALITY)
-    return Files(folder, names)
+    return ImageFiles(folder, names)
 
 
 def batches(

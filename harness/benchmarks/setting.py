@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, Objective
 from harness.core.precision import resolve_precision
 from harness.core.seeds import generator
-from harness.data.cache_location import place_cache
+from harness.data.cache_location import place_images
 from harness.data.image_cache import build_image_cache
 from harness.data.image_source import Subset
 from harness.data.samplers import SAMPLERS
@@ -66,7 +66,7 @@ class Setting:
         chosen = np.linspace(0, len(source) - 1, count).astype(np.int64)
         self.files = reference.as_files(Subset(source, chosen), folder)
         image_cache = build_image_cache(self.files, self.size, folder / "image_cache")
-        self.image_cache, self.place = place_cache(
+        self.image_cache, self.place = place_images(
             str(self.config.data.cache_location), image_cache, device
         )
 

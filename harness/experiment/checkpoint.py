@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from harness.core.distributed import collectives as sharing
-from harness.core.distributed import processes
+from harness.core.distributed import collectives, processes
 from harness.core.environment import environment, peak_memory
 from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_atomically, write_json
@@ -59,7 +58,7 @@ class StoredExperiment:
         self.init: Init | None = find_init(self.config)
         self.environment = environment(self.device)  # now: the checkout may change while we run
         #: how many processes worked on it, one entry more whenever it went on with another number
-        self.processes = [processes.count()]
+        self.processes = [processes.world_size()]
 
     @property
     def folder(self) -> Path:
@@ -130,7 +129,7 @@ class StoredExperiment:
 
     def _load_checkpoint(self, fingerprint: str) -> Mapping[str, Any] | None:
         """Set up `history` and `stages`; the state of a stage in progress, if there is one."""
-        state = sharing.from_first(self._read_checkpoint)
+        state = collectives.broadcast_from_first(self._read_checkpoint)
         if state is None:
             return None
         if (state["settings"], state["seed"]) != (self.settings, int(self.config.seed)):
@@ -144,7 +143,7 @@ class StoredExperiment:
                 "was begun with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        self.history = sharing.from_first(self.run.history)[: state["rows"]]
+        self.history = collectives.broadcast_from_first(self.run.history)[: state["rows"]]
         self.stages = dict(state["stages"])
         self.environment = state["environment"]  # that in which the cell was begun
         before = state.get("processes", [1])
@@ -181,7 +180,7 @@ class StoredExperiment:
     @property
     def device_seconds(self) -> float:
         """Those of each moment times the processes, and so devices, that it had."""
-        return self.device_seconds_before + processes.count() * (time.perf_counter() - self.started)
+        return self.device_seconds_before + processes.world_size() * (time.perf_counter() - self.started)
 
     def _finish(self, metrics: Mapping[str, Any], evaluator: Evaluator) -> None:
         """Write the record, then drop the checkpoint."""
@@ -215,7 +214,7 @@ class StoredExperiment:
                 **({"parts": evaluator.parts} if evaluator.parts else {}),
             },
             "seconds": round(self.seconds, 2),
-            "devices": processes.count(),
+            "devices": processes.world_size(),
             "device_hours": round(self.device_seconds / 3600, 5),
             "memory_mib": self._peak(),
             "pipeline": {

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 
 from harness.components.backbones import set_samples_per_bn
 from harness.components.backbones.weights import read_state
-from harness.core.distributed import collectives as sharing
-from harness.core.distributed import processes
+from harness.core.distributed import collectives, processes
 from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_json
 from harness.core.host_memory import keep_freed_memory
@@ -61,12 +60,12 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         HarnessError: anything a person can mend, with cause and hint.
     """
-    processes.join()
+    processes.initialize()
     how = strategy(config)
     tracking.check_log(str(config.log))
     recipe = make_recipe(config)
     config = settled(config)
-    device = resolve_device(processes.device_name(str(config.device)))
+    device = resolve_device(processes.local_device(str(config.device)))
     if device.type == "cuda" and processes.is_distributed():
         torch.cuda.set_device(device)  # where communication takes place
     precision = resolve_precision(str(config.train.precision), device)
@@ -75,15 +74,15 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     if device.type == "cpu":
         keep_freed_memory()
     if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
-        torch.set_num_threads(int(config.threads) or processes.threads())
+        torch.set_num_threads(int(config.threads) or processes.threads_per_process())
     run = Store(Path(config.store).expanduser()).run(run_name(config, precision, teachers))
     settings = settings_hash(config, precision, teachers)
-    sharing.check_same(f"{run.name} ({settings}, {device.type})", "cell")
-    with reporter or Reporter(processes.console()) as reporter:
+    collectives.check_all_equal(f"{run.name} ({settings}, {device.type})", "cell")
+    with reporter or Reporter(processes.rank_zero_console()) as reporter:
         if _to_do(run, how):
             check_compile(config.train.compile, device)
             check_parts(config, recipe)
-            with sharing.held_by_first(run.lock):
+            with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # read anew: it may have been finished meanwhile
                 if run.finished and how == "only-missing":
                     _check_same(run, config, settings)
@@ -104,13 +103,13 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
 
 
 def _to_do(run: Run, how: str) -> bool:
-    return sharing.from_first(lambda: how != "skip" or not run.finished)
+    return collectives.broadcast_from_first(lambda: how != "skip" or not run.finished)
 
 
 def _as_first_sees(run: Run) -> Run:
     """The folder read anew, with the record that the first process finds in it."""
     fresh = Run(run.folder)
-    vars(fresh)["_record"] = sharing.from_first(lambda: fresh._record)
+    vars(fresh)["_record"] = collectives.broadcast_from_first(lambda: fresh._record)
     return fresh
 
 
@@ -195,7 +194,7 @@ class Experiment(StoredExperiment):
     def _evaluator(self) -> Evaluator:
         config = self.config
         root = Path(config.data.root).expanduser()
-        evaluator = sharing.first_here_first(  # which decodes, where that has not been done
+        evaluator = collectives.local_rank_zero_first(  # which decodes, where that has not been done
             lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
@@ -272,7 +271,7 @@ class Experiment(StoredExperiment):
         source = next(s for s in self.recipe.stages if s.name == stage.teacher_stage)
         backbone = build_backbone(source.config.backbone)
         path = self.folder / f"{source.name}.pt"
-        backbone.load_state_dict(sharing.from_first(lambda: read_state(path)))
+        backbone.load_state_dict(collectives.broadcast_from_first(lambda: read_state(path)))
         return self._placed(backbone, stage.config)
 
     # ----------------------------------------------------------------------------- training

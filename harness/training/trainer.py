@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.core.distributed.collectives import from_first, only_own, whole
+from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
 from harness.core.errors import TrainingError
 from harness.core.interfaces import (
     Backbone,
@@ -30,10 +30,10 @@ from harness.core.interfaces import (
 from harness.core.precision import fp32_as, make_scaler
 from harness.core.progress import Reporter
 from harness.core.seeds import derive, generator
-from harness.core.throughput import rate, synchronised
-from harness.data.augment import normalise
+from harness.core.throughput import rate, synchronized_time
+from harness.data.augment import normalize
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import HostToDeviceCopy, Images, Prefetcher
+from harness.data.prefetcher import ImageReader, Images, Prefetcher
 from harness.data.samplers import SAMPLERS
 from harness.training.compilation import compile_networks
 from harness.training.extraction import extract
@@ -95,7 +95,7 @@ class Trainer:
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
-        self.host_to_device = HostToDeviceCopy(self.data.images, self.device)
+        self.image_reader = ImageReader(self.data.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
         batch, micro_batch = self.config.batch, train.get("micro_batch", "auto")
         self.step = Step(
@@ -157,7 +157,7 @@ class Trainer:
             with self._clock("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
                 cameras = self.data.cameras if parts.labeler.uses_cameras else None
-                self.labels = from_first(
+                self.labels = broadcast_from_first(
                     lambda: [parts.labeler.label(features, cameras) for _ in range(due)][-1]
                 )
         result = self.labels
@@ -272,7 +272,7 @@ class Trainer:
         # the first copy's draws are the same whether there are others or not
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
-        made = only_own if distiller is None or distiller.keeps_order else whole
+        made = local_rows if distiller is None or distiller.keeps_order else all_rows
 
         def augmented(source: Images, rows: Tensor, draw: torch.Generator) -> Tensor:
             parameters = self.augment.draw(len(rows), draw)
@@ -284,11 +284,11 @@ class Trainer:
             )
 
         for indices in drawn:
-            source, rows = self.host_to_device.rows(indices)
+            source, rows = self.image_reader.rows(indices)
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.wants_plain:
-                plain = normalise(source[rows.numpy()], device=self.device)
+                plain = normalize(source[rows.numpy()], device=self.device)
             there = indices.to(self.device)
             yield Batch(images[0], labels[there], there, tuple(images[1:]), plain)
 
@@ -348,9 +348,9 @@ class _Clock:
         self.phase, self.row, self.totals, self.device = phase, row, totals, device
 
     def __enter__(self) -> None:
-        self.started = synchronised(self.device)
+        self.started = synchronized_time(self.device)
 
     def __exit__(self, *_: object) -> None:
-        seconds = synchronised(self.device) - self.started
+        seconds = synchronized_time(self.device) - self.started
         self.row[f"seconds_{self.phase}"] = round(seconds, 3)
         self.totals[self.phase] = self.totals.get(self.phase, 0.0) + seconds

@@ -14,9 +14,9 @@ from torchvision import transforms as T
 from harness.benchmarks import figures, gpu, reference
 from harness.benchmarks.gpu import Step, go
 from harness.core.errors import HarnessError
-from harness.data.augment import normalise
+from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
 from tests.conftest import Command
 from tests.paths import ROOT
@@ -77,10 +77,10 @@ def test_the_plain_pipeline_sees_the_same_images(tmp_path: Path) -> None:
     from harness.benchmarks.setting import Setting
 
     setting = Setting(SMALL, torch.device("cpu"), 20, tmp_path)
-    assert isinstance(setting.files, Files), "JPEGs were written, as nothing was on disk"
+    assert isinstance(setting.files, ImageFiles), "JPEGs were written, as nothing was on disk"
     plain = setting.plain(train=False)
     pixels = torch.stack([plain[i][0] for i in range(4)])
-    assert torch.equal(pixels, normalise(np.asarray(setting.image_cache[:4])))
+    assert torch.equal(pixels, normalize(np.asarray(setting.image_cache[:4])))
     train = setting.plain(train=True)
     kinds = [type(step) for step in train.transform.transforms]
     assert kinds == [T.Resize, T.RandomHorizontalFlip, T.Pad, T.RandomCrop, T.ToTensor,

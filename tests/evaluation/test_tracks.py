@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
 from harness.evaluation.distances import distance_blocks
 from harness.evaluation.evaluator import Evaluator
@@ -20,7 +20,7 @@ from harness.experiment.protocol import protocol_card
 def gallery(count: int = 60) -> Split:
     """Twenty tracks of three images, of five identities in four cameras."""
     track = np.random.default_rng(0).permutation(np.repeat(np.arange(20), count // 20))
-    files = Files(Path("nowhere"), [f"{i}.jpg" for i in range(count)])
+    files = ImageFiles(Path("nowhere"), [f"{i}.jpg" for i in range(count)])
     return Split(files, track % 5, (track // 5) % 4, track)
 
 
@@ -64,7 +64,7 @@ def test_average_precision_over_tracks() -> None:
         expected = np.mean([n / place for n, place in enumerate(hits, start=1)])
         assert abs(result.ap[q] - expected) < 1e-9
     # the evaluator does the same with a gallery that has tracks
-    asked = Split(Files(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), people, seen_by)
+    asked = Split(ImageFiles(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), people, seen_by)
     evaluator = object.__new__(Evaluator)
     evaluator.rerank, evaluator.data = False, ReIDData("made", asked, asked, split)
     np.testing.assert_array_equal(evaluator.score(query, images).ap, result.ap)

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.components.labelers.timer import Laps
-from harness.core.errors import ConfigError, HarnessError
+from harness.core.errors import ConfigError, HarnessError, say_once
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
-from harness.core.notices import say_once
 
 VIEWS = ("global", "mean")
 

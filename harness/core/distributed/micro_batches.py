@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from harness.core.distributed import collectives as sharing
+from harness.core.distributed import collectives
 from harness.core.distributed.processes import is_distributed, rank
 
 _active: list[Pieces] = []
@@ -42,7 +42,7 @@ class Pieces:
 
     Attributes:
         size: images a piece; 0: a process's whole share.
-        synchronised: whether batch norms take their statistics over all sharing.
+        synchronised: whether batch norms take their statistics over all collectives.
         check: told after each network's own work what went wrong ("": nothing); raises if anything
             did, here or in another process. None: memory is not watched.
     """
@@ -70,7 +70,7 @@ class Pieces:
             call: the network itself.
         """
         with _nothing_active():
-            own = images[sharing.own_share(len(images))]
+            own = images[collectives.local_share(len(images))]
             if self.check is None:
                 result = self._own(network, call, own)
             else:
@@ -79,8 +79,8 @@ class Pieces:
                 return result
             if network.training and not self.synchronised:
                 floating = [b for b in network.buffers() if b.is_floating_point()]
-                sharing.same_as_first(floating)
-            return sharing.gather(result)
+                collectives.broadcast_tensors(floating)
+            return collectives.all_gather(result)
 
     def _checked(self, network: nn.Module, call: Callable[[Tensor], Tensor], own: Tensor) -> Tensor:
         assert self.check is not None
