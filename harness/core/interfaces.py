@@ -10,15 +10,13 @@ Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from harness.core.distributed.micro_batches import active
 
 # ----------------------------------------------------------------- what a method sees of images
 
@@ -52,13 +50,6 @@ class Backbone(nn.Module, ABC):
 
     views: tuple[str, ...]
     dim: int
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """`forward`; in training steps of the whole batch, see `harness.pieces`."""
-        pieces = active()
-        if pieces is None:
-            return super().__call__(images)
-        return pieces.embeddings(self, super().__call__, images)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -220,6 +211,11 @@ class Objective(nn.Module, ABC):
         """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""
 
 
+def embed(network: Backbone, images: Tensor) -> Tensor:
+    """Embeddings (B, V, D) that one process computes of a whole batch (B, 3, H, W) at once."""
+    return network(images)
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a training step sees of B images.
@@ -228,6 +224,8 @@ class Batch:
     labels: (B,) int64 from 0. indices: (B,) int64 into the training set.
     others: the same images augmented by other draws, `Distiller.copies` − 1 of them.
     plain: the same images without augmentation, if `Distiller.wants_plain`.
+    embed: the network and images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers
+        call networks through it, so that the batch can be shared by processes and split.
     """
 
     images: Tensor
@@ -235,6 +233,7 @@ class Batch:
     indices: Tensor
     others: tuple[Tensor, ...] = ()
     plain: Tensor | None = None
+    embed: Callable[[Backbone, Tensor], Tensor] = embed
 
 
 class Distiller(nn.Module, ABC):

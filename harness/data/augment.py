@@ -153,7 +153,8 @@ class Augment:
         crop = torch.tensor([0, 0, height, width]).repeat(batch, 1)
         if self.part_area is not None:
             crop = draw_crops(batch, self.size, self.part_area, self.part_aspect, generator)
-        return AugmentParameters(*map(torch.from_numpy, (flip, corner, erase, blur)), crop)
+        flips, corners, erased, sigmas = map(torch.from_numpy, (flip, corner, erase, blur))
+        return AugmentParameters(flips, corners, erased, sigmas, crop)
 
     def apply(
         self,

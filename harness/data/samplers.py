@@ -243,7 +243,7 @@ class RandomSampler(Sampler):
 
 
 def _unique_pairs(labels: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
-    """The label of each (label, camera) pair that occurs, (P,), and the pair of each image, (N,)."""
+    """The label of each existing (label, camera) pair, (P,), and the pair of each image, (N,)."""
     base = int(cameras.max()) + 1 if len(cameras) else 1
     pairs, inverse = torch.unique(labels * base + cameras, return_inverse=True)
     return torch.div(pairs, base, rounding_mode="floor"), inverse

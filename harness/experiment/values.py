@@ -21,7 +21,7 @@ STAGE_KEYS = (
 )  # fmt: skip
 TOP_KEYS = (
     *STAGE_KEYS, "seed", "protocol", "images", "evaluation", "selection", "method", "stages",
-    "dataset", "data", "init", "store", "name", "force", "overwrite", "log", "device", "threads",
+    "dataset", "data", "init", "store", "name", "overwrite", "log", "device", "threads",
     "tuned",
 )  # fmt: skip
 SECTIONS = ("protocol", "images", "evaluation", "method", "dataset", "data")
@@ -31,7 +31,7 @@ POSITIVE = ("images.height", "images.width", "batch.identities", "batch.images",
             "evaluation.every")  # fmt: skip
 FROM_ZERO = ("batch.samples_per_bn", "train.warmup_epochs", "images.pad", "seed", "threads",
              "optimizer.warmup")  # fmt: skip
-TRUTHS = ("method.uses_cameras", "evaluation.rerank", "evaluation.keep_features", "force")
+TRUTHS = ("method.uses_cameras", "evaluation.rerank", "evaluation.keep_features")
 STAGE_TRUTHS = ("optimizer.nesterov", "optimizer.reset_with_labels")
 #: key → (lowest, highest); whether the lowest itself is allowed
 RANGES = {

@@ -17,7 +17,7 @@ from PIL import Image
 
 from harness.core.errors import ConfigError
 from harness.data.types import Dataset, ReIDData, Split
-from harness.experiment.naming import settings_hash
+from harness.experiment.plan import make_plan
 from tests.tiny import tiny_config
 
 PIXEL_SUM = 110_110_406
@@ -242,9 +242,9 @@ def test_a_total_that_is_not_given_changes_no_name(tmp_path: Path) -> None:
     without = config.copy()
     OmegaConf.set_struct(without, False)
     del without.dataset["total_images"]
-    assert settings_hash(config, "fp32") == settings_hash(without, "fp32")
+    assert make_plan(config, "fp32").hash == make_plan(without, "fp32").hash
     config.dataset.total_images = 900
-    assert settings_hash(config, "fp32") != settings_hash(without, "fp32")
+    assert make_plan(config, "fp32").hash != make_plan(without, "fp32").hash
 
 
 def test_examples_on_its_page(dataset_module: Callable[[str], ModuleType]) -> None:

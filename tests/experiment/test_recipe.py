@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -333,11 +332,11 @@ def test_a_mean_teacher_is_a_copy_of_the_student() -> None:
 
 def test_a_parts_options_are_checked_when_it_is_built(mskd: DictConfig) -> None:
     (stage, _) = make_recipe(changed(mskd, labeler__epss=0.5)).stages
-    with pytest.raises(ConfigError, match=r"labeler cannot be built.*epss") as refusal:
+    with pytest.raises(ConfigError, match=r"no option 'labeler\.epss'") as refusal:
         build_labeler(stage)
     assert refusal.value.hint == "Did you mean 'eps'?"
     (stage, _) = make_recipe(changed(mskd, objective__momentum=2)).stages
-    with pytest.raises(ConfigError, match=re.escape("objective.momentum=2 must lie in [0, 1]")):
+    with pytest.raises(ConfigError, match="objective.momentum=2 is out of range: 0 ≤ momentum ≤ 1"):
         build_objective(stage)
 
 

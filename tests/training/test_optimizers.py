@@ -11,8 +11,7 @@ from torch import nn
 
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
-from harness.experiment.naming import settings_hash
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.training.optimizers import (
     DEFAULTS,
@@ -128,21 +127,21 @@ OTHER: dict[str, Any] = {
 def test_options_are_on_the_card_where_they_say_something(mskd: DictConfig, key: str) -> None:
     other = mskd.copy()
     OmegaConf.update(other, f"optimizer.{key}", OTHER[key])
-    cards = [protocol_card(config, "fp32") for config in (mskd, other)]
+    cards = [make_plan(config, "fp32").card for config in (mskd, other)]
     assert cards[0]["hash"] != cards[1]["hash"]
     assert cards[0]["optimizer"] != cards[1]["optimizer"] == describe(other.optimizer)
-    assert settings_hash(mskd, "fp32") != settings_hash(other, "fp32")
+    assert make_plan(mskd, "fp32").hash != make_plan(other, "fp32").hash
 
 
 def test_what_means_nothing_is_on_no_card(mskd: DictConfig) -> None:
-    assert protocol_card(mskd, "fp32")["optimizer"] == (
+    assert make_plan(mskd, "fp32").card["optimizer"] == (
         "Adam, lr 0.003, weight decay 0.0005, x0.1 every 20 epochs"
     )
     sgd = mskd.copy()
     OmegaConf.update(sgd, "optimizer.name", "sgd")
     nesterov = sgd.copy()
     OmegaConf.update(nesterov, "optimizer.nesterov", True)
-    lines = [protocol_card(config, "fp32")["optimizer"] for config in (sgd, nesterov)]
+    lines = [make_plan(config, "fp32").card["optimizer"] for config in (sgd, nesterov)]
     assert lines[0].startswith("SGD with momentum 0.9, lr")
     assert lines[1].startswith("SGD with Nesterov momentum 0.9, lr")
 
@@ -152,8 +151,8 @@ def test_a_config_of_before_has_the_same_hash(mskd: DictConfig) -> None:
     before.optimizer = OmegaConf.create(
         {key: value for key, value in mskd.optimizer.items() if key not in DEFAULTS}
     )
-    assert settings_hash(before, "fp32") == settings_hash(mskd, "fp32")
-    assert protocol_card(before, "fp32") == protocol_card(mskd, "fp32")
+    assert make_plan(before, "fp32").hash == make_plan(mskd, "fp32").hash
+    assert make_plan(before, "fp32").card == make_plan(mskd, "fp32").card
 
 
 # -------------------------------------------------------------------------------------- refusals

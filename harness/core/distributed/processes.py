@@ -11,6 +11,7 @@ import io
 import os
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from harness.core.errors import ConfigError, HarnessError
 
 #: how long a process waits for another one, which may be computing labels
 TIMEOUT = timedelta(minutes=30)
-_store: dist.Store | None = None
+_store: Any = None
 
 
 def world_size() -> int:
@@ -53,8 +54,8 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def job_store() -> dist.Store | None:
-    """Key-value store of the job. Unlike collectives, it works after another process has failed."""
+def job_store() -> Any:
+    """The job's `torch.distributed.Store`, or None. Unlike collectives, it works after another process has failed."""
     return _store
 
 
@@ -82,7 +83,7 @@ def initialize() -> None:
             f"Process {assigned_rank()} of {world_size()} cannot reach the others: {error}",
             "Start them with torchrun, with the same --rdzv-endpoint on all machines.",
         ) from error
-    _store = dist.PrefixStore("harness", store)
+    _store = dist.distributed_c10d.PrefixStore("harness", store)
 
 
 def shutdown() -> None:
