@@ -55,7 +55,7 @@ def is_distributed() -> bool:
 
 
 def job_store() -> Any:
-    """The job's `torch.distributed.Store`, or None. Unlike collectives, it works after another process has failed."""
+    """The job's `torch.distributed.Store`, which works even after a process has failed; or None."""
     return _store
 
 
