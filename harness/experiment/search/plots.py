@@ -12,8 +12,8 @@ from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
+from harness.core.errors import say_once
 from harness.core.files import write_atomically
-from harness.core.notices import say_once
 from harness.experiment.search.finalisation import Outcome
 from harness.experiment.search.study import shortened
 
