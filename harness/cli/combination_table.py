@@ -22,7 +22,7 @@ from harness.core.errors import HarnessError
 from harness.core.interfaces import PseudoLabeler
 from harness.core.paths import CONF
 from harness.experiment import resolvers  # noqa: F401 (configurations refer to them)
-from harness.experiment.model_loading import check_images
+from harness.experiment.part_checks import check_images
 from harness.experiment.recipe import make_recipe
 from harness.experiment.stages import build_distiller, build_objective
 

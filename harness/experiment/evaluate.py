@@ -24,8 +24,8 @@ from harness.evaluation.evaluator import make_evaluator
 from harness.evaluation.protocol import Rule, score
 from harness.evaluation.ranking import RANKS, RankingResult
 from harness.experiment import cross_domain as transfers
+from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
-from harness.experiment.model_loading import load_network
 from harness.experiment.stages import build
 from harness.results import evaluations
 from harness.results.store import Run, Store

@@ -1,21 +1,21 @@
-"""One training step over the global batch, on one process or several, whole or in pieces."""
+"""One training step over the global batch, on one process or several, whole or in micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from harness.components.backbones.batchnorm import over_whole_batch
 from harness.core.distributed import collectives as sharing
-from harness.core.distributed.micro_batches import Pieces
 from harness.core.distributed.processes import count, is_distributed
 from harness.core.errors import TrainingError
 from harness.core.interfaces import Backbone, Batch, Distiller, Objective
 from harness.core.notices import say_once
 from harness.core.precision import arithmetic
+from harness.training.micro_batches import MicroBatches
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -32,7 +32,7 @@ class Step:
         backbone, objective, distiller: the stage's. trained: all of them, for their state.
         batch: B. samples_per_bn: images of a batch-norm group, 0 for B.
         micro_batch: images a piece as the user wants it, or 0: as many as fit.
-        pieces: how batches are cut; smaller whenever the GPU's memory turned out too small.
+        micro_batches: how batches are split; smaller whenever the GPU's memory turned out too small.
     """
 
     backbone: Backbone
@@ -45,13 +45,13 @@ class Step:
     batch: int
     samples_per_bn: int
     micro_batch: int = 0
-    pieces: Pieces = field(init=False)
+    micro_batches: MicroBatches = field(init=False)
 
     def __post_init__(self) -> None:
         whole = over_whole_batch(self.samples_per_bn, self.batch)
-        self.pieces = Pieces(
+        self.micro_batches = MicroBatches(
             0 if self.micro_batch >= self.share else self.micro_batch,
-            synchronised=whole and is_distributed(),
+            synchronized=whole and is_distributed(),
         )
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
@@ -80,7 +80,9 @@ class Step:
         # Several processes have to agree at every try, and do in an epoch's first step alone; never
         # where they wait for each other inside of the network, which cannot be cut anyway.
         alone = not is_distributed()
-        tries = self.micro_batch == 0 and (alone or not (self._tried or self.pieces.synchronised))
+        tries = self.micro_batch == 0 and (
+            alone or not (self._tried or self.micro_batches.synchronized)
+        )
         while True:
             try:
                 loss = self._gradients(batch, optimizer, tries)
@@ -107,7 +109,7 @@ class Step:
             loss = self._backward(self._loss(batch))
         else:
             before, problem = _State(self.buffers, self.device), ""
-            self.pieces.check = self._agree
+            self.micro_batches.check = self._agree
             try:
                 try:
                     loss = self._backward(self._loss(batch))
@@ -118,18 +120,18 @@ class Step:
                 before.restore()
                 raise
             finally:
-                self.pieces.check = None
+                self.micro_batches.check = None
         sharing.sum_gradients(self.trained, self.shared_out)
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
-        with self.pieces():
-            with arithmetic(self.precision, self.device):
-                embeddings = self.backbone(batch.images)
-                distilled = None
-                if self.distiller is not None:
-                    distilled = self.distiller(embeddings.float(), batch, self.objective)
-            loss = self.objective(embeddings.float(), batch.labels, batch.indices)
+        batch = replace(batch, embed=self.micro_batches.embed)
+        with arithmetic(self.precision, self.device):
+            embeddings = batch.embed(self.backbone, batch.images)
+            distilled = None
+            if self.distiller is not None:
+                distilled = self.distiller(embeddings.float(), batch, self.objective)
+        loss = self.objective(embeddings.float(), batch.labels, batch.indices)
         return loss if distilled is None else loss + distilled
 
     def _backward(self, loss: Tensor) -> Tensor:
@@ -147,11 +149,11 @@ class Step:
 
     def _split(self, problem: str, tries: bool) -> None:
         """Halve the pieces, in whole batch-norm groups."""
-        size = self.pieces.size or self.share
+        size = self.micro_batches.size or self.share
         if not tries or size <= self.group:
             raise self._too_small(size, problem)
         groups = -(-size // self.group)
-        self.pieces.size = -(-groups // 2) * self.group
+        self.micro_batches.size = -(-groups // 2) * self.group
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         whose = f"its {self.share} of {self.batch} images" if is_distributed() else (
@@ -159,7 +161,7 @@ class Step:
         )  # fmt: skip
         say_once(
             f"the GPU is short of memory: a step computes {whose} in pieces of "
-            f"{self.pieces.size}, with equal results (train.micro_batch={self.pieces.size} spares "
+            f"{self.micro_batches.size}, with equal results (train.micro_batch={self.micro_batches.size} spares "
             "the trying)"
         )
 

@@ -128,7 +128,7 @@ class Trainer:
 
     def _renew_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # peers, too
-        trunks = (p for network in networks for p in network.trunk_parameters())
+        trunks = (p for network in networks for p in network.pretrained_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.trained.parameters(), trunks)
 
     def _set_learning_rate(self, epoch: int) -> float:
@@ -182,7 +182,7 @@ class Trainer:
         label the epoch; and how many images that took.
         """
         distiller = self.parts.distiller
-        networks = (distiller.labelled_by if distiller else ()) or (self.parts.backbone,)
+        networks = (distiller.labeled_by if distiller else ()) or (self.parts.backbone,)
         if epoch < 0:
             if distiller is None or distiller.teacher is None:
                 raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
@@ -268,7 +268,7 @@ class Trainer:
     def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
         """What steps see of the images (B,) that were drawn for them."""
         distiller = self.parts.distiller
-        copies = distiller.copies if distiller is not None else 1
+        copies = distiller.augmentations if distiller is not None else 1
         # the first copy's draws are the same whether there are others or not
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
@@ -287,7 +287,7 @@ class Trainer:
             source, rows = self.host_to_device.rows(indices)
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
-            if distiller is not None and distiller.wants_plain:
+            if distiller is not None and distiller.needs_plain:
                 plain = normalise(source[rows.numpy()], device=self.device)
             there = indices.to(self.device)
             yield Batch(images[0], labels[there], there, tuple(images[1:]), plain)

@@ -14,7 +14,7 @@ from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.ranking import rank
 from harness.evaluation.tracks import of_tracks, track_blocks
 from harness.experiment.compose import compose
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 
 
 def gallery(count: int = 60) -> Split:
@@ -73,7 +73,7 @@ def test_average_precision_over_tracks() -> None:
 def test_they_stand_on_the_protocol_card() -> None:
     """Rows of tracks and of images never share a table."""
     plain, tracks = (
-        protocol_card(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32")
+        make_plan(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32").card
         for more in ([], ["dataset.tracks=true"])
     )
     assert "image to track" in tracks["evaluation"] and "track" not in plain["evaluation"]

@@ -12,11 +12,11 @@ from torch import Tensor
 from harness.components.backbones import set_samples_per_bn, small
 from harness.components.backbones.resnet import ReIDNet
 from harness.core import notices
-from harness.core.distributed.micro_batches import Pieces
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
+from harness.training.micro_batches import MicroBatches
 from tests.experiment.distributed_runs import (
     CELLS,
     GROUPS,
@@ -95,11 +95,9 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
         torch.manual_seed(1)
         network = small(widths=(4, 8), strides=(1, 2), views=("global", "upper")).double()
         set_samples_per_bn(network, 4)
-        pieces = Pieces(size)
         seen: list[Tensor] = []
-        with pieces():
-            network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-            embeddings = network(images)
+        network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        embeddings = MicroBatches(size).embed(network, images)
         loss = (embeddings * weight).sum().square()  # of all at once, not a sum over images
         loss.backward()
         assert [len(piece) for piece in seen] == ([4] * 6 if size else [12])
@@ -118,18 +116,20 @@ def test_without_gradient_pieces_are_computed_once() -> None:
     set_samples_per_bn(network, 4)
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    with Pieces(4)(), torch.no_grad():
-        network(torch.randn(12, 3, 16, 8))
+    with torch.no_grad():
+        MicroBatches(4).embed(network, torch.randn(12, 3, 16, 8))
     assert sizes == [4, 4, 4]
 
 
-def test_outside_of_steps_networks_are_called_as_they_are() -> None:
+def test_calling_a_network_never_splits_its_batch() -> None:
+    """Splitting is explicit, in `MicroBatches.embed` alone: no state outside changes a call."""
     network = small(widths=(4,), strides=(1,)).eval()
-    images = torch.randn(6, 3, 16, 8)
-    expected = network(images)
-    with Pieces(2)():
-        assert torch.allclose(network(images), expected, atol=1e-6)
-    assert torch.equal(network(images), expected)
+    images, sizes = torch.randn(6, 3, 16, 8), list[int]()
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    whole = network(images)
+    assert torch.allclose(MicroBatches(2).embed(network, images), whole, atol=1e-6)
+    assert torch.equal(network(images), whole)
+    assert sizes == [6, 2, 2, 2, 6]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,7 @@ def test_refused_when_composed(settings: tuple[str, ...], reason: str, tmp_path:
 
 def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
     """Nor of a stage: the cell's name, card and stored configuration do not know of them."""
-    from harness.experiment.naming import portable_config, run_name
-    from harness.experiment.protocol import protocol_card
+    from harness.experiment.plan import make_plan
 
     plain, cut, staged = (
         tiny_config(tmp_path, "method=cluster_contrast", GROUPS, *changes)
@@ -178,6 +177,6 @@ def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
     )
     del plain.train.micro_batch  # as in configurations of before
     for config in (cut, staged):
-        assert run_name(config, "fp32") == run_name(plain, "fp32")
-        assert protocol_card(config, "fp32") == protocol_card(plain, "fp32")
-    assert portable_config(cut, "fp32") == portable_config(plain, "fp32")
+        assert make_plan(config, "fp32").name == make_plan(plain, "fp32").name
+        assert make_plan(config, "fp32").card == make_plan(plain, "fp32").card
+    assert make_plan(cut, "fp32").settings == make_plan(plain, "fp32").settings

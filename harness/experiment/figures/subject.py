@@ -19,8 +19,8 @@ from harness.core.progress import Reporter
 from harness.data.image_cache import ImageCache
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.experiment.evaluate import choose
+from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import complete
-from harness.experiment.model_loading import load_network
 from harness.experiment.stages import build
 from harness.results.store import Run
 from harness.training.extraction import extract
