@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import harness
-from harness.cli.commands import COMMANDS
+from harness.cli.main import COMMANDS
 from harness.experiment import compose as hydra_app
 from harness.experiment.recipe import make_recipe
 from tests.conftest import Command

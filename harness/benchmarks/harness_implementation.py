@@ -19,7 +19,7 @@ from harness.data.augmentation_settings import make_augment
 from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
 from harness.experiment.stages import build_distiller, build_labeler, build_objective
 from harness.training import extraction
-from harness.training.trainer import Parts, Trainer
+from harness.training.trainer import Components, Trainer
 
 
 def train(workload: Workload, steps: int) -> Callable[[], Round]:
@@ -31,7 +31,7 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
     trainer = Trainer(
         name=stage.name,
         config=stage.config,
-        parts=Parts(
+        components=Components(
             backbone,
             build_labeler(stage),
             build_objective(stage),
@@ -41,10 +41,10 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
         device=device,
         precision=workload.precision,
         reporter=Reporter(),
-        observe=lambda labels: {},
+        cluster_metrics=lambda labels: {},
         test=lambda network: {},
     )
-    workload.start_epoch(trainer.parts.objective, backbone)
+    workload.start_epoch(trainer.components.objective, backbone)
     trainer.trained.train()
     labels, epochs = workload.labels.to(device), count()
 

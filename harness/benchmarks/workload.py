@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, Objective
 from harness.core.precision import resolve_precision
@@ -26,6 +25,7 @@ from harness.data.samplers import SAMPLERS
 from harness.experiment.compose import compose
 from harness.experiment.data_loading import load_data
 from harness.experiment.recipe import make_recipe
+from harness.experiment.registration import register
 from harness.experiment.stages import Stage, build_backbone
 from harness.training.compilation import check_compile
 
@@ -53,7 +53,7 @@ class Workload:
     def __init__(
         self, overrides: Sequence[str], device: torch.device, images: int, folder: Path
     ) -> None:
-        plugins.register()
+        register()
         self.config: DictConfig = compose([*DEFAULTS, *overrides])
         recipe = make_recipe(self.config)
         if not recipe.stages:

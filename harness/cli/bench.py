@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Parser = Callable[[str, str, str], argparse.ArgumentParser]
+from harness.cli.parser import Parser
+
 ABOUT = {
     "train": "Images per second of training: the steps of a run, on images of a data set.",
     "extract": "Images per second of feature extraction.",
@@ -25,16 +26,15 @@ EXAMPLES = {
 PIPELINE = ("train", "extract", "augment")
 
 
-def bench(arguments: Sequence[str], parser_of: Parser) -> None:
-    """Run `harness bench WHAT …`; `parser_of` makes a parser of command, example, description."""
+def main(arguments: Sequence[str]) -> None:
     what, *rest = arguments or [""]
     if what not in ABOUT:
         what, rest = "", list(arguments)
-        parser = parser_of("bench", "harness bench train --baseline", "Time a part of the harness.")
+        parser = Parser("bench", "harness bench train --baseline", "Time a part of the harness.")
         parser.add_argument("what", choices=ABOUT, help="see harness bench WHAT --help")
         parser.parse_args(rest)
     example = EXAMPLES.get(what, f"harness bench {what} dataset=market1501 --baseline")
-    parser = parser_of(f"bench {what}", example, ABOUT[what])
+    parser = Parser(f"bench {what}", example, ABOUT[what])
     if what == "gpu":
         parser.add_argument("--minutes", type=float, help="stop after this time")
         parser.add_argument("--store", default="results/runs", help="folder of runs")

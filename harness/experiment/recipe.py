@@ -18,7 +18,7 @@ from harness.core.views import count_parts
 from harness.experiment.combinations import check_combination
 from harness.experiment.sections import STAGE_KEYS, check_sections, check_stage
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _check_schedule(config: DictConfig) -> None:
     """Whether a labeler that goes on from its last labels is asked often enough to do so."""
     least = getattr(target_of(config.labeler._target_, "labeler"), "min_calls", 1)
     train = config.train
-    if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
+    if sum(label_schedule(train.label_every, train.epochs)) < min(least, train.epochs):
         raise ConfigError(
             f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
             f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",

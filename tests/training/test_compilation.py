@@ -1,4 +1,4 @@
-"""train.compile: refused with its cause, no setting where it is off, a run to resume where on."""
+"""train.compile: what is refused and why, and that compiled runs resume."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_unknown_modes_are_refused(tmp_path: Path) -> None:
     check_compile("off", CPU)
 
 
-def test_where_it_does_not_work_the_reason_is_given(
+def test_the_reason_is_given_where_it_does_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: Any, **options: Any) -> Any:
