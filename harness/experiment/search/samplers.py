@@ -1,32 +1,36 @@
-"""Optuna's samplers and pruners, as options name them."""
+"""Optuna's samplers and pruners by the names that options give them."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
-from optuna import Study, samplers
+from optuna import Study, pruners, samplers
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    SuccessiveHalvingPruner,
-)
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from harness.core.errors import ConfigError
 from harness.core.seeds import derive
 from harness.experiment.search.settings import Settings
 
+SAMPLERS: dict[str, Callable[[int], samplers.BaseSampler]] = {
+    # constant_liar keeps workers from trying what another one is running
+    "tpe": lambda seed: samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, constant_liar=True
+    ),
+    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "gp": lambda seed: samplers.GPSampler(seed=seed),
+    "random": lambda seed: samplers.RandomSampler(seed=seed),
+    # each combination once; unlike GridSampler it supports conditions
+    "grid": lambda seed: samplers.BruteForceSampler(seed=seed),
+}
 
-def make_sampler(settings: Settings) -> BaseSampler:
-    """The sampler, seeded trial by trial.
+
+def make_sampler(settings: Settings) -> samplers.BaseSampler:
+    """The sampler of `search.sampler`.
 
     Raises:
         ConfigError: its package is not installed.
@@ -36,87 +40,55 @@ def make_sampler(settings: Settings) -> BaseSampler:
             "search.sampler=cmaes needs the package cmaes.",
             'Install it: pip install "usl-reid-harness[search]".',
         )
-    return Seeded(settings.sampler, settings.seed)
+    return SeededByTrial(settings.sampler, settings.seed)
 
 
-def _plain(kind: str, seed: int) -> BaseSampler:
-    seed %= 2**32  # as numpy takes them
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        if kind == "tpe":
-            # workers know of each other's running trials, and do not try the same again
-            return samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-        if kind == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        if kind == "gp":
-            return samplers.GPSampler(seed=seed)
-        if kind == "grid":  # every combination once, conditions included
-            return samplers.BruteForceSampler(seed=seed)
-        return samplers.RandomSampler(seed=seed)
+class SeededByTrial(samplers.BaseSampler):
+    """An Optuna sampler that is created anew for each trial, seeded by the trial's number.
 
-
-class Seeded(BaseSampler):
-    """A sampler that begins anew with each trial, seeded by the trial's number.
-
-    So a study that is resumed, and one that several workers share, draws for trial n what the
-    finished trials and n imply; two workers of one seed never draw the same twice.
+    The values of a trial then depend only on the seed, its number and the trials finished before:
+    a resumed study continues as if it had not stopped, and workers never draw the same values.
     """
 
     def __init__(self, kind: str, seed: int) -> None:
         self.kind, self.seed = kind, seed
-        self.inner = _plain(kind, seed)
+        self.sampler = self._seeded(0)
 
-    def reseed_rng(self) -> None:
-        """Optuna does so in threads; a trial's number is enough."""
+    def _seeded(self, number: int) -> samplers.BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return SAMPLERS[self.kind](derive(self.seed, "sampler", number) % 2**32)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Take the trial's own seed."""
-        self.inner = _plain(self.kind, derive(self.seed, "sampler", trial.number))
-        self.inner.before_trial(study, trial)
+        self.sampler = self._seeded(trial.number)
+        self.sampler.before_trial(study, trial)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """As the sampler does. Called before `before_trial` by some versions of Optuna."""
-        return self.inner.infer_relative_search_space(study, trial)
+        return self.sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """As the sampler does."""
-        return self.inner.sample_relative(study, trial, search_space)
+        return self.sampler.sample_relative(study, trial, search_space)
 
     def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        """As the sampler does."""
-        return self.inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        """As the sampler does."""
-        self.inner.after_trial(study, trial, state, values)
+        return self.sampler.sample_independent(study, trial, name, distribution)
 
 
-def make_pruner(kind: str, steps: int) -> BasePruner:
-    """The pruner.
+def make_pruner(kind: str, steps: int) -> pruners.BasePruner:
+    """The pruner of `search.pruner`.
 
     Args:
-        steps: how often a trial looks at its criterion.
+        steps: epochs of a trial.
     """
     if kind == "median":
-        return MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, steps // 4))
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, steps // 4))
     if kind == "hyperband":
-        return HyperbandPruner(min_resource=max(1, steps // 9), max_resource=steps)
+        return pruners.HyperbandPruner(min_resource=max(1, steps // 9), max_resource=steps)
     if kind == "halving":
-        return SuccessiveHalvingPruner(min_resource=max(1, steps // 4), reduction_factor=2)
-    return NopPruner()
+        return pruners.SuccessiveHalvingPruner(min_resource=max(1, steps // 4), reduction_factor=2)
+    return pruners.NopPruner()
