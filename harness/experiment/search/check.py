@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import HarnessError, did_you_mean
@@ -108,8 +109,9 @@ def _typed(param: Param, space: Space, compose: Compose) -> Param:
     default = _value(config, param.key)
     if default is _MISSING:
         under = " under its conditions." if param.when else "."
+        plain: Any = OmegaConf.to_container(config)
         raise SpaceError(param.key, f"there is no such option{under}",
-                         did_you_mean(param.key, _keys(config)))  # fmt: skip
+                         did_you_mean(param.key, pd.json_normalize(plain)))  # fmt: skip
     if isinstance(default, dict):
         raise SpaceError(param.key, "this is a section, not a value.", "Name one of its keys.")
     if param.choices is not None:
@@ -122,18 +124,6 @@ def _typed(param: Param, space: Space, compose: Compose) -> Param:
         raise SpaceError(param.key, f"the default, {default}, is a whole number; low, high and "
                          "step must be whole numbers, too.")  # fmt: skip
     return param.model_copy(update={"whole": whole and not isinstance(default, float)})
-
-
-def _keys(config: DictConfig) -> Iterator[str]:
-    """All dotted keys, those of sections included."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, inner in node.items():
-                yield f"{prefix}{key}"
-                yield from walk(inner, f"{prefix}{key}.")
-
-    return walk(OmegaConf.to_container(config, resolve=False), "")
 
 
 def _try(param: Param, value: Any, space: Space, compose: Compose) -> None:

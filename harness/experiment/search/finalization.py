@@ -23,7 +23,6 @@ from harness.experiment.protocol import protocol_card
 from harness.experiment.run import run_experiment
 from harness.experiment.search.check import PARTS
 from harness.experiment.search.plan import Plan
-from harness.experiment.search.storage import without_password
 from harness.experiment.search.study import best_of, counted, seconds_of
 from harness.results.store import Run
 
@@ -166,7 +165,7 @@ def write_record(result: Result) -> None:
         "protocol_card": protocol_card(base, str(base.train.precision)),
         "default_settings": identity["other settings"],
         "space": plan.space.describe(),
-        "storage": without_password(settings.storage).split("://")[0],
+        "storage": settings.storage.split("://")[0],
         "budget": {"trials": plan.trials, "hours": settings.hours},
         "trials": result.counts,
         "hours": round(result.hours, 4),

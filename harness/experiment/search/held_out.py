@@ -8,6 +8,7 @@ of it is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,21 @@ from harness.data.types import Dataset, ReIDData, Split
 from harness.experiment.stages import build
 
 
+@dataclass(kw_only=True)
 class HeldOut(Dataset):
     """The training part of another data set, some of its identities as query and gallery.
 
-    Args:
-        of: the other data set's options (`_target_`, …), without its root.
-        called: its name. root: its folder, if it has one.
+    Attributes:
+        called: name of the other data set. root: its folder, if it has one. of: its other options.
         share: of the identities are held out, by a hash of (seed, identity), so that a smaller
-            share is contained in a larger one. 0: no identities are held out and there is no test
-            part.
-        seed: of the split.
+            share is contained in a larger one. 0: none, and there is no test part.
     """
 
-    def __init__(
-        self,
-        *,
-        of: Mapping[str, Any],
-        called: str,
-        share: float,
-        seed: int,
-        root: str | None = None,
-    ) -> None:
-        self.of = dict(of) | ({} if root is None else {"root": root})
-        self.name, self.share, self.seed = called, float(share), int(seed)
+    of: Mapping[str, Any]
+    called: str
+    share: float
+    seed: int
+    root: str | None = None
 
     def load(self) -> ReIDData:
         """Split the training part by identity.
@@ -49,16 +42,17 @@ class HeldOut(Dataset):
         Raises:
             DataError: the other data set is missing, knows no identities, or has too few.
         """
-        whole: ReIDData = build(OmegaConf.create(self.of), f"dataset {self.name}").load()
+        options = dict(self.of) | ({} if self.root is None else {"root": self.root})
+        whole: ReIDData = build(OmegaConf.create(options), f"dataset {self.called}").load()
         train = whole.train
         if not self.share:
             empty = train.subset(np.empty(0, dtype=np.int64))
-            return ReIDData(f"{self.name}_training", train, empty, empty, whole.notes)
+            return ReIDData(f"{self.called}_training", train, empty, empty, whole.notes)
         known = np.unique(train.identities[train.identities > 0])
         count = round(self.share * len(known))
         if count < 2 or len(known) - count < 2:
             raise DataError(
-                f"The training set of {self.name} has {len(known)} known identities: "
+                f"The training set of {self.called} has {len(known)} known identities: "
                 f"search.held_out={self.share:g} leaves too few on one side.",
                 "Set another share, or search.criterion=label_free, which needs no identities.",
             )
@@ -67,7 +61,7 @@ class HeldOut(Dataset):
         held_out = np.flatnonzero(is_held_out)
         queries = self._queries(train, held_out)
         return ReIDData(
-            f"{self.name}_held_out",
+            f"{self.called}_held_out",
             train.subset(np.flatnonzero(~is_held_out)),
             train.subset(queries),
             train.subset(np.setdiff1d(held_out, queries)),
@@ -92,18 +86,18 @@ class HeldOut(Dataset):
 
 def hold_out(config: DictConfig, share: float, seed: int) -> DictConfig:
     """The configuration with the training part of its data set as its data set, see `HeldOut`."""
-    node: Any = OmegaConf.to_container(config.dataset, resolve=True)
-    root, name = node.pop("root", None), node.pop("name")
+    other: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    moved = {key: other.pop(key) for key in ("name", "root", "on_bad_image") if key in other}
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.dataset = {
         "_target_": "harness.experiment.search.held_out.HeldOut",
         "_recursive_": False,  # HeldOut builds `of` once its root is known
-        "name": name,
-        "called": name,
-        "on_bad_image": node.pop("on_bad_image", "error"),
+        "on_bad_image": "error",
+        **moved,
+        "called": moved["name"],
         "share": share,
         "seed": seed,
-        "of": node,
-    } | ({} if root is None else {"root": root})
+        "of": other,
+    }
     return config

@@ -1,51 +1,61 @@
-"""The Optuna study that workers share: opening it, its trials, and signs of life of their workers.
-
-A trial whose worker died or was stopped is added again as a waiting trial, which resumes from the
-checkpoint of the first attempt. Workers write the time into their running trial; this works alike
-in every storage.
-"""
+"""The Optuna study that workers share: its storage, sampler, pruner and trials."""
 
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna import Study, Trial
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna import Study, pruners, samplers
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, first_line
 from harness.core.files import make_folder
+from harness.core.seeds import derive
 from harness.experiment.search.plan import Plan, epochs_of
-from harness.experiment.search.samplers import make_pruner, make_sampler
-from harness.experiment.search.storage import open_storage
+from harness.experiment.search.settings import Settings
 
 IDENTITY = "harness"
-#: heartbeats that a worker may miss
-MISSED = 3
+SAMPLERS: dict[str, Callable[[int], samplers.BaseSampler]] = {
+    # constant_liar keeps workers from trying what another one is running
+    "tpe": lambda seed: samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, constant_liar=True
+    ),
+    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "gp": lambda seed: samplers.GPSampler(seed=seed),
+    "random": lambda seed: samplers.RandomSampler(seed=seed),
+    # each combination once; unlike GridSampler it supports conditions
+    "grid": lambda seed: samplers.BruteForceSampler(seed=seed),
+}
 
 
 def open_study(plan: Plan) -> Study:
     """Open the study of this name, creating it if needed, with the default as its first trial.
 
     Raises:
-        ConfigError: the storage cannot be used, or the study belongs to another search.
+        ConfigError: the storage or the sampler cannot be used, or another search has this name.
     """
     settings = plan.settings
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = make_sampler(settings)
-    pruner = make_pruner(settings.pruner, settings.seeds * len(epochs_of(plan.recipe)))
+    if settings.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise ConfigError(
+            "search.sampler=cmaes needs the package cmaes.",
+            'Install it: pip install "usl-reid-harness[search]".',
+        )
     make_folder(settings.place)
     with FileLock(settings.place / ".opening.lock"):  # one worker creates the tables
         study = optuna.create_study(
             storage=open_storage(settings),
-            sampler=sampler,
-            pruner=pruner,
+            sampler=SeededByTrial(settings.sampler, settings.seed),
+            pruner=_pruner(settings.pruner, settings.seeds * len(epochs_of(plan.recipe))),
             study_name=settings.name,
             directions=settings.directions,
             load_if_exists=True,
@@ -54,6 +64,36 @@ def open_study(plan: Plan) -> Study:
         if plan.defaults is not None and not study.get_trials(deepcopy=False):
             study.enqueue_trial(plan.defaults, user_attrs={"default": True})
     return study
+
+
+def open_storage(settings: Settings) -> BaseStorage:
+    """Open the study's storage, creating it if needed.
+
+    Raises:
+        ConfigError: it cannot be reached or read, or its driver is not installed.
+    """
+    url, engine = settings.storage, dict[str, Any](pool_pre_ping=True)
+    if url == "journal":
+        return JournalStorage(JournalFileBackend(str(settings.place / "study.journal")))
+    if url == "sqlite":  # a worker waits up to 100 s while another one writes
+        url = f"sqlite:///{(settings.place / 'study.db').absolute()}"
+        engine = {"connect_args": {"timeout": 100}}
+    scheme, _, rest = url.partition("://")
+    shown = f"search.storage={scheme}://{rest.rpartition('@')[2]}"  # without user and password
+    if scheme in ("postgresql", "postgres") and find_spec("psycopg") and not find_spec("psycopg2"):
+        url = f"postgresql+psycopg://{rest}"
+    try:
+        return RDBStorage(url, engine_kwargs=engine)
+    except ImportError as error:
+        raise ConfigError(
+            f"{shown}: {first_line(error)}.",
+            'Install the driver: pip install "usl-reid-harness[postgresql]".',
+        ) from error
+    except Exception as error:  # whatever the database's driver raises
+        raise ConfigError(
+            f"{shown} cannot be used: {first_line(error)}",
+            "Check that the database exists and that you may write to it.",
+        ) from error
 
 
 def _check_identity(study: Study, plan: Plan) -> None:
@@ -70,15 +110,55 @@ def _check_identity(study: Study, plan: Plan) -> None:
     elif found != wanted:
         changes = [f"{key}: {found.get(key)}, not {wanted.get(key)}"
                    for key in {**found, **wanted} if found.get(key) != wanted.get(key)]  # fmt: skip
-        more = f"; and {len(changes) - 3} more" if len(changes) > 3 else ""
         raise ConfigError(
             f"The study '{settings.name}' in {settings.place} belongs to another search "
-            f"({'; '.join(changes[:3])}{more}).",
+            f"({'; '.join(changes)}).",
             "Give the same options as before, or choose another search.name.",
         )
 
 
-# ---------------------------------------------------------------------------------------- trials
+class SeededByTrial(samplers.BaseSampler):
+    """An Optuna sampler that is created anew for each trial, seeded by the trial's number.
+
+    The values of a trial then depend only on the seed, its number and the trials finished before:
+    a resumed study continues as if it had not stopped, and workers do not draw the same values.
+    """
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self.kind, self.seed = kind, seed
+        self.sampler: samplers.BaseSampler = samplers.RandomSampler()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            seed = derive(self.seed, "sampler", trial.number) % 2**32
+            self.sampler = SAMPLERS[self.kind](seed)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        return self.sampler.sample_independent(study, trial, name, distribution)
+
+
+def _pruner(kind: str, epochs: int) -> pruners.BasePruner:
+    """The pruner of `search.pruner` for trials of some epochs."""
+    if kind == "median":
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 4))
+    if kind == "hyperband":
+        return pruners.HyperbandPruner(min_resource=max(1, epochs // 9), max_resource=epochs)
+    if kind == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 4), reduction_factor=2)
+    return pruners.NopPruner()
 
 
 def counted(study: Study) -> list[FrozenTrial]:
@@ -107,60 +187,3 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
     """The best complete trial by the criterion, the earliest of equal ones."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     return max(complete, key=lambda t: (t.values[0], -t.number)) if complete else None
-
-
-# --------------------------------------------------------------------------------------- workers
-
-
-@contextmanager
-def heartbeat(trial: Trial, seconds: int) -> Iterator[None]:
-    """Write the time into a running trial every few seconds."""
-    stopped = threading.Event()
-
-    def beat() -> None:
-        while not stopped.wait(seconds):
-            try:
-                trial.set_user_attr("alive", time.time())
-            except UpdateFinishedTrialError:  # another worker considers this one dead
-                return
-
-    trial.set_user_attr("alive", time.time())
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def requeue_abandoned(study: Study, plan: Plan) -> None:
-    """Add the running trials of dead workers again, `search.retries` times at most."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        assert trial.datetime_start is not None
-        alive = max(trial.datetime_start.timestamp(), trial.user_attrs.get("alive", 0))
-        if time.time() - alive <= MISSED * plan.settings.heartbeat:
-            continue
-        try:
-            study.tell(trial.number, state=TrialState.FAIL)
-        except (UpdateFinishedTrialError, ValueError):  # another worker did
-            continue
-        deaths = trial.user_attrs.get("deaths", 0) + 1
-        if deaths <= plan.settings.retries:
-            requeue(study, trial.number, deaths)
-
-
-def requeue(study: Study, number: int, deaths: int | None = None) -> None:
-    """Add a stopped trial again, to be resumed from its checkpoint."""
-    trial = study.get_trials(deepcopy=False)[number]
-    attributes = trial.user_attrs | {"resumes": [*trial.user_attrs.get("resumes", []), number]}
-    study.add_trial(
-        create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs=attributes | ({} if deaths is None else {"deaths": deaths}),
-            system_attrs=trial.system_attrs,
-            intermediate_values=trial.intermediate_values,
-        )
-    )

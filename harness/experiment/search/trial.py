@@ -8,6 +8,8 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,9 @@ EXPECTED = (TrainingError, ConfigError, torch.OutOfMemoryError)
 
 
 class Failed(Exception):
-    """A failed trial; the search continues.
+    """A failed trial: its reason in one line, and whether settings can cause it."""
 
-    Attributes:
-        reason: in one line. expected: whether settings can cause it.
-    """
-
-    def __init__(self, reason: str, expected: bool = True) -> None:
+    def __init__(self, reason: str, expected: bool) -> None:
         super().__init__(reason)
         self.reason, self.expected = reason, expected
 
@@ -91,7 +89,7 @@ class Objective:
         earlier = [t for t in counted(self.study) if t.number < trial.number]
         if len(earlier) >= self.plan.trials:
             trial.set_user_attr("surplus", True)
-            raise Failed("other workers run the last trials")
+            raise Failed("other workers run the last trials", False)
         for other in finished(earlier):
             if other.params == trial.params:
                 return self._repeat(trial, other)
@@ -104,7 +102,7 @@ class Objective:
             config = self.plan.trial_config(values)
             for index, run in enumerate(runs):
                 runs[index] = self._run(trial, config, run, runs[:index], started)
-            return self._objectives(trial, runs)
+            return self._objectives(runs)
         except (TrialPruned, Failed):
             keep = False
             raise
@@ -116,9 +114,10 @@ class Objective:
             # without its frames, and the memory that they hold
             raise Failed(_in_one_line(error), isinstance(error, EXPECTED)) from None
         finally:
-            self._count_time(trial, started)
+            with suppress(UpdateFinishedTrialError):
+                self._count_time(trial, started)
             if not keep:
-                for path in [path for run in runs for path in run.folder.glob("*.pt")]:
+                for path in chain(*(run.folder.glob("*.pt") for run in runs)):
                     path.unlink(missing_ok=True)
             if torch.cuda.is_available():
                 gc.collect()
@@ -147,11 +146,10 @@ class Objective:
         """The criterion after the last epoch of a finished run."""
         return float(run.history()[-1][self.settings.column])
 
-    def _objectives(self, trial: Trial, runs: list[Run]) -> list[float]:
+    def _objectives(self, runs: list[Run]) -> list[float]:
         value = sum(map(self._criterion, runs)) / len(runs)
-        trial.set_user_attr("metrics", [run.record["metrics"] for run in runs])
         if not math.isfinite(value):
-            raise Failed("the criterion is not a number")
+            raise Failed("the criterion is not a number", True)
         if self.settings.against is None:
             return [value]
         if self.settings.against == "hours":
@@ -170,33 +168,28 @@ class Objective:
         self._count_time(trial, started)
         value = row.get(self.settings.column)
         if self.settings.against is None and value is not None:
-            state = self._frozen(trial)
-            if step not in state.intermediate_values:
+            if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
                 trial.report((sum(ended) + float(value)) / (len(ended) + 1), step)
-            if "default" not in state.user_attrs and trial.should_prune():
+            if "default" not in trial.user_attrs and trial.should_prune():
                 raise TrialPruned(f"after {row['stage']} {row['epoch']}")
         hours = self.settings.hours
         if hours is not None and seconds_of(counted(self.study)) >= hours * 3600:
             raise OutOfTimeError(f"search.hours={hours:g} are used up.")
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[trial.number]
-
-    def _count_time(self, trial: Trial, started: float) -> None:
-        if not self._frozen(trial).state.is_finished():
-            trial.set_user_attr("seconds", round(time.monotonic() - started, 2))
+    @staticmethod
+    def _count_time(trial: Trial, started: float) -> None:
+        trial.set_user_attr("seconds", round(time.monotonic() - started, 2))
 
     def _repeat(self, trial: Trial, other: FrozenTrial) -> list[float]:
         """The result of an earlier trial with the same values."""
         trial.set_user_attr("same_as", other.number)
         trial.set_user_attr("seconds", 0.0)
         if other.state == TrialState.FAIL:
-            raise Failed(f"as trial {other.number}: {reason(other)}")
+            raise Failed(f"as trial {other.number}: {reason(other)}", True)
         if other.state == TrialState.PRUNED:
             if other.last_step is not None:
                 trial.report(other.intermediate_values[other.last_step], other.last_step)
             raise TrialPruned(f"as trial {other.number}")
-        trial.set_user_attr("metrics", other.user_attrs.get("metrics", {}))
         return list(other.values)
 
 

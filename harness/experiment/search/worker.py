@@ -1,32 +1,32 @@
-"""A worker: runs trials of a shared study until it is finished."""
+"""A worker: runs trials of a shared study, and resumes those whose worker died or was stopped.
+
+Workers write the time into their running trial, in any storage. A trial without a recent time is
+failed and added again; the new one resumes from the checkpoint of the first attempt.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from optuna import Study, TrialPruned
+from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.errors import DataError, HarnessError
 from harness.core.progress import duration
 from harness.experiment.search.plan import Plan
-from harness.experiment.search.study import (
-    best_of,
-    counted,
-    finished,
-    heartbeat,
-    reason,
-    requeue,
-    requeue_abandoned,
-    seconds_of,
-)
+from harness.experiment.search.study import best_of, counted, finished, reason, seconds_of
 from harness.experiment.search.trial import Failed, Objective, OutOfTimeError
 
 Say = Callable[[str], None]
+#: heartbeats that a worker may miss
+MISSED = 3
+#: what Optuna raises when a trial was finished by another worker
+TAKEN = (UpdateFinishedTrialError, ValueError)
 
 
 def work(study: Study, plan: Plan, say: Say) -> None:
@@ -49,10 +49,10 @@ def work(study: Study, plan: Plan, say: Say) -> None:
         if len(done) >= plan.trials or out_of_time:
             return
         _check_failures(done, plan)
-        running = sum(t.state == TrialState.RUNNING for t in trials)
-        if len(done) + running >= plan.trials and len(done) + running == len(trials):
+        waiting = sum(t.state == TrialState.WAITING for t in trials)
+        if len(trials) >= plan.trials and not waiting:
             if not waits:
-                say(f"waiting for other workers, which run the last {running} trials")
+                say(f"waiting for the last {len(trials) - len(done)} trials of other workers")
             waits = True
             time.sleep(min(settings.heartbeat, 5))
         else:
@@ -75,21 +75,70 @@ def _run_trial(study: Study, plan: Plan, objective: Objective, say: Say) -> None
             trial.set_user_attr("reason", error.reason)
             trial.set_user_attr("expected", error.expected)
         except (KeyboardInterrupt, DataError, OutOfTimeError) as error:
-            with suppress(UpdateFinishedTrialError, ValueError):  # already resumed
-                study.tell(trial, state=TrialState.FAIL)
-                requeue(study, trial.number)
+            with suppress(*TAKEN):
+                study.tell(trial, state=state)
+                _requeue(study, trial.number)
             if not isinstance(error, OutOfTimeError):
                 raise
             say(error.cause)
             return
         study.tell(trial, values, state)
-    except (UpdateFinishedTrialError, ValueError):
+    except TAKEN:
         if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
             raise
         say(f"trial {trial.number} was resumed by another worker, which considered this one dead")
         return
     if line := _progress(counted(study), trial.number, plan):
         say(line)
+
+
+@contextmanager
+def heartbeat(trial: Trial, seconds: int) -> Iterator[None]:
+    """Write the time into a running trial every few seconds."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        with suppress(UpdateFinishedTrialError):  # another worker considers this one dead
+            while not stopped.wait(seconds):
+                trial.set_user_attr("alive", time.time())
+
+    trial.set_user_attr("alive", time.time())
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def requeue_abandoned(study: Study, plan: Plan) -> None:
+    """Add the running trials of dead workers again, `search.retries` times at most."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        assert trial.datetime_start is not None
+        alive = max(trial.datetime_start.timestamp(), trial.user_attrs.get("alive", 0))
+        if time.time() - alive > MISSED * plan.settings.heartbeat:
+            with suppress(*TAKEN):
+                study.tell(trial.number, state=TrialState.FAIL)
+                deaths = trial.user_attrs.get("deaths", 0) + 1
+                if deaths <= plan.settings.retries:
+                    _requeue(study, trial.number, deaths=deaths)
+
+
+def _requeue(study: Study, number: int, **attributes: Any) -> None:
+    """Add a stopped trial again, to be resumed from its checkpoint."""
+    trial = study.get_trials(deepcopy=False)[number]
+    attributes["resumes"] = [*trial.user_attrs.get("resumes", []), number]
+    study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=trial.user_attrs | attributes,
+            system_attrs=trial.system_attrs,
+            intermediate_values=trial.intermediate_values,
+        )
+    )
 
 
 def _check_failures(done: list[FrozenTrial], plan: Plan) -> None:
@@ -113,32 +162,25 @@ def _progress(trials: list[FrozenTrial], number: int, plan: Plan) -> str | None:
     trial = next((t for t in trials if t.number == number), None)
     if trial is None:
         return None
-    settings, done, best = plan.settings, len(finished(trials)), best_of(trials)
+    done, best = len(finished(trials)), best_of(trials)
     if trial.state == TrialState.COMPLETE:
-        result = "  ".join(f"{value:.4g}" for value in trial.values)
-        same_as = trial.user_attrs.get("same_as")
-        result += "" if same_as is None else f" (the same as trial {same_as})"
+        result = "  ".join(map(shown, trial.values))
+        if "same_as" in trial.user_attrs:
+            result += f" (the same as trial {trial.user_attrs['same_as']})"
     else:
         result = f"failed: {reason(trial)}" if trial.state == TrialState.FAIL else "pruned"
-    short = _last_parts(list(trial.params))
-    drawn = ", ".join(f"{short[key]} {shown(value)}" for key, value in trial.params.items())
-    parts = [f"trial {number} ({done}/{plan.trials})", result]
-    if best is not None:
-        parts.append(f"best {best.values[0]:.4g} (trial {best.number})")
-    parts.append(f"default: {drawn}" if "default" in trial.user_attrs else drawn)
+    drawn = ", ".join(f"{key.split('.')[-1]} {shown(v)}" for key, v in trial.params.items())
+    parts = [
+        f"trial {number} ({done}/{plan.trials})",
+        result,
+        "" if best is None else f"best {shown(best.values[0])} (trial {best.number})",
+        f"default: {drawn}" if "default" in trial.user_attrs else drawn,
+    ]
     if done < plan.trials:
-        used, running = seconds_of(trials), sum(t.state == TrialState.RUNNING for t in trials)
-        left = used / done * (plan.trials - done)
-        if settings.hours is not None:
-            left = min(left, max(0.0, settings.hours * 3600 - used))
-        parts.append(f"search ends in about {duration(left / (running + 1))}")
-    return "  ".join(parts)
-
-
-def _last_parts(keys: list[str]) -> dict[str, str]:
-    """Dotted key → its last part where that is unambiguous."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
+        workers = sum(t.state == TrialState.RUNNING for t in trials) + 1
+        left = seconds_of(trials) / done * (plan.trials - done) / workers
+        parts.append(f"search ends in about {duration(left)}")
+    return "  ".join(filter(None, parts))
 
 
 def shown(value: Any) -> str:

@@ -8,9 +8,9 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
-from harness.experiment.search import storage as storages
+from harness.experiment.search import study as studies
 from harness.experiment.search.settings import Settings, read_settings
-from harness.experiment.search.storage import open_storage, without_password
+from harness.experiment.search.study import open_storage
 from tests.experiment.search.small import small
 
 
@@ -19,16 +19,12 @@ def settings() -> Settings:
     return read_settings(compose(small(Path("unused")), "search"))
 
 
-def test_passwords_are_never_written() -> None:
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert "secret" not in without_password("nonsense://:secret@[")
-    assert without_password("journal") == "journal"
-
-
 @pytest.mark.parametrize(
     ("url", "told"),
     [
         ("nonsense://host/db", "nonsense"),
+        ("nonsense://:secret@[", "nonsense"),
+        ("nonsense://me:top@secret@host/db", "search.storage=nonsense://host/db"),
         ("postgresql://me:secret@127.0.0.1:9/db", "cannot be used|Install the driver"),
     ],
 )
@@ -46,7 +42,7 @@ def test_a_missing_driver_is_named(
     def missing(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'psycopg'")
 
-    monkeypatch.setattr(storages, "RDBStorage", missing)
+    monkeypatch.setattr(studies, "RDBStorage", missing)
     with pytest.raises(ConfigError, match="No module named 'psycopg'") as error:
         open_storage(
             settings.model_copy(update={"folder": tmp_path, "storage": "postgresql://host/db"})

@@ -19,13 +19,8 @@ from harness.core.errors import ConfigError, DataError, HarnessError, TrainingEr
 from harness.experiment.search import command
 from harness.experiment.search import trial as trials
 from harness.experiment.search.plan import Plan, make_plan
-from harness.experiment.search.study import (
-    counted,
-    heartbeat,
-    open_study,
-    reason,
-    requeue_abandoned,
-)
+from harness.experiment.search.study import counted, open_study, reason
+from harness.experiment.search.worker import heartbeat, requeue_abandoned
 from tests.experiment.search.small import EPS, pretend, search, small
 
 Planned = Callable[..., Plan]
