@@ -25,8 +25,8 @@ from harness.experiment.stages import build_labeler, build_objective
 PARTS = ("backbone", "labeler", "objective", "distiller")
 #: not hyper-parameters: they define the experiment
 NOT_SEARCHED = (
-    "seed", "dataset", "data", "store", "name", "force", "device", "threads", "evaluation",
-    "selection", "method", "protocol", "search", "tuned",
+    "seed", "dataset", "data", "store", "name", "overwrite", "log", "device", "threads",
+    "evaluation", "selection", "method", "protocol", "search", "tuned",
 )  # fmt: skip
 #: values → the configuration with them
 Compose = Callable[[Values], DictConfig]
@@ -111,7 +111,7 @@ def _typed(param: Param, space: Space, compose: Compose) -> Param:
         under = " under its conditions." if param.when else "."
         plain: Any = OmegaConf.to_container(config)
         raise SpaceError(param.key, f"there is no such option{under}",
-                         did_you_mean(param.key, pd.json_normalize(plain)))  # fmt: skip
+                         did_you_mean(param.key, map(str, pd.json_normalize(plain))))  # fmt: skip
     if isinstance(default, dict):
         raise SpaceError(param.key, "this is a section, not a value.", "Name one of its keys.")
     if param.choices is not None:

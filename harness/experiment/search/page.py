@@ -128,7 +128,7 @@ def write_page(result: Result, names: Sequence[str]) -> None:
         head = ["", "criterion", *against, *(param.key for param in plan.space)]
         rows = [[f"{word} (trial {t.number})", *_trial(result, t)] for word, t in named if t]
         presets = ", ".join(f"`+search={name}`" for name in names)
-        lines += ["", *_table(head, rows), "", *comparison(result)]
+        lines += ["", *_table(head, rows), *(["", *fresh] if (fresh := comparison(result)) else [])]
         lines += ["", f"Presets: {presets}, as in `{command(result)}`."]
         if settings.plots:
             lines += ["", *(f"![{name}]({name}.png)" for name in _draw_plots(result))]
@@ -148,7 +148,7 @@ def _draw_plots(result: Result) -> list[str]:
     from optuna.visualization import matplotlib as plots
 
     settings = result.plan.settings
-    criterion = settings.optimized.split(",")[0]
+    criterion = settings.column.removeprefix("label_free_")
     named: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": criterion}
     drawn: dict[str, Callable[..., Any]] = {
         "history": partial(plots.plot_optimization_history, **named),

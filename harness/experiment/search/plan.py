@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError
-from harness.evaluation.label_free import Reference, no_cameras, read_label_free
+from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.data_loading import load_data
 from harness.experiment.model_loading import check_parts, find_teachers
@@ -57,22 +57,16 @@ class Plan:
             return hold_out(config, settings.held_out, settings.split_seed)
         if settings.criterion == "label_free":
             config = hold_out(config, 0, settings.split_seed)
-            config.evaluation.label_free = [settings.label_free]
-            config.evaluation.reference = vars(self.reference)
+            default = self.compose({})  # all trials are measured with the default's neighbours
+            for each in (config, default):
+                each.evaluation.label_free = [settings.label_free]
+            config.evaluation.reference = vars(read_label_free(default)[1])
         return config
 
     @cached_property
     def recipe(self) -> Recipe:
         """Recipe of the default configuration."""
         return make_recipe(self.base)
-
-    @cached_property
-    def reference(self) -> Reference:
-        """The fixed settings by which label-free criteria are measured in all trials."""
-        config = self.base.copy()
-        OmegaConf.set_struct(config, False)
-        config.evaluation.label_free = [self.settings.label_free]
-        return read_label_free(config)[1]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
