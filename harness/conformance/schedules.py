@@ -36,9 +36,9 @@ def learning_rates(z: Vectors) -> Iterator[Check]:
         yield z.close(name, ours, key, _TOLERANCE)
     for name in ("cap", "ice"):
         settings = {**_config(name).optimizer, **base}
-        epochs = range(len(z[f"{name}_lr_per_epoch"]))
-        ours = [learning_rate(settings, epoch) for epoch in epochs]
-        yield z.close(name, ours, f"{name}_lr_per_epoch", _TOLERANCE)
+        key = f"{name}_lr_per_epoch"
+        rates = [learning_rate(settings, epoch) for epoch in range(len(z[key]))]
+        yield z.close(name, rates, key, _TOLERANCE)
 
 
 def mskd_schedules(z: Vectors) -> Iterator[Check]:

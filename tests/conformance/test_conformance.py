@@ -81,7 +81,7 @@ def test_constants_come_from_the_vectors(tmp_path: Path) -> None:
     arrays["ice_lr_per_epoch"] *= 2
     for key in ("steplr20_epoch_and_lr", "mskd_student_epoch_and_lr"):
         arrays[key][:, 1] *= 2
-    np.savez(tmp_path / "lr_schedules.npz", **arrays)
+    np.savez(tmp_path / "lr_schedules.npz", **arrays)  # type: ignore[arg-type]
     ((_, checks),) = verify(tmp_path)
     assert len(checks) == 6 and all(check.passed for check in checks)
 
