@@ -14,8 +14,8 @@ from harness.components.objectives import CameraProxies, PartRefinement, ProxyCo
 from harness.components.objectives import instance_consistency as ice
 from harness.components.objectives import part_refinement as pplr
 from harness.components.objectives.classification import soft_triplet
-from harness.components.objectives.cross_agreement import cross_agreement
-from harness.components.objectives.memory import cluster_means
+from harness.components.objectives.memory import cluster_means, view_cross_entropies
+from harness.components.objectives.part_refinement import cross_agreement
 from harness.components.objectives.proxies import (
     HARD_NEGATIVES,
     Proxies,
@@ -70,7 +70,7 @@ def cap_loss(z: Vectors) -> Iterator[Check]:
         for kind in ("intra", "both"):
             name = f"{size}_{kind}"
             objective = CameraProxies(z.number("temperature"), z.number("memory_rate"))
-            objective.crosses = kind == "both"
+            objective.has_inter_camera = kind == "both"
             memory = z.tensor(f"{size}_memory0")[None]
             objective.proxies = _proxies(z, size, memory, numbered.of_image)
             for step in (1, 2):
@@ -140,7 +140,7 @@ def _ice_step(z: Vectors, size: str, centers: Tensor, proxies: Proxies) -> Itera
     """The sum of the four terms from the method's components, and the teacher's update."""
     tau_c, tau_cam = z.number("tau_c"), z.number("cam_temperature")
     objective = ProxyContrast(tau_c, z.number("epsilon"), 1.0, tau_cam)
-    objective.centres = centers[None]
+    objective.centers = centers[None]
     cameras, labels = z.tensors(f"{size}_cams", f"{size}_targets")
     # an image's proxy only determines its camera: take any proxy of that camera
     of_image = (proxies.cameras == cameras[:, None]).to(torch.int64).argmax(dim=1)
@@ -191,7 +191,7 @@ def pplr_losses(z: Vectors) -> Iterator[Check]:
     yield z.close("PGLR gradient", grad[0], "pglr_grad")
     yield close("PGLR gradient of the parts", grad[1:].abs().max(), 0.0, 0.0)
     aals = pplr.smoothed_by_agreement(logits[1], labels, agreement[:, 0])
-    smooth = pplr.smoothed(logits[1:], labels, z.number("epsilon"))[0]
+    smooth = view_cross_entropies(logits[1:], labels, z.number("epsilon"))[0]
     triplet = soft_triplet(embeddings[:, 0], labels)
     for name, key, term, slope in (
         ("AALS", "aals_part0", aals, gradient(aals, logits)[1]),
@@ -230,7 +230,7 @@ def _pplr_step(z: Vectors, kind: str, epoch: int, x: Tensor, logits: Tensor) -> 
         beta=z.number("beta"), smoothing=z.number("epsilon"), camera_weight=weight,
         aals_epoch=int(z["aals_epoch"]),
     )  # fmt: skip
-    objective.trusts_agreement = epoch >= objective.aals_epoch
+    objective.has_aals = epoch >= objective.aals_epoch
     objective.proxies = _both(z, "many") if uses_cameras else None
     terms = objective.terms(x, logits, labels, agreement, cameras if uses_cameras else None)
     loss = terms.total(weight)

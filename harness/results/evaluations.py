@@ -22,7 +22,12 @@ from harness.results.store import Run
 
 
 def save(
-    run: Run, stage: str, rule: EvaluationProtocol, result: RankingResult, source: str, fingerprint: str
+    run: Run,
+    stage: str,
+    rule: EvaluationProtocol,
+    result: RankingResult,
+    source: str,
+    fingerprint: str,
 ) -> Path:
     """Write what a rule gives.
 

@@ -145,7 +145,7 @@ class Trainer:
 
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
-        trunks = (p for network in networks for p in network.trunk_parameters())
+        trunks = (p for network in networks for p in network.pretrained_parameters())
         self.optimizer = make_optimizer(self.config.optimizer, self.trained.parameters(), trunks)
 
     def _labelings(self, epoch: int) -> int:
@@ -206,7 +206,7 @@ class Trainer:
             features = torch.empty(0, len(network.views), network.dim, device=self.device)
         if features is not None:
             return features
-        networks = (distiller.labelled_by if distiller else ()) or (self.components.backbone,)
+        networks = (distiller.labeled_by if distiller else ()) or (self.components.backbone,)
         if epoch < 0:
             if distiller is None or distiller.teacher is None:
                 raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
@@ -298,7 +298,7 @@ class Trainer:
     def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
         """Batches on the device, for indices (B,) of images and labels (N,)."""
         distiller = self.components.distiller
-        copies = distiller.copies if distiller is not None else 1
+        copies = distiller.augmentations if distiller is not None else 1
         # the first copy's draws do not depend on the number of copies
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
@@ -317,7 +317,7 @@ class Trainer:
             source, rows = self.host_to_device.rows(indices)
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
-            if distiller is not None and distiller.wants_plain:
+            if distiller is not None and distiller.needs_plain:
                 plain = normalise(source[rows.numpy()], device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)

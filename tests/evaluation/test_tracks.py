@@ -15,7 +15,7 @@ from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import rank
 from harness.experiment.compose import compose
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 
 
 def gallery(count: int = 60) -> Split:
@@ -75,7 +75,7 @@ def test_average_precision_over_tracks() -> None:
 def test_the_protocol_card_says_that_tracks_are_ranked() -> None:
     """Rows of tracks and of images never share a table."""
     plain, tracks = (
-        protocol_card(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32")
+        make_plan(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32").card
         for more in ([], ["dataset.tracks=true"])
     )
     assert "image to track" in tracks["evaluation"] and "track" not in plain["evaluation"]

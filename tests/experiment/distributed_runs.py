@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.experiment import Experiment
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config

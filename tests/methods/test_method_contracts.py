@@ -23,10 +23,11 @@ from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.core.metrics import in_tables
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import Evaluator, make_evaluator
-from harness.experiment import run as run_module
+from harness.experiment import experiment as run_module
 from harness.experiment.compose import compose
+from harness.experiment.experiment import Experiment
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.run import run_experiment
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same
@@ -177,7 +178,7 @@ def test_interrupted_in_the_middle(
     left = Experiment._time_left
 
     def stop(experiment: Experiment, *arguments: Any) -> float:
-        if len(experiment.history) == rows:
+        if len(experiment.progress.history) == rows:
             raise KeyboardInterrupt
         return left(experiment, *arguments)
 

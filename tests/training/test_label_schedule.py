@@ -15,7 +15,7 @@ from harness.components.labelers import BottomUp, JaccardDBSCAN
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Objective
 from harness.experiment.compose import compose
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.training.extraction import extract
@@ -90,7 +90,7 @@ def test_auto_iterations_are_on_the_card_and_label_schedules_are_not() -> None:
         compose(["method=cluster_contrast", "dataset=synthetic", override])
         for override in ("train.iterations=auto", "train.label_every=2", "batch.sampler=random")
     )
-    cards = [protocol_card(config, "fp32") for config in (usual, auto, rare, random)]
+    cards = [make_plan(config, "fp32").card for config in (usual, auto, rare, random)]
     assert cards[0]["hash"] == cards[2]["hash"]
     assert len({card["hash"] for card in cards}) == 3
     assert cards[1]["schedule"] == "16 epochs x labelled images / batch size iterations a stage"

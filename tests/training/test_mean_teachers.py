@@ -17,7 +17,7 @@ from harness.core.interfaces import Batch, UnlabelledSet
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
-from harness.experiment.model_loading import load_network
+from harness.experiment.finished_networks import load_network
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.results.store import Run

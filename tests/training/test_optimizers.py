@@ -11,8 +11,7 @@ from torch import nn
 
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
-from harness.experiment.naming import settings_hash
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.training.optimizers import (
     check_optimizer,
@@ -133,21 +132,21 @@ OTHER: dict[str, Any] = {
 def test_options_are_on_the_card_where_they_matter(mskd: DictConfig, key: str) -> None:
     other = mskd.copy()
     OmegaConf.update(other, f"optimizer.{key}", OTHER[key])
-    cards = [protocol_card(config, "fp32") for config in (mskd, other)]
+    cards = [make_plan(config, "fp32").card for config in (mskd, other)]
     assert cards[0]["hash"] != cards[1]["hash"]
     assert cards[0]["optimizer"] != cards[1]["optimizer"] == describe(other.optimizer)
-    assert settings_hash(mskd, "fp32") != settings_hash(other, "fp32")
+    assert make_plan(mskd, "fp32").hash != make_plan(other, "fp32").hash
 
 
 def test_options_without_effect_are_on_no_card(mskd: DictConfig) -> None:
-    assert protocol_card(mskd, "fp32")["optimizer"] == (
+    assert make_plan(mskd, "fp32").card["optimizer"] == (
         "Adam, lr 0.003, weight decay 0.0005, x0.1 every 20 epochs"
     )
     sgd = mskd.copy()
     OmegaConf.update(sgd, "optimizer.name", "sgd")
     nesterov = sgd.copy()
     OmegaConf.update(nesterov, "optimizer.nesterov", True)
-    lines = [protocol_card(config, "fp32")["optimizer"] for config in (sgd, nesterov)]
+    lines = [make_plan(config, "fp32").card["optimizer"] for config in (sgd, nesterov)]
     assert lines[0].startswith("SGD with momentum 0.9, lr")
     assert lines[1].startswith("SGD with Nesterov momentum 0.9, lr")
 
@@ -155,21 +154,21 @@ def test_options_without_effect_are_on_no_card(mskd: DictConfig) -> None:
 # -------------------------------------------------------------------------------------- refusals
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no such name": ({"name": "adm"}, "optimizer.name=adm is unknown", "Did you mean 'adam'?"),
+    "no such name": ({"name": "adm"}, "optimizer.name=adm must be adam or sgd", "Did you mean 'adam'?"),
     "milestones that fall": ({"steps": [40, 20]}, "must be epochs in rising order", "[20,40]"),
     "milestones twice": ({"steps": [20, 20]}, "must be epochs in rising order", ""),
-    "a milestone at once": ({"steps": [0]}, "each 1 or more", ""),
-    "half a milestone": ({"steps": [1.5]}, "must be epochs", ""),
-    "a milestone in words": ({"steps": "20"}, "must be epochs", ""),
+    "a milestone at once": ({"steps": [0]}, "each entry ≥ 1", ""),
+    "half a milestone": ({"steps": [1.5]}, "must be a list (each entry a whole number)", ""),
+    "a milestone in words": ({"steps": "20"}, "must be a list (each entry a whole number)", ""),
     "Adam's momentum": ({"momentum": 0.5}, "momentum=0.5 has no effect on Adam", "name=sgd"),
     "Adam by Nesterov": ({"nesterov": True}, "nesterov=True has no effect on Adam", "nesterov=F"),
     "Nesterov at rest": (
         {"name": "sgd", "nesterov": True, "momentum": 0.0}, "needs momentum", "0.9",
     ),
-    "too much momentum": ({"name": "sgd", "momentum": 1.5}, "momentum=1.5 must be", ""),
-    "a fall for a rise": ({"warmup_start": 2}, "warmup_start=2 must be", ""),
+    "too much momentum": ({"name": "sgd", "momentum": 1.5}, "momentum=1.5 is out of range", ""),
+    "a fall for a rise": ({"warmup_start": 2}, "warmup_start=2 is out of range", ""),
     "half a warm-up": ({"warmup": 0.5}, "optimizer.warmup=0.5 must be a whole number", ""),
-    "an unlearning trunk": ({"backbone_lr_mult": -1}, "backbone_lr_mult=-1 must be", ""),
+    "an unlearning trunk": ({"backbone_lr_mult": -1}, "backbone_lr_mult=-1 is out of range", ""),
     "maybe": ({"reset_with_labels": 1}, "optimizer.reset_with_labels=1 must be true or false", ""),
 }  # fmt: skip
 

@@ -169,8 +169,7 @@ def test_refused_when_composed(settings: tuple[str, ...], reason: str, tmp_path:
 
 def test_micro_batches_are_no_setting_of_the_experiment(tmp_path: Path) -> None:
     """Nor of a stage: they do not change the name, the card or the stored configuration."""
-    from harness.experiment.naming import portable_config, run_name
-    from harness.experiment.protocol import protocol_card
+    from harness.experiment.plan import make_plan
 
     plain, cut, staged = (
         tiny_config(tmp_path, "method=cluster_contrast", GROUPS, *changes)
@@ -178,6 +177,6 @@ def test_micro_batches_are_no_setting_of_the_experiment(tmp_path: Path) -> None:
     )
     del plain.train.micro_batch  # as in configurations of before
     for config in (cut, staged):
-        assert run_name(config, "fp32") == run_name(plain, "fp32")
-        assert protocol_card(config, "fp32") == protocol_card(plain, "fp32")
-    assert portable_config(cut, "fp32") == portable_config(plain, "fp32")
+        assert make_plan(config, "fp32").name == make_plan(plain, "fp32").name
+        assert make_plan(config, "fp32").card == make_plan(plain, "fp32").card
+    assert make_plan(cut, "fp32").settings == make_plan(plain, "fp32").settings

@@ -20,8 +20,8 @@ from harness.data.image_cache import ImageCache
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.evaluate import choose
+from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import complete
-from harness.experiment.model_loading import load_network
 from harness.experiment.stages import build
 from harness.results.store import Run
 from harness.training.extraction import extract
