@@ -10,7 +10,7 @@ Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.core.distributed.micro_batches import active
 from harness.core.errors import HarnessError
 
 
@@ -48,13 +47,6 @@ class Backbone(nn.Module, ABC):
 
     views: tuple[str, ...]
     dim: int
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """`forward`; in training steps of the whole batch, see `harness.pieces`."""
-        pieces = active()
-        if pieces is None:
-            return super().__call__(images)
-        return pieces.embeddings(self, super().__call__, images)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -213,6 +205,11 @@ class Objective(nn.Module, ABC):
         """Update the memory with the last batch. `frozen`: do not (warm-up epochs)."""
 
 
+def embed(network: Backbone, images: Tensor) -> Tensor:
+    """Embeddings (B, V, D) that one process computes of a whole batch (B, 3, H, W) at once."""
+    return network(images)
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch of B training images.
@@ -221,6 +218,8 @@ class Batch:
     labels: (B,) int64 from 0. indices: (B,) int64 into the training set.
     others: further augmentations of the same images, `Distiller.augmentations` − 1 of them.
     plain: the same images without augmentation, if `Distiller.needs_plain`.
+    embed: network, images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers call
+        networks through it, so that processes can share the batch and micro-batches split it.
     """
 
     images: Tensor
@@ -228,6 +227,7 @@ class Batch:
     indices: Tensor
     others: tuple[Tensor, ...] = ()
     plain: Tensor | None = None
+    embed: Callable[[Backbone, Tensor], Tensor] = embed
 
 
 class Distiller(nn.Module, ABC):

@@ -30,6 +30,7 @@ from harness.core.interfaces import (
 from harness.data.types import Dataset
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
+from harness.experiment.registration import register
 from harness.experiment.stages import build, build_backbone
 
 CONF = Path(harness.__file__).parent / "conf"
@@ -249,7 +250,7 @@ def test_distiller(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(plugins.find()["datasets"]))
 def test_dataset_config_fits_its_class(name: str) -> None:
     """Every option in the config is an argument of the class, and the other way round."""
-    plugins.register()
+    register()
     node = compose(["method=direct_transfer", f"dataset={name}"]).dataset
     kind = get_class(node._target_)
     assert issubclass(kind, Dataset)

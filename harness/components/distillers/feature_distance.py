@@ -67,7 +67,7 @@ class OfflineTeacher(Teacher):
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         with torch.no_grad():
-            target = self.teacher(batch.images)
+            target = batch.embed(self.teacher, batch.images)
         return self.distance(student, target)
 
 
@@ -94,5 +94,5 @@ class MeanTeacher(AveragedTeacher):
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         with torch.no_grad():
-            target = self.teacher(batch.images)
+            target = batch.embed(self.teacher, batch.images)
         return self.distance(student, target)

@@ -73,8 +73,8 @@ class InstanceTeacher(AveragedTeacher):
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         assert batch.plain is not None
         if self.batch_norm == "train":
-            self._embed(batch.images)
-        y, u = self._embed(batch.others[0]), self._embed(batch.plain)
+            self._embed(batch, batch.images)
+        y, u = self._embed(batch, batch.others[0]), self._embed(batch, batch.plain)
         with torch.autocast(student.device.type, enabled=False):
             views = list(zip(student.unbind(1), y.unbind(1), u.unbind(1), strict=True))
             hard = [hard_instance(x, v, batch.labels, self.hard_temperature) for x, v, _ in views]
@@ -88,7 +88,7 @@ class InstanceTeacher(AveragedTeacher):
             return self.hard_weight * hard_loss + self.soft_weight * soft_loss
 
     @torch.no_grad()
-    def _embed(self, images: Tensor) -> Tensor:
+    def _embed(self, batch: Batch, images: Tensor) -> Tensor:
         """The teacher's embeddings (B, V, D) of a batch, computed in random order."""
         order = torch.randperm(len(images)).to(images.device)
-        return exact(self._teacher(images[order]))[torch.argsort(order)]
+        return exact(batch.embed(self._teacher, images[order]))[torch.argsort(order)]

@@ -104,10 +104,13 @@ class MutualTeachers(AveragedTeacher):
             objective.start_epoch(features, labels, cameras)
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        other = exact(self.student(batch.others[0]))
+        other = exact(batch.embed(self.student, batch.others[0]))
         with torch.no_grad():
             inputs = (batch.images, batch.others[0])
-            targets = [exact(teacher(x)) for teacher, x in zip(self.teachers, inputs, strict=True)]
+            targets = [
+                exact(batch.embed(teacher, x))
+                for teacher, x in zip(self.teachers, inputs, strict=True)
+            ]
         with torch.autocast(student.device.type, enabled=False):
             loss = self.hard(other, batch.labels, batch.indices)
             first, second = self._scorers

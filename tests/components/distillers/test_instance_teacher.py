@@ -72,7 +72,7 @@ def test_running_statistics_are_not_touched_with_eval() -> None:
 
 def _embed(seed: int, distiller: InstanceTeacher) -> Tensor:
     torch.manual_seed(seed)
-    return distiller._embed(_batch().images)
+    return distiller._embed(_batch(), _batch().images)
 
 
 def test_batches_are_permuted_before_statistics_of_parts() -> None:
