@@ -9,7 +9,7 @@ def main(arguments: list[str]) -> None:
     parser = Parser(
         "report",
         "harness report --output report.html",
-        "Write one HTML page about finished runs: tables, curves, costs, methods. It works offline.",
+        "Write an HTML page about runs: tables, curves, costs, methods. It works offline.",
     )
     parser.add_store()
     parser.add_argument("--output", default="report.html", help="the file to write")
