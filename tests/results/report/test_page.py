@@ -13,8 +13,6 @@ import pytest
 from harness.core import plugins
 from harness.results.report import render
 from harness.results.report.methods import first_sentence, idea, rendered
-from harness.results.report.series import thinned
-from harness.results.report.svg import linear, logarithmic, polyline, spread_out
 from tests.conftest import Command
 from tests.paths import LEADERBOARD
 from tests.results.report.stores import HOSTILE, HOSTILE_RUN, large, mixed
