@@ -122,7 +122,8 @@ def _curve(data: ChartData, key: str) -> Chart | None:
         layers.insert(0, band)
         notes.append("Shaded: from the lowest to the highest seed.")
     notes += ["The axis is logarithmic."] if log else []
-    untrained = data.rows[~data.rows["row"].isin(data.epochs["row"])]
+    untrained = data.rows[data.rows["images_per_second"].isna()]
+    untrained = untrained[~untrained["row"].isin(data.epochs["row"])]
     if key == "mAP" and len(untrained):
         floor = _data_rule(untrained[["label", "name", "mAP"]]).transform_filter(IS_SHOWN)
         layers.append(floor.encode(y="mAP:Q", tooltip=_tooltip("mAP:Q mAP")))
@@ -192,7 +193,7 @@ def _seconds(data: ChartData) -> Chart | None:
     )
     color = alt.Color("phase:N").legend(columns=len(phases), orient="top", symbolType="square")
     color = color.scale(domain=phases, range=[f"var(--p{i % 6})" for i in range(len(phases))])
-    bars = alt.Chart().mark_bar(stroke="var(--ground)", strokeWidth=0.8, height={"band": 0.75})
+    bars = alt.Chart().mark_bar(stroke="var(--ground)", strokeWidth=0.8, size=14)
     bars = bars.encode(x=alt.X("time:Q").title(unit), order="order:O")
     bars = bars.encode(tooltip=_tooltip("phase:N phase", f"time:Q {unit}"))
     numbers = times.pivot_table(index="row", columns="phase", values="time")[phases]
@@ -221,7 +222,7 @@ def _chart(
     rows = data.rows[["row", "label", "name"]].merge(nested.reset_index(), on="row")
     chart = alt.layer(*layers, data=_inline(rows.drop(columns="row")), encoding=encoding)
     chart = chart.transform_flatten(list(nested)).transform_filter(IS_SHOWN).properties(
-        width=WIDTH, height=alt.Step(ROW_HEIGHT) if height is None else height,
+        width=WIDTH, height=height or ROW_HEIGHT * len(rows),
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
         description=f"{title}. {len(rows)} rows; their numbers are in the table below.",
     )  # fmt: skip

@@ -37,7 +37,7 @@
   const sections = new Map(all(".leaderboard").map((section) => [section, { views: [], hot: "" }]));
   const theme = JSON.parse(one("chart-theme").textContent);
   const options = {
-    actions: false, ast: true, config: theme, defaultStyle: false, logLevel: 1, mode: "vega-lite",
+    actions: false, ast: true, config: theme, defaultStyle: false, mode: "vega-lite",
     renderer: "svg", tooltip: { disableDefaultStyle: true },
   };
   const rowOf = (section, label) =>
