@@ -183,7 +183,7 @@ def _show(arguments: list[str]) -> None:
     )
     parser.add_argument("--device", default="auto")
     options = vars(parser.parse_intermixed_args(arguments))
-    from harness.experiment.figures.draw import Wanted, show_run
+    from harness.experiment.inspect.show import FigureOptions, show_run
 
     words = options.pop("what")
     drawn = ("queries", "count", "top", "seed", "method", "identities")
@@ -191,7 +191,7 @@ def _show(arguments: list[str]) -> None:
         kinds=[word for word in words if "=" not in word],
         changes=[word for word in words if "=" in word],
         style=options.pop("format"),
-        wanted=Wanted(**{key: options.pop(key) for key in drawn}),
+        options=FigureOptions(**{key: options.pop(key) for key in drawn}),
         **options,
     )
 

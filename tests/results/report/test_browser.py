@@ -132,25 +132,25 @@ def test_filters(browser: Browser, report: Path) -> None:
     browser.draw()
     assert browser.js(LEGEND) == ["mskd", "mskd (teacher)", "cluster_contrast", "direct_transfer"]
     count = "return document.getElementById('found').textContent"
-    assert _shown(browser, ".board") == ["b0", "b1", "b2"] and browser.js(count) == "10 rows"
+    assert _shown(browser, ".leaderboard") == ["b0", "b1", "b2"] and browser.js(count) == "10 rows"
     _choose(browser, "f-text", "mskd")
-    assert browser.js(NAMES, ".board") == ["mskd", "mskd (teacher)", "mskd"]
-    assert _shown(browser, ".board") == ["b0", "b2"] and browser.js(count) == "3 of 10 rows"
+    assert browser.js(NAMES, ".leaderboard") == ["mskd", "mskd (teacher)", "mskd"]
+    assert _shown(browser, ".leaderboard") == ["b0", "b2"] and browser.js(count) == "3 of 10 rows"
     browser.settle()
     assert browser.js(LEGEND) == ["mskd", "mskd (teacher)"], "filters apply to charts, too"
     assert len(browser.js(LINES)) == 2
     _choose(browser, "f-text", "SYNTHETIC spcl")
-    assert browser.js(NAMES, ".board") == ["spcl"]
+    assert browser.js(NAMES, ".leaderboard") == ["spcl"]
     _choose(browser, "f-text", "")
     _choose(browser, "f-dataset", "synthetic")
     _choose(browser, "f-cameras", "no")
-    assert browser.js(NAMES, ".board") == ["buc"]
+    assert browser.js(NAMES, ".leaderboard") == ["buc"]
     assert len(_shown(browser, ".method")) == 1
     _choose(browser, "f-text", "nothing like it")
     assert _shown(browser, "#nothing") == ["nothing"]
     browser.js("document.getElementById('clear').click()")
     browser.driver.execute_async_script("setTimeout(arguments[0], 20)")
-    assert browser.js(count) == "10 rows" and _shown(browser, ".board") == ["b0", "b1", "b2"]
+    assert browser.js(count) == "10 rows" and _shown(browser, ".leaderboard") == ["b0", "b1", "b2"]
 
 
 def test_keyboard(browser: Browser, report: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.core import plugins
-from harness.results.report import render, write_report
+from harness.results.report import render
 from harness.results.report.chart_data import short_labels
 from harness.results.report.methods import first_sentence, idea, rendered
 from harness.results.store import Run, Store
