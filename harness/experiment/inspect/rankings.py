@@ -65,6 +65,7 @@ def choose(evaluator: Evaluator, ap: np.ndarray, queries: str, count: int, seed:
         return [int(index) for index in order[:count]]
     images = evaluator.data.query.images
     names = {images.name(i): i for i in range(len(images))}
+    names |= {name.rsplit("/", 1)[-1]: i for name, i in names.items()}
     found = []
     for word in queries.split(","):
         if word in names:

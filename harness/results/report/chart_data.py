@@ -71,7 +71,7 @@ def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> Char
         for name in members:
             run = runs[name]
             result = run.record["stages"][stage]
-            seed = str(run.record["experiment"]["seed"])
+            seed = run.record["experiment"]["seed"]
             seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
             phases = result.get("seconds")
             seconds += [

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pandas as pd
 import vl_convert
 from altair.utils.schemapi import debug_mode
 
-from harness.core.files import write_atomically
+from harness.core.files import write_atomically, write_text
 from harness.results.palette import LIGHT, SCHEMES
 from harness.results.report.chart_data import CURVES, ChartData
 
@@ -84,7 +85,7 @@ def _seeds(data: ChartData) -> Chart | None:
     seeds = data.seeds
     if not seeds["row"].duplicated().any():
         return None
-    color, shape = _by_row(data, legend=None)
+    color, shape = _by_row(data, legend=False)
     x = alt.X("mAP:Q").title("mAP, %").scale(zero=True)
     rule = alt.Chart().mark_rule(strokeWidth=1.5).encode(x="min(mAP):Q", x2="max(mAP):Q")
     tick = alt.Chart().mark_tick(thickness=2, size=14).encode(x="mean(mAP):Q")
@@ -92,7 +93,6 @@ def _seeds(data: ChartData) -> Chart | None:
     point = alt.Chart().mark_point().encode(x=x, shape=shape)
     point = point.encode(tooltip=_tooltip("seed:N seed", "mAP:Q mAP"))
     numbers = seeds.pivot_table(index="row", columns="seed", values="mAP")
-    numbers = numbers[sorted(numbers, key=lambda seed: (len(seed), seed))]
     note = "The vertical stroke is the mean."
     channels = {"y": _rows_axis(data), "color": color}
     title = "mAP of each seed, %"
@@ -221,7 +221,7 @@ def _chart(
     nested = frame.groupby("row", sort=False).agg(list)  # shorter than a record for each point
     rows = data.rows[["row", "label", "name"]].merge(nested.reset_index(), on="row")
     chart = alt.layer(*layers, data=_inline(rows.drop(columns="row")), encoding=encoding)
-    chart = chart.transform_flatten(list(nested)).transform_filter(IS_SHOWN).properties(
+    chart = chart.transform_flatten([*map(str, nested)]).transform_filter(IS_SHOWN).properties(
         width=WIDTH, height=height or ROW_HEIGHT * len(rows),
         autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
         description=f"{title}. {len(rows)} rows; their numbers are in the table below.",
@@ -237,11 +237,11 @@ def _chart(
     return Chart(name, title, spec, numbers, note)
 
 
-def _by_row(data: ChartData, legend: str | None = "shown") -> tuple[alt.Color, alt.Shape]:
+def _by_row(data: ChartData, legend: bool = True) -> tuple[alt.Color, alt.Shape]:
     """Color and shape of each row, the same in all charts."""
     labels = list(data.rows["label"])
     colors, shapes = zip(*map(marker, range(len(labels))), strict=True)
-    entries = legend and alt.Legend(values=alt.ExprRef(legend))
+    entries = alt.Legend(values=alt.ExprRef("shown")) if legend else None
     color = alt.Color("label:N", scale=alt.Scale(domain=labels, range=colors), legend=entries)
     shape = alt.Shape("label:N", scale=alt.Scale(domain=labels, range=shapes), legend=entries)
     return color, shape
@@ -283,8 +283,10 @@ def write_charts(drawn: Sequence[Chart], folder: Path, table: str, style: str) -
         spec = re.sub(r"var\(--(\w+)\)", lambda found: SCHEMES["light"][found[1]], spec)
         options = {"scale": 3} if style == "png" else {}
         content = getattr(vl_convert, f"vegalite_to_{style}")(spec, **options)
-        content = content.encode() if isinstance(content, str) else content
         path = folder / f"{table}-{chart.name}.{style}"
-        write_atomically(path, lambda file, content=content: file.write(content))
+        if style == "svg":
+            write_text(path, content)
+        else:
+            write_atomically(path, methodcaller("write", content))
         written.append(path)
     return written

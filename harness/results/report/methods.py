@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,12 @@ SHOWN_WITH_RUN = ("seed", "dataset", "name")
 class Setting:
     """One configuration of a method.
 
-    name: its hash. text: its values, or, if `compared_with` is another's hash, what differs.
+    name: its hash. values: by dotted key; only those that differ if `compared_with` is the hash
+    of another one.
     """
 
     name: str
-    text: str
+    values: dict[str, Any]
     compared_with: str = ""
 
 
@@ -56,8 +58,10 @@ def methods(runs: Iterable[Run]) -> list[Method]:
     known = _known()
     found = []
     for place, (name, own) in enumerate(sorted(by_name.items())):
-        plugin = known.get(name)
-        text = _idea(plugin) if plugin else ""
+        text = ""
+        if name in known:
+            with suppress(OSError, ValueError):
+                text = idea((known[name].folder / "README.md").read_text(encoding="utf-8"))
         about, settings = rendered(text), tuple(_settings(own))
         found.append(Method(f"m{place}", name, first_sentence(text), about, tuple(own), settings))
     return found
@@ -70,13 +74,6 @@ def _known() -> dict[str, plugins.Plugin]:
         found |= {f"{plugin.name}_{variant}": plugin for variant in plugin.variants}
         found[plugin.name] = plugin
     return found
-
-
-def _idea(plugin: plugins.Plugin) -> str:
-    try:
-        return idea((plugin.folder / "README.md").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
 
 
 def first_sentence(text: str) -> str:
@@ -131,14 +128,8 @@ def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
         values = {k: v for k, v in flat(config).items() if k not in SHOWN_WITH_RUN}
         if first is None:
             first = name, values
-            yield Setting(name, _lines(values))
+            yield Setting(name, values)
             continue
         changed = {k: v for k, v in values.items() if first[1].get(k) != v}
         gone = {k: "(not set)" for k in first[1] if k not in values}
-        yield Setting(name, _lines(changed | gone), first[0])
-
-
-def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{key}: {'null' if value is None else value}" for key, value in values.items()
-    )
+        yield Setting(name, changed | gone, first[0])

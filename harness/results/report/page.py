@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -52,24 +52,10 @@ class Section:
     differs: Sequence[str]
 
     @property
-    def column_groups(self) -> list[tuple[str, int]]:
-        return groups(self.sheet.columns)
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """What was held equal."""
-        card = self.comparison.card.items()
-        return {key.replace("_", " "): value for key, value in card if key not in NOT_IN_CARD}
-
-    @property
     def notes(self) -> list[str]:
         """Notes below the table; the protocol card and warnings have places of their own."""
         elsewhere = (self.comparison.caption, self.comparison.warning)
         return [note.replace("`", "") for note in self.sheet.notes if note not in elsewhere]
-
-    @property
-    def runs(self) -> int:
-        return len({run for runs in self.comparison.rows["runs"] for run in runs})
 
     @property
     def file_name(self) -> str:
@@ -150,25 +136,21 @@ def read(store: str | Path) -> Contents:
         data = chart_data(best_first.rows, runs, MAX_ROWS)
         problems |= data.damaged
         drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
-        differs = _differs([section.comparison for section in sections], found)
-        labels = list(data.rows["label"])
+        labels, differs = list(data.rows["label"]), _differs(sections, found)
         sections.append(Section(f"b{place}", best_first, sheet(best_first), labels, drawn, differs))
     damaged += [(name, f"curves left out: {text}") for name, text in sorted(problems.items())]
     return Contents(sections, finished, damaged, unfinished)
 
 
-def _differs(earlier: Sequence[Comparison], comparison: Comparison) -> tuple[str, ...]:
+def _differs(earlier: Sequence[Section], found: Comparison) -> list[str]:
     """How a protocol card differs from the first one of the same data set and name."""
-    card = comparison.card
-    for other in earlier:
-        if (other.dataset, other.card["name"]) == (comparison.dataset, card["name"]):
-            keys = dict.fromkeys([*other.card, *card])
-            return tuple(
-                f"{key.replace('_', ' ')} {card.get(key, 'not given')}"
-                for key in keys
-                if key not in NOT_IN_CARD and other.card.get(key) != card.get(key)
-            )
-    return ()
+    same = (s.comparison for s in earlier if s.comparison.dataset == found.dataset)
+    first = next((other.card for other in same if other.card["name"] == found.card["name"]), None)
+    return [
+        f"{key.replace('_', ' ')} {found.card.get(key, 'not given')}"
+        for key in dict.fromkeys([*(first or ()), *found.card])
+        if first and key not in NOT_IN_CARD and first.get(key) != found.card.get(key)
+    ]
 
 
 @cache
@@ -192,9 +174,8 @@ def _fill(contents: Contents) -> str:
     )
     scripts = [_vega(), js]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts]
-    described = methods(contents.runs)
+    described, sections = methods(contents.runs), contents.sections
     records = [run.record for run in contents.runs]
-    sections = contents.sections
     return environment.from_string(page).render(
         sections=sections,
         methods=described,
@@ -212,4 +193,6 @@ def _fill(contents: Contents) -> str:
         theme=theme(),
         marker=marker,
         max_rows=MAX_ROWS,
+        not_in_card=NOT_IN_CARD,
+        column_groups=groups,
     )

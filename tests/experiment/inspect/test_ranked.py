@@ -90,9 +90,9 @@ def evaluator(
     gallery: list[int], cameras: list[int] | None = None, tracks: list[int] | None = None
 ) -> Evaluator:
     """One query, `q.jpg`, of identity 1 and camera 0, and a gallery."""
-    names = Names(["q.jpg", *(f"g{i}.jpg" for i in range(1, len(gallery)))])
+    names = Names(["query/q.jpg", *(f"g{i}.jpg" for i in range(1, len(gallery)))])
     here = None if cameras is None else np.zeros(1, np.int64)
-    query = Split(Names(["q.jpg"]), np.ones(1, np.int64), here)
+    query = Split(Names(["query/q.jpg"]), np.ones(1, np.int64), here)
     array = None if cameras is None else np.array(cameras)
     split = Split(names, np.array(gallery), array, None if tracks is None else np.array(tracks))
     data = ReIDData("made up", split, query, split)
@@ -131,7 +131,8 @@ def test_equal_distances_come_in_the_gallery_s_order() -> None:
 def test_queries_are_named_or_counted() -> None:
     it = evaluator([1, 2])
     ap = np.array([0.5])
-    assert choose(it, ap, "q.jpg", 8, 0) == [0] == choose(it, ap, "0", 8, 0)
+    for named in ("query/q.jpg", "q.jpg", "0"):
+        assert choose(it, ap, named, 8, 0) == [0]
     assert choose(it, np.array([np.nan]), "worst", 8, 0) == [], "it has nothing to find"
     for wrong in ("1", "-1", "worse", "q.jpg,g1.jpg"):
         with pytest.raises(ConfigError, match="no query") as caught:

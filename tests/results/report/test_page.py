@@ -226,7 +226,7 @@ def test_many_runs(runs: int, tmp_path: Path) -> None:
 def test_a_run_that_vanishes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is listed once, and what is read later may be gone."""
     store = mixed(tmp_path)
-    listed = []
+    listed: list[int] = []
 
     def runs(self: Store) -> Iterator[Run]:
         found = list(all_runs(self))
