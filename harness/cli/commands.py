@@ -109,7 +109,7 @@ def _table(arguments: list[str]) -> None:
     parser.add_argument("--output", help="write to this file; latex writes a .bib beside it")
     parser.add_argument("--published", action="store_true", help="numbers of papers, no runs")
     options = parser.parse_args(arguments)
-    from harness.results.tables import Options, show, show_published
+    from harness.results.tables import Options, Table, show, show_published
 
     if options.published:
         show_published(options.format, options.dataset, options.output)
@@ -125,15 +125,24 @@ def _table(arguments: list[str]) -> None:
             "--metrics chooses what --rows, --columns, --by-dataset, --cross or --compare show.",
             "Add one of them, or leave it out.",
         )
-    show(
-        Options(
-            options.store, options.format, options.dataset, options.where, options.sort,
-            words(options.metrics) or ("mAP", "rank1"), words(options.rows) or by_dataset[0],
-            words(options.columns) or by_dataset[1], options.selection, options.reverse,
-            None if options.compare is None else tuple(options.compare), options.output,
-            options.cross,
-        )
+    if options.cross and (
+        options.rows or options.columns or options.by_dataset or options.compare is not None
+    ):
+        raise ConfigError("--cross excludes --rows, --columns, --by-dataset and --compare.")
+    wanted = Options(
+        options.store, options.format, options.dataset, options.where, options.sort,
+        words(options.metrics) or ("mAP", "rank1"), words(options.rows) or by_dataset[0],
+        words(options.columns) or by_dataset[1], options.selection, options.reverse,
+        None if options.compare is None else tuple(options.compare), options.output,
     )  # fmt: skip
+    tables: list[Table] | None = None
+    if options.cross:
+        from harness.experiment.cross_domain import tables as cross_domain_tables
+
+        tables = cross_domain_tables(
+            wanted.store, wanted.dataset, wanted.condition, wanted.metrics
+        )
+    show(wanted, tables)
 
 
 def _report(arguments: list[str]) -> None:

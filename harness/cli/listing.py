@@ -14,7 +14,7 @@ from harness.core.files import write_text
 from harness.core.paths import CONF
 from harness.results.run_status import state
 from harness.results.store import Store
-from harness.results.store_check import of_files
+from harness.results.store_check import file_problems
 
 #: plural on the command line → Hydra group
 PARTS = {
@@ -94,7 +94,7 @@ def _runs(store: str) -> list[tuple[str, str]]:
 
 
 def _problems(store: str) -> list[tuple[str, str]]:
-    return [(p.run, p.text) for p in of_files(list(Store(Path(store)).runs()))]
+    return [(p.run, p.text) for p in file_problems(list(Store(Path(store)).runs()))]
 
 
 def _comment(path: Path) -> str:

@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.components.backbones.weights import read_state
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
-from harness.results.provenance import trained_on
-from harness.results.store import Run, Store
+from harness.results.store import Run, Store, trained_on
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.errors import HarnessError
 from harness.core.files import write_json, write_text
+from harness.core.metrics import in_tables
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.experiment.model_loading import find_teachers
@@ -27,7 +28,7 @@ from harness.experiment.search.space import Values
 from harness.experiment.search.storage import hidden
 from harness.experiment.search.study import best_of
 from harness.experiment.search.trial_statistics import counted, reason, seconds_of
-from harness.results.store import METRICS, Run
+from harness.results.store import Run
 
 Say = Callable[[str], None]
 
@@ -167,7 +168,7 @@ def describe(outcome: Outcome, importance: dict[str, float]) -> dict[str, Any]:
         return {
             "runs": [run.name for run in runs],
             "seeds": [run.record["experiment"]["seed"] for run in runs],
-            **{m: [run.record["metrics"].get(m) for run in runs] for m in METRICS},
+            **{m: [run.record["metrics"].get(m) for run in runs] for m in in_tables()},
         }
 
     return {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from optuna.trial import TrialState
 
+from harness.core.metrics import METRICS
 from harness.core.tuned import ORACLE
 from harness.experiment.search.finalisation import Outcome, spread
-from harness.results.comparisons import METRICS as TITLES
 from harness.results.significance import Bootstrap, Difference
 from harness.results.significance_marks import LEVEL
 from harness.results.store import Run
@@ -55,7 +55,7 @@ def comparison(outcome: Outcome) -> list[str]:
     count = len(outcome.default)
     lines = [
         f"| On {count} fresh seed{'s' * (count > 1)} | "
-        + " | ".join(TITLES[m] for m in SHOWN)
+        + " | ".join(METRICS[m].label for m in SHOWN)
         + " |",
         "| --- |" + " ---: |" * len(SHOWN),
     ]
@@ -110,7 +110,7 @@ def _difference(found: Difference) -> str:
     seeds = " and seeds" if min(found.seeds) > 1 else ""
     return (
         f"Tuned minus default: {found.value:+.1f} mAP, {LEVEL:.0%} interval {found.low:+.1f} to "
-        f"{found.high:+.1f}, {p} (paired bootstrap over {found.people} people{seeds})."
+        f"{found.high:+.1f}, {p} (paired bootstrap over {found.identities} people{seeds})."
     )
 
 

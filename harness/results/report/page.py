@@ -16,14 +16,13 @@ from markupsafe import Markup
 import harness
 from harness.core.files import write_text
 from harness.results.comparisons import Comparison, comparisons
-from harness.results.formats.html import groups
 from harness.results.palette import DARK, LIGHT
 from harness.results.report.chart import Chart, legend
 from harness.results.report.charts import charts
 from harness.results.report.methods import Method, methods
 from harness.results.report.series import Rows
 from harness.results.store import Run, Store
-from harness.results.table_model import Cell, Sheet, sheet
+from harness.results.table_model import Cell, Table, leaderboard
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ class Board:
 
     key: str
     comparison: Comparison
-    sheet: Sheet
+    sheet: Table
     charts: tuple[Chart, ...]
     differs: tuple[str, ...]
 
     @property
     def heads(self) -> list[tuple[str, int]]:
-        return groups(self.sheet.columns)
+        return self.sheet.groups
 
     @property
     def card(self) -> dict[str, Any]:
@@ -100,7 +99,7 @@ def render(store: str | Path) -> str:
         shown = tuple(charts(key, rows))
         damaged |= rows.damaged
         same = [c for c in found[:place] if _alike(c, comparison)]
-        boards.append(Board(key, best_first, sheet(best_first), shown, _differs(same, comparison)))
+        boards.append(Board(key, best_first, leaderboard(best_first), shown, _differs(same, comparison)))
     left_out += [(name, f"curves left out: {problem}") for name, problem in sorted(damaged.items())]
     return _fill(boards, described, finished, left_out, unfinished)
 
