@@ -376,7 +376,7 @@ def _say_metrics(run: Run, reporter: Reporter) -> None:
     record = run.record
     for name, result in record["stages"].items():
         m = result["metrics"]
-        label = f"{record['cell']['method']} ({name})"
+        label = f"{record['experiment']['method']} ({name})"
         if not m:
             reporter.say(f"{label}: trained, not evaluated")
             continue

@@ -48,7 +48,8 @@ class Bootstrap:
         self.identities = count
         self._rng = np.random.default_rng(seed)
         # how often each identity is drawn (resamples, identities)
-        self._times = self._rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        times = self._rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        self._times = times.astype(float)  # for BLAS
         self._queries = self._times @ np.bincount(self._of_query)
         self._weights: dict[tuple[int, int], np.ndarray] = {}
 

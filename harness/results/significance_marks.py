@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.metrics import METRICS
+from harness.core.metrics import METRICS, in_tables
 from harness.core.tuned import ORACLE
 from harness.results.comparisons import Comparison
 from harness.results.significance import Bootstrap, Difference, holm
@@ -148,7 +148,7 @@ def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
     """
     rows = comparison.rows
     competing = rows[rows["final"] & ~chosen_on_test(rows)]
-    scores = {key: dict(zip(competing["method"], competing[key], strict=True)) for key in METRICS}
+    scores = {key: dict(zip(competing["method"], competing[key], strict=True)) for key in in_tables()}
     return mark_entries(Path(comparison.store), _entries(competing.to_dict("records")), scores)
 
 

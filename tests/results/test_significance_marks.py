@@ -51,6 +51,34 @@ def test_rows_that_are_not_significantly_behind_are_bold_too(tmp_path: Path) -> 
     assert text[0].difference.identities == 100
 
 
+def test_identities_beyond_32_bits_are_distinguished(tmp_path: Path, command: Command) -> None:
+    """Twenty identities with the same lower 32 bits."""
+    for name, lead in (("one", 0.3), ("two", 0.0)):
+        run(tmp_path, name, lead)
+        path = tmp_path / f"{name}-0" / "per_query.npz"
+        with np.load(path) as file:
+            arrays: dict[str, Any] = dict(file)
+        arrays["query_identity"] = (np.arange(200) // 10).astype(np.int64) << 32
+        np.savez(path, **arrays)
+    (only,) = comparisons(tmp_path)
+    (pair,) = compare(only, [])
+    assert pair.by_identity and pair.difference.identities == 20
+    assert "20 identities" in command("table", "--store", str(tmp_path), "--compare").out
+
+
+def test_queries_of_one_identity_cannot_be_compared(tmp_path: Path) -> None:
+    for name, lead in (("one", 0.3), ("two", 0.0)):
+        run(tmp_path, name, lead)
+        path = tmp_path / f"{name}-0" / "per_query.npz"
+        with np.load(path) as file:
+            arrays: dict[str, Any] = dict(file)
+        np.savez(path, **{**arrays, "query_identity": np.zeros(200, int)})
+    (only,) = comparisons(tmp_path)
+    assert significance_marks(only) == {}
+    with pytest.raises(ConfigError, match="fewer than two identities"):
+        compare(only, [])
+
+
 def test_without_results_by_query_nothing_is_bold(tmp_path: Path) -> None:
     run(tmp_path, "one", 0.3)
     write(tmp_path, "two-0", record("two", train=10.0))
@@ -112,3 +140,17 @@ def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial:
             behind = [pair for pair in pairs if pair.a in mark.best]
             assert len(behind) == len(labels) - 1
             assert all(pair.difference.low > 0 for pair in behind)
+
+
+def test_a_damaged_file_of_queries_is_not_fatal(tmp_path: Path, command: Command) -> None:
+    for name, lead in (("one", 0.3), ("two", 0.1)):
+        run(tmp_path, name, lead)
+    path = tmp_path / "one-0" / "per_query.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+    (only,) = comparisons(tmp_path)
+    assert significance_marks(only) == {}
+    answer = command("table", "--store", str(tmp_path))
+    assert answer.status == 0
+    assert "Nothing is bold: the runs of some rows have no per-query results" in " ".join(
+        answer.out.split()
+    )
