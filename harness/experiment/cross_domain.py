@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.core.cards import card_hash
+from harness.core.hashing import card_hash
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import write_atomically, write_json
 from harness.core.metrics import METRICS
@@ -34,14 +34,14 @@ from harness.results.table_model import Table
 
 if TYPE_CHECKING:
     from harness.evaluation.evaluator import Evaluator
-    from harness.evaluation.protocol import Rule
+    from harness.evaluation.protocol import EvaluationProtocol
 
 PREFIX = "eval-"
 NO_RUNS = "Make one: harness run method=mskd dataset=synthetic."
 
 
 def save(
-    run: Run, stage: str, evaluator: Evaluator, rule: Rule, dataset: Mapping[str, Any]
+    run: Run, stage: str, evaluator: Evaluator, rule: EvaluationProtocol, dataset: Mapping[str, Any]
 ) -> Path:
     """Write a result beside a run's record. One of the same images and rule is replaced.
 

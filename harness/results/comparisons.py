@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.core.cards import UNHASHED
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published
 from harness.results.row_labels import configurations, labelled

@@ -15,13 +15,18 @@ from typing import Any
 import numpy as np
 
 from harness.core.files import write_atomically, write_json
-from harness.evaluation.protocol import Rule
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import RankingResult
 from harness.results.store import SCHEMA, Run
 
 
 def save(
-    run: Run, stage: str, rule: Rule, result: RankingResult, source: str, fingerprint: str
+    run: Run,
+    stage: str,
+    rule: EvaluationProtocol,
+    result: RankingResult,
+    source: str,
+    fingerprint: str,
 ) -> Path:
     """Write the metrics by a rule beside the record.
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.core.cards import card_hash
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
 from harness.results.comparisons import caption, selected, summarize, warning
 from harness.results.published import TITLES

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from harness.core.cards import card_hash
+from harness.core.hashing import card_hash
 
 SCHEMA = 1
 #: metrics that an evaluated record cannot lack; others may have been added after it was written
