@@ -133,7 +133,7 @@ def test_copied_batches_equal_those_of_the_device() -> None:
     """Many batches without pause: no buffer is overwritten while it is being copied."""
     from harness.core.seeds import generator
     from harness.data.augment import Augment
-    from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+    from harness.data.prefetcher import ImageReader, Prefetcher
 
     device = torch.device("cuda")
     image_cache = np.random.default_rng(0).integers(0, 256, (256, 256, 128, 3), dtype=np.uint8)
@@ -146,13 +146,11 @@ def test_copied_batches_equal_those_of_the_device() -> None:
     }
     sums = {}
     for name, source in sources.items():
-        host_to_device, draws = HostToDeviceCopy(source, device), generator(2)
+        reader, draws = ImageReader(source, device), generator(2)
 
-        def batches(
-            host_to_device: HostToDeviceCopy = host_to_device, draws: torch.Generator = draws
-        ) -> Any:
+        def batches(reader: ImageReader = reader, draws: torch.Generator = draws) -> Any:
             for indices in drawn:
-                images, rows = host_to_device.rows(indices)
+                images, rows = reader.rows(indices)
                 parameters = augment.draw(len(indices), draws)
                 yield augment.apply(images, parameters, indices=rows, device=device)
 
@@ -160,7 +158,7 @@ def test_copied_batches_equal_those_of_the_device() -> None:
             # sums of integers are exact in any order
             sums[name] = [(x * 1024).round().long().sum().item() for x in prefetched]
         assert prefetched.waited >= 0
-        spans = [host_to_device.span(start, start + 64) for start in range(0, 256, 64)]
+        spans = [reader.span(start, start + 64) for start in range(0, 256, 64)]
         np.testing.assert_array_equal(
             torch.cat([torch.as_tensor(s) for s in spans]).cpu(), image_cache
         )

@@ -20,7 +20,7 @@ from torchvision import transforms as T
 from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
 from harness.core.precision import fp32_as
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 from harness.data.augment import MEAN, STD
 from harness.experiment.stages import build_objective
 
@@ -59,7 +59,7 @@ def best_workers(images: DecodedImages, workload: Workload, batches: int) -> int
         started = time.perf_counter()
         for _ in stream:
             pass
-        return synchronised(workload.device) - started
+        return synchronized_time(workload.device) - started
 
     return min({0, 1, max(1, (cores or 1) // 2), cores or 1}, key=seconds)
 
@@ -75,7 +75,7 @@ def baseline(
         done, waited = 0, 0.0
         with fp32_as(precision):
             first = len(next(stream)[0])
-            started = synchronised(workload.device)
+            started = synchronized_time(workload.device)
             while True:
                 asked = time.perf_counter()  # on the host, so that the GPU is not held up
                 batch = next(stream, None)
@@ -85,7 +85,7 @@ def baseline(
                 if step is not None:
                     step(*batch)
                 done += len(batch[0])
-            seconds = synchronised(workload.device) - started
+            seconds = synchronized_time(workload.device) - started
         # where there is no network, the first batch took as much CPU work as any other
         return Round(done, seconds, {"waiting": waited / seconds}, 0 if step else first)
 

@@ -9,7 +9,7 @@ import torch
 from harness.benchmarks.features import CAMERAS, SIZES, Images, synthetic_features
 from harness.benchmarks.labels import product_seconds
 from harness.benchmarks.timing import Candidate, Round, compare
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 from harness.evaluation.ranking import rank
 from harness.evaluation.reranking import rerank_blocks
 
@@ -36,12 +36,12 @@ def measure(
     x, y = query.features[:, 0].to(device), gallery.features[:, 0].to(device)
 
     def evaluate() -> Round:
-        started = synchronised(device)
+        started = synchronized_time(device)
         result = rank(
             x, y, query.identities, gallery.identities, query.cameras, gallery.cameras,
             distances=rerank_blocks(x, y) if rerank else None,
         )  # fmt: skip
-        return Round(len(x), synchronised(device) - started, {"mAP": 100 * result.mAP})
+        return Round(len(x), synchronized_time(device) - started, {"mAP": 100 * result.mAP})
 
     def product() -> Round:
         seconds = product_seconds(torch.cat([x, y])) if rerank else product_seconds(x, y)

@@ -14,9 +14,9 @@ from harness.core.interfaces import UnlabelledSet
 from harness.core.precision import fp32_as
 from harness.core.progress import Reporter
 from harness.core.seeds import generator
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+from harness.data.prefetcher import ImageReader, Prefetcher
 from harness.experiment.stages import build_distiller, build_labeler, build_objective
 from harness.training import extraction
 from harness.training.trainer import Components, Trainer
@@ -51,11 +51,11 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
     def once() -> Round:
         made = trainer._batches(next(epochs), iter(workload.drawn(steps)), labels)
         batches = Prefetcher(made, device)
-        started = synchronised(device)
+        started = synchronized_time(device)
         with fp32_as(workload.precision), batches:
             for batch in batches:
                 trainer._step(batch, False)
-        seconds = synchronised(device) - started
+        seconds = synchronized_time(device) - started
         return Round(steps * workload.batch, seconds, {"waiting": batches.waited / seconds})
 
     return once
@@ -69,10 +69,10 @@ def extract(workload: Workload, steps: int) -> Callable[[], Round]:
     counts = [*[workload.count] * passes, *([rest] if rest else [])]
 
     def once() -> Round:
-        started = synchronised(device)
+        started = synchronized_time(device)
         for images in counts:
             extraction.extract(backbone, workload.image_cache[:images], device, workload.precision)
-        return Round(sum(counts), synchronised(device) - started)
+        return Round(sum(counts), synchronized_time(device) - started)
 
     return once
 
@@ -81,15 +81,15 @@ def augment(workload: Workload, steps: int) -> Callable[[], Round]:
     """Augmented batches on the device, without a network."""
     device = workload.device
     augmentation = make_augment(workload.config.images)
-    host_to_device = HostToDeviceCopy(workload.image_cache, device)
+    host_to_device = ImageReader(workload.image_cache, device)
     draws = generator(0, "bench augment")
 
     def once() -> Round:
-        started = synchronised(device)
+        started = synchronized_time(device)
         for indices in workload.drawn(steps):
             source, rows = host_to_device.rows(indices)
             parameters = augmentation.draw(len(indices), draws)
             augmentation.apply(source, parameters, indices=rows, device=device)
-        return Round(steps * workload.batch, synchronised(device) - started)
+        return Round(steps * workload.batch, synchronized_time(device) - started)
 
     return once

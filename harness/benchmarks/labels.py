@@ -11,7 +11,7 @@ from harness.benchmarks.features import CAMERAS, SIZES, synthetic_features
 from harness.benchmarks.timing import Candidate, Round, compare
 from harness.components.labelers import JaccardDBSCAN
 from harness.core.precision import exact_matmul
-from harness.core.throughput import synchronised
+from harness.core.throughput import synchronized_time
 
 #: side of the tiles of a symmetric product, rows of the blocks of any other one
 _TILE, _ROWS = 1024, 512
@@ -44,9 +44,9 @@ def measure(
     labeler.label(features[:64])  # compiles the kernels, so that no round does
 
     def label() -> Round:
-        started = synchronised(device)
+        started = synchronized_time(device)
         stats = labeler.label(features).stats
-        return Round(images, synchronised(device) - started, stats)
+        return Round(images, synchronized_time(device) - started, stats)
 
     def product() -> Round:
         seconds = sum(product_seconds(features[:, view]) for view in range(views))
@@ -66,7 +66,7 @@ def product_seconds(x: Tensor, y: Tensor | None = None) -> float:
     x = x.float().contiguous()
     other, height, width = (x, _TILE, _TILE) if y is None else (y, _ROWS, len(y))
     out = torch.empty(height * width, device=x.device)
-    started = synchronised(x.device)
+    started = synchronized_time(x.device)
     with exact_matmul(x.device):
         for top in range(0, len(x), height):
             rows = x[top : top + height]
@@ -74,4 +74,4 @@ def product_seconds(x: Tensor, y: Tensor | None = None) -> float:
                 columns = other[left : left + width]
                 block = out[: len(rows) * len(columns)].view(len(rows), len(columns))
                 torch.mm(rows, columns.T, out=block)
-    return synchronised(x.device) - started
+    return synchronized_time(x.device) - started

@@ -17,9 +17,9 @@ from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, Objective
 from harness.core.precision import resolve_precision
 from harness.core.seeds import generator
-from harness.data.cache_location import place_cache
+from harness.data.cache_location import place_images
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.image_source import ImageSource, Subset
 from harness.data.samplers import SAMPLERS
 from harness.experiment.compose import compose
@@ -77,7 +77,7 @@ class Workload:
         chosen = np.linspace(0, len(source) - 1, self.count).astype(np.int64)
         self.files = as_files(Subset(source, chosen), folder)
         cache = build_image_cache(self.files, self.size, folder / "image_cache")
-        self.image_cache, self.place = place_cache(
+        self.image_cache, self.place = place_images(
             str(self.config.data.cache_location), cache, device
         )
         #: (N,) int64: clusters of K images each
@@ -129,10 +129,10 @@ def as_files(source: ImageSource, folder: Path) -> ImageSource:
     inner = source
     while isinstance(inner, Subset):
         inner = inner.source
-    if isinstance(inner, Files):
+    if isinstance(inner, ImageFiles):
         return source
     names = [f"{index:06d}.jpg" for index in range(len(source))]
     for index, name in enumerate(names):
         image = source.read(index).resize(JPEG_SIZE, Image.Resampling.BICUBIC)
         image.save(folder / name, quality=JPEG_QUALITY)
-    return Files(folder, names)
+    return ImageFiles(folder, names)

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.distributed.collectives import from_first
+from harness.core.distributed.collectives import broadcast_from_first
 from harness.core.errors import DataError
 from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.progress import Reporter
-from harness.core.throughput import synchronised
-from harness.data.cache_location import Place, place_cache
-from harness.data.facts import compared
+from harness.core.throughput import synchronized_time
+from harness.data.cache_location import CacheLocation, place_images
+from harness.data.facts import compare_with_published
 from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
@@ -74,7 +74,7 @@ class Evaluator:
     features: tuple[Tensor, ...] | None = None
     extracted: int = 0
     extract_seconds: float = 0.0
-    place: Place | None = None
+    place: CacheLocation | None = None
     _images: np.ndarray | Tensor | None = None
 
     def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
@@ -82,10 +82,10 @@ class Evaluator:
         assert self.train_cache is not None
         cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
         if self._images is None:  # all stages share them
-            self._images, self.place = place_cache(self.image_cache, self.train_cache, self.device)
+            self._images, self.place = place_images(self.image_cache, self.train_cache, self.device)
             size = self.train_cache.images.nbytes / 1e9
             self.reporter.say(
-                f"{len(self._images):,} training images ({size:.2f} GB): {self.place.told}"
+                f"{len(self._images):,} training images ({size:.2f} GB): {self.place.description}"
             )
         return UnlabelledSet(self._images, cameras)
 
@@ -100,7 +100,7 @@ class Evaluator:
         """mAP, CMC and mINP in percent, on the global view; {} without a test part."""
         if self.query_cache is None or self.gallery_cache is None:
             return {}
-        started = synchronised(self.device)
+        started = synchronized_time(self.device)
         features = [
             extract(
                 backbone,
@@ -112,10 +112,10 @@ class Evaluator:
             )[:, 0]
             for part, image_cache in (("query", self.query_cache), ("gallery", self.gallery_cache))
         ]
-        self.extract_seconds += synchronised(self.device) - started
+        self.extract_seconds += synchronized_time(self.device) - started
         self.extracted += len(self.query_cache) + len(self.gallery_cache)
         self.features = tuple(features) if self.keep_features else None
-        self.last = from_first(lambda: self.score(features[0], features[1]))
+        self.last = broadcast_from_first(lambda: self.score(features[0], features[1]))
         return self.last.as_dict()
 
     def score(self, query: Tensor, gallery: Tensor) -> RankingResult:
@@ -198,7 +198,7 @@ def make_evaluator(
         reporter=reporter,
         image_cache=image_cache,
         skipped=skipped,
-        differences=compared(data, fingerprint),
+        differences=compare_with_published(data, fingerprint),
         parts=[
             {
                 "name": part.name,

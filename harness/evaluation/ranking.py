@@ -28,7 +28,7 @@ from torch import Tensor
 
 from harness.core.errors import HarnessError
 from harness.core.host_memory import halving
-from harness.core.kernels import in_threads, kernels, pieces
+from harness.core.kernels import in_threads, kernels, row_ranges
 from harness.core.metrics import METRICS
 from harness.evaluation.distances import (
     Blocks,
@@ -194,7 +194,7 @@ def _score(
     for start, rows in blocks:
         if compiled is not None and rows.device.type == "cpu":
             fixed = (rows.numpy(), products, start, *matches.arrays(), ap, inp, first)
-            parts = pieces(len(rows), 4 * torch.get_num_threads())
+            parts = row_ranges(len(rows), 4 * torch.get_num_threads())
             in_threads(compiled.score_rows, [(*fixed, *part) for part in parts])
             continue
         matches = matches.to(rows.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from harness.core.distributed.processes import count
+from harness.core.distributed.processes import world_size
 from harness.core.errors import ConfigError
 
 
@@ -29,7 +29,7 @@ def check_share(batch: int, samples_per_bn: int, where: str = "") -> None:
     Raises:
         ConfigError: it cannot; says what would do.
     """
-    shares = count()
+    shares = world_size()
     if batch % shares:
         raise ConfigError(
             f"{where}A batch of {batch} images cannot be shared equally by {shares} processes.",
@@ -58,7 +58,7 @@ def check_micro_batch(size: object, batch: int, samples_per_bn: int, where: str 
         raise ConfigError(
             f"{where}train.micro_batch={size} must be a whole number, 1 or more, or auto."
         )
-    share = batch // count()
+    share = batch // world_size()
     if size >= share:
         return
     if samples_per_bn == 0 or samples_per_bn >= batch:

@@ -50,7 +50,7 @@ def _task(config: DictConfig) -> dict[str, Any]:
         with sweeps.as_one_job():
             return dict(run_experiment(config).record["metrics"])
     except Exception as error:
-        problem = job.lost(error) or error
+        problem = job.lost_process_error(error) or error
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if in_sweep and job.all_failed(int(HydraConfig.get().job.num)):
             return sweeps.failure(problem)

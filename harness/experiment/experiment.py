@@ -102,7 +102,7 @@ class Experiment:
         config = self.plan.config
         root = Path(config.data.root).expanduser()
         cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
-        evaluator = collectives.first_here_first(  # the first process of a machine decodes
+        evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
@@ -181,7 +181,7 @@ class Experiment:
         source = next(s for s in self.plan.recipe.stages if s.name == stage.teacher_stage)
         backbone = build_backbone(source.config.backbone)
         path = self.run.folder / f"{source.name}.pt"
-        backbone.load_state_dict(collectives.from_first(lambda: read_state(path)))
+        backbone.load_state_dict(collectives.broadcast_from_first(lambda: read_state(path)))
         return self._placed(backbone, stage.config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
@@ -343,7 +343,7 @@ class Experiment:
                 **({"parts": evaluator.parts} if evaluator.parts else {}),
             },
             "seconds": round(progress.seconds, 2),
-            "devices": processes.count(),
+            "devices": processes.world_size(),
             "device_hours": round(progress.device_seconds / 3600, 5),
             "memory_mib": progress.memory_mib,
             "pipeline": {

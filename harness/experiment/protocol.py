@@ -13,8 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.cards import UNHASHED as UNHASHED
-from harness.core.cards import card_hash as card_hash
+from harness.core.hashing import UNHASHED as UNHASHED
+from harness.core.hashing import card_hash as card_hash
 from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free

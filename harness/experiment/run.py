@@ -38,21 +38,21 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     Raises:
         HarnessError: the cause, and what to do about it.
     """
-    processes.join()
+    processes.initialize()
     overwrite = _overwrite(config)
     tracking.check_log(str(config.log))
-    device = resolve_device(processes.device_name(str(config.device)))
+    device = resolve_device(processes.local_device(str(config.device)))
     plan = make_plan(config, resolve_precision(str(config.train.precision), device))
     check_cache_location(str(config.data.cache_location), device)
     _prepare_process(config, device)
     run = Store(Path(config.store).expanduser()).run(plan.name)
-    collectives.check_same(f"{run.name} ({plan.hash}, {device.type})", "experiment")
-    with reporter or Reporter(processes.console()) as reporter:
+    collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
+    with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False
         if overwrite != "skip" or not _finished(run):
             check_compile(config.train.compile, device)
             check_parts(plan)
-            with collectives.held_by_first(run.lock):
+            with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile
                 changed = _work(Experiment(plan, device, run, reporter), overwrite)
         run = _as_first_sees(run)
@@ -80,7 +80,7 @@ def _prepare_process(config: DictConfig, device: torch.device) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
-        torch.set_num_threads(int(config.threads) or processes.threads())
+        torch.set_num_threads(int(config.threads) or processes.threads_per_process())
 
 
 def _work(experiment: Experiment, overwrite: str) -> bool:
@@ -100,12 +100,12 @@ def _work(experiment: Experiment, overwrite: str) -> bool:
 
 
 def _finished(run: Run) -> bool:
-    return collectives.from_first(lambda: run.finished)
+    return collectives.broadcast_from_first(lambda: run.finished)
 
 
 def _as_first_sees(run: Run) -> Run:
     """The run read anew, with the record that the first process reads."""
-    return Run(run.folder, collectives.from_first(lambda: Run(run.folder).record))
+    return Run(run.folder, collectives.broadcast_from_first(lambda: Run(run.folder).record))
 
 
 def _check_same(run: Run, plan: Plan) -> None:

@@ -45,7 +45,7 @@ class Progress:
     environment: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    processes: list[int] = field(default_factory=lambda: [processes.count()])
+    processes: list[int] = field(default_factory=lambda: [processes.world_size()])
     _seconds: float = 0.0
     _device_seconds: float = 0.0
     _memory: Mapping[str, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Progress:
     @property
     def device_seconds(self) -> float:
         """Wall seconds × number of processes, each with a device of its own."""
-        return self._device_seconds + processes.count() * (time.perf_counter() - self._started)
+        return self._device_seconds + processes.world_size() * (time.perf_counter() - self._started)
 
     @property
     def memory_mib(self) -> dict[str, float]:
@@ -192,7 +192,7 @@ class RunFiles:
             ConfigError: it is of other settings. DataError: it is of other images, or damaged, or
                 files that it refers to are missing.
         """
-        state = collectives.from_first(self._read_checkpoint)
+        state = collectives.broadcast_from_first(self._read_checkpoint)
         if state is None:
             return None
         if (state["settings"], state["seed"]) != (plan.hash, int(plan.config.seed)):
@@ -206,8 +206,8 @@ class RunFiles:
                 "was started with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        progress.load_state_dict(state, collectives.from_first(self.run.history))
-        collectives.from_first(lambda: self._check_complete(progress, state["rows"]))
+        progress.load_state_dict(state, collectives.broadcast_from_first(self.run.history))
+        collectives.broadcast_from_first(lambda: self._check_complete(progress, state["rows"]))
         return state if state["trainer"] is not None else None
 
     def _read_checkpoint(self) -> dict[str, Any] | None:

@@ -177,4 +177,4 @@ def as_one_job() -> Iterator[None]:
     if JobEnvironment().num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     yield
-    processes.leave()
+    processes.shutdown()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.core.cards import UNHASHED
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.hashing import UNHASHED
 from harness.results import published
 from harness.results.row_labels import crossings, variants
 from harness.results.store import Run, Store, frame

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from harness.core.cards import card_hash
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.hashing import card_hash
 from harness.results.comparisons import (
     COSTS,
     METRICS,

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from harness.core.cards import card_hash
+from harness.core.hashing import card_hash
 
 SCHEMA = 2
 METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")

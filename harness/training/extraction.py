@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.core.distributed.collectives import borders, gather_rows
+from harness.core.distributed.collectives import gather_shards, shard_bounds
 from harness.core.distributed.processes import rank
 from harness.core.interfaces import Backbone
 from harness.core.precision import arithmetic
-from harness.data.augment import normalise
-from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+from harness.data.augment import normalize
+from harness.data.prefetcher import ImageReader, Prefetcher
 
 
 @torch.no_grad()
@@ -41,14 +41,14 @@ def extract(
     count = len(images)
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
-    host_to_device = HostToDeviceCopy(images, device)
+    reader = ImageReader(images, device)
     # each process computes whole batches, the same ones as a single process would
-    limits = borders(count, batch)
+    limits = shard_bounds(count, batch)
     first, last = limits[rank()], limits[rank() + 1]
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
-            yield start, normalise(host_to_device.span(start, start + batch), device=device)
+            yield start, normalize(reader.span(start, start + batch), device=device)
 
     try:
         with Prefetcher(batches(), device) as prefetched:
@@ -60,4 +60,4 @@ def extract(
                     progress(min(start + batch, last) - first, last - first)
     finally:
         backbone.train(was_training)
-    return gather_rows(features, limits)
+    return gather_shards(features, limits)

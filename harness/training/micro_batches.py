@@ -48,7 +48,7 @@ class MicroBatches:
 
     def embed(self, network: Backbone, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) of the whole batch → its embeddings (B, V, D)."""
-        share = images[collectives.own_share(len(images))]
+        share = images[collectives.local_share(len(images))]
         result = (
             self._share(network, share) if self.check is None else self._checked(network, share)
         )
@@ -56,8 +56,8 @@ class MicroBatches:
             return result
         if network.training and not self.synchronized:
             floating = [b for b in network.buffers() if b.is_floating_point()]
-            collectives.same_as_first(floating)
-        return collectives.gather(result)
+            collectives.broadcast_tensors(floating)
+        return collectives.all_gather(result)
 
     def _checked(self, network: Backbone, share: Tensor) -> Tensor:
         assert self.check is not None

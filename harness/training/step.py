@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.components.backbones.batchnorm import over_whole_batch
-from harness.core.distributed import collectives as sharing
-from harness.core.distributed.processes import count, is_distributed
-from harness.core.errors import TrainingError
+from harness.core.distributed import collectives
+from harness.core.distributed.processes import is_distributed, world_size
+from harness.core.errors import TrainingError, say_once
 from harness.core.interfaces import Backbone, Batch, Distiller, Objective
-from harness.core.notices import say_once
 from harness.core.precision import arithmetic
 from harness.training.micro_batches import MicroBatches
 
@@ -62,12 +61,12 @@ class Step:
     @property
     def share(self) -> int:
         """Number of images of a batch that this process computes."""
-        return self.batch // count()
+        return self.batch // world_size()
 
     def start_epoch(self) -> None:
-        """Copy the first process's state, so that rounding differences of GPUs do not accumulate."""
+        """Copy the first process's state, so that rounding differences do not accumulate."""
         state = [*self.trained.parameters(), *self.trained.buffers()]
-        sharing.same_as_first([t.data for t in state])
+        collectives.broadcast_tensors([t.data for t in state])
         self._tried = False
         self.buffers = [b for network in self.networks for b in network.buffers()]
 
@@ -121,7 +120,7 @@ class Step:
                 raise
             finally:
                 self.micro_batches.check = None
-        sharing.sum_gradients(self.trained, self.shared_out)
+        collectives.all_reduce_gradients(self.trained, self.shared_out)
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -147,7 +146,7 @@ class Step:
         Raises:
             _OutOfMemory: a process did.
         """
-        if not sharing.all_can(not problem, self.device):
+        if not collectives.all_agree(not problem, self.device):
             raise _OutOfMemory(problem or "another process ran out of memory")
 
     def _split(self, problem: str, tries: bool) -> None:
@@ -161,8 +160,8 @@ class Step:
             torch.cuda.empty_cache()
         share = f"{self.share} of " if is_distributed() else ""
         say_once(
-            f"the GPU is short of memory: steps split {share}{self.batch} images into micro-batches "
-            f"of {self.micro_batches.size}, with equal results "
+            f"the GPU is short of memory: steps split {share}{self.batch} images into "
+            f"micro-batches of {self.micro_batches.size}, with equal results "
             f"(train.micro_batch={self.micro_batches.size} skips the search)"
         )
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.core.distributed.collectives import from_first, only_own, whole
+from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
 from harness.core.errors import TrainingError
 from harness.core.interfaces import (
     Backbone,
@@ -31,10 +31,10 @@ from harness.core.interfaces import (
 from harness.core.precision import fp32_as, make_scaler
 from harness.core.progress import Reporter
 from harness.core.seeds import derive, generator
-from harness.core.throughput import rate, synchronised
-from harness.data.augment import normalise
+from harness.core.throughput import rate, synchronized_time
+from harness.data.augment import normalize
 from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import HostToDeviceCopy, Images, Prefetcher
+from harness.data.prefetcher import ImageReader, Images, Prefetcher
 from harness.data.samplers import SAMPLERS
 from harness.training.compilation import compile_networks
 from harness.training.extraction import extract
@@ -100,7 +100,7 @@ class Trainer:
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
-        self.host_to_device = HostToDeviceCopy(self.data.images, self.device)
+        self.image_reader = ImageReader(self.data.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
         micro_batch = train.get("micro_batch", "auto")
         self.step = Step(
@@ -145,8 +145,10 @@ class Trainer:
 
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
-        trunks = (p for network in networks for p in network.pretrained_parameters())
-        self.optimizer = make_optimizer(self.config.optimizer, self.trained.parameters(), trunks)
+        pretrained = (p for network in networks for p in network.pretrained_parameters())
+        self.optimizer = make_optimizer(
+            self.config.optimizer, self.trained.parameters(), pretrained
+        )
 
     def _labelings(self, epoch: int) -> int:
         """How often the labeler runs before an epoch; 0 keeps the labels of the previous one."""
@@ -155,9 +157,9 @@ class Trainer:
     @contextlib.contextmanager
     def _timed(self, phase: str, row: Row) -> Iterator[None]:
         """Add the wall time of a phase to the row and to the stage's totals."""
-        started = synchronised(self.device)
+        started = synchronized_time(self.device)
         yield
-        seconds = synchronised(self.device) - started
+        seconds = synchronized_time(self.device) - started
         row[f"seconds_{phase}"] = round(seconds, 3)
         self.timings[phase] = self.timings.get(phase, 0.0) + seconds
 
@@ -174,7 +176,7 @@ class Trainer:
             with self._timed("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
                 cameras = self.data.cameras if labeler.uses_cameras else None
-                self.labels = from_first(
+                self.labels = broadcast_from_first(
                     lambda: [labeler.label(features, cameras) for _ in range(due)][-1]
                 )
         result = self.labels
@@ -302,7 +304,7 @@ class Trainer:
         # the first copy's draws do not depend on the number of copies
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
         draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
-        made = only_own if distiller is None or distiller.keeps_order else whole
+        made = local_rows if distiller is None or distiller.keeps_order else all_rows
 
         def augmented(source: Images, rows: Tensor, draw: torch.Generator) -> Tensor:
             parameters = self.augment.draw(len(rows), draw)
@@ -314,11 +316,11 @@ class Trainer:
             )
 
         for indices in drawn:
-            source, rows = self.host_to_device.rows(indices)
+            source, rows = self.image_reader.rows(indices)
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.needs_plain:
-                plain = normalise(source[rows.numpy()], device=self.device)
+                plain = normalize(source[rows.numpy()], device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
 

@@ -12,9 +12,9 @@ from torchvision import transforms as T
 
 from harness.benchmarks.dataloader_baseline import DecodedImages
 from harness.benchmarks.workload import Workload, as_files
-from harness.data.augment import normalise
+from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
 from tests.conftest import Command
 from tests.paths import ROOT
@@ -103,12 +103,12 @@ def test_unknown_benchmarks_are_refused(command: Command) -> None:
 
 
 def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
-    """Files decoded and resized by PIL equal the image cache, augmentation aside."""
+    """ImageFiles decoded and resized by PIL equal the image cache, augmentation aside."""
     workload = Workload(SMALL, torch.device("cpu"), 20, tmp_path)
-    assert isinstance(workload.files, Files), "synthetic images are written as JPEGs"
+    assert isinstance(workload.files, ImageFiles), "synthetic images are written as JPEGs"
     plain = DecodedImages(workload, augmented=False)
     pixels = torch.stack([plain[i][0] for i in range(4)])
-    assert torch.equal(pixels, normalise(np.asarray(workload.image_cache[:4])))
+    assert torch.equal(pixels, normalize(np.asarray(workload.image_cache[:4])))
     augmented = DecodedImages(workload, augmented=True)
     kinds = [type(step) for step in augmented.transform.transforms]
     assert kinds == [T.Resize, T.RandomHorizontalFlip, T.Pad, T.RandomCrop, T.ToTensor,

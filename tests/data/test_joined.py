@@ -10,10 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError
-from harness.data.facts import compared
+from harness.data.facts import compare_with_published
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import modified
-from harness.data.joined import Several
+from harness.data.joined import JoinedDataset
 from harness.data.prepare.card import read_headers
 from harness.data.types import Dataset
 from harness.experiment import cross_domain as transfers
@@ -47,7 +46,7 @@ def own(dataset_module: Modules, folder: Path, text: str) -> Dataset:
 
 
 def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset) -> None:
-    data = Several({"market1501": market, "dukemtmcreid": duke}).load()
+    data = JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
     assert data.name == "market1501+dukemtmcreid"
     assert data.train.identities.tolist() == [2, 2, 7, 7 + 1 + 1, 7 + 1 + 7]
     assert data.train.cameras is not None
@@ -60,24 +59,26 @@ def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset)
     first = market.load()
     assert data.query.images.fingerprint() == first.query.images.fingerprint()
     assert data.gallery.identities.tolist() == first.gallery.identities.tolist()
-    other = Several({"dukemtmcreid": duke, "market1501": market}).load()
+    other = JoinedDataset({"dukemtmcreid": duke, "market1501": market}).load()
     assert other.fingerprint() != data.fingerprint(), "the first is the one that is tested on"
 
 
 def test_its_images_are_those_of_its_parts(market: Dataset, duke: Dataset, tmp_path: Path) -> None:
-    data = Several({"market1501": market, "dukemtmcreid": duke}).load()
+    data = JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
     joined = build_image_cache(data.train.images, (32, 16), tmp_path / "cache").images
     parts = [
         build_image_cache(part.load().train.images, (32, 16), tmp_path / "cache").images
         for part in (market, duke)
     ]
     assert joined.tolist() == [*parts[0].tolist(), *parts[1].tolist()]
-    assert modified(data.train.images) >= max(modified(p.train.images) for p in data.parts)
+    assert data.train.images.modified >= max(p.train.images.modified for p in data.parts)
     assert len(read_headers([data.train.images], lambda done, total: None).sizes) == 5
 
 
 def test_each_is_held_against_what_is_published_of_it(market: Dataset, duke: Dataset) -> None:
-    lines = compared(Several({"market1501": market, "dukemtmcreid": duke}).load())
+    lines = compare_with_published(
+        JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
+    )
     assert lines is not None
     assert "market1501: training images: 3, not 12,936" in lines
     assert "dukemtmcreid: training images: 2, not 16,522" in lines
@@ -87,7 +88,7 @@ def test_one_without_cameras_takes_them_from_all(
     dataset_module: Modules, market: Dataset, tmp_path: Path
 ) -> None:
     bare = own(dataset_module, tmp_path / "own", "path,split\na.png,train\nb.png,train\n")
-    data = Several({"market1501": market, "folder": bare}).load()
+    data = JoinedDataset({"market1501": market, "folder": bare}).load()
     assert data.train.cameras is None and data.query.cameras is not None
     assert data.train.identities.tolist() == [2, 2, 7, -1, -1]
 
@@ -98,7 +99,7 @@ def test_one_without_training_images_is_refused(
     text = "path,id,split\na.png,1,query\nb.png,1,gallery\n"
     tested = own(dataset_module, tmp_path / "own", text)
     with pytest.raises(DataError, match="folder has no training images"):
-        Several({"market1501": market, "folder": tested}).load()
+        JoinedDataset({"market1501": market, "folder": tested}).load()
 
 
 # --------------------------------------------------------------------------------- configuration

@@ -227,7 +227,7 @@ def test_the_size_of_msmt17_is_no_list_in_memory(synthetic: Make) -> None:
 
 def test_pickled_it_draws_the_same(default: ReIDData) -> None:
     copy = pickle.loads(pickle.dumps(default.train.images))
-    assert copy.drawn and copy.name(7) == default.train.images.name(7)
+    assert copy.rendered and copy.name(7) == default.train.images.name(7)
     assert copy.read(7).tobytes() == default.train.images.read(7).tobytes()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
 from harness.evaluation.distances import distance_blocks, track_blocks
 from harness.evaluation.evaluator import Evaluator
@@ -21,7 +21,7 @@ from harness.experiment.plan import make_plan
 def gallery(count: int = 60) -> Split:
     """Twenty tracks of three images, of five identities in four cameras."""
     track = np.random.default_rng(0).permutation(np.repeat(np.arange(20), count // 20))
-    files = Files(Path("nowhere"), [f"{i}.jpg" for i in range(count)])
+    files = ImageFiles(Path("nowhere"), [f"{i}.jpg" for i in range(count)])
     return Split(files, track % 5, (track // 5) % 4, track)
 
 
@@ -49,7 +49,7 @@ def test_average_precision_over_tracks() -> None:
     assert split.tracks is not None and split.cameras is not None
     query, images = features(9, 1), features(60, 2)
     ids, cams = np.arange(9) % 5, np.arange(9) % 4
-    query_split = Split(Files(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), ids, cams)
+    query_split = Split(ImageFiles(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), ids, cams)
     tracks = GroundTruth.of(query_split, split).of_tracks()
     assert tracks.gallery_cams is not None
     result = rank(

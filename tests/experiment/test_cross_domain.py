@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment import cross_domain as transfers
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
@@ -77,7 +78,13 @@ def test_another_rule_is_another_protocol(
 ) -> None:
     evaluate_run(str(source.folder), OTHER, data_root=str(folder / "data"), save=True)
     assert len(list(source.folder.glob("eval-*.json"))) == 1, "replaced"
-    evaluate_run(str(source.folder), OTHER, rerank=True, data_root=str(folder / "data"), save=True)
+    evaluate_run(
+        str(source.folder),
+        OTHER,
+        protocol=EvaluationProtocol(rerank=True),
+        data_root=str(folder / "data"),
+        save=True,
+    )
     rows = transfers.load(folder / "runs")
     assert len(rows) == 3 and rows["protocol_hash"].nunique() == 2
     next(p for p in source.folder.glob("eval-*.json") if "re-ranking" in p.read_text()).unlink()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.core.cards import card_hash
+from harness.core.hashing import card_hash
 
 CARD: dict[str, Any] = {
     "name": "common", "input": "256x128", "cameras": True, "selection": "last",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.components.backbones import set_samples_per_bn, small
 from harness.components.backbones.resnet import ReIDNet
-from harness.core import notices
+from harness.core import errors
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
@@ -61,7 +61,7 @@ def test_out_of_memory_splits_batches(
     """Memory runs out in the middle of a step, and the step is repeated in micro-batches."""
     when = "backward" if cell in ("mskd", "ice") else "forward"
     whole, expected = run_whole(tmp_path / "whole", CELLS[cell])
-    notices._said.clear()
+    errors._noticed.clear()
     with monkeypatch.context() as patch:
         sizes = _little_memory(patch, 4 if cell == "mskd" else 8, when)
         split, state = run_whole(tmp_path / "split", CELLS[cell])

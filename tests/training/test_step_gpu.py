@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.core import notices
+from harness.core import errors
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.core.distributed.together import the_run, together
@@ -47,7 +47,7 @@ def test_a_gpu_with_too_little_memory(
     torch.cuda.reset_peak_memory_stats()
     whole = _on_gpu(tmp_path / "whole", *settings)
     peak = torch.cuda.max_memory_reserved()
-    notices._said.clear()
+    errors._noticed.clear()
     torch.cuda.empty_cache()
     try:
         total = torch.cuda.get_device_properties(0).total_memory

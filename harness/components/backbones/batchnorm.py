@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from harness.core.distributed.collectives import gather
+from harness.core.distributed.collectives import all_gather
 from harness.core.distributed.processes import is_distributed
 
 
@@ -48,7 +48,7 @@ class _Synchronised(_BatchNorm):
         self._check_input_dim(input)
         x = input if input.dtype == torch.float64 else input.float()
         own = torch.var_mean(x, [d for d in range(x.dim()) if d != 1], correction=0)
-        every = gather(torch.stack(own)[None], summed=True)  # (processes, 2, C)
+        every = all_gather(torch.stack(own)[None], sum_gradients=True)  # (processes, 2, C)
         mean = every[:, 1].mean(dim=0)
         variance = (every[:, 0] + (every[:, 1] - mean).square()).mean(dim=0)
         if self.track_running_stats:

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from harness.components.labelers.packed_keys import distances_of, nearest_of
 from harness.components.labelers.tiles import empty_heaps, walk
-from harness.core.kernels import in_threads, pieces
-from harness.core.notices import say_once
+from harness.core.errors import say_once
+from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul, has_bf16
 
 #: below so many images, or dimensions, a sieve saves nothing
@@ -102,7 +102,7 @@ def nearest_keys(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
         unsettled,
         broken,
     )
-    in_threads(loops.measure, [(*fixed, *p) for p in pieces(len(x))])
+    in_threads(loops.measure, [(*fixed, *p) for p in row_ranges(len(x))])
     if broken.any():
         say_once("bf16 products are less exact here than they should be: neighbours without them")
         return None

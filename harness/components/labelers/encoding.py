@@ -21,7 +21,7 @@ from torch import Tensor
 from harness.components.labelers.neighbours import compiled_for
 from harness.components.labelers.sparse import offsets, row_blocks, spans
 from harness.components.labelers.tiles import squared_norms
-from harness.core.kernels import in_threads, pieces
+from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul
 
 #: V · 2^30 in int32. A row of V sums to 1, so overlaps fit, and an error of 2^-31 an entry is less
@@ -148,12 +148,12 @@ def _encode_compiled(
     divisors = np.ones(n, dtype=np.float32) if scale is None else scale.float().numpy()
     squares = squared_norms(x).numpy()
     sizes, sets = np.empty(n, dtype=np.int32), np.empty((n, half), dtype=np.int32)
-    in_threads(loops.half_sets, [(neighbours, half, sizes, sets, *p) for p in pieces(n)])
+    in_threads(loops.half_sets, [(neighbours, half, sizes, sets, *p) for p in row_ranges(n)])
     fixed = (x.numpy(), squares, neighbours, near, sizes, sets, divisors, power, ONE)
-    rows = _joined(in_threads(loops.expanded_weights, [(*fixed, *p) for p in pieces(n)]))
+    rows = _joined(in_threads(loops.expanded_weights, [(*fixed, *p) for p in row_ranges(n)]))
     if k2 > 1:
         chosen = np.ascontiguousarray(neighbours[:, :k2])
-        rows = _joined(in_threads(loops.mean_rows, [(chosen, *rows, *p) for p in pieces(n)]))
+        rows = _joined(in_threads(loops.mean_rows, [(chosen, *rows, *p) for p in row_ranges(n)]))
     return Encoding(*map(torch.from_numpy, rows))
 
 

@@ -22,7 +22,7 @@ from harness.components.labelers.neighbours import compiled_for
 from harness.components.labelers.sparse import row_blocks, spans
 from harness.core.errors import HarnessError
 from harness.core.host_memory import halving
-from harness.core.kernels import in_threads, pieces
+from harness.core.kernels import in_threads, row_ranges
 
 # About 3 GB at the peak. Real features stay hundreds of times below it at any useful radius.
 _MOST_PAIRS = 1 << 26
@@ -55,7 +55,7 @@ def distance_rows(
     if loops is not None:
         out = np.empty((len(rows), len(encodings[0]) - first), dtype=np.float32)
         fixed = (*_arrays(encodings), np.array(shares), ONE, rows.numpy(), first, out)
-        in_threads(loops.all_distances, [(*fixed, *p) for p in pieces(len(rows))])
+        in_threads(loops.all_distances, [(*fixed, *p) for p in row_ranges(len(rows))])
         return torch.from_numpy(out)
     return _distances([overlaps(encoding, rows, first) for encoding in encodings], shares)
 
@@ -77,7 +77,7 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
     # at a radius of 1 pairs that share nothing count, and the loops never see those
     loops = compiled_for(encodings[0].columns, n, "overlaps") if radius < 1 else None
     if loops is not None:
-        ranges = pieces(n, 8 * torch.get_num_threads())  # later rows have less to do
+        ranges = row_ranges(n, 8 * torch.get_num_threads())  # later rows have less to do
         totals = np.zeros(len(ranges), dtype=np.int64)
         fixed = (*_arrays(encodings), np.array(shares), radius, ONE, totals, _MOST_PAIRS)
         parts = in_threads(loops.near_pairs, [(*fixed, me, *p) for me, p in enumerate(ranges)])

@@ -14,9 +14,8 @@ from pydantic import Field
 from torch import Tensor
 
 from harness.components.labelers.timer import Laps
-from harness.core.errors import ConfigError, HarnessError
+from harness.core.errors import ConfigError, HarnessError, say_once
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
-from harness.core.notices import say_once
 
 _MAX_INT = (1 << 31) - 1  # of faiss
 

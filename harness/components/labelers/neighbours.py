@@ -30,10 +30,9 @@ from harness.components.labelers.packed_keys import (
     squared_distances,
 )
 from harness.components.labelers.tiles import empty_heaps, keep_part, squared_norms, walk
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, say_once
 from harness.core.host_memory import halving
 from harness.core.kernels import kernels
-from harness.core.notices import say_once
 from harness.core.precision import exact_matmul
 
 Search = Annotated[

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.core.kernels import in_threads, pieces
+from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul
 
 #: sides of the square tiles, by N: small jobs waste less on the diagonal, large ones go faster in
@@ -61,11 +61,11 @@ def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, loops: Mod
                 array = products.numpy()
                 in_threads(
                     loops.select_rows,
-                    [(array, top, left, squares, heaps, far, *p) for p in pieces(len(rows))],
+                    [(array, top, left, squares, heaps, far, *p) for p in row_ranges(len(rows))],
                 )
                 in_threads(
                     loops.select_columns,
-                    [(array, top, left, heaps, far, *p) for p in pieces(len(columns), _STRIPS)],
+                    [(array, top, left, heaps, far, *p) for p in row_ranges(len(columns), _STRIPS)],
                 )
                 keep_part(products, top, left, kept)
 

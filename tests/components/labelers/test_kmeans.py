@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.components.labelers import KMeans
-from harness.core import notices
+from harness.core import errors
 from harness.core.errors import ConfigError, HarnessError
 from tests.components.labelers.cases import blobs
 
@@ -20,7 +20,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         pytest.importorskip("faiss")
     else:
         monkeypatch.setitem(sys.modules, "faiss", None)
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_noticed", set())
     return str(request.param)
 
 

@@ -38,6 +38,9 @@ def test_what_was_found_runs_as_a_preset(
     answer = command("search", *near(tmp_path))
     assert answer.status == 0, answer.err
     assert "On 2 fresh seeds" in answer.out and "Tuned minus default" in answer.out
+    (line,) = [x for x in answer.out.splitlines() if x.startswith("run it: harness run ")]
+    assert f" data.root={tmp_path}/data " in line and line.endswith(" +search=s")
+    assert " 'backbone.widths=[8,16]' " in line and "store=" not in line
     runs = {run.name: run for run in Store(tmp_path / "runs").runs()}
     assert len(runs) == 4
     tuned = [run for run in runs.values() if "tuned" in run.record["protocol"]]
@@ -58,9 +61,9 @@ def test_what_was_found_runs_as_a_preset(
     assert "| cluster_contrast [tuned: s] | yes |" in table
     assert table.count("### synthetic") == 1
     assert "s: 3 trials, optimising mAP on 40% of the training people, held out" in table
-    # `harness search` ends there: it begins no search
+    # a preset cannot start a search
     refused = command("search", *near(tmp_path), "+search=s")
-    assert refused.status == 2 and "the end of a search" in refused.err
+    assert refused.status == 2 and "is the result of a search" in refused.err
 
 
 def test_a_preset_is_of_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +108,8 @@ def test_the_record_holds_it_all(tmp_path: Path) -> None:
     assert record["best"]["values"][0] >= record["default"]["values"][0]
     assert (record["sampler"], record["storage"]) == ("tpe", "journal")
     rows = list(csv.DictReader((place / "trials.csv").open()))
-    assert [row["state"] for row in rows] == ["complete"] * 3
-    assert rows[0]["note"] == "default" and float(rows[0]["labeler.eps"]) == 0.6
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 3
+    assert rows[0]["default"] == "True" and float(rows[0]["labeler.eps"]) == 0.6
 
 
 def test_where_the_default_is_best_nothing_is_run_twice(

@@ -11,10 +11,10 @@ from PIL import Image
 from harness.data.image_source import ImageSource
 
 
-class Drawn(ImageSource):
+class Rendered(ImageSource):
     """Flat pictures, each of another grey; what goes wrong goes wrong at image 20."""
 
-    drawn = True
+    rendered = True
 
     def __init__(self, count: int, wrong: str = "") -> None:
         self.count, self.wrong = count, wrong
