@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-import harness
 from harness.core.errors import ConfigError
 from harness.core.files import write_text
+from harness.core.version import __version__
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.palette import SCHEMES
 from harness.results.report.chart_data import chart_data
@@ -187,7 +187,7 @@ def _fill(contents: Contents) -> str:
         last_day=max((str(r["finished"]) for r in records if r.get("finished")), default=""),
         damaged=contents.damaged,
         unfinished=contents.unfinished,
-        version=harness.__version__,
+        version=__version__,
         style=Markup(environment.from_string(css).render(schemes=SCHEMES)),
         scripts=[Markup(script) for script in scripts],
         policy=" ".join(f"'sha256-{digest.decode()}'" for digest in digests),
