@@ -1,4 +1,4 @@
-"""Features in the plane: which people, which looks, which labels."""
+"""Embeddings: which identities, which styles, which labels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ import torch
 
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
-from harness.experiment.figures.subject import Subject
-from harness.results.figures.embedding import Embedding, draw, embed, matched, people, plane
+from harness.experiment.inspect.embedding import choose_identities, embed
+from harness.experiment.inspect.trained_stage import TrainedStage
+from harness.results.figures.embedding import Embedding, draw, match_clusters, project
 from harness.results.store import Run
 
 
-def subject(run: Run, place: Path, stage: str = "student") -> Subject:
+def trained_stage(run: Run, place: Path, stage: str = "student") -> TrainedStage:
     data = place / "data"
-    return Subject(run, stage, data, data / ".harness", torch.device("cpu"), Reporter())
+    return TrainedStage(run, stage, data, data / ".harness", torch.device("cpu"), Reporter())
 
 
-def test_clusters_take_the_look_of_their_people() -> None:
+def test_clusters_take_the_look_of_their_choose_identities() -> None:
     who = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
     labels = np.array([7, 7, 7, 3, 3, 5, 5, 5, 7, -1])
-    assert matched(labels, who) == {7: (0, True), 3: (0, False), 5: (1, True)}
+    assert match_clusters(labels, who) == {7: (0, True), 3: (0, False), 5: (1, True)}
 
 
-def test_people_have_four_images_or_more() -> None:
+def test_identities_have_four_images_or_more() -> None:
     truth = np.array([5] * 4 + [6] * 3 + [7] * 9 + [-1] * 20)
-    assert people(truth, 16, 0).tolist() == [*range(4), *range(7, 16)]
-    assert len(people(truth, 1, 0)) in (4, 9)
+    assert choose_identities(truth, 16, 0).tolist() == [*range(4), *range(7, 16)]
+    assert len(choose_identities(truth, 1, 0)) in (4, 9)
     with pytest.raises(ConfigError, match="not known"):
-        people(np.full(5, -1), 3, 0)
+        choose_identities(np.full(5, -1), 3, 0)
 
 
-def test_plane_keeps_groups_together_and_is_the_same_each_time() -> None:
+def test_projection_keeps_groups_together_and_is_the_same_each_time() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.eye(3, 16), 12, 0) + rng.normal(0, 0.01, (36, 16))
-    points = plane(groups.astype(np.float32), "tsne", 0)
-    assert (points == plane(groups.astype(np.float32), "tsne", 0)).all()
+    points = project(groups.astype(np.float32), "tsne", 0)
+    assert (points == project(groups.astype(np.float32), "tsne", 0)).all()
     centres = points.reshape(3, 12, 2).mean(1)
     nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
     assert (nearest == np.repeat(np.arange(3), 12)).all()
@@ -48,16 +49,16 @@ def test_plane_keeps_groups_together_and_is_the_same_each_time() -> None:
 def test_umap_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ConfigError, match="not installed") as caught:
-        plane(np.eye(9, dtype=np.float32), "umap", 0)
+        project(np.eye(9, dtype=np.float32), "umap", 0)
     assert "umap-learn" in (caught.value.hint or "")
 
 
 def test_labels_are_the_labeler_s(run: Run, place: Path) -> None:
-    it = subject(run, place)
+    it = trained_stage(run, place)
     found = embed(it, identities=8)
     assert found.labels is not None
-    assert len(found.points) == len(found.people) == len(found.labels)
-    assert np.unique(found.people).tolist() == list(range(8))
+    assert len(found.points) == len(found.identities) == len(found.labels)
+    assert np.unique(found.identities).tolist() == list(range(8))
     image_cache = it.training.train_cache
     assert image_cache is not None
     features = it.features(image_cache.images, "training")
@@ -80,4 +81,4 @@ def test_without_a_labeler_there_are_identities_alone() -> None:
 @pytest.mark.parametrize(("count", "method"), [(1, "tsne"), (49, "tsne"), (8, "pca")])
 def test_wrong_options(run: Run, place: Path, count: int, method: str) -> None:
     with pytest.raises(ConfigError):
-        embed(subject(run, place), method, count)
+        embed(trained_stage(run, place), method, count)

@@ -12,7 +12,8 @@ from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 from harness.data.augment import normalize
-from harness.results.figures.maps import draw, over_pixels, shares
+from harness.experiment.inspect.activation_maps import shares
+from harness.results.figures.maps import draw, over_pixels
 
 VIEWS = ("global", "upper", "lower", "top", "middle", "bottom")
 
@@ -99,7 +100,9 @@ def test_a_band_keeps_to_itself() -> None:
 def test_picture() -> None:
     images = pictures(2)
     network = small(widths=(8, 16), strides=(1, 2), views=("global", "upper", "lower")).eval()
-    picture = draw(images, shares(network, images), "title")
+    maps = {view: share.numpy() for view, share in shares(network, images).items()}
+    rows = {view: band(view, share.shape[1]) for view, share in maps.items()}
+    picture = draw(images, maps, rows, "title")
     assert [axes.get_title(loc="center") for axes in picture.axes[:4]] == [
         "image", "global", "upper", "lower",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A finished run, its network and its images, as far as pictures need them."""
+"""One stage of a finished run with its network and images, as figures need them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ from harness.training.label_schedule import label_schedule
 
 
 @dataclass
-class Subject:
-    """One stage of a run. Everything is loaded when it is first asked for, and once.
+class TrainedStage:
+    """A stage whose network and images are loaded on first use, once.
 
-    changes: `dataset.KEY=VALUE`, for data that have moved. root, cache: where images lie, and
-    where decoded ones are kept.
+    Attributes:
+        root, cache: folders of the data sets and of decoded images.
+        changes: `dataset.KEY=VALUE`, for data that have moved.
     """
 
     run: Run
-    stage: str
+    name: str
     root: Path
     cache: Path
     device: torch.device
@@ -52,12 +53,12 @@ class Subject:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network that the stage ended with.
+        """The network at the end of the stage.
 
         Raises:
             ConfigError: its weights were not kept.
         """
-        return load_network(self.run, self.stage).to(self.device).eval()
+        return load_network(self.run, self.name).to(self.device).eval()
 
     def _evaluator(self, train: bool) -> Evaluator:
         made = make_evaluator(
@@ -73,12 +74,12 @@ class Subject:
         )
         known = self.run.record.get("dataset", {}).get("fingerprint")
         if known not in (None, made.fingerprint):
-            self.reporter.say("These are not the images that the run's record was made with.")
+            self.reporter.say("These images differ from those that the run was evaluated on.")
         return made
 
     @cached_property
     def test(self) -> Evaluator:
-        """The test part.
+        """The evaluator of the test images.
 
         Raises:
             ConfigError: the data set has none.
@@ -87,43 +88,43 @@ class Subject:
         if not made.evaluates:
             raise ConfigError(
                 f"{made.data.name} has no test part: there is nothing to rank.",
-                "Pictures that need none: harness show RUN embedding curves maps.",
+                "These figures need none: harness show RUN embedding curves maps.",
             )
         return made
 
     @property
-    def pictured(self) -> ImageCache:
-        """Images to draw maps of: queries, or training images where there are none."""
+    def example_images(self) -> ImageCache:
+        """Query images, or training images where there are no queries."""
         try:
-            image_cache = self.test.query_cache
+            images = self.test.query_cache
         except ConfigError:
-            image_cache = self.training.train_cache
-        assert image_cache is not None
-        return image_cache
+            images = self.training.train_cache
+        assert images is not None
+        return images
 
     @cached_property
     def training(self) -> Evaluator:
-        """The training part."""
+        """The evaluator of the training images."""
         return self._evaluator(train=True)
 
     @property
     def precision(self) -> str:
         return str(self.config["train"]["precision"])
 
-    def features(self, images: np.ndarray, what: str, views: int | None = None) -> Tensor:
-        """Features (N, V, D) of images (N, H, W, 3), L2-normalised per view."""
-        progress = self.reporter.phase(f"{what} features")
+    def features(self, images: np.ndarray, part: str, views: int | None = None) -> Tensor:
+        """Features (N, V, D) of images (N, H, W, 3), L2-normalized per view."""
+        progress = self.reporter.phase(f"{part} features")
         return extract(
             self.backbone, images, self.device, self.precision, progress=progress, views=views
         )
 
     def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
-        """Pseudo-labels (N,) that the stage's labeler gives these features, -1 for outliers, and
-        its settings in words; None where the stage has no labeler.
+        """Pseudo-labels (N,) of these features, −1 for outliers, and the labeler's description.
 
-        A labeler that goes on from its last labels is asked as often as it was in training.
+        None where the stage has no labeler. A labeler that starts from its previous labels is
+        called as often as in training.
         """
-        own = (self.config.get("stages") or {}).get(self.stage) or {}
+        own = (self.config.get("stages") or {}).get(self.name) or {}
         merged = OmegaConf.merge(self.config, own)
         assert isinstance(merged, DictConfig)
         if (merged.get("labeler") or {}).get("_target_") is None:
@@ -132,27 +133,28 @@ class Subject:
         cameras = None
         if labeler.uses_cameras and self.training.data.train.cameras is not None:
             cameras = torch.from_numpy(np.asarray(self.training.data.train.cameras))
-        train = merged.train
-        times = 1
+        calls = 1
         if labeler.min_calls > 1:
-            times = sum(label_schedule(train.get("label_every", 1), int(train.epochs)))
+            calls = sum(
+                label_schedule(merged.train.get("label_every", 1), int(merged.train.epochs))
+            )
         self.reporter.phase("labels")
-        for _ in range(times):
+        for _ in range(calls):
             found = labeler.label(features, cameras).labels
         return found.numpy(), labeler.describe()
 
 
 def find_stage(run: Run, stage: str | None) -> str:
-    """A stage of a finished run, the last one if none is named.
+    """The name of a stage of a finished run; by default the last one.
 
     Raises:
-        ConfigError: the run is unfinished, or has no such stage.
+        ConfigError: the run is unfinished or has no such stage.
     """
     stages = list(run.record.get("stages", {}))
     if not stages:
         raise ConfigError(
             f"{run.name} is not finished.",
-            "Give its command again to finish it; harness show RUN curves draws what there is.",
+            "Repeat its command to finish it, or draw its curves so far: harness show RUN curves.",
         )
     if stage is not None and stage not in stages:
         raise ConfigError(f"{run.name} has no stage '{stage}'.", did_you_mean(stage, stages))

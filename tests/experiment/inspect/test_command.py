@@ -1,4 +1,4 @@
-"""`harness show`: what is written where, and what is said where something lacks."""
+"""`harness show`: files, formats and error messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.experiment.figures.draw import show_run
-from harness.experiment.figures.subject import Subject
+from harness.experiment.inspect.show import show_run
+from harness.experiment.inspect.trained_stage import TrainedStage
 from harness.results.figures.curves import curves
 from harness.results.store import Run
 from tests.conftest import Command
@@ -56,7 +56,7 @@ def test_formats(own: Run, place: Path, tmp_path: Path, kind: str) -> None:
     first = [path.read_bytes() for path in written]
     assert all(content.startswith(HEADS[kind]) for content in first)
     again = show_run(str(own.folder), kinds, **options)  # type: ignore[arg-type]
-    assert [path.read_bytes() for path in again] == first, "the same picture, the same file"
+    assert [path.read_bytes() for path in again] == first, "the same figure gives the same file"
 
 
 def test_curves_need_no_weights(own: Run, command: Command) -> None:
@@ -72,7 +72,7 @@ def test_curves_need_no_weights(own: Run, command: Command) -> None:
         assert "Committed records come without weights" in refused.err
 
 
-#: arguments → what the answer says
+#: arguments → part of the error message
 SLIPS = {
     "nothing": "no run 'nothing'",
     "mskd rankd": "Did you mean 'ranked'?",
@@ -102,20 +102,20 @@ def test_unfinished_runs_have_curves(own: Run, command: Command) -> None:
 def test_data_without_a_test_part(
     own: Run, place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = Subject._evaluator
+    full = TrainedStage._evaluator
 
-    def without(self: Subject, train: bool) -> object:
+    def without(self: TrainedStage, train: bool) -> object:
         made = full(self, train)
         made.query_cache = made.gallery_cache = None
         return made
 
-    monkeypatch.setattr(Subject, "_evaluator", without)
+    monkeypatch.setattr(TrainedStage, "_evaluator", without)
     data = ("--data-root", f"{place}/data")
     answer = command("show", "mskd", "ranked", *data)
     assert answer.status == 2 and "no test part" in answer.err
     answer = command("show", "mskd", "--identities", "4", *data)
     assert answer.status == 0 and answer.err.startswith("left out: ranked: ")
-    assert answer.out.count(".png") == 3, "maps are of training images then"
+    assert answer.out.count(".png") == 3, "maps are of training images instead"
 
 
 def test_curves_of_odd_histories(tmp_path: Path, command: Command) -> None:
@@ -136,3 +136,15 @@ def test_pictures_of_the_manual() -> None:
     assert len(pictures) == text.count("](pictures/") == 6
     assert all(f"](pictures/{path.name})" in text for path in pictures)
     assert sum(path.stat().st_size for path in pictures) < 300_000
+
+
+def test_ticks_of_epochs_are_integers(tmp_path: Path) -> None:
+    folder = write(tmp_path, "short", record("mskd", student=3.0))
+    for epochs, label in ((range(1), "epoch"), (range(-1, 2), "epoch (below 0: warm-up)")):
+        rows = [{"stage": "student", "epoch": epoch, "loss": 2.0} for epoch in epochs]
+        (folder / "history.json").write_text(json.dumps(rows))
+        axes = curves(Run(folder)).axes[0]
+        assert axes.get_xlabel() == label
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+        assert ticks == list(epochs)

@@ -1,4 +1,4 @@
-"""Ranked lists show what was measured: same queries, same order, same images left out."""
+"""Ranked lists are those of the evaluation: same queries, order and images left out."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from harness.data.image_source import ImageSource
 from harness.data.types import ReIDData, Split
 from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.figures.subject import Subject
-from harness.results.figures.ranked import choose, draw, nearest, rankings
+from harness.experiment.inspect.rankings import choose, nearest, rankings
+from harness.experiment.inspect.trained_stage import TrainedStage
+from harness.results.figures.ranked import Images, draw
 from harness.results.palette import RIGHT, WRONG
 from harness.results.store import Run
 
 
 @pytest.fixture(scope="module")
-def subject(run: Run, place: Path) -> Subject:
-    return Subject(
+def stage(run: Run, place: Path) -> TrainedStage:
+    return TrainedStage(
         run, "student", place / "data", place / "data" / ".harness", torch.device("cpu"), Reporter()
     )
 
 
-def test_lists_are_those_that_were_measured(subject: Subject, run: Run) -> None:
+def test_lists_are_those_that_were_measured(stage: TrainedStage, run: Run) -> None:
     with np.load(run.folder / "per_query.npz") as arrays:
         ap, first = arrays["student_ap"], arrays["student_first_match_rank"]
     everyone = ",".join(map(str, range(len(ap))))
-    found = rankings(subject, everyone, top=10_000)
+    found = rankings(stage, everyone, top=10_000)
     assert [ranking.query for ranking in found] == list(range(len(ap)))
     for ranking in found:
         ranks = np.flatnonzero(ranking.right) + 1
         mine = float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
         assert mine == pytest.approx(float(ap[ranking.query]), abs=1e-6)
         assert ranking.ap == pytest.approx(mine, abs=1e-6)
-        assert ranks[0] == first[ranking.query]
+        assert ranks[0] == first[ranking.query] == ranking.first_match
 
 
-def test_what_the_protocol_removes_is_not_shown(subject: Subject) -> None:
-    q, g = subject.test.data.query, subject.test.data.gallery
+def test_images_that_the_protocol_removes_are_not_shown(stage: TrainedStage) -> None:
+    q, g = stage.test.data.query, stage.test.data.gallery
     assert q.cameras is not None and g.cameras is not None
-    for ranking in rankings(subject, "worst", count=5, top=10_000):
+    for ranking in rankings(stage, "worst", count=5, top=10_000):
         same = g.identities[ranking.gallery] == q.identities[ranking.query]
         assert (ranking.right == same).all()
         seen = g.cameras[ranking.gallery] == q.cameras[ranking.query]
@@ -57,13 +58,13 @@ def test_what_the_protocol_removes_is_not_shown(subject: Subject) -> None:
         assert len(ranking.gallery) == len(g.identities) - left.sum()
 
 
-def test_worst_best_and_random(subject: Subject) -> None:
-    aps = [ranking.ap for ranking in rankings(subject, "0,1,2,3,4,5,6,7,8,9")]
-    worst, best = (rankings(subject, which, count=3, top=2) for which in ("worst", "best"))
+def test_worst_best_and_random(stage: TrainedStage) -> None:
+    aps = [ranking.ap for ranking in rankings(stage, "0,1,2,3,4,5,6,7,8,9")]
+    worst, best = (rankings(stage, which, count=3, top=2) for which in ("worst", "best"))
     assert worst[0].ap == min(r.ap for r in [*worst, *best]) <= min(aps)
     assert best[0].ap >= max(aps)
     assert all(len(ranking.gallery) == 2 for ranking in worst)
-    drawn = [[r.query for r in rankings(subject, "random", 4, seed=seed)] for seed in (0, 0, 1)]
+    drawn = [[r.query for r in rankings(stage, "random", 4, seed=seed)] for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -90,9 +91,9 @@ def evaluator(
     gallery: list[int], cameras: list[int] | None = None, tracks: list[int] | None = None
 ) -> Evaluator:
     """One query, `q.jpg`, of identity 1 and camera 0, and a gallery."""
-    names = Names(["q.jpg", *(f"g{i}.jpg" for i in range(1, len(gallery)))])
+    names = Names(["query/q.jpg", *(f"g{i}.jpg" for i in range(1, len(gallery)))])
     here = None if cameras is None else np.zeros(1, np.int64)
-    query = Split(Names(["q.jpg"]), np.ones(1, np.int64), here)
+    query = Split(Names(["query/q.jpg"]), np.ones(1, np.int64), here)
     array = None if cameras is None else np.array(cameras)
     split = Split(names, np.array(gallery), array, None if tracks is None else np.array(tracks))
     data = ReIDData("made up", split, query, split)
@@ -131,7 +132,8 @@ def test_equal_distances_come_in_the_gallery_s_order() -> None:
 def test_queries_are_named_or_counted() -> None:
     it = evaluator([1, 2])
     ap = np.array([0.5])
-    assert choose(it, ap, "q.jpg", 8, 0) == [0] == choose(it, ap, "0", 8, 0)
+    for named in ("query/q.jpg", "q.jpg", "0"):
+        assert choose(it, ap, named, 8, 0) == [0]
     assert choose(it, np.array([np.nan]), "worst", 8, 0) == [], "it has nothing to find"
     for wrong in ("1", "-1", "worse", "q.jpg,g1.jpg"):
         with pytest.raises(ConfigError, match="no query") as caught:
@@ -139,16 +141,25 @@ def test_queries_are_named_or_counted() -> None:
         assert "q.jpg" in (caught.value.hint or "")
 
 
-def test_picture(subject: Subject) -> None:
-    found = rankings(subject, "best", count=2, top=3)
-    picture = draw(subject, found, "title")
+def test_picture(stage: TrainedStage) -> None:
+    found = rankings(stage, "best", count=2, top=3)
+    q, g = stage.test.query_cache, stage.test.gallery_cache
+    assert q is not None and g is not None
+    data = stage.test.data
+    query = Images(q.images, data.query.images.name, data.query.cameras)
+    gallery = Images(g.images, lambda index: f"folder/{index:040}.jpg", data.gallery.cameras)
+    picture = draw(query, gallery, found, "title")
     assert len(picture.axes) == 2 * 4
-    words = [axes.get_title() for axes in picture.axes]
-    assert words[0] == f"AP {100 * found[0].ap:.1f}"
-    for axes, right in zip(picture.axes[1:4], found[0].right, strict=True):
-        sign, colour, line = ("✓", RIGHT, "-") if right else ("✗", WRONG, None)
-        assert axes.get_title().endswith(sign), "colour alone says nothing to some"
+    assert picture.axes[0].get_title() == (
+        f"AP {100 * found[0].ap:.1f}\nfirst ✓ at {found[0].first_match}"
+    )
+    name = data.query.images.name(found[0].query).rsplit("/", 1)[-1]
+    assert picture.axes[0].get_xlabel().split("\ncam ")[0] in (name, f"{name[:8]}…{name[-8:]}")
+    for axes, image, right in zip(picture.axes[1:4], found[0].gallery, found[0].right, strict=True):
+        sign, color, line = ("✓", RIGHT, "-") if right else ("✗", WRONG, None)
+        assert axes.get_title().endswith(sign), "color is not the only cue"
         frame = axes.spines["left"]
-        assert to_hex(frame.get_edgecolor()) == colour
+        assert to_hex(frame.get_edgecolor()) == color
         assert (frame.get_linestyle() == "-") == (line == "-")
-        assert axes.get_xlabel().startswith("cam ")
+        file_name, camera = axes.get_xlabel().split("\n")
+        assert file_name == f"00000000…{image:04}.jpg" and camera.startswith("cam ")
