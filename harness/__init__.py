@@ -46,11 +46,11 @@ def run(*overrides: str) -> Run:
     return run_experiment(compose(list(overrides)))
 
 
-def evaluate(run: str | Path, dataset: str | None = None, **options: Any) -> dict[str, Any]:
+def evaluate(run: Run | str | Path, dataset: str | None = None, **options: Any) -> dict[str, Any]:
     """Test the network of a finished run again: metrics in percent.
 
     Args:
-        run: its name or folder. dataset: test on this data set instead of the run's own.
+        run: the run, its name or its folder. dataset: test on this data set instead of the run's own.
         options: see `harness.experiment.evaluate.evaluate_run`.
 
     Raises:
@@ -59,7 +59,7 @@ def evaluate(run: str | Path, dataset: str | None = None, **options: Any) -> dic
     from harness.experiment.evaluate import evaluate_run
 
     changes = [*options.pop("changes", ()), *([f"dataset={dataset}"] if dataset else [])]
-    return evaluate_run(str(run), changes, **options)
+    return evaluate_run(str(getattr(run, "folder", run)), changes, **options)
 
 
 def label(features: np.ndarray, *overrides: str, cameras: np.ndarray | None = None) -> Labelling:

@@ -48,9 +48,7 @@ def main(arguments: list[str]) -> None:
     elif what == "options":
         _show_options(options.group, options.format, options.output)
     elif options.format != "terminal" or options.output is not None:
-        raise ConfigError(
-            "--format and --output apply to combinations and options only."
-        )
+        raise ConfigError("--format and --output apply to combinations and options only.")
     else:
         _print(what, _rows(what, Path(options.store)))
 
