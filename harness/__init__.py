@@ -50,7 +50,7 @@ def evaluate(run: Run | str | Path, dataset: str | None = None, **options: Any) 
     """Test the network of a finished run again: metrics in percent.
 
     Args:
-        run: the run, its name or its folder. dataset: test on this data set instead of the run's own.
+        run: a run, its name or its folder. dataset: test on this one instead of its own.
         options: see `harness.experiment.evaluate.evaluate_run`.
 
     Raises:
