@@ -14,8 +14,8 @@ from harness.components.objectives import CameraProxies, PartRefinement, ProxyCo
 from harness.components.objectives import instance_consistency as ice
 from harness.components.objectives import part_refinement as pplr
 from harness.components.objectives.classification import soft_triplet
-from harness.components.objectives.cross_agreement import cross_agreement
-from harness.components.objectives.memory import cluster_means
+from harness.components.objectives.memory import cluster_means, view_cross_entropies
+from harness.components.objectives.part_refinement import cross_agreement
 from harness.components.objectives.proxies import (
     HARD_NEGATIVES,
     Proxies,
@@ -80,7 +80,7 @@ def cap_loss(z: Vectors) -> Iterator[Check]:
         for kind in ("intra", "both"):
             name = f"{size}_{kind}"
             objective = CameraProxies(float(z["temperature"]), float(z["memory_rate"]))
-            objective.crosses = kind == "both"
+            objective.has_inter_camera = kind == "both"
             memory = _tensor(z[f"{size}_memory0"])[None]
             objective.proxies = _proxies(z, size, memory, numbered.of_image)
             for step in (1, 2):
@@ -151,7 +151,7 @@ def _ice_step(z: Vectors, size: str, centres: Tensor, proxies: Proxies) -> Itera
     objective = ProxyContrast(
         float(z["tau_c"]), float(z["epsilon"]), 1.0, float(z["cam_temperature"])
     )
-    objective.centres = centres[None]
+    objective.centers = centres[None]
     cameras = _tensor(z[f"{size}_cams"])
     # the batch is of no images of the set: any proxy of a camera tells which camera it is
     of_image = (proxies.cameras == cameras[:, None]).to(torch.int64).argmax(dim=1)
@@ -209,7 +209,7 @@ def pplr_losses(z: Vectors) -> Iterator[Check]:
     aals = pplr.smoothed_by_agreement(logits[1], labels, agreement[:, 0])
     yield close("AALS", aals, z["aals_part0_loss"], EXACT)
     yield close("AALS gradient", _grad(aals, logits)[1], z["aals_part0_grad"], EXACT)
-    smooth = pplr.smoothed(logits[1:], labels, float(z["epsilon"]))[0]
+    smooth = view_cross_entropies(logits[1:], labels, float(z["epsilon"]))[0]
     yield close("label-smoothed CE", smooth, z["ce_smooth_part0_loss"], EXACT)
     yield close(
         "label-smoothed CE gradient", _grad(smooth, logits)[1], z["ce_smooth_part0_grad"], EXACT
@@ -253,7 +253,7 @@ def _pplr_steps(
                 beta=float(z["beta"]), smoothing=float(z["epsilon"]), camera_weight=weight,
                 aals_epoch=int(z["aals_epoch"]),
             )  # fmt: skip
-            objective.trusts_agreement = epoch >= objective.aals_epoch
+            objective.has_aals = epoch >= objective.aals_epoch
             objective.proxies = _both(z, "many") if kind == "cam" else None
             known = cameras if kind == "cam" else None
             terms = objective.terms(x, logits, labels, agreement, known)

@@ -19,8 +19,7 @@ from harness.data.types import Dataset
 from harness.experiment import cross_domain as transfers
 from harness.experiment import joint_datasets
 from harness.experiment.compose import compose
-from harness.experiment.naming import portable_config, run_name
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from tests.conftest import Command
 from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
@@ -127,12 +126,12 @@ def test_composed_and_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert config.dataset.sets.msmt17.version == "v2"
     assert config.dataset.sets.market1501.root == str(tmp_path)
-    assert run_name(config, "fp32").startswith("cluster_contrast-market1501+msmt17-s0-")
-    assert str(tmp_path) not in str(portable_config(config, "fp32"))
+    assert make_plan(config, "fp32").name.startswith("cluster_contrast-market1501+msmt17-s0-")
+    assert str(tmp_path) not in str(make_plan(config, "fp32").settings)
     swapped = compose(
         ["method=cluster_contrast", "dataset=msmt17+market1501", "backbone.weights=none"]
     )
-    assert run_name(swapped, "fp32").startswith("cluster_contrast-msmt17+market1501-s0-")
+    assert make_plan(swapped, "fp32").name.startswith("cluster_contrast-msmt17+market1501-s0-")
 
 
 def test_the_card_has_the_rule_of_the_one_that_is_tested_on() -> None:
@@ -141,7 +140,7 @@ def test_the_card_has_the_rule_of_the_one_that_is_tested_on() -> None:
             ["method=cluster_contrast", f"dataset={names}", "backbone.weights=none",
              "dataset.sets.veri776.tracks=true"]
         )  # fmt: skip
-        assert ("image to track" in protocol_card(config, "fp32")["evaluation"]) is tracks
+        assert ("image to track" in make_plan(config, "fp32").card["evaluation"]) is tracks
 
 
 def test_what_the_first_overrides_holds_for_all() -> None:
@@ -160,7 +159,7 @@ def test_one_that_does_not_exist(command: Command) -> None:
 def test_settings_of_finished_runs_are_made_whole(tmp_path: Path) -> None:
     config = compose(["method=mskd", "dataset=[market1501,folder]",
                       "dataset.sets.folder.csv=x.csv"])  # fmt: skip
-    recorded = portable_config(config, "fp32")["dataset"]
+    recorded = make_plan(config, "fp32").settings["dataset"]
     whole = joint_datasets.complete(recorded, tmp_path)
     assert whole["sets"]["market1501"]["root"] == str(tmp_path)
     assert whole["sets"]["folder"]["csv"] == "x.csv"

@@ -22,10 +22,11 @@ from harness.core.errors import ConfigError, TrainingError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import Evaluator, make_evaluator
-from harness.experiment import run as run_module
+from harness.experiment import experiment as run_module
 from harness.experiment.compose import compose
+from harness.experiment.experiment import Experiment
 from harness.experiment.recipe import make_recipe
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.run import run_experiment
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same
@@ -175,10 +176,10 @@ def test_interrupted_in_the_middle(
     rows = len(whole.history())
     left = Experiment._time_left
 
-    def stop(cell: Experiment, *arguments: Any) -> float:
-        if len(cell.history) == rows:
+    def stop(experiment: Experiment, *arguments: Any) -> float:
+        if len(experiment.progress.history) == rows:
             raise KeyboardInterrupt
-        return left(cell, *arguments)
+        return left(experiment, *arguments)
 
     config = tiny_config(tmp_path, f"method={name}", *own(name))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

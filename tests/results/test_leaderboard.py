@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.experiment.compose import compose
-from harness.experiment.naming import run_name
+from harness.experiment.plan import make_plan
 from harness.results.store import Store
 from harness.results.tables import Options, show
 from tests.paths import ROOT
@@ -52,4 +52,4 @@ def test_records_are_of_cells_as_they_are_now(name: str) -> None:
     """What a method's config says today is what stands on the leaderboard: the cell is found."""
     method, _, seed, _ = name.split("-")
     config = compose([f"method={method}", "dataset=synthetic", f"seed={seed[1:]}"])
-    assert run_name(config, "fp32") == name, "its settings have changed: run it again"
+    assert make_plan(config, "fp32").name == name, "its settings have changed: run it again"

@@ -10,12 +10,31 @@ which MMT takes triplets (ICLR 2020).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError
 from harness.core.views import POOLED
+
+ViewNames = Annotated[
+    Sequence[Literal["global", "upper", "lower", "top", "middle", "bottom", "pooled"]],
+    Field(
+        min_length=1,
+        description="the V views: global first, then halves (upper, lower) or thirds (top, middle, "
+        "bottom), last the global view before its neck (pooled)",
+    ),
+]
+Pooling = Annotated[
+    Literal["gem", "avg"],
+    Field(description="pooling of each view: generalized mean (GeM) or average"),
+]
+Neck = Annotated[
+    Literal["bn", "embedding"],
+    Field(description="after pooling: a batch norm, or BUC's linear layer with batch norm"),
+]
 
 VIEWS = ("global", "upper", "lower")
 THIRDS = ("top", "middle", "bottom")
@@ -102,22 +121,10 @@ class ViewHeads(nn.Module):
         neck: str = "bn",
     ) -> None:
         super().__init__()
-        known = (*VIEWS, *THIRDS, POOLED)
-        for view in views:
-            if view not in known:
-                raise ConfigError(
-                    f"backbone.views has no view '{view}'.", did_you_mean(view, known)
-                )
         if not views or views[0] != "global":
             raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
         if POOLED in views[:-1]:
             raise ConfigError(f"backbone.views is {list(views)}.", f"'{POOLED}' must be the last.")
-        if pooling not in POOLINGS:
-            raise ConfigError(
-                f"backbone.pooling='{pooling}' is unknown.", did_you_mean(pooling, POOLINGS)
-            )
-        if neck not in NECKS:
-            raise ConfigError(f"backbone.neck='{neck}' is unknown.", did_you_mean(neck, NECKS))
         self.views = tuple(views)
         self.bands = tuple(view for view in views if view != POOLED)
         self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in self.bands)

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from harness.core.errors import ConfigError, DataError, first_line
+
+Weights = Annotated[
+    str,
+    Field(
+        description="initial weights: imagenet (torchvision downloads them), none, or a file with "
+        "a torchvision-keyed state dict"
+    ),
+]
 
 
 def describe_weights(weights: str) -> str:

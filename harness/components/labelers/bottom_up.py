@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 from harness.components.labelers.packed_keys import squared_distances
 from harness.components.labelers.timer import Laps
-from harness.core.errors import ConfigError, HarnessError
+from harness.core.errors import HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
 
@@ -78,26 +79,23 @@ class BottomUp(PseudoLabeler):
     images, too, and there are no outliers. Where one cluster is left, it stays.
 
     Its state is the labels of the last call, and they belong to one training set, in one order.
-
-    Args:
-        share: of the images; ⌊N · share⌋ pairs of clusters are merged in a call.
-        size_penalty: λ; keeps large clusters from growing. 0.003 is what BUC's script sets.
-
-    Raises:
-        ConfigError: a value outside of its range.
     """
 
     hint = "Lower labeler.share"
     min_calls = 2
 
-    def __init__(self, *, share: float = 0.05, size_penalty: float = 0.003) -> None:
-        if not 0 < share < 1:
-            raise ConfigError(f"share {share} is not in (0, 1)", "The usual value is 0.05.")
-        if not 0 <= size_penalty < float("inf"):
-            raise ConfigError(
-                f"size_penalty {size_penalty} is not a number, 0 or more",
-                "The usual value is 0.003.",
-            )
+    def __init__(
+        self,
+        *,
+        share: Annotated[
+            float,
+            Field(gt=0, lt=1, description="⌊N · share⌋ pairs of clusters are merged in a call"),
+        ] = 0.05,
+        size_penalty: Annotated[
+            NonNegativeFloat,
+            Field(description="λ, keeps large clusters from growing; BUC's script sets 0.003"),
+        ] = 0.003,
+    ) -> None:
         self.share = share
         self.min_images = math.ceil(1 / share)  # for one merge a round
         self.size_penalty = size_penalty

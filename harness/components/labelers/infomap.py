@@ -6,12 +6,14 @@ import importlib.util
 import io
 import subprocess
 import sys
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from harness.components.labelers.neighbours import BACKENDS, nearest
+from harness.components.labelers.neighbours import Search, nearest
 from harness.components.labelers.timer import Laps
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
@@ -34,16 +36,6 @@ class Infomap(PseudoLabeler):
     0.5 and k2 = 4. They are as reported, and no vectors of its authors' code check them. In
     particular we count the image itself among the k1, as everywhere here, and a similarity of just
     min_similarity as enough; either could be otherwise there.
-
-    Args:
-        k1: neighbours that an image can link to, the image itself included.
-        min_similarity: least cosine similarity of a link.
-        min_images: least size of a cluster.
-        seed: of Infomap's search; all epochs have the same.
-        search: `auto`, `torch` or `faiss`; see `nearest`.
-
-    Raises:
-        ConfigError: a value outside of its range, or the package `infomap` is missing.
     """
 
     hint = "Lower labeler.min_similarity or labeler.min_images"
@@ -51,27 +43,18 @@ class Infomap(PseudoLabeler):
     def __init__(
         self,
         *,
-        k1: int = 15,
-        min_similarity: float = 0.5,
-        min_images: int = 4,
-        seed: int = 1,
-        search: str = "auto",
+        k1: Annotated[
+            int, Field(ge=2, description="neighbors that an image can link to, itself included")
+        ] = 15,
+        min_similarity: Annotated[
+            float, Field(gt=0, le=1, description="lowest cosine similarity of a link")
+        ] = 0.5,
+        min_images: Annotated[PositiveInt, Field(description="fewest images of a cluster")] = 4,
+        seed: Annotated[
+            int, Field(ge=1, lt=1 << 31, description="Infomap's seed, the same in all epochs")
+        ] = 1,
+        search: Search = "auto",
     ) -> None:
-        if k1 < 2:
-            raise ConfigError(
-                f"k1 {k1} is below 2, the image itself and a neighbour", "The usual value is 15."
-            )
-        if not 0 < min_similarity <= 1:
-            raise ConfigError(
-                f"min_similarity {min_similarity} is not in (0, 1]",
-                "It is a cosine, and the weight of a link; the usual value is 0.5.",
-            )
-        if min_images < 1:
-            raise ConfigError(f"min_images {min_images} is below 1", "The usual value is 4.")
-        if not 1 <= seed < 1 << 31:
-            raise ConfigError(f"seed {seed} is not 1 or more", "Infomap counts seeds from 1.")
-        if search not in BACKENDS:
-            raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
         _check_package()  # now, not after an epoch's features
         self.k1 = self.min_images = k1
         self.min_similarity = min_similarity

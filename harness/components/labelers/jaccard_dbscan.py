@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, PositiveInt
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from harness.components.labelers.dbscan import dbscan
 from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
-from harness.components.labelers.neighbours import BACKENDS, search
+from harness.components.labelers.neighbours import Search, search
 from harness.components.labelers.timer import Laps
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
+
+Eps = Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")]
+MinSamples = Annotated[
+    PositiveInt,
+    Field(description="neighbors within eps that make an image a core image, itself included"),
+]
+K1 = Annotated[
+    PositiveInt, Field(description="nearest neighbors checked for reciprocity, itself included")
+]
+K2 = Annotated[
+    PositiveInt,
+    Field(description="nearest neighbors averaged by query expansion, itself included; 1: none"),
+]
+DistancePartWeight = Annotated[
+    float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
+]
 
 
 class JaccardDBSCAN(PseudoLabeler):
@@ -21,47 +40,23 @@ class JaccardDBSCAN(PseudoLabeler):
     With V views and λ1 = `part_weight` the distance is (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v; MSKD
     (Lan et al., *Learning to Purification for Unsupervised Person Re-identification*, TIP 2023)
     has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 is looked at.
-
-    Args:
-        eps: DBSCAN's radius, in (0, 1]; distances are in [0, 1].
-        min_samples: neighbours within eps that make an image a core image, itself included.
-        k1: neighbours, self included, among which reciprocity is sought.
-        k2: neighbours, self included, that an image's encoding is averaged over; 1 is none.
-        part_weight: λ1, in [0, 0.5).
-        search: `auto`, `torch` or `faiss`; see `nearest`.
-
-    Raises:
-        ConfigError: a value outside of its range.
     """
 
     def __init__(
         self,
         *,
-        eps: float = 0.6,
-        min_samples: int = 4,
-        k1: int = 30,
-        k2: int = 6,
-        part_weight: float = 0.0,
-        search: str = "auto",
+        eps: Eps = 0.6,
+        min_samples: MinSamples = 4,
+        k1: K1 = 30,
+        k2: K2 = 6,
+        part_weight: DistancePartWeight = 0.0,
+        search: Search = "auto",
     ) -> None:
-        if not 0 < eps <= 1:
+        if k2 > k1:
             raise ConfigError(
-                f"eps {eps} is not in (0, 1]",
-                "Jaccard distances lie between 0 and 1; usual radii are 0.4 to 0.7.",
+                f"labeler.k2={k2} must not be larger than labeler.k1={k1}.",
+                "The defaults are k1=30 and k2=6.",
             )
-        if min_samples < 1:
-            raise ConfigError(f"min_samples {min_samples} is below 1", "The usual value is 4.")
-        if not 1 <= k2 <= k1:
-            raise ConfigError(
-                f"k1 {k1} and k2 {k2} are not 1 <= k2 <= k1", "The usual values are 30 and 6."
-            )
-        if not 0 <= part_weight < 0.5:
-            raise ConfigError(
-                f"part_weight {part_weight} is not in [0, 0.5)",
-                "Two part views take it off the global view twice; MSKD has 0.15.",
-            )
-        if search not in BACKENDS:
-            raise ConfigError(f"unknown search '{search}'", f"Use one of {', '.join(BACKENDS)}.")
         self.eps = eps
         self.min_samples = min_samples
         self.k1 = self.min_images = k1

@@ -6,10 +6,11 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from harness.components.labelers.timer import Laps
@@ -17,7 +18,7 @@ from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.notices import say_once
 
-VIEWS = ("global", "mean")
+_MAX_INT = (1 << 31) - 1  # of faiss
 
 
 class KMeans(PseudoLabeler):
@@ -27,17 +28,6 @@ class KMeans(PseudoLabeler):
     There are no outliers. A cluster that ends empty is left out, so there can be fewer clusters
     than asked for. Equal features give equal labels, but faiss and scikit-learn start and stop
     differently: their labels differ, and which of them was used is among the statistics.
-
-    Args:
-        clusters: how many.
-        iterations: of Lloyd's algorithm, at most.
-        restarts: runs from different starts, of which the best is kept.
-        seed: of the starts; all epochs have the same.
-        spherical: centres are normalised after each iteration. faiss only.
-        views: `global`, or `mean`, the normalised mean of all views.
-
-    Raises:
-        ConfigError: a value outside of its range, or `spherical` without faiss.
     """
 
     hint = "Raise labeler.clusters"
@@ -45,37 +35,38 @@ class KMeans(PseudoLabeler):
     def __init__(
         self,
         *,
-        clusters: int = 500,
-        iterations: int = 50,
-        restarts: int = 1,
-        seed: int = 0,
-        spherical: bool = False,
-        views: str = "global",
+        clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500,
+        iterations: Annotated[
+            int, Field(ge=1, le=_MAX_INT, description="iterations of Lloyd's algorithm at most")
+        ] = 50,
+        restarts: Annotated[
+            int, Field(ge=1, le=_MAX_INT, description="runs from different starts; the best counts")
+        ] = 1,
+        seed: Annotated[
+            int, Field(ge=0, le=_MAX_INT, description="seed of the starts, the same in all epochs")
+        ] = 0,
+        spherical: Annotated[
+            bool, Field(description="normalize the centers after each iteration; needs faiss")
+        ] = False,
+        views: Annotated[
+            Literal["global", "mean"],
+            Field(description="the global view, or the normalized mean of all views"),
+        ] = "global",
     ) -> None:
-        for name, value, least in (
-            ("clusters", clusters, 2),
-            ("iterations", iterations, 1),
-            ("restarts", restarts, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least or value != int(value) or value >= 1 << 31:
-                raise ConfigError(f"{name} {value} is not a whole number, {least} or more")
-        if views not in VIEWS:
-            raise ConfigError(f"unknown views '{views}'", f"Use one of {', '.join(VIEWS)}.")
         if spherical and _faiss() is None:
             raise ConfigError(
                 "spherical k-means needs faiss, which cannot be imported",
                 "Install faiss, or use labeler.spherical=false.",
             )
-        self.clusters = self.min_images = int(clusters)
-        self.iterations = int(iterations)
-        self.restarts = int(restarts)
-        self.seed = int(seed)
+        self.clusters = self.min_images = clusters
+        self.iterations = iterations
+        self.restarts = restarts
+        self.seed = seed
         self.spherical = spherical
         self.views = views
 
     @classmethod
-    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
+    def uses_parts(cls, options: Mapping[str, Any]) -> bool:
         return options.get("views") == "mean"
 
     def max_clusters(self, images: int) -> int:

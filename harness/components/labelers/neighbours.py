@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from harness.components.labelers import bf16_prefilter as sieve
@@ -35,7 +36,10 @@ from harness.core.kernels import kernels
 from harness.core.notices import say_once
 from harness.core.precision import exact_matmul
 
-BACKENDS = ("auto", "torch", "faiss")
+Search = Annotated[
+    Literal["auto", "torch", "faiss"],
+    Field(description="backend of the exact neighbor search; auto is torch, the faster one"),
+]
 
 # Sides of the square tiles that distances are computed in.
 _TILE_CPU, _TILE_GPU = 1024, 4096
@@ -85,8 +89,8 @@ def search(
     Raises:
         ConfigError: an unknown backend.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"unknown search '{backend}'", f"Use one of {', '.join(BACKENDS)}.")
+    if backend not in (known := get_args(get_args(Search)[0])):
+        raise ConfigError(f"There is no search backend '{backend}'.", f"Known: {', '.join(known)}.")
     x = features.float().contiguous()
     k = min(k, len(x))
     copies = find_copies(x) if k > 1 else None

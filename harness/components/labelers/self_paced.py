@@ -8,15 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeFloat
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from harness.components.labelers.dbscan import dbscan
-from harness.components.labelers.jaccard_dbscan import JaccardDBSCAN
+from harness.components.labelers.jaccard_dbscan import (
+    K1,
+    K2,
+    DistancePartWeight,
+    Eps,
+    JaccardDBSCAN,
+    MinSamples,
+)
+from harness.components.labelers.neighbours import Search
 from harness.components.labelers.timer import Laps
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabels
@@ -100,38 +109,30 @@ class SelfPaced(JaccardDBSCAN):
 
     The threshold of R_indep is found at the first call, and kept: it is the labeler's state. If
     that call finds no cluster at all, the next one that does sets it.
-
-    Args:
-        eps: DBSCAN's normal radius.
-        gap: how much the tight radius is below it, and the loose one above.
-        min_samples, k1, k2, part_weight, search: as in `JaccardDBSCAN`. The paper's values are the
-            defaults.
-
-    Raises:
-        ConfigError: a value outside of its range, or radii outside of (0, 1].
     """
 
     def __init__(
         self,
         *,
-        eps: float = 0.6,
-        gap: float = 0.02,
-        min_samples: int = 4,
-        k1: int = 30,
-        k2: int = 6,
-        part_weight: float = 0.0,
-        search: str = "auto",
+        eps: Eps = 0.6,
+        gap: Annotated[
+            NonNegativeFloat,
+            Field(description="the tight radius is eps − gap, the loose one eps + gap"),
+        ] = 0.02,
+        min_samples: MinSamples = 4,
+        k1: K1 = 30,
+        k2: K2 = 6,
+        part_weight: DistancePartWeight = 0.0,
+        search: Search = "auto",
     ) -> None:
         super().__init__(
             eps=eps, min_samples=min_samples, k1=k1, k2=k2, part_weight=part_weight, search=search
         )
-        if not gap >= 0:
-            raise ConfigError(f"gap {gap} is not 0 or more", "The usual value is 0.02.")
         if not (eps - gap > 0 and eps + gap <= 1):
             raise ConfigError(
-                f"eps {eps} and gap {gap} give the radii {eps - gap:g} and {eps + gap:g}, "
-                "which are not both in (0, 1]",
-                "Use a smaller gap; the usual values are 0.6 and 0.02.",
+                f"labeler.eps={eps} and labeler.gap={gap} give the radii {eps - gap:g} and "
+                f"{eps + gap:g}, which must lie in (0, 1].",
+                "The defaults are eps=0.6 and gap=0.02.",
             )
         self.gap = gap
         self.threshold: float | None = None

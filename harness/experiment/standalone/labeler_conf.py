@@ -17,8 +17,8 @@ from yaml import YAMLError
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.core.interfaces import PseudoLabeler
+from harness.core.options import check_options
 from harness.core.paths import CONF
-from harness.experiment.options import check_kind
 
 
 def make_labeler(changes: Sequence[str] = ()) -> tuple[str, PseudoLabeler]:
@@ -46,16 +46,10 @@ def make_labeler(changes: Sequence[str] = ()) -> tuple[str, PseudoLabeler]:
     config.labeler = _load(name, files)
     known = [f"{part}.{key}" for part in ("labeler", "neighbours") for key in config[part]]
     known = [key for key in known if "._" not in key]
-    before = {key: _resolved(config, key) for key in known}
-    given = [(key, value) for key, value in pairs if key != "labeler"]
-    for key, text in given:
+    for key, text in ((key, value) for key, value in pairs if key != "labeler"):
         if key not in known:
             raise ConfigError(f"There is no option '{key}'.", did_you_mean(key, known))
         OmegaConf.update(config, key, _value(key, text))
-    for key, _ in given:
-        usual = before[key]
-        if usual is not None:
-            check_kind(key, _resolved(config, key), (type(usual),), usual)
     return name, _build(name, config)
 
 
@@ -128,6 +122,7 @@ def _build(name: str, config: DictConfig) -> PseudoLabeler:
         raise ConfigError(f"labeler {name}: _target_={target} is no PseudoLabeler.")
     plain = OmegaConf.to_container(OmegaConf.create(options), resolve=True)
     assert isinstance(plain, dict)
+    check_options(kind, {str(key): value for key, value in plain.items()}, "labeler")
     try:
         return kind(**{str(key): value for key, value in plain.items()})
     except HarnessError:

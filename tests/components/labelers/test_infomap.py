@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 import pytest
@@ -120,21 +119,3 @@ class TestWithThePackage:
 
     def test_describe_names_what_one_would_change(self) -> None:
         assert Infomap().describe() == "min_similarity 0.5, min_images 4, k1 15"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        ({"k1": 1}, "k1"),
-        ({"min_similarity": 0.0}, "min_similarity"),
-        ({"min_similarity": 1.1}, "min_similarity"),
-        ({"min_similarity": float("nan")}, "min_similarity"),
-        ({"min_images": 0}, "min_images"),
-        ({"seed": 0}, "seed"),
-        ({"search": "annoy"}, "annoy"),
-    ],
-)
-def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
-    with pytest.raises(ConfigError, match=cause) as raised:
-        Infomap(**arguments)
-    assert raised.value.hint

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose as compose_run
+from harness.experiment.registration import register
 from harness.experiment.search.check import check_space, defaults
 from harness.experiment.search.plan import _configure, make_plan
 from harness.experiment.search.space import Space, SpaceError, parse
@@ -136,7 +137,7 @@ search:
     ("leaf", "told"),
     [
         ("epps: {low: 0.3, high: 0.7}", "there is no such option"),
-        ("min_samples: {low: 0, high: 8}", "min_samples 0 is below 1"),
+        ("min_samples: {low: 0, high: 8}", "labeler.min_samples=0 is out of range"),
         ("min_samples: {low: 5, high: 8}", "the default, 4, is not in the range"),
         ("min_samples: {low: 8, high: 2}", "empty range"),
         ("part_weight: {low: -1.0, high: 1.0, log: true}", "low > 0 must hold"),
@@ -154,19 +155,19 @@ def test_the_method_whose_space_is_invalid_is_named(
     assert told in error.value.cause
     assert "It is set in the search block of the method own." in error.value.hint
     monkeypatch.undo()
-    plugins.register()
+    register()
 
 
 @pytest.mark.parametrize(
     ("override", "told"),
     [
         ("+search.space.labeler.epps={low: 0.3, high: 0.7}", "there is no such option"),
-        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "eps 1.5 is not in (0, 1]"),
+        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "labeler.eps=1.5 is out of range: 0 < eps ≤ 1"),
         ("+search.space.optimizer.lr={low: -1, high: 1, log: true}", "low > 0 must hold"),
         ("+search.space.labeler.min_samples={low: 2.5, high: 8.5}", "whole number"),
         ("+search.space.labeler.min_samples={choices: [2, four]}", "'four' is refused: "),
         ("+search.space.labeler.search={low: 0, high: 8}", "is not a number"),
-        ("+search.space.labeler.search={choices: [auto, tensor]}", "unknown search 'tensor'"),
+        ("+search.space.labeler.search={choices: [auto, tensor]}", "labeler.search=tensor must be"),
         ("+search.space.seed={low: 0, high: 9}", "seed cannot be searched"),
         ("+search.space.dataset.seed={low: 0, high: 9}", "dataset cannot be searched"),
         (
@@ -176,7 +177,7 @@ def test_the_method_whose_space_is_invalid_is_named(
         ("+search.space.backbone={choices: [small, resnet51]}", "no backbone 'resnet51'"),
         ("+search.space.optimizer={low: 0, high: 9}", "this is a section"),
         ("+search.space.objective.hard={choices: [0, 1]}", "0 is refused: "),
-        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 must be a whole"),
+        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 is out of range"),
         ("+search.space.distiller.weight={low: 0, high: 2}", "there is no such option"),
     ],
 )

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.experiment.naming import settings_hash
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.experiment import Experiment
+from harness.experiment.plan import make_plan
+from harness.experiment.run import run_experiment
 from harness.results import tracking
 from harness.results.store import Run, Store
 from harness.results.tracking import check_log, make_tracker
@@ -41,8 +42,8 @@ def tensorboard_points(folder: Path) -> Points:
 def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """A run that is stopped when its second epoch is done and logged, but not yet kept."""
 
-    def end(cell: Experiment, *_: object) -> float:
-        if len(cell.history) == 2:
+    def end(experiment: Experiment, *_: object) -> float:
+        if len(experiment.progress.history) == 2:
             raise KeyboardInterrupt
         return 0.0
 
@@ -81,13 +82,13 @@ def test_curves_of_epochs_before_logging_was_asked_for(
 def test_curves_of_a_finished_run(tmp_path: Path) -> None:
     run = run_experiment(tiny_config(tmp_path, *METHOD))
     assert not list(tracking.forget(run.folder))
-    run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=only-missing"))
+    run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=backfill"))
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
 
 
 def test_logging_changes_no_cell(tmp_path: Path) -> None:
     plain, logged = (tiny_config(tmp_path, *METHOD, f"log={log}") for log in ("none", "wandb"))
-    assert settings_hash(plain, "fp32") == settings_hash(logged, "fp32")
+    assert make_plan(plain, "fp32").hash == make_plan(logged, "fp32").hash
 
 
 def test_what_is_missing_is_refused_before_any_work(
