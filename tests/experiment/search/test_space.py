@@ -66,7 +66,7 @@ def test_a_key_may_be_called_as_a_field_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "told"),
+    ("leaf", "message"),
     [
         ({"low": 0.7, "high": 0.3}, "empty range"),
         ({"low": 0.3, "high": 0.3}, "empty range"),
@@ -93,10 +93,10 @@ def test_a_key_may_be_called_as_a_field_is() -> None:
         (0.5, "is not a range"),
     ],
 )
-def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, told: str) -> None:
+def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, message: str) -> None:
     with pytest.raises(SpaceError) as error:
         parse({"labeler": {"eps": leaf}})
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert error.value.key.startswith("labeler.eps")
 
 
@@ -134,7 +134,7 @@ search:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "told"),
+    ("leaf", "message"),
     [
         ("epps: {low: 0.3, high: 0.7}", "there is no such option"),
         ("min_samples: {low: 0, high: 8}", "labeler.min_samples=0 is out of range"),
@@ -144,7 +144,7 @@ search:
     ],
 )
 def test_the_method_whose_space_is_invalid_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaf: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaf: str, message: str
 ) -> None:
     file = tmp_path / "mine" / "methods" / "own" / "config.yaml"
     file.parent.mkdir(parents=True)
@@ -152,17 +152,20 @@ def test_the_method_whose_space_is_invalid_is_named(
     monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path / "mine"))
     with pytest.raises(ConfigError) as error:
         make_plan(small(tmp_path, "method=own"))
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert "It is set in the search block of the method own." in error.value.hint
     monkeypatch.undo()
     register()
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("+search.space.labeler.epps={low: 0.3, high: 0.7}", "there is no such option"),
-        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "labeler.eps=1.5 is out of range: 0 < eps ≤ 1"),
+        (
+            "+search.space.labeler.eps={low: 0.5, high: 1.5}",
+            "labeler.eps=1.5 is out of range: 0 < eps ≤ 1",
+        ),
         ("+search.space.optimizer.lr={low: -1, high: 1, log: true}", "low > 0 must hold"),
         ("+search.space.labeler.min_samples={low: 2.5, high: 8.5}", "whole number"),
         ("+search.space.labeler.min_samples={choices: [2, four]}", "'four' is refused: "),
@@ -182,7 +185,7 @@ def test_the_method_whose_space_is_invalid_is_named(
     ],
 )
 def test_what_the_configuration_does_not_bear_is_refused(
-    base: DictConfig, override: str, told: str
+    base: DictConfig, override: str, message: str
 ) -> None:
     key, node = override.removeprefix("+search.space.").split("=", 1)
     tree: Any = yaml.safe_load(node)
@@ -190,7 +193,7 @@ def test_what_the_configuration_does_not_bear_is_refused(
         tree = {part: tree}
     with pytest.raises(SpaceError) as error:
         check_space(parse(tree), partial(_configure, base, METHOD_ONLY))
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert error.value.key == key
 
 

@@ -20,7 +20,7 @@ def settings() -> Settings:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "message"),
     [
         ("nonsense://host/db", "nonsense"),
         ("nonsense://:secret@[", "nonsense"),
@@ -29,9 +29,9 @@ def settings() -> Settings:
     ],
 )
 def test_a_storage_that_is_not_there_is_refused(
-    settings: Settings, tmp_path: Path, url: str, told: str
+    settings: Settings, tmp_path: Path, url: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=told) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         open_storage(settings.model_copy(update={"folder": tmp_path, "storage": url}))
     assert "secret" not in str(error.value)
 
@@ -51,7 +51,7 @@ def test_a_missing_driver_is_named(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["search.trails=5"], "Did you mean 'search.trials'"),
         (["+search.trails=5"], "Did you mean 'trials'"),
@@ -69,11 +69,11 @@ def test_a_missing_driver_is_named(
         (["search.against=hours", "search.sampler=cmaes"], "only one objective"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(overrides: list[str], told: str) -> None:
+def test_settings_that_make_no_sense_are_refused(overrides: list[str], message: str) -> None:
     base = ["method=cluster_contrast", "dataset=synthetic"]
     with pytest.raises(ConfigError) as error:
         read_settings(compose([*base, *overrides], "search"))
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 def test_settings_of_a_methods_file(tmp_path: Path) -> None:
