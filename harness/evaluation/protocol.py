@@ -91,7 +91,4 @@ def score(
     if truth.tracks is not None:
         images = distance_blocks(query, gallery) if distances is None else distances
         distances, truth = track_blocks(images, truth.tracks), truth.of_tracks()
-    return rank(
-        query, gallery, truth.query_ids, truth.gallery_ids, truth.query_cams, truth.gallery_cams,
-        query_names=truth.query_names, gallery_names=truth.gallery_names, distances=distances,
-    )  # fmt: skip
+    return rank(query, gallery, truth, distances=distances)
