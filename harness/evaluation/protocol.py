@@ -81,7 +81,7 @@ class EvaluationProtocol:
 def score(
     query: Tensor, gallery: Tensor, ground_truth: GroundTruth, protocol: EvaluationProtocol
 ) -> RankingResult:
-    """Rank the gallery (G, D) for every query (Q, D); both are L2-normalised."""
+    """Rank the gallery (G, D) for every query (Q, D); both are L2-normalized."""
     truth = ground_truth if protocol.cameras else ground_truth.without_cameras()
     distances: Blocks | None = None
     if protocol.rerank:
