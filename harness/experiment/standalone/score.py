@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from harness.core.errors import DataError, did_you_mean
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import RankingResult, rank
 from harness.experiment.standalone.arrays import integers, strings, where
 from harness.experiment.standalone.features import feature_shape, unit_features
@@ -98,23 +98,16 @@ def score(
         mib = round(sum(one.mib for one in read), 1)
         q, g = (one.values[:, 0].to(device) for one in read)
         del read  # on a GPU, the host's copies are no longer needed
-    measure = partial(
-        rank,
-        query_ids=both[0].ids,
-        gallery_ids=both[1].ids,
-        query_cams=both[0].cams,
-        gallery_cams=both[1].cams,
-        query_names=both[0].names,
-        gallery_names=both[1].names,
-    )
+    a, b = both
+    truth = GroundTruth(a.ids, b.ids, a.cams, b.cams, a.names, b.names)
     with stage("rank", seconds, device):
-        ranking = measure(q, g)
+        ranking = rank(q, g, truth)
     reranked = None
     if rerank:
         from harness.evaluation.reranking import rerank_blocks  # imports the labelers
 
         with stage("rerank", seconds, device):
-            reranked = measure(None, None, distances=rerank_blocks(q, g))
+            reranked = rank(None, None, truth, distances=rerank_blocks(q, g))
     seconds["all"] = sum(seconds.values())
     return Scores(ranking, reranked, both[0], seconds, notes, mib)
 

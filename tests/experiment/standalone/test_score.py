@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from harness.core.errors import DataError
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
 from harness.experiment.standalone import score
@@ -38,10 +39,7 @@ def ranked(arrays: Arrays, cams: bool = True, names: bool = False) -> RankingRes
     q, g = (torch.from_numpy(arrays[f"{side}_features"]) for side in "qg")
     cameras = (arrays["q_cams"], arrays["g_cams"]) if cams else (None, None)
     both = [arrays[f"{side}_names"].tolist() if names else None for side in "qg"]
-    return rank(
-        q, g, arrays["q_ids"], arrays["g_ids"], cameras[0], cameras[1],
-        query_names=both[0], gallery_names=both[1],
-    )  # fmt: skip
+    return rank(q, g, GroundTruth(arrays["q_ids"], arrays["g_ids"], *cameras, *both))
 
 
 def metrics(result: RankingResult) -> dict[str, float]:
@@ -59,10 +57,8 @@ def test_metrics_are_those_of_the_harness(command: Command, tmp_path: Path, arra
     assert result["metrics"] == metrics(plain)
     assert 20 < result["metrics"]["mAP"] < 99, "a test set on which something can go wrong"
     features = [torch.from_numpy(arrays[f"{side}_features"]) for side in "qg"]
-    again = rank(
-        None, None, arrays["q_ids"], arrays["g_ids"], arrays["q_cams"], arrays["g_cams"],
-        distances=rerank_blocks(features[0], features[1]),
-    )  # fmt: skip
+    truth = GroundTruth(*(arrays[key] for key in ("q_ids", "g_ids", "q_cams", "g_cams")))
+    again = rank(None, None, truth, distances=rerank_blocks(features[0], features[1]))
     assert result["reranked"] == metrics(again)
     assert result["reranked"] != result["metrics"]
     assert result["queries"] == 10
@@ -188,10 +184,8 @@ def test_matches_are_counted_as_the_ranking_counts_them() -> None:
             continue
         compared += 1
         features = [torch.ones(int(n), 1) for n in images]
-        result = rank(
-            features[0], features[1], ids[0], ids[1], sides[0].cams, sides[1].cams,
-            query_names=names[0], gallery_names=names[1],
-        )  # fmt: skip
+        truth = GroundTruth(ids[0], ids[1], sides[0].cams, sides[1].cams, names[0], names[1])
+        result = rank(features[0], features[1], truth)
         assert np.array_equal(matches > 0, result.valid)
     assert compared > 30
 
