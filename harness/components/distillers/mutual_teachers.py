@@ -10,15 +10,10 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.distillers.teacher import (
-    Alpha,
-    AveragedTeacher,
-    BatchNormMode,
-    Ramp,
-    exact,
-)
+from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
 from harness.components.objectives.classification import soft_cross_entropy, soft_triplet
-from harness.components.objectives.memory import PartWeight, weigh_views
+from harness.components.objectives.options import PartWeight
+from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 
@@ -60,7 +55,7 @@ class MutualTeachers(AveragedTeacher):
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,
         ramp: Ramp = True,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
         self.softmax_weight = softmax_weight

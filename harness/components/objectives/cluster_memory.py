@@ -9,18 +9,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    Temperature,
-    centroids,
-    ema_rows,
-    hardest,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, centroids, ema_rows, hardest
+from harness.components.objectives.options import Momentum, PartWeight, Temperature
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
 class ClusterMemory(MemoryObjective):

@@ -9,15 +9,9 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    ema_rows,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, ema_rows
+from harness.components.objectives.options import Momentum, PartWeight
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
 class ExclusiveMemory(MemoryObjective):

@@ -11,18 +11,13 @@ from torch.nn import functional as F
 
 from harness.components.objectives.memory import (
     MemoryObjective,
-    Momentum,
-    PartWeight,
-    Smoothing,
-    Temperature,
     centroids,
     ema_rows,
     hardest,
     label_means,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
 )
+from harness.components.objectives.options import Momentum, PartWeight, Smoothing, Temperature
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.errors import ConfigError
 
 

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.labelers.neighbours import nearest
-from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
-from harness.components.objectives.memory import (
+from harness.components.objectives.classification import set_rows, soft_triplet
+from harness.components.objectives.options import (
     CameraWeight,
+    ClassifierRows,
     Smoothing,
     Temperature,
-    view_cross_entropies,
-    view_logits,
 )
 from harness.components.objectives.proxies import Proxies, camera_proxies, cross_camera
+from harness.components.objectives.views import view_cross_entropies, view_logits
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import Objective
 

@@ -9,14 +9,9 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
-from harness.components.objectives.memory import (
-    PartWeight,
-    Smoothing,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.classification import set_rows, soft_triplet
+from harness.components.objectives.options import ClassifierRows, PartWeight, Smoothing
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.interfaces import Objective
 
 

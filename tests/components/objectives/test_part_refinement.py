@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives import PartRefinement
-from harness.components.objectives.memory import centroids, view_cross_entropies
+from harness.components.objectives.memory import centroids
 from harness.components.objectives.part_refinement import (
     refined_global,
     smoothed_by_agreement,
 )
+from harness.components.objectives.views import view_cross_entropies
 from harness.core.errors import ConfigError, HarnessError, TrainingError
 
 VIEWS, DIM, COUNT = 3, 8, 30
