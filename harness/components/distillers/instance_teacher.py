@@ -40,7 +40,7 @@ class InstanceTeacher(AveragedTeacher):
         soft_temperature: Temperature = 0.4,
         soft_factor: Annotated[
             NonNegativeFloat,
-            Field(description="a factor of L_soft besides λ, as in the published code"),
+            Field(description="factor of L_soft besides λ, as in the authors' code"),
         ] = 10.0,
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,

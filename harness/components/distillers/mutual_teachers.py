@@ -46,11 +46,11 @@ class MutualTeachers(AveragedTeacher):
         peers: Sequence[Backbone],
         softmax_weight: Annotated[
             NonNegativeFloat,
-            Field(description="ρ, weight of the soft softmax loss; published with 1 − ρ for hard"),
+            Field(description="ρ; published with 1 − ρ for the objective's softmax"),
         ] = 0.5,
         triplet_weight: Annotated[
             NonNegativeFloat,
-            Field(description="λ, weight of the soft triplet loss; published with 1 − λ for hard"),
+            Field(description="λ; published with 1 − λ for the objective's triplet"),
         ] = 0.8,
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,

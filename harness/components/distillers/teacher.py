@@ -16,8 +16,7 @@ Self = TypeVar("Self", bound="Teacher")
 BatchNorm = Annotated[
     Literal["train", "eval"],
     Field(
-        description="statistics that normalize the teacher's features: the batch's own (train, as "
-        "published) or running ones (eval)"
+        description="the teacher's statistics: the batch's (train, as published) or running ones"
     ),
 ]
 Alpha = Annotated[

@@ -38,7 +38,7 @@ class CameraProxies(MemoryObjective):
         temperature: Temperature = 0.07,
         momentum: Momentum = 0.2,
         inter_epoch: Annotated[
-            int, Field(ge=0, description="epochs without the inter-camera term, with warm-up ones")
+            int, Field(ge=0, description="epochs before the inter-camera term, with warm-up ones")
         ] = 5,
         part_weight: PartWeight = 0.0,
     ) -> None:

@@ -19,7 +19,8 @@ class ClusterMemory(MemoryObjective):
 
     Dai et al., *Cluster Contrast for Unsupervised Person Re-Identification*, 2021, eq. 2 and 3, for
     one view; MSKD (arXiv 2204.09931) for three, weighted (1 − λ2, λ2, λ2). After the gradient the
-    rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image.
+    rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image, or by the least similar
+    image of each label only (`hard`, "CMHard").
     """
 
     def __init__(
@@ -27,9 +28,7 @@ class ClusterMemory(MemoryObjective):
         temperature: Temperature = 0.05,
         momentum: Momentum = 0.1,
         part_weight: PartWeight = 0.0,
-        hard: Annotated[
-            bool, Field(description="update each row by its least similar sample alone (CMHard)")
-        ] = False,
+        hard: Annotated[bool, Field(description="rows follow their hardest sample only")] = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature

@@ -34,9 +34,7 @@ class ExclusiveMemory(MemoryObjective):
         self,
         scale: Annotated[PositiveFloat, Field(description="t, the inverse temperature")] = 10.0,
         momentum: Momentum = 0.5,
-        dropout: Annotated[
-            float, Field(ge=0, lt=1, description="dropout on the normalized embedding")
-        ] = 0.5,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="on normalized embeddings")] = 0.5,
         part_weight: PartWeight = 0.0,
     ) -> None:
         super().__init__()

@@ -11,8 +11,7 @@ Momentum = Annotated[
     float, Field(ge=0, le=1, description="μ, the share of a memory row that an update keeps")
 ]
 PartWeight = Annotated[
-    float,
-    Field(ge=0, le=1, description="λ2, the loss weight of each part view; the global view: 1 − λ2"),
+    float, Field(ge=0, le=1, description="λ2, loss weight of each part view; of the global: 1 − λ2")
 ]
 Smoothing = Annotated[
     float, Field(ge=0, le=1, description="ε of label smoothing: the share spread over all labels")
@@ -21,6 +20,5 @@ CameraWeight = Annotated[
     float, Field(ge=0, description="λ_cam, the weight of the camera loss; above 0 needs cameras")
 ]
 ClassifierRows = Annotated[
-    PositiveInt,
-    Field(description="rows of the classifier; training stops if there are more clusters"),
+    PositiveInt, Field(description="rows of the classifier; more clusters stop the training")
 ]

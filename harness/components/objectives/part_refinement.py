@@ -111,15 +111,10 @@ class PartRefinement(Objective):
 
     def __init__(
         self,
-        beta: Annotated[
-            float, Field(ge=0, le=1, description="β, the pseudo-label's weight in the refined one")
-        ] = 0.5,
-        neighbours: Annotated[
-            PositiveInt, Field(description="k, the neighbors compared by the agreement score")
-        ] = 20,
+        beta: Annotated[float, Field(ge=0, le=1, description="β, share of the pseudo-label")] = 0.5,
+        neighbours: Annotated[PositiveInt, Field(description="k of the agreement score")] = 20,
         aals_epoch: Annotated[
-            int,
-            Field(ge=0, description="epochs of plain label smoothing before AALS, with warm-up"),
+            int, Field(ge=0, description="epochs before AALS, warm-up ones included")
         ] = 5,
         smoothing: Smoothing = 0.1,
         max_clusters: ClassifierRows = 3000,
