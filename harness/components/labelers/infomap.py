@@ -1,4 +1,4 @@
-"""Communities of the nearest-neighbour graph, by Infomap: Cluster Contrast's other labeler."""
+"""Communities of the nearest-neighbor graph, by Infomap: Cluster Contrast's other labeler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
 
-_CHUNK = 256  # images whose neighbours' features are gathered at once
+_CHUNK = 256  # images whose neighbors' features are gathered at once
 
 
 class Infomap(PseudoLabeler):

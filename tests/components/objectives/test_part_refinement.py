@@ -61,7 +61,7 @@ def test_the_first_rows_are_the_centroids_of_each_epoch_and_only_they_learn() ->
     assert not torch.equal(classifiers[:, :5], expected)
     start(objective)
     assert torch.equal(classifiers[:, :5], expected)
-    assert next(iter(objective.parameters())) is classifiers, "the optimiser's own"
+    assert next(iter(objective.parameters())) is classifiers, "the optimizer's own"
 
 
 def test_too_many_clusters_are_named() -> None:
