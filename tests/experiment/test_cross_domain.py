@@ -115,6 +115,19 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
     assert "no finished runs" in command("table", "--cross", "--store", str(folder)).err
 
 
+def test_a_duplicate_under_another_name_counts_once(
+    source: Run, tested: dict[str, float], folder: Path, tmp_path: Path, command: Command
+) -> None:
+    """In every table: duplicates are found by settings and seed, not by the folder's name."""
+    for name in (source.name, "copy", "and-another"):
+        shutil.copytree(source.folder, tmp_path / name)
+    store = ["--store", str(tmp_path), "--format", "markdown"]
+    for words in (["--cross"], ["--by-dataset", "--metrics", "mAP,seeds"], []):
+        once = command("table", "--store", str(source.folder.parent), *store[2:], *words).out
+        assert "±" not in once and command("table", *store, *words).out == once, words
+    assert f"{tested['mAP']:.1f}" in command("table", *store, "--cross").out
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import HarnessError, did_you_mean
-from harness.experiment.model_loading import check_parts
+from harness.experiment.finished_networks import check_parts
 from harness.experiment.recipe import make_recipe
 from harness.experiment.search.space import (
     Param,

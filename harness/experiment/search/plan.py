@@ -14,7 +14,7 @@ from harness.core.errors import ConfigError, DataError
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.data_loading import load_data
-from harness.experiment.model_loading import check_parts, find_teachers
+from harness.experiment.finished_networks import check_parts, find_teachers
 from harness.experiment.naming import settings_hash
 from harness.experiment.recipe import Recipe, make_recipe
 from harness.experiment.search.check import PARTS, check_space, defaults
