@@ -21,19 +21,13 @@ from harness.core.views import POOLED
 
 ViewNames = Annotated[
     Sequence[Literal["global", "upper", "lower", "top", "middle", "bottom", "pooled"]],
-    Field(
-        min_length=1,
-        description="the V views: global first, then halves (upper, lower) or thirds (top, middle, "
-        "bottom), last the global view before its neck (pooled)",
-    ),
+    Field(min_length=1, description="global, then any halves or thirds, and pooled as the last"),
 ]
 Pooling = Annotated[
-    Literal["gem", "avg"],
-    Field(description="pooling of each view: generalized mean (GeM) or average"),
+    Literal["gem", "avg"], Field(description="generalized mean (GeM) or average, for each view")
 ]
 Neck = Annotated[
-    Literal["bn", "embedding"],
-    Field(description="after pooling: a batch norm, or BUC's linear layer with batch norm"),
+    Literal["bn", "embedding"], Field(description="batch norm, or BUC's linear layer with one")
 ]
 
 VIEWS = ("global", "upper", "lower")

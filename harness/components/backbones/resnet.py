@@ -70,29 +70,25 @@ def _set_stride(block: nn.Module, stride: int, at: str) -> None:
 
 def resnet(
     arch: Annotated[
-        Literal["resnet18", "resnet34", "resnet50", "resnet101"],
-        Field(description="D is 512 for ResNet-18 and -34, 2048 for ResNet-50 and -101"),
+        Literal["resnet18", "resnet34", "resnet50", "resnet101"], Field(description="architecture")
     ] = "resnet50",
     weights: Weights = "imagenet",
     stride_in: Annotated[
         Literal["3x3", "1x1"],
-        Field(
-            description="where bottlenecks have their stride: 3x3 as torchvision (v1.5), 1x1 as "
-            "first-generation weights; the wrong kind loads, but loses accuracy"
-        ),
+        Field(description="strided convolution of bottlenecks; 1x1 for first-generation weights"),
     ] = "3x3",
     pooling: Pooling = "gem",
     views: ViewNames = ("global",),
-    last_stride: Annotated[
-        Literal[1, 2],
-        Field(description="stride of the last stage: 1 as usual in ReID, 2 as in BUC's code"),
-    ] = 1,
+    last_stride: Annotated[Literal[1, 2], Field(description="of the last stage; BUC has 2")] = 1,
     stem_relu: Annotated[
         bool, Field(description="ReLU after the first batch norm; MMT's and CAP's code has none")
     ] = True,
     neck: Neck = "bn",
 ) -> ReIDNet:
     """A torchvision ResNet, (B, 3, H, W) → (B, V, D) with D = 512 (18, 34) or 2048 (50, 101).
+
+    torchvision's own ResNets (v1.5) have `stride_in=3x3`, the first generation of ResNet weights
+    (He et al., 2016) 1x1. Weights load into either kind, but lose accuracy in the wrong one.
 
     Raises:
         ConfigError: stride_in=1x1 without bottlenecks. DataError: weights missing or unfit.

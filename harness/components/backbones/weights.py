@@ -14,10 +14,7 @@ from harness.core.errors import ConfigError, DataError, first_line
 
 Weights = Annotated[
     str,
-    Field(
-        description="initial weights: imagenet (torchvision downloads them), none, or a file with "
-        "a torchvision-keyed state dict"
-    ),
+    Field(description="initial weights: imagenet, none, or a file with torchvision's keys"),
 ]
 
 

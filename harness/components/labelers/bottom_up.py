@@ -86,13 +86,9 @@ class BottomUp(PseudoLabeler):
     def __init__(
         self,
         *,
-        share: Annotated[
-            float,
-            Field(gt=0, lt=1, description="⌊N · share⌋ pairs of clusters are merged in a call"),
-        ] = 0.05,
+        share: Annotated[float, Field(gt=0, lt=1, description="merges per call, over N")] = 0.05,
         size_penalty: Annotated[
-            NonNegativeFloat,
-            Field(description="λ, keeps large clusters from growing; BUC's script sets 0.003"),
+            NonNegativeFloat, Field(description="λ, penalty on the sizes of merged clusters")
         ] = 0.003,
     ) -> None:
         self.share = share

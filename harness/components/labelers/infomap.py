@@ -1,4 +1,4 @@
-"""Communities of the nearest-neighbour graph, by Infomap: Cluster Contrast's other labeler."""
+"""Communities of the nearest-neighbor graph, by Infomap: Cluster Contrast's other labeler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
 
-_CHUNK = 256  # images whose neighbours' features are gathered at once
+_CHUNK = 256  # images whose neighbors' features are gathered at once
 
 
 class Infomap(PseudoLabeler):
@@ -42,16 +42,12 @@ class Infomap(PseudoLabeler):
     def __init__(
         self,
         *,
-        k1: Annotated[
-            int, Field(ge=2, description="neighbors that an image can link to, itself included")
-        ] = 15,
+        k1: Annotated[int, Field(ge=2, description="linked neighbors, itself included")] = 15,
         min_similarity: Annotated[
             float, Field(gt=0, le=1, description="lowest cosine similarity of a link")
         ] = 0.5,
         min_images: Annotated[PositiveInt, Field(description="fewest images of a cluster")] = 4,
-        seed: Annotated[
-            int, Field(ge=1, lt=1 << 31, description="Infomap's seed, the same in all epochs")
-        ] = 1,
+        seed: Annotated[int, Field(ge=1, lt=1 << 31, description="seed of all epochs")] = 1,
         search: Search = "auto",
     ) -> None:
         _check_package()  # before an epoch's features are extracted
@@ -75,7 +71,10 @@ class Infomap(PseudoLabeler):
         ranks = nearest(view, self.k1, self.search)
         timer.lap("search")
         sources, targets, weights = self._links(view, ranks)
-        modules = self._modules(sources, targets, weights, len(view))
+        modules = -1 - np.arange(len(view))  # an image without a link is its own community
+        if len(sources):
+            images, found = _communities(sources, targets, weights, self.seed)
+            modules[images] = found
         labels = _numbered(modules, self.min_size)
         timer.lap("cluster")
         stats = {
@@ -102,16 +101,6 @@ class Infomap(PseudoLabeler):
         source, place = near.nonzero(as_tuple=True)
         found = source, ranks[source, place], similarity[source, place]
         return found[0].cpu().numpy(), found[1].cpu().numpy(), found[2].cpu().numpy()
-
-    def _modules(
-        self, sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, count: int
-    ) -> np.ndarray:
-        """The community of each image (N,); an image without a link is its own community."""
-        modules = -1 - np.arange(count)
-        if len(sources):
-            images, found = _communities(sources, targets, weights, self.seed)
-            modules[images] = found
-        return modules
 
 
 def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:

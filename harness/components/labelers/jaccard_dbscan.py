@@ -19,15 +19,11 @@ from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
 Eps = Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")]
 MinSamples = Annotated[
-    PositiveInt,
-    Field(description="neighbors within eps that make an image a core image, itself included"),
+    PositiveInt, Field(description="neighbors within eps of a core image, itself included")
 ]
-K1 = Annotated[
-    PositiveInt, Field(description="nearest neighbors checked for reciprocity, itself included")
-]
+K1 = Annotated[PositiveInt, Field(description="neighbors checked for reciprocity, itself included")]
 K2 = Annotated[
-    PositiveInt,
-    Field(description="nearest neighbors averaged by query expansion, itself included; 1: none"),
+    PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
 ]
 DistancePartWeight = Annotated[
     float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")

@@ -35,18 +35,10 @@ class KMeans(PseudoLabeler):
         self,
         *,
         clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500,
-        iterations: Annotated[
-            int, Field(ge=1, le=_MAX_INT, description="iterations of Lloyd's algorithm at most")
-        ] = 50,
-        restarts: Annotated[
-            int, Field(ge=1, le=_MAX_INT, description="runs from different starts; the best counts")
-        ] = 1,
-        seed: Annotated[
-            int, Field(ge=0, le=_MAX_INT, description="seed of the starts, the same in all epochs")
-        ] = 0,
-        spherical: Annotated[
-            bool, Field(description="normalize the centers after each iteration; needs faiss")
-        ] = False,
+        iterations: Annotated[int, Field(ge=1, le=_MAX_INT, description="at most, per run")] = 50,
+        restarts: Annotated[int, Field(ge=1, le=_MAX_INT, description="runs; the best counts")] = 1,
+        seed: Annotated[int, Field(ge=0, le=_MAX_INT, description="seed of all epochs")] = 0,
+        spherical: Annotated[bool, Field(description="normalize the centers; needs faiss")] = False,
         views: Annotated[
             Literal["global", "mean"],
             Field(description="the global view, or the normalized mean of all views"),

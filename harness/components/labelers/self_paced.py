@@ -109,8 +109,7 @@ class SelfPaced(JaccardDBSCAN):
         *,
         eps: Eps = 0.6,
         gap: Annotated[
-            NonNegativeFloat,
-            Field(description="the tight radius is eps − gap, the loose one eps + gap"),
+            NonNegativeFloat, Field(description="the other radii are eps − gap and eps + gap")
         ] = 0.02,
         min_samples: MinSamples = 4,
         k1: K1 = 30,

@@ -45,10 +45,10 @@ class TestWithThePackage:
         order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
         features = blobs(4, 8, spread=0.05)[order][:, None]
         found = Infomap(k1=8).label(features)
-        truth = order // 8
-        first = {int(label): i for i, label in reversed(list(enumerate(truth)))}
+        clusters = order // 8
+        first = {int(label): i for i, label in reversed(list(enumerate(clusters)))}
         by_first = sorted(first, key=lambda label: first[label])
-        assert found.labels.tolist() == [by_first.index(int(label)) for label in truth]
+        assert found.labels.tolist() == [by_first.index(int(label)) for label in clusters]
         assert found.stats["links"] == 32 * 7
         assert (found.stats["clusters"], found.stats["outliers"]) == (4, 0)
         assert {"seconds_search", "seconds_cluster"} <= found.stats.keys()

@@ -1,4 +1,4 @@
-"""From neighbour lists to the k-reciprocal encoding V, in sparse rows."""
+"""From neighbor lists to the k-reciprocal encoding V, in sparse rows."""
 
 from __future__ import annotations
 
