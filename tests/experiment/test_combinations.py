@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.errors import ConfigError
 from harness.experiment.combination_table import (
     GROUPS,
     MAX,
@@ -20,7 +21,6 @@ from harness.experiment.combination_table import (
     options,
     page,
 )
-from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
