@@ -254,6 +254,25 @@ def test_completion(
     assert all(word.startswith(line.split()[-1]) for word in words)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [["-sc", "query=bash"], *(["list", what] for what in ("methods", "objectives", "backbones"))],
+)
+def test_completion_and_lists_do_without_torch(tmp_path: Path, typed: list[str]) -> None:
+    code = (
+        "import sys\nfrom harness.cli.main import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'torch', 'pandas', 'optuna'} & set(sys.modules)), file=sys.stderr)"
+    )
+    line = "harness run method=mskd dataset=mark"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *typed], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COMP_LINE": line, "COMP_POINT": str(len(line))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_hydras_own_help(command: Command) -> None:
     answer = command("run", "--hydra-help")
     assert answer.status == 0
@@ -276,8 +295,21 @@ def test_lists(command: Command) -> None:
         rows = {line.split()[0]: line for line in answer.out.splitlines()}
         assert rows.keys() >= set(known)
         assert all(len(rows[name].split()) > 1 for name in known), "each says what it is"
+        assert not any(line.endswith((",", " the", " of", " and")) for line in rows.values())
     assert command("list", "method").out == command("list", "methods").out
     assert command("list", "runs").out == "No runs.\n"
+
+
+def test_list_of_searches(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presets of finished searches, for `+search=NAME`."""
+    monkeypatch.setenv("HARNESS_SEARCHES", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "better").mkdir(parents=True)
+    (tmp_path / "mine" / "better" / "preset.yaml").write_text("# Trial 3. And more.\nseed: 1\n")
+    for what in ("searches", "search"):
+        rows = [line.split() for line in command("list", what).out.splitlines()]
+        assert ["better", "Trial", "3"] in rows
 
 
 def test_the_command_line_itself_imports_nothing_heavy() -> None:
