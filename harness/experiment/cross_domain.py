@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from harness.core.hashing import card_hash
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import write_atomically, write_json
+from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
 from harness.results.comparisons import caption, filtered
 from harness.results.pivots import check_metrics, pivoted
@@ -121,7 +121,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "trained_on": trained_on(record),
             "trained_data": record["dataset"].get("fingerprint", ""),
             # a run that differs in its evaluation alone may have taken over another's networks
-            "network": settings.get(record.get("networks_of"), record["settings"]),
+            "network": settings.get(str(record.get("networks_of")), record["settings"]),
             "images_per_second": np.nan,
         }
         own = record["dataset"]

@@ -148,7 +148,9 @@ def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
     """
     rows = comparison.rows
     competing = rows[rows["final"] & ~chosen_on_test(rows)]
-    scores = {key: dict(zip(competing["method"], competing[key], strict=True)) for key in in_tables()}
+    scores = {
+        key: dict(zip(competing["method"], competing[key], strict=True)) for key in in_tables()
+    }
     return mark_entries(Path(comparison.store), _entries(competing.to_dict("records")), scores)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,13 @@ UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one experiment."""
+    """The folder of one experiment.
+
+    known: its record, if another process has read and validated it.
+    """
 
     folder: Path
+    known: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -64,6 +68,8 @@ class Run:
     @cached_property
     def _record(self) -> dict[str, Any] | str:
         """The record, or what is wrong with it."""
+        if self.known is not None:
+            return self.known
         try:
             raw = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -99,7 +99,8 @@ def render(store: str | Path) -> str:
         shown = tuple(charts(key, rows))
         damaged |= rows.damaged
         same = [c for c in found[:place] if _alike(c, comparison)]
-        boards.append(Board(key, best_first, leaderboard(best_first), shown, _differs(same, comparison)))
+        table = leaderboard(best_first)
+        boards.append(Board(key, best_first, table, shown, _differs(same, comparison)))
     left_out += [(name, f"curves left out: {problem}") for name, problem in sorted(damaged.items())]
     return _fill(boards, described, finished, left_out, unfinished)
 
