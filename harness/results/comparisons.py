@@ -130,14 +130,14 @@ def comparisons(
         rows = _rows(group, cards[protocol]["name"], unlike)
         rows = in_order(rows, sort or "mAP").reset_index(drop=True)
         yield Comparison(
-            str(name), group["told_data"].iloc[0], cards[protocol], rows, store, unlike
+            str(name), group["shown_data"].iloc[0], cards[protocol], rows, store, unlike
         )
 
 
 def selected(
     found: Sequence[Run], store: Path, dataset: str | None, where: str | None, sort: str | None
 ) -> pd.DataFrame:
-    """The `frame` of finished runs without duplicates, and `told_data`: the fingerprint where the
+    """The `frame` of finished runs without duplicates, and `shown_data`: the fingerprint where the
     store holds more than one data set of this name, else ''. Arguments as of `comparisons`.
 
     Raises:
@@ -161,9 +161,9 @@ def selected(
             )
         runs = runs[runs["dataset"] == dataset]
     ambiguous = runs.groupby("dataset")["data"].transform("nunique") > 1
-    told = runs["data"].where(ambiguous, "")
+    shown = runs["data"].where(ambiguous, "")
     runs = filtered(runs, where) if where is not None else runs
-    return runs.assign(told_data=told).drop_duplicates([*EXPERIMENT, "stage"])
+    return runs.assign(shown_data=shown).drop_duplicates([*EXPERIMENT, "stage"])
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision tell apart, for pages and pictures.
+"""Colors that are distinguishable with any color vision, for pages and figures.
 
 Eight for lines and points, on white and on near-black. Each has a contrast of 3:1 or more with its
 ground (WCAG 2.2, 1.4.11). Any two are 16 (on white) and 24 (on black) apart in CIELAB or more, with

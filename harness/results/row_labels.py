@@ -144,9 +144,8 @@ def _variants(
     short = {settings: _texts(values, named) for settings, values in changed.items()}
     rows = {s: (short[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
     count = Counter(rows.values())
-    for settings, config in variants.items():
-        if count[rows[settings]] > 1 or not config:  # these options do not set it apart
-            short[settings] = settings
+    # settings that these options do not set apart are named by their hash
+    short |= {s: s for s, config in variants.items() if count[rows[s]] > 1 or not config}
     full = {
         settings: ", ".join(f"{key}={value}" for key, value in values.items()) or short[settings]
         for settings, values in changed.items()

@@ -71,12 +71,15 @@ class Run:
         if self.known is not None:
             return self.known
         try:
-            raw = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
+            raw = self._json("record.json")
         except FileNotFoundError:
             return {}
         except UNREADABLE_JSON as error:
             return f"record.json cannot be read ({error})"
         return schema.read(raw)
+
+    def _json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @property
     def problem(self) -> str | None:
@@ -102,13 +105,13 @@ class Run:
         Raises:
             HarnessError: the run has none.
         """
-        found, cause = None, None
+        problem = HarnessError(f"{self.folder} has no readable config.json.")
         try:
-            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            found = self._json("config.json")
         except UNREADABLE_JSON as error:
-            cause = error
+            raise problem from error
         if not isinstance(found, dict):
-            raise HarnessError(f"{self.folder} has no readable config.json.") from cause
+            raise problem
         return found
 
     def history(self) -> list[dict[str, Any]]:
@@ -119,7 +122,7 @@ class Run:
         """
         hint = "Run it again with overwrite=always."
         try:
-            rows = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
+            rows = self._json("history.json")
         except FileNotFoundError:
             return []
         except UNREADABLE_JSON as error:
