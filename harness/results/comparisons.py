@@ -208,12 +208,16 @@ def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         gpu_hours=runs["gpu_hours"].where(runs["final"]),
     )
     groups = runs.groupby(list(keys), sort=False, dropna=False)
-    metrics = groups[list(METRICS)]
+    metrics = groups[[key for key in METRICS if key not in keys]]
+    costs = groups[[key for key in COSTS if key not in keys]]
     first = [key for key in ("name", "stage", "final") if key not in keys]
     table = pd.concat([metrics.agg(_mean), metrics.agg(_std).add_suffix("_std")], axis=1)
-    table = table.join([groups[list(COSTS)].median(), groups[first].first()])
+    table = table.join([costs.median(), groups[first].first()])
     table["seeds"] = groups["seed"].nunique()
-    table["device"] = groups["device"].agg(lambda d: ", ".join(sorted(set(d.dropna().map(str)))))
+    if "device" not in keys:
+        table["device"] = groups["device"].agg(
+            lambda d: ", ".join(sorted(set(d.dropna().map(str))))
+        )
     table["runs"] = groups["run"].agg(tuple)
     return table.reset_index()
 
