@@ -121,7 +121,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "trained_on": trained_on(record),
             "trained_data": record["dataset"].get("fingerprint", ""),
             # a run that differs in its evaluation alone may have taken over another's networks
-            "network": settings.get(record.get("networks_of"), record["settings"]),
+            "network": settings.get(str(record.get("networks_of")), record["settings"]),
             "images_per_second": np.nan,
         }
         own = record["dataset"]

@@ -129,13 +129,15 @@ def comparisons(
         unlike = max(group["unlike"])
         rows = _rows(group, cards[protocol]["name"], unlike)
         rows = in_order(rows, sort or "mAP").reset_index(drop=True)
-        yield Comparison(name, group["told_data"].iloc[0], cards[protocol], rows, store, unlike)
+        yield Comparison(
+            str(name), group["shown_data"].iloc[0], cards[protocol], rows, store, unlike
+        )
 
 
 def selected(
     found: Sequence[Run], store: Path, dataset: str | None, where: str | None, sort: str | None
 ) -> pd.DataFrame:
-    """The `frame` of finished runs without duplicates, and `told_data`: the fingerprint where the
+    """The `frame` of finished runs without duplicates, and `shown_data`: the fingerprint where the
     store holds more than one data set of this name, else ''. Arguments as of `comparisons`.
 
     Raises:
@@ -159,9 +161,9 @@ def selected(
             )
         runs = runs[runs["dataset"] == dataset]
     ambiguous = runs.groupby("dataset")["data"].transform("nunique") > 1
-    told = runs["data"].where(ambiguous, "")
+    shown = runs["data"].where(ambiguous, "")
     runs = filtered(runs, where) if where is not None else runs
-    return runs.assign(told_data=told).drop_duplicates([*EXPERIMENT, "stage"])
+    return runs.assign(shown_data=shown).drop_duplicates([*EXPERIMENT, "stage"])
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -206,27 +208,34 @@ def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         gpu_hours=runs["gpu_hours"].where(runs["final"]),
     )
     groups = runs.groupby(list(keys), sort=False, dropna=False)
-    metrics = groups[list(METRICS)]
+    metrics = groups[[key for key in METRICS if key not in keys]]
+    costs = groups[[key for key in COSTS if key not in keys]]
     first = [key for key in ("name", "stage", "final") if key not in keys]
-    return pd.concat(
-        [
-            metrics.agg(lambda values: values.mean(skipna=False)),
-            metrics.agg(lambda values: values.std(skipna=False)).add_suffix("_std"),
-            groups[list(COSTS)].median(),
-            groups["seed"].nunique().rename("seeds"),
-            groups["device"].agg(lambda found: ", ".join(sorted(set(found.dropna().map(str))))),
-            groups[first].first(),
-            groups["run"].agg(tuple).rename("runs"),
-        ],
-        axis=1,
-    ).reset_index()
+    table = pd.concat([metrics.agg(_mean), metrics.agg(_std).add_suffix("_std")], axis=1)
+    table = table.join([costs.median(), groups[first].first()])
+    table["seeds"] = groups["seed"].nunique()
+    if "device" not in keys:
+        table["device"] = groups["device"].agg(
+            lambda d: ", ".join(sorted(set(d.dropna().map(str))))
+        )
+    table["runs"] = groups["run"].agg(tuple)
+    return table.reset_index()
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean(skipna=False))
+
+
+def _std(values: pd.Series) -> float:
+    return float(values.std(skipna=False))
 
 
 def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
     rows = summarize(runs, ["method", "full", "name", "stage", "final", "crossing", "cameras",
                             "selection", "tuned"])  # fmt: skip
-    dataset, found = runs["dataset"].iloc[0], rows.to_dict("records")
+    dataset = runs["dataset"].iloc[0]
+    found: list[dict[Any, Any]] = rows.to_dict("records")
     for row in found:
         if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
             row |= published.beside(dataset, protocol, row["name"], bool(row["cameras"]))

@@ -23,12 +23,7 @@ from harness.core.metrics import METRICS
 from harness.results.comparisons import caption, selected, summarize, warning
 from harness.results.published import TITLES
 from harness.results.row_labels import Flat, configurations, labelled
-from harness.results.significance_marks import (
-    Entry,
-    SignificanceMarks,
-    chosen_on_test,
-    mark_entries,
-)
+from harness.results.significance_marks import SignificanceMarks, chosen_on_test, mark_rows
 from harness.results.store import Run
 from harness.results.table_model import (
     CHECKPOINTS,
@@ -83,7 +78,7 @@ def pivot(
     hashes = runs.groupby("protocol")["protocol_hash"].transform("nunique")
     runs["protocol"] += (" (" + runs["protocol_hash"] + ")").where(hashes > 1, "")
     runs["dataset_name"] = runs["dataset"]
-    runs["dataset"] = (runs["dataset"].replace(TITLES) + " " + runs["told_data"]).str.strip()
+    runs["dataset"] = (runs["dataset"].replace(TITLES) + " " + runs["shown_data"]).str.strip()
     for field in fields:
         if field not in runs.columns:
             runs[field] = _field(field, runs, cards, configs)
@@ -215,17 +210,10 @@ def _marks(
         return {}
     if any(runs[key].nunique() > 1 for key in ("dataset", "data", "protocol_hash", "final")):
         return {}
-    found = {
-        str(tuple(row[key] for key in rows)): row
-        for row in summarize(runs, rows).to_dict("records")
-    }
-    entries = [Entry(label, row["runs"], row["stage"]) for label, row in found.items()]
-    scores = {
-        metric: {label: row[metric] for label, row in found.items()}
-        for metric in metrics
-        if metric in METRICS
-    }
-    return mark_entries(store, entries, scores)
+    found = summarize(runs, rows)
+    labels = found[list(rows)].itertuples(index=False, name=None)
+    found["method"] = [str(label) for label in labels]
+    return mark_rows(store, found, [metric for metric in metrics if metric in METRICS])
 
 
 def _rank(cells: Iterable[Mapping[Any, Any]], sort: str) -> tuple[int, float]:

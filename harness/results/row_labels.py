@@ -80,9 +80,8 @@ def labelled(
                 runs.loc[group.index, column] = group["settings"].map(texts)
     stage = (" (" + runs["stage"] + ")").mask(runs["final"] | ("stage" in shown), "")
     for column, options in (("full", "full"), ("method", "short")):
-        apart = runs[["crossing", options, "tuned"]].agg(
-            lambda texts: ", ".join(text for text in texts if text), axis=1
-        )
+        parts = runs[["crossing", options, "tuned"]].itertuples(index=False)
+        apart = pd.Series([", ".join(filter(None, row)) for row in parts], index=runs.index)
         runs[column] = runs["name"] + stage + (" [" + apart + "]").mask(apart == "", "")
     return runs.drop(columns="short")
 
@@ -114,8 +113,8 @@ def _foreign_parts(node: DictConfig, config: Flat) -> dict[str, str]:
     """Part → option, of the parts of a run that are not its method's own."""
     found = {}
     for part, option in chosen_parts(node).items():
-        own = _options(part).get(str(option), {}).get("_target_")
-        own = OmegaConf.select(node, f"{part}._target_", default=own)
+        file = _options(part).get(str(option), OmegaConf.create())
+        own = OmegaConf.select(node, f"{part}._target_", default=file.get("_target_"))
         if (has := config.get(f"{part}._target_", own)) != own:
             found[part] = _option(part, has)
     return found
@@ -142,21 +141,21 @@ def _variants(
         for settings, config in variants.items()
     }
     named = [key for key in keys if any(key in values for values in changed.values())]
-    short = {}
-    for settings, values in changed.items():
-        texts = [_text(key, value, named) for key, value in values.items()]
-        more = ["…"] if len(texts) > MAX_OPTIONS else []
-        short[settings] = ", ".join([*texts[:MAX_OPTIONS], *more])
+    short = {settings: _texts(values, named) for settings, values in changed.items()}
     rows = {s: (short[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
     count = Counter(rows.values())
-    for settings, config in variants.items():
-        if count[rows[settings]] > 1 or not config:  # these options do not set it apart
-            short[settings] = settings
+    # settings that these options do not set apart are named by their hash
+    short |= {s: s for s, config in variants.items() if count[rows[s]] > 1 or not config}
     full = {
         settings: ", ".join(f"{key}={value}" for key, value in values.items()) or short[settings]
         for settings, values in changed.items()
     }
     return {"short": short, "full": full}
+
+
+def _texts(values: Flat, keys: Sequence[str]) -> str:
+    texts = [_text(key, value, keys) for key, value in values.items()]
+    return ", ".join([*texts[:MAX_OPTIONS], *(["…"] if len(texts) > MAX_OPTIONS else [])])
 
 
 def _text(key: str, value: object, keys: Sequence[str]) -> str:

@@ -46,16 +46,12 @@ def state(run: Run) -> State:
         history = run.history()
     except HarnessError as error:
         return State("damaged", error.cause)
-    at = _after(history)
+    at = f"after {history[-1].get('stage')} {history[-1].get('epoch')}" if history else ""
     if run.running:
         return State("running", at)
     if why := failure(run):
         return State("failed", f"{why.get('error', 'unknown')}{f' ({at})' if at else ''}")
     return State("unfinished", at)
-
-
-def _after(history: Sequence[Mapping[str, Any]]) -> str:
-    return f"after {history[-1].get('stage')} {history[-1].get('epoch')}" if history else ""
 
 
 def failure(run: Run) -> dict[str, Any] | None:

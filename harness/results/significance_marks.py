@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,15 +39,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row to be compared: its label, its runs, and the stage that was tested."""
-
-    label: str
-    runs: tuple[str, ...]
-    stage: str
-
-
-@dataclass(frozen=True)
 class SignificanceMarks:
     """Rows of a metric that are printed bold (no row is significantly better) and underlined."""
 
@@ -60,35 +51,42 @@ class SignificanceMarks:
 
 
 class Queries:
-    """Per-query results of the entries that kept them for the same queries."""
+    """Per-query results of the rows that kept them for the same queries.
 
-    def __init__(self, store: Path, entries: Sequence[Entry]) -> None:
+    Args:
+        rows: with the columns method (the label), runs and stage.
+    """
+
+    def __init__(self, store: Path, rows: pd.DataFrame) -> None:
         self._identities: np.ndarray | None = None
-        found = {entry.label: self._read(store, entry) for entry in entries}
         #: label → array of `Metric.arrays` → its values (S, Q), of seeds and queries
-        self.arrays = {label: arrays for label, arrays in found.items() if arrays is not None}
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        for label, runs, stage in rows[["method", "runs", "stage"]].itertuples(index=False):
+            paths = [store / run / "per_query.npz" for run in runs]
+            if (arrays := self._read(paths, stage)) is not None:
+                self.arrays[label] = arrays
         if len({len(arrays["first_match_rank"][0]) for arrays in self.arrays.values()}) > 1:
             self.arrays = {}
         self._means: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
 
-    def _read(self, store: Path, entry: Entry) -> dict[str, np.ndarray] | None:
-        """What all runs of an entry kept; None without ranks, or if runs had other queries."""
-        runs = []
-        for run in entry.runs:
+    def _read(self, paths: Sequence[Path], stage: str) -> dict[str, np.ndarray] | None:
+        """The arrays that all runs of a row kept; None without ranks, or of different queries."""
+        wanted = {name for metric in METRICS.values() for name in metric.arrays}
+        found: list[dict[str, np.ndarray]] = []
+        for path in paths:
             try:
-                with np.load(store / run / "per_query.npz") as file:
-                    stored = {key.removeprefix(f"{entry.stage}_"): key for key in file.files}
-                    wanted = {name for metric in METRICS.values() for name in metric.arrays}
-                    runs.append({name: file[stored[name]] for name in wanted & stored.keys()})
+                with np.load(path) as file:
+                    stored = {key.removeprefix(f"{stage}_"): key for key in file.files}
+                    found.append({name: file[stored[name]] for name in wanted & stored.keys()})
                     if self._identities is None and "query_identity" in stored:
                         self._identities = file["query_identity"]
             except UNREADABLE:
                 return None
-        names = set.intersection(*(set(arrays) for arrays in runs))
-        lengths = {len(array) for arrays in runs for array in arrays.values()}
+        names = set.intersection(*(set(arrays) for arrays in found))
+        lengths = {len(array) for arrays in found for array in arrays.values()}
         if "first_match_rank" not in names or len(lengths) != 1:
             return None
-        return {name: np.stack([arrays[name] for arrays in runs]) for name in names}
+        return {name: np.stack([arrays[name] for arrays in found]) for name in names}
 
     @cached_property
     def _valid(self) -> np.ndarray:
@@ -147,44 +145,35 @@ def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
     the test set. A metric without per-query results of every competing row has no marks.
     """
     rows = comparison.rows
-    competing = rows[rows["final"] & ~chosen_on_test(rows)]
-    scores = {
-        key: dict(zip(competing["method"], competing[key], strict=True)) for key in in_tables()
-    }
-    return mark_entries(Path(comparison.store), _entries(competing.to_dict("records")), scores)
+    return mark_rows(comparison.store, rows[rows["final"] & ~chosen_on_test(rows)], in_tables())
 
 
-def mark_entries(
-    store: Path, entries: Sequence[Entry], scores: Mapping[str, Mapping[str, float]]
+def mark_rows(
+    store: Path, rows: pd.DataFrame, metrics: Iterable[str]
 ) -> dict[str, SignificanceMarks]:
-    """Metric → marks of entries that were tested on the same queries.
+    """Metric → marks of rows that were tested on the same queries.
 
     Args:
-        scores: metric → label → mean over seeds, in percent.
+        rows: as of `Queries`, with the metrics' means over seeds.
     """
-    if len(entries) < 2:
+    if len(rows) < 2:
         return {}
-    queries = Queries(store, entries)
-    found = {}
-    for metric, means in scores.items():
-        tested = all(queries.has(e.label, metric) for e in entries)
-        if queries.bootstrap is None or not tested or np.isnan(list(means.values())).any():
+    queries, found = Queries(store, rows), {}
+    for metric in metrics:
+        tested = all(queries.has(label, metric) for label in rows["method"])
+        if queries.bootstrap is None or not tested or rows[metric].isna().any():
             continue
-        order = _best_first(means, metric)
-        behind = queries.pairs([(order[0], other) for other in order[1:]], metric)
-        best = {order[0], *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
-        rest = [label for label in order if label not in best]
+        first, *others = _best_first(rows, metric)
+        behind = queries.pairs([(first, other) for other in others], metric)
+        best = {first, *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
+        rest = [label for label in others if label not in best]
         found[metric] = SignificanceMarks(frozenset(best), frozenset(rest[:1]))
     return found
 
 
-def _best_first(means: Mapping[str, float], metric: str) -> list[str]:
-    sign = -1 if METRICS[metric].higher_is_better else 1
-    return sorted(means, key=lambda label: sign * means[label])
-
-
-def _entries(rows: Iterable[Mapping[Any, Any]]) -> list[Entry]:
-    return [Entry(str(r["method"]), tuple(r["runs"]), str(r["stage"])) for r in rows]
+def _best_first(rows: pd.DataFrame, metric: str) -> list[str]:
+    ascending = not METRICS[metric].higher_is_better
+    return rows.sort_values(metric, ascending=ascending, kind="stable")["method"].tolist()
 
 
 def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -> list[Pair]:
@@ -201,17 +190,18 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
             f"{metric} cannot be compared query by query.", did_you_mean(metric, METRICS)
         )
     rows = comparison.rows
-    by_label = {str(row["method"]): row for row in rows.to_dict("records")}
-    queries = Queries(Path(comparison.store), _entries(by_label.values()))
-    wanted = list(names) or rows[rows["final"]]["method"].tolist()
-    for name in wanted:
-        if name not in by_label:
+    for name in names:
+        if name not in set(rows["method"]):
             raise ConfigError(
-                f"There is no row '{name}' in {comparison.title}.", did_you_mean(name, by_label)
+                f"There is no row '{name}' in {comparison.title}.",
+                did_you_mean(name, rows["method"]),
             )
+    rows = rows[rows["method"].isin(names) if names else rows["final"]]
+    queries = Queries(comparison.store, rows)
+    for name, runs in zip(rows["method"], rows["runs"], strict=True):
         if not queries.has(name, metric):
             raise ConfigError(
-                f"The runs of '{name}' ({', '.join(by_label[name]['runs'])}) lack per-query "
+                f"The runs of '{name}' ({', '.join(runs)}) lack per-query "
                 f"results of {metric} (per_query.npz), or have them for other queries.",
                 "Add them: harness run … overwrite=only-missing; or run again: overwrite=always.",
             )
@@ -220,6 +210,4 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
             f"The queries of {comparison.title} have fewer than two identities.",
             "A bootstrap over identities needs more.",
         )
-    order = _best_first({name: float(by_label[name][metric]) for name in wanted}, metric)
-    pairs = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
-    return queries.pairs(pairs, metric)
+    return queries.pairs(list(combinations(_best_first(rows, metric), 2)), metric)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,13 @@ UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of one experiment."""
+    """The folder of one experiment.
+
+    known: its record, if another process has read and validated it.
+    """
 
     folder: Path
+    known: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -64,13 +68,18 @@ class Run:
     @cached_property
     def _record(self) -> dict[str, Any] | str:
         """The record, or what is wrong with it."""
+        if self.known is not None:
+            return self.known
         try:
-            raw = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
+            raw = self._json("record.json")
         except FileNotFoundError:
             return {}
         except UNREADABLE_JSON as error:
             return f"record.json cannot be read ({error})"
         return schema.read(raw)
+
+    def _json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @property
     def problem(self) -> str | None:
@@ -96,13 +105,13 @@ class Run:
         Raises:
             HarnessError: the run has none.
         """
-        found, cause = None, None
+        problem = HarnessError(f"{self.folder} has no readable config.json.")
         try:
-            found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+            found = self._json("config.json")
         except UNREADABLE_JSON as error:
-            cause = error
+            raise problem from error
         if not isinstance(found, dict):
-            raise HarnessError(f"{self.folder} has no readable config.json.") from cause
+            raise problem
         return found
 
     def history(self) -> list[dict[str, Any]]:
@@ -113,7 +122,7 @@ class Run:
         """
         hint = "Run it again with overwrite=always."
         try:
-            rows = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
+            rows = self._json("history.json")
         except FileNotFoundError:
             return []
         except UNREADABLE_JSON as error:

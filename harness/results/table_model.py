@@ -85,7 +85,7 @@ class Table:
 
 def number(value: Any, std: Any = None, digits: int = 1, mark: str = "") -> Cell:
     """A cell for a number, '–' if it is missing."""
-    if value is None or pd.isna(value):
+    if value is None or value == "–" or pd.isna(value):
         return Cell("–")
     return Cell("", float(value), None if std is None or pd.isna(std) else float(std), digits, mark)
 

@@ -117,6 +117,15 @@ def test_costs(tmp_path: Path) -> None:
     assert [row[-3:] for row in text(only)[1:]] == [["2.00", "–", "100"], ["2.00", "8.00", "100"]]
 
 
+@pytest.mark.parametrize("field", ["device", "images_per_second", "gpu_hours", "mAP", "seconds"])
+def test_any_column_can_be_a_field(tmp_path: Path, field: str) -> None:
+    for seed in range(2):
+        write(tmp_path, f"run{seed}", record(seed=seed, train=50.0))
+    for rows, columns in ((field, "dataset"), ("method", field)):
+        (only,) = tables(tmp_path, rows, columns, "mAP,images_per_second,gpu_hours,seeds")
+        assert any(cell.text.startswith("50.0") for row in only.rows for cell in row)
+
+
 def test_command(tmp_path: Path, command: Command) -> None:
     run(tmp_path, "a", 50.0, {"labeler": {"eps": 0.5}})
     run(tmp_path, "b", 60.0, {"labeler": {"eps": 0.5}}, method="cap")

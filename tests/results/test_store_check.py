@@ -77,12 +77,15 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     ),
     "truncated": (truncated, "cannot be read", True),
     "no seed": (changed(lambda r: r["experiment"].pop("seed")), "lacks experiment.seed", True),
-    "a seed in words": (changed(lambda r: r["experiment"].update(seed="0")), "no valid experiment.seed", True),
+    "a seed in words": (
+        changed(lambda r: r["experiment"].update(seed="0")), "has no valid experiment.seed", True
+    ),
     "not a number": (
         changed(lambda r: r["metrics"].update(mAP=float("nan"))), "has no valid metrics.mAP", True
     ),
     "another seed": (
-        changed(lambda r: r["experiment"].update(seed=7)), "config.json says seed 1, the record 7", False
+        changed(lambda r: r["experiment"].update(seed=7)),
+        "config.json says seed 1, the record 7", False,
     ),
     "a better mAP": (changed(better), "is not the mean of its queries", False),
     "a better mAP above alone": (
