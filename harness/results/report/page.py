@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from harness.results.report.charts import Chart
 
 STYLES = ("svg", "png", "pdf")
-#: rows in the charts; more could not be told apart
+#: rows in the charts; more would be hard to distinguish
 MAX_ROWS = 16
 #: entries of a protocol card that have other places on the page
 NOT_IN_CARD = ("name", "hash", "cameras", "selection")

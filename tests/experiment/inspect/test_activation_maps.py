@@ -79,7 +79,7 @@ def test_a_position_is_drawn_where_it_looks(name: str) -> None:
     (gradient,) = torch.autograd.grad(maps[:, :, y, x].sum(), inputs)
     depends = gradient.abs().sum((0, 1))
     rows, columns = torch.arange(size[0]), torch.arange(size[1])
-    centre = [float((depends.sum(1) * rows).sum() / depends.sum()),
+    center = [float((depends.sum(1) * rows).sum() / depends.sum()),
               float((depends.sum(0) * columns).sum() / depends.sum())]  # fmt: skip
     places = np.zeros((high, wide))
     places[y, x] = 1.0
@@ -87,7 +87,7 @@ def test_a_position_is_drawn_where_it_looks(name: str) -> None:
     top, left = np.unravel_index(drawn.argmax(), drawn.shape)
     assert drawn.max() == 1.0
     step = size[0] / high
-    assert abs(centre[0] - top) < step / 4 and abs(centre[1] - left) < step / 4
+    assert abs(center[0] - top) < step / 4 and abs(center[1] - left) < step / 4
 
 
 def test_a_band_keeps_to_itself() -> None:

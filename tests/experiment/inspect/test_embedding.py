@@ -22,9 +22,9 @@ def trained_stage(run: Run, place: Path, stage: str = "student") -> TrainedStage
 
 
 def test_identities_have_four_images_or_more() -> None:
-    truth = np.array([5] * 4 + [6] * 3 + [7] * 9 + [-1] * 20)
-    assert choose_identities(truth, 16, 0).tolist() == [*range(4), *range(7, 16)]
-    assert len(choose_identities(truth, 1, 0)) in (4, 9)
+    ground_truth = np.array([5] * 4 + [6] * 3 + [7] * 9 + [-1] * 20)
+    assert choose_identities(ground_truth, 16, 0).tolist() == [*range(4), *range(7, 16)]
+    assert len(choose_identities(ground_truth, 1, 0)) in (4, 9)
     with pytest.raises(ConfigError, match="not known"):
         choose_identities(np.full(5, -1), 3, 0)
 

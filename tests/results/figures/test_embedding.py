@@ -22,8 +22,8 @@ def test_projection_keeps_groups_together_and_is_the_same_each_time() -> None:
     groups = np.repeat(np.eye(3, 16), 12, 0) + rng.normal(0, 0.01, (36, 16))
     points = project(groups.astype(np.float32), "tsne", 0)
     assert (points == project(groups.astype(np.float32), "tsne", 0)).all()
-    centres = points.reshape(3, 12, 2).mean(1)
-    nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
+    centers = points.reshape(3, 12, 2).mean(1)
+    nearest = np.linalg.norm(points[:, None] - centers, axis=2).argmin(1)
     assert (nearest == np.repeat(np.arange(3), 12)).all()
 
 

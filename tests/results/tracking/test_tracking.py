@@ -41,8 +41,8 @@ def tensorboard_points(folder: Path) -> Points:
 def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """A run that stops when its second epoch is logged, but not yet saved."""
 
-    def end(cell: Experiment, *_: object) -> float:
-        if len(cell.history) == 2:
+    def end(experiment: Experiment, *_: object) -> float:
+        if len(experiment.history) == 2:
             raise KeyboardInterrupt
         return 0.0
 
