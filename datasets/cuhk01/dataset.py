@@ -10,38 +10,40 @@ import numpy as np
 
 from harness.core.errors import ConfigError, DataError
 from harness.core.seeds import derive
-from harness.data.facts import Facts
-from harness.data.image_files import Files
 from harness.data.layouts import Layout, part
-from harness.data.releases import Release, shown
-from harness.data.types import Dataset, ReIDData, Split
+from harness.data.releases import Release, ReleasedDataset, make_split, shown
+from harness.data.types import DatasetFacts, ReIDData
 
-FOLDERS = ("CUHK01", "CUHK01/CUHK01", "cuhk01", "cuhk01/CUHK01", ".")
+RELEASE = Release(
+    title="CUHK01",
+    page="cuhk01",
+    folders=("CUHK01", "CUHK01/CUHK01", "cuhk01", "cuhk01/CUHK01", "."),
+    example="0001001.png",
+)
 PART = "campus"
-PEOPLE, IMAGES = 971, 3_884
-#: people to test on and seed of the split; its fingerprint, of a copy that agrees in all else
+IDENTITIES, IMAGES = 971, 3_884
+#: (test_identities, split_seed) of the published fingerprint
 DEFAULTS = (486, 0)
 FINGERPRINT = "2476d36fa31ff2eb173f54dae365c451"
-#: identity, picture: 0001001.png; pictures 1 and 2 are camera A's, 3 and 4 camera B's
+#: identity, image: 0001001.png; images 1 and 2 are from camera A, 3 and 4 from camera B
 NAME = re.compile(r"(\d{4})00([1-4])\.png")
-RELEASE = Release("CUHK01", "cuhk01", FOLDERS, "0001001.png")
 
 
-class CUHK01(Dataset):
-    """CUHK01: 971 people, two cameras, two pictures a camera.
+class CUHK01(ReleasedDataset):
+    """CUHK01: 971 identities, two cameras, two images of each identity per camera.
 
-    There is no official split. The people to test on are drawn by a hash of (split_seed, identity);
-    the rest is for training. Queries are the pictures of camera A (0) of the people to test on, the
-    gallery those of camera B (1).
+    There is no official split: a hash of (split_seed, identity) selects the test identities, all
+    others are for training. Queries are the test images of camera A (0), the gallery those of
+    camera B (1).
 
     Args:
-        root: the folder that holds the release under one of its usual names, or the release itself.
-        check_counts: refuse anything but 971 people with four pictures each.
-        test_identities: how many people to test on; 486 and 100 are the field's.
-        split_seed: another seed draws other people; papers report the mean of ten draws.
+        root: see `ReleasedDataset`.
+        check_counts: refuse anything but 971 identities with four images each.
+        test_identities: number of test identities; papers use 486 or 100.
+        split_seed: selects other test identities; papers report the mean of ten splits.
 
     Raises:
-        ConfigError: numbers that make no split.
+        ConfigError: no identities remain for training or testing.
     """
 
     def __init__(
@@ -51,57 +53,56 @@ class CUHK01(Dataset):
         test_identities: int = 486,
         split_seed: int = 0,
     ) -> None:
-        self.root = Path(root).expanduser()
-        self.check_counts = check_counts
-        if not 1 <= test_identities < PEOPLE:
+        super().__init__(RELEASE, root, check_counts)
+        if not 1 <= test_identities < IDENTITIES:
             raise ConfigError(
-                f"dataset.test_identities={test_identities} leaves nobody to train or test on.",
-                f"Give 1 to {PEOPLE - 1}; 486 and 100 are usual.",
+                f"dataset.test_identities={test_identities} leaves no identities to train or test "
+                "on.",
+                f"Give 1 to {IDENTITIES - 1}; 486 and 100 are usual.",
             )
         self.test_identities = int(test_identities)
         self.split_seed = int(split_seed)
 
     def layouts(self) -> Sequence[Layout]:
-        """A folder `campus`, under whatever."""
-        return [Layout(RELEASE.title, FOLDERS[0], (part(PART, IMAGES, ".png"),))]
+        """A folder `campus`, anywhere."""
+        return [Layout(RELEASE.title, RELEASE.folders[0], (part(PART, IMAGES, ".png"),))]
 
     def load(self) -> ReIDData:
-        """Raises DataError if the release is missing, incomplete, or not what it should be."""
+        """Raises DataError if the release is missing, incomplete or not as expected."""
         folder = RELEASE.find(self.root, [PART])
         names = RELEASE.list_images(folder, PART, IMAGES, (".png",))
         matches = RELEASE.parse(folder / PART, names, NAME)
         RELEASE.check_count(folder / PART, len(names), IMAGES, self.check_counts)
-        identities = np.array([int(match[1]) for match in matches], dtype=np.int64)
-        cameras = np.array([(int(match[2]) - 1) // 2 for match in matches], dtype=np.int64)
-        people, pictures = np.unique(identities, return_counts=True)
-        if self.check_counts and (pictures != 4).any():
-            odd = [f"{i:04}" for i in people[pictures != 4]]
+        numbers = [(int(match[1]), (int(match[2]) - 1) // 2) for match in matches]
+        whole = make_split(folder, [f"{PART}/{name}" for name in names], numbers)
+        identities, images = np.unique(whole.identities, return_counts=True)
+        if self.check_counts and (images != 4).any():
+            odd = [f"{i:04}" for i in identities[images != 4]]
             raise DataError(
-                f"{folder / PART}: {len(odd)} people have not four pictures: {shown(odd)}",
+                f"{folder / PART}: {len(odd)} identities do not have four images: {shown(odd)}",
                 "Unpack the archive again.",
             )
-        if len(people) <= self.test_identities:
+        if len(identities) <= self.test_identities:
             raise DataError(
-                f"{folder / PART} has {len(people)} people; {self.test_identities} of them are to "
-                "be tested on, and nobody is left to train on",
+                f"{folder / PART} has {len(identities)} identities; with {self.test_identities} "
+                "for testing, none are left for training",
                 "Lower dataset.test_identities.",
             )
-        drawn = sorted(people.tolist(), key=lambda i: derive(self.split_seed, "cuhk01", i))
-        tested = np.isin(identities, drawn[: self.test_identities])
-        images = Files(folder, [f"{PART}/{name}" for name in names])
-        whole = Split(images, identities, cameras)
+        ranked = sorted(identities.tolist(), key=lambda i: derive(self.split_seed, "cuhk01", i))
+        tested = np.isin(whole.identities, ranked[: self.test_identities])
+        assert whole.cameras is not None
         train, query, gallery = (
             whole.subset(np.flatnonzero(chosen))
-            for chosen in (~tested, tested & (cameras == 0), tested & (cameras == 1))
+            for chosen in (~tested, tested & (whole.cameras == 0), tested & (whole.cameras == 1))
         )
-        return ReIDData("cuhk01", train, query, gallery, facts=self._facts())
+        return self.make_data("cuhk01", (train, query, gallery), self._facts())
 
-    def _facts(self) -> Facts:
-        """By arithmetic: everybody has two pictures in each of two cameras."""
+    def _facts(self) -> DatasetFacts:
+        """Follows from two images of each identity in each of two cameras."""
         tested = self.test_identities
-        return Facts(
-            train=4 * (PEOPLE - tested),
-            train_identities=PEOPLE - tested,
+        return DatasetFacts(
+            train=4 * (IDENTITIES - tested),
+            train_identities=IDENTITIES - tested,
             query=2 * tested,
             query_identities=tested,
             gallery=2 * tested,

@@ -1,4 +1,4 @@
-"""CUHK03 (Li et al., CVPR 2014) by the new protocol (Zhong et al., CVPR 2017): 767 / 700."""
+"""CUHK03 (Li et al., CVPR 2014) with the new protocol (Zhong et al., CVPR 2017): 767 / 700."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from typing import Any
 import numpy as np
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
-from harness.data.facts import Facts
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.layouts import Layout, Part
-from harness.data.releases import Release, list_images, shown
-from harness.data.subsets import SubsetRule
-from harness.data.types import Dataset, ReIDData, Split
+from harness.data.releases import Release, ReleasedDataset, Splits, list_images, shown
+from harness.data.types import DatasetFacts, ReIDData, Split
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-#: boxes → the word that folders and files use, and images by part
+#: boxes → the word used in folder and file names
 WORDS = {"detected": "detected", "labelled": "labeled"}
+OTHER_BOXES = {"detected": "labelled", "labelled": "detected"}
 COUNTS = {
     "detected": {"train": 7_365, "query": 1_400, "gallery": 5_332},
     "labelled": {"train": 7_368, "query": 1_400, "gallery": 5_328},
 }
-#: two files of the new protocol: identities and cameras of all images, and who is where
+#: file of the new protocol: identities, cameras and the split of all images
 PROTOCOL = "cuhk03_new_protocol_config_{}.mat"
 ORIGINAL = "cuhk-03.mat"
 FOLDERS = ("cuhk03-np", "CUHK03-NP", "cuhk03", "CUHK03", "cuhk03/cuhk03-np", "cuhk03_release", ".")
@@ -32,25 +31,24 @@ SUFFIXES = (".png", ".jpg")
 #: identity, camera of the pair: 0003_c1_2.png
 NAME = re.compile(r"(\d{4})_c([12])_\w+\.(?:png|jpg)")
 GET = (
-    "Get CUHK03-NP, folders of images made from it by the authors of the new protocol; "
+    "Get CUHK03-NP, image folders made by the authors of the new protocol; "
     "datasets/cuhk03/README.md says where."
 )
 
 
-class CUHK03(Dataset):
-    """CUHK03, new protocol: 767 identities for training, 700 for testing, pairs of cameras.
+class CUHK03(ReleasedDataset):
+    """CUHK03, new protocol: 767 training identities, 700 test identities, pairs of cameras.
 
-    Every person is seen by one of five pairs of cameras; the camera is its place in the pair, 0 or
-    1. Two layouts are read: CUHK03-NP's folders as in Market-1501, in filename order; and the
-    images under the names of the original (`1_001_1_01.png`) beside the protocol's .mat file, in
-    its order.
+    Every identity is seen by one of five camera pairs; the camera id is 0 or 1, its position in the
+    pair. Two layouts are supported: CUHK03-NP's folders like Market-1501's, in filename order; and
+    images with their original names (`1_001_1_01.png`) beside the protocol's .mat file, in its
+    order.
 
     Args:
-        root: the folder that holds the release under one of its usual names, or the release itself.
-        boxes: `detected`, by a deformable part model, or `labelled`, by hand: in records and tables
-            they have different names.
-        check_counts: refuse anything but the official numbers of images.
-        subset: options of `SubsetRule`, or None for everything.
+        root: see `ReleasedDataset`.
+        boxes: `detected` by a deformable part model, or `labelled` by hand; they have different
+            names in records and tables.
+        check_counts, subset: see `ReleasedDataset`.
 
     Raises:
         ConfigError: there are no such boxes.
@@ -63,40 +61,36 @@ class CUHK03(Dataset):
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
         self.boxes = "labelled" if boxes == "labeled" else str(boxes)
         if self.boxes not in WORDS:
             raise ConfigError(f"dataset.boxes={boxes} is unknown.", did_you_mean(self.boxes, WORDS))
         self.word = WORDS[self.boxes]
-        self.check_counts = check_counts
-        self.subset = None if subset is None else SubsetRule.parse(subset)
-        title = f"CUHK03 ({self.boxes})"
-        self.release = Release(title, "cuhk03", FOLDERS, "0003_c1_2.png")
+        release = Release(f"CUHK03 ({self.boxes})", "cuhk03", FOLDERS, "0003_c1_2.png")
+        super().__init__(release, root, check_counts, subset)
+
+    @property
+    def _image_folders(self) -> tuple[str, str]:
+        """Names of the folder of images that the protocol's file lists."""
+        return f"cuhk03_{self.word}", f"images_{self.word}"
 
     def layouts(self) -> Sequence[Layout]:
-        """CUHK03-NP's folders; or the protocol's own images and file."""
+        """CUHK03-NP's folders; or the protocol's images and file."""
         title, counts = self.release.title, COUNTS[self.boxes]
-        home = f"{FOLDERS[0]}/{self.word}"
-        folders = {part: (folder, counts[part]) for part, folder in PARTS.items()}
-        own = tuple(
-            Part(folder, ((f"{self.word}/{folder}",),), count, SUFFIXES)
-            for folder, count in folders.values()
+        folders = tuple(
+            Part(folder, ((f"{self.word}/{folder}",),), counts[part], SUFFIXES)
+            for part, folder in PARTS.items()
         )
-        names = (f"cuhk03_{self.word}", f"images_{self.word}")
+        names = self._image_folders
         images = Part(names[0], tuple((name,) for name in names), None, SUFFIXES)
         return [
-            Layout(title, home, own),
+            Layout(title, f"{FOLDERS[0]}/{self.word}", folders),
             Layout(title, "cuhk03", (images,), (PROTOCOL.format(self.word),)),
         ]
 
     def load(self) -> ReIDData:
-        """Raises DataError if the release is missing, incomplete, or not what it should be."""
-        train, query, gallery = self._parts()
-        name = f"cuhk03_{self.boxes}"
-        if self.subset is not None:
-            return ReIDData(f"{name}_subset", *self.subset.apply(train, query, gallery))
+        """Raises DataError if the release is missing, incomplete or not as expected."""
         counts = COUNTS[self.boxes]
-        facts = Facts(
+        facts = DatasetFacts(
             train=counts["train"],
             train_identities=767,
             query=counts["query"],
@@ -105,68 +99,61 @@ class CUHK03(Dataset):
             junk=0,
             distractors=0,
             cameras=2,
-            # two queries a person, one a camera: each gallery image answers one of them
+            # each identity has one query per camera: each gallery image matches one of them
             matches=counts["gallery"],
         )
-        return ReIDData(name, train, query, gallery, facts=facts)
+        return self.make_data(f"cuhk03_{self.boxes}", self._splits(), facts)
 
-    def _parts(self) -> tuple[Split, ...]:
+    def _splits(self) -> Splits:
         for name in FOLDERS:
             folder = self.root / name / self.word
             if any((folder / part).is_dir() for part in PARTS.values()):
-                return tuple(
-                    self.release.market_part(
-                        folder,
-                        PARTS[part],
-                        COUNTS[self.boxes][part],
-                        NAME,
-                        self.check_counts,
-                        SUFFIXES,
-                    )
-                    for part in PARTS
+                train, query, gallery = (
+                    self.market_split(folder, PARTS[part], count, NAME, SUFFIXES)
+                    for part, count in COUNTS[self.boxes].items()
                 )
+                return train, query, gallery
         protocol = PROTOCOL.format(self.word)
         for name in FOLDERS:
             folder = self.root / name
-            for images in (f"cuhk03_{self.word}", f"images_{self.word}"):
+            for images in self._image_folders:
                 if (folder / images).is_dir():
                     if not (folder / protocol).is_file():
                         raise DataError(
                             f"{self.release.title} in {folder} is incomplete: {protocol} is "
                             "missing",
-                            f"It tells training from test images. {GET}",
+                            f"It defines the training and test images. {GET}",
                         )
-                    return self._by_protocol(folder, images, protocol)
-        raise self._not_there()
+                    return self._splits_of_protocol(folder, images, protocol)
+        raise self._not_found()
 
-    def _not_there(self) -> DataError:
+    def _not_found(self) -> DataError:
+        other = OTHER_BOXES[self.boxes]
         for name in FOLDERS:
             folder = self.root / name
-            for place in (folder / ORIGINAL, folder / "cuhk03_release" / ORIGINAL):
-                if place.is_file():
+            for path in (folder / ORIGINAL, folder / "cuhk03_release" / ORIGINAL):
+                if path.is_file():
                     return DataError(
-                        f"{place} is the original of CUHK03, a MATLAB file that only MATLAB or an "
-                        "HDF5 library reads",
+                        f"{path} is the original of CUHK03, a MATLAB 7.3 file, which is not "
+                        "supported",
                         GET,
                     )
-            other = next(w for w in WORDS.values() if w != self.word)
-            if (folder / other / PARTS["train"]).is_dir():
-                boxes = next(b for b, w in WORDS.items() if w == other)
+            if (folder / WORDS[other] / PARTS["train"]).is_dir():
                 return DataError(
-                    f"{folder} holds the {boxes} boxes of CUHK03, not the {self.boxes} ones",
-                    f"They are different data sets: use dataset.boxes={boxes}, or get the others.",
+                    f"{folder} holds the {other} boxes of CUHK03, not the {self.boxes} ones",
+                    f"They are different data sets: use dataset.boxes={other}, or get the others.",
                 )
         tried = ", ".join(f"{name}/{self.word}" for name in FOLDERS[:-1])
         return DataError(
             f"{self.release.title} is not under {self.root} (tried {tried} and the folder itself)",
-            f"Set HARNESS_DATA or data.root= to the folder that holds {FOLDERS[0]}. {GET}",
+            f"Set HARNESS_DATA or data.root= to the folder that contains {FOLDERS[0]}. {GET}",
         )
 
-    def _by_protocol(self, folder: Path, images: str, protocol: str) -> tuple[Split, ...]:
-        """The parts as the protocol's .mat file lists them."""
+    def _splits_of_protocol(self, folder: Path, images: str, protocol: str) -> Splits:
+        """The splits that the protocol's .mat file defines."""
         names, identities, cameras, rows = _read_protocol(folder / protocol)
-        there = set(list_images(folder / images, SUFFIXES))
-        missing = [name for name in names if name not in there]
+        present = set(list_images(folder / images, SUFFIXES))
+        missing = [name for name in names if name not in present]
         if missing:
             raise DataError(
                 f"{len(missing):,} of {len(names):,} images that {protocol} lists are not in "
@@ -174,18 +161,18 @@ class CUHK03(Dataset):
                 GET,
             )
         for part, chosen in rows.items():
-            where = folder / f"{protocol} ({part})"
-            self.release.check_count(
-                where, len(chosen), COUNTS[self.boxes][part], self.check_counts
-            )
-        return tuple(
+            source = folder / f"{protocol} ({part})"
+            expected = COUNTS[self.boxes][part]
+            self.release.check_count(source, len(chosen), expected, self.check_counts)
+        train, query, gallery = (
             Split(
-                Files(folder, [f"{images}/{names[i]}" for i in chosen]),
+                ImageFiles(folder, [f"{images}/{names[i]}" for i in chosen]),
                 identities[chosen],
                 cameras[chosen],
             )
             for chosen in rows.values()
         )
+        return train, query, gallery
 
 
 def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -199,13 +186,10 @@ def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[
 
     try:
         content: dict[str, Any] = loadmat(path)
-        names = [str(cell[0]) for cell in content["filelist"].ravel()]
+        names = [str(entry[0]) for entry in content["filelist"].ravel()]
         identities = content["labels"].ravel().astype(np.int64)
         cameras = content["camId"].ravel().astype(np.int64) - 1
-        rows = {
-            part: content[f"{part}_idx"].ravel().astype(np.int64) - 1
-            for part in ("train", "query", "gallery")
-        }
+        rows = {part: content[f"{part}_idx"].ravel().astype(np.int64) - 1 for part in PARTS}
         if not len(names) == len(identities) == len(cameras):
             raise ValueError("lists of different lengths")
         if any(len(r) and not 0 <= r.min() <= r.max() < len(names) for r in rows.values()):

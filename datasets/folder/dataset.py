@@ -1,28 +1,28 @@
-"""Images of your own, listed in a CSV file: path, id, camera, split."""
+"""Your own images, listed in a CSV file: path, id, camera, split."""
 
 from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.core.errors import DataError
-from harness.data.image_files import Files
-from harness.data.types import Dataset, ReIDData, Split
+from harness.data.image_files import ImageFiles
+from harness.data.releases import shown
+from harness.data.types import JUNK, Dataset, ReIDData, Split
 
 COLUMNS = ("path", "id", "camera", "split")
 REQUIRED = ("path", "split")
 SPLITS = ("train", "query", "gallery")
-JUNK = -1
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the CSV, stripped of blanks."""
+    """One line of the CSV, without surrounding blanks."""
 
     line: int
     path: str
@@ -32,13 +32,13 @@ class Row:
 
 
 class Folder(Dataset):
-    """A data set of three parts, from one CSV file with a header.
+    """A data set described by one CSV file with a header.
 
     Args:
         root: the folder that `csv` and `images` are relative to.
-        csv: the file. Columns `path` and `split`; `id` (needed in query and gallery) and `camera`
-            (in all rows or in none) as far as they are known.
-        images: the folder that paths are relative to; by default the one that holds the CSV.
+        csv: the file. Columns `path` and `split`; optional `id` (required for query and gallery)
+            and `camera` (in all rows or in none).
+        images: the folder that paths are relative to; by default the CSV's folder.
     """
 
     def __init__(self, root: str | Path, csv: str | Path, images: str | Path | None = None) -> None:
@@ -47,16 +47,16 @@ class Folder(Dataset):
         self.images = self.csv.parent if images is None else root / Path(images).expanduser()
 
     def load(self) -> ReIDData:
-        """Raises DataError with line numbers for everything that is wrong with the file."""
+        """Raises DataError, with line numbers, if anything is wrong with the file."""
         rows = self._rows()
-        self._check(rows)
+        self._check_rows(rows)
         identities = self._identities(rows)
         cameras = self._cameras(rows)
 
         def part(split: str) -> Split:
             chosen = np.array([i for i, row in enumerate(rows) if row.split == split], dtype=int)
             return Split(
-                Files(self.images, [rows[i].path for i in chosen]),
+                ImageFiles(self.images, [rows[i].path for i in chosen]),
                 identities[chosen],
                 None if cameras is None else cameras[chosen],
             )
@@ -66,14 +66,14 @@ class Folder(Dataset):
     # ------------------------------------------------------------------------------------ reading
 
     def _rows(self) -> list[Row]:
-        """Read the file; check its header."""
+        """Read the file and check its header."""
         if not self.csv.is_file():
             raise DataError(
                 f"There is no file {self.csv}",
                 "dataset.csv= is relative to data.root (HARNESS_DATA), or an absolute path.",
             )
         try:
-            # -sig: spreadsheets put a byte order mark first
+            # -sig: spreadsheet programs write a byte order mark
             with self.csv.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.reader(file)
                 header = [name.strip().lower() for name in next(reader, [])]
@@ -85,7 +85,7 @@ class Folder(Dataset):
                         row = {column: cells.get(column, "") for column in COLUMNS}
                         rows.append(Row(reader.line_num, **row))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{self.csv} is no CSV file in UTF-8: {error}") from error
+            raise DataError(f"{self.csv} is not a CSV file in UTF-8: {error}") from error
         return rows
 
     def _check_header(self, header: list[str]) -> None:
@@ -103,73 +103,70 @@ class Folder(Dataset):
         if needed:
             raise DataError(
                 f"{self.csv}, line 1: column '{needed[0]}' is missing among {', '.join(header)}",
-                "The first line names the columns, separated by commas: path,id,camera,split",
+                "The first line must name the columns, separated by commas: path,id,camera,split",
             )
 
     # ----------------------------------------------------------------------------------- checking
 
-    def _check(self, rows: list[Row]) -> None:
+    def _check_rows(self, rows: list[Row]) -> None:
         unknown = [row for row in rows if row.split not in SPLITS]
         if unknown:
-            raise self._error(
-                f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}", unknown, len(rows)
+            self._refuse(
+                f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}", unknown, rows
             )
         self._refuse("no path", [row for row in rows if not row.path], rows)
         absolute = [row for row in rows if Path(row.path).is_absolute()]
         if absolute:
             raise DataError(
                 f"{absolute[0].path} is an absolute path ({_lines(absolute)} of {self.csv})",
-                "Write paths relative to the CSV's folder, or to dataset.images=.",
+                "Paths must be relative to the CSV's folder, or to dataset.images=.",
             )
         first: dict[str, Row] = {}
         repeated = [row for row in rows if first.setdefault(row.path, row) is not row]
         if repeated:
             original = first[repeated[0].path].line
-            raise self._error(
-                f"{repeated[0].path} is listed already (line {original})", repeated, len(rows)
-            )
-        self._check_parts({row.split for row in rows})
+            self._refuse(f"{repeated[0].path} is listed already (line {original})", repeated, rows)
+        self._check_splits({row.split for row in rows})
         self._check_case(rows)
         missing = [row for row in rows if not (self.images / row.path).is_file()]
         if missing:
-            shown = ", ".join(row.path for row in missing[:3]) + (", …" if missing[3:] else "")
             raise DataError(
-                f"{len(missing)} of {len(rows)} images are not in {self.images}: {shown} "
-                f"({_lines(missing)} of {self.csv})",
-                "Paths are relative to the CSV's folder; dataset.images= names another.",
+                f"{len(missing)} of {len(rows)} images are not in {self.images}: "
+                f"{shown([row.path for row in missing])} ({_lines(missing)} of {self.csv})",
+                "Paths are relative to the CSV's folder; set dataset.images= to use another.",
             )
 
     def _check_case(self, rows: list[Row]) -> None:
-        """Refuse paths that many disks hold for one file."""
+        """Refuse paths that are the same file on case-insensitive disks."""
         first: dict[str, Row] = {}
         same = [row for row in rows if first.setdefault(row.path.casefold(), row) is not row]
         if same:
             other = first[same[0].path.casefold()]
-            raise self._error(
+            self._refuse(
                 f"{same[0].path} differs from {other.path} (line {other.line}) by case only; many "
-                "disks cannot hold both",
+                "disks cannot store both",
                 same,
-                len(rows),
+                rows,
             )
 
-    def _check_parts(self, there: set[str]) -> None:
-        """Training alone is fine, and so is a test part alone, but queries need a gallery."""
-        missing = [split for split in SPLITS if split not in there]
+    def _check_splits(self, present: set[str]) -> None:
+        """Training images alone are fine, and so are test images, but queries need a gallery."""
+        missing = [split for split in SPLITS if split not in present]
         if missing == ["query", "gallery"] or missing in ([], ["train"]):
             return
-        need = "training" if missing[0] == "train" else "evaluation, which needs both parts,"
+        task = "training" if missing[0] == "train" else "evaluation, which needs query and gallery"
         raise DataError(
             f"{self.csv} lists no {missing[0]} images",
-            f"Add rows with split={missing[0]} for {need} to work on.",
+            f"Add rows with split={missing[0]} for {task}.",
         )
 
     # ---------------------------------------------------------------------------------- numbering
 
     def _identities(self, rows: list[Row]) -> np.ndarray:
-        """(N,) int64. Numbers as they are, names numbered from 1 in sorted order."""
+        """(N,) int64: numbers are kept; names are numbered from 1 in sorted order."""
         tested = [row for row in rows if row.split != "train"]
         self._refuse(
-            "no id; every query and gallery image needs one (-1 for junk, 0 for a distractor)",
+            "no id; query and gallery images need one (-1 for junk, 0 for a distractor)",
             [row for row in tested if not row.id],
             rows,
         )
@@ -181,7 +178,7 @@ class Folder(Dataset):
         known = {row.id for row in rows} - {"", str(JUNK)}
         if all(map(_is_integer, known)):
             self._refuse(
-                "ids are negative; only -1, for junk, may be",
+                "ids are negative; only -1 is allowed, for junk",
                 [row for row in rows if row.id not in ("", str(JUNK)) and int(row.id) < 0],
                 rows,
             )
@@ -191,7 +188,7 @@ class Folder(Dataset):
         return np.array([number.get(row.id, JUNK) for row in rows], dtype=np.int64)
 
     def _cameras(self, rows: list[Row]) -> np.ndarray | None:
-        """(N,) int64, numbered from 0 in sorted order; None if no row has one."""
+        """(N,) int64, numbered from 0 in sorted order; None if no row has a camera."""
         names = {row.camera for row in rows} - {""}
         if not names:
             return None
@@ -205,25 +202,22 @@ class Folder(Dataset):
 
     # ------------------------------------------------------------------------------------- errors
 
-    def _refuse(self, what: str, wrong: list[Row], rows: list[Row]) -> None:
+    def _refuse(self, problem: str, wrong: list[Row], rows: list[Row]) -> None:
+        """Raise DataError if any rows are wrong."""
         if wrong:
-            raise self._error(what, wrong, len(rows))
-
-    def _error(self, what: str, wrong: list[Row], total: int) -> DataError:
-        return DataError(
-            f"{self.csv}, {_lines(wrong)}: {what}",
-            f"Correct {len(wrong)} of {total} rows.",
-        )
+            raise DataError(
+                f"{self.csv}, {_lines(wrong)}: {problem}",
+                f"Correct {len(wrong)} of {len(rows)} rows.",
+            )
 
 
-def _lines(rows: Iterable[Row]) -> str:
+def _lines(rows: Sequence[Row]) -> str:
     """'line 3' or 'lines 3, 4, 9, …'."""
     numbers = [str(row.line) for row in rows]
-    shown = ", ".join(numbers[:3]) + (", …" if len(numbers) > 3 else "")
-    return f"line {shown}" if len(numbers) == 1 else f"lines {shown}"
+    return f"line{'s' if len(numbers) > 1 else ''} {shown(numbers)}"
 
 
 def _is_integer(text: str) -> bool:
-    """Whether it is a number that int64 holds; longer ones are names."""
+    """Whether a text is a whole number that fits into int64; longer ones are names."""
     digits = text.removeprefix("-")
     return digits.isdecimal() and len(digits) <= 18

@@ -1,4 +1,4 @@
-"""PersonX (Sun and Zheng, CVPR 2019): rendered people, in the two releases that papers use."""
+"""PersonX (Sun and Zheng, CVPR 2019): rendered pedestrians, in the two releases papers use."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from harness.core.errors import ConfigError, DataError, did_you_mean
-from harness.data.facts import Facts
-from harness.data.image_files import Files
 from harness.data.layouts import Layout, part
-from harness.data.releases import Release
-from harness.data.subsets import SubsetRule
-from harness.data.types import Dataset, ReIDData, Split
+from harness.data.releases import Release, ReleasedDataset, make_split
+from harness.data.types import DatasetFacts, ReIDData, Split
 
 PARTS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-#: part → images: of the harder release, and of each of the six backgrounds of the first one
+#: images of each part: of the hard release, and of each of the six backgrounds of v1
 COUNTS = {
     "hard": {"train": 9_840, "query": 5_136, "gallery": 30_816},
     "v1": {"train": 14_760, "query": 856, "gallery": 30_816},
 }
 #: identity, camera, and (in v1) viewpoint: 0001_c3s1_01.jpg
 NAME = re.compile(r"(\d{4})_c(\d{1,2})s\d_\w+\.jpg")
-#: release → the cameras of its names, numbered here from 0 in this order
+#: camera numbers in file names; they become 0, 1, …
 CAMERAS = {"hard": (3, 4, 8, 10, 11, 12), "v1": (1, 2, 3, 4, 5, 6)}
 RELEASES = {
     "hard": Release(
@@ -38,22 +33,21 @@ RELEASES = {
 }  # fmt: skip
 
 
-class PersonX(Dataset):
-    """PersonX: 1,266 rendered people, 410 for training and 856 for testing; six cameras.
+class PersonX(ReleasedDataset):
+    """PersonX: 1,266 rendered identities, 410 for training and 856 for testing; six cameras.
 
     Images are in filename order, in `v1` background by background. Cameras are numbered from 0 in
-    the order of their numbers in the names. There is neither junk nor a distractor.
+    the order of their numbers in file names. There are no junk boxes or distractors.
 
     Args:
-        root: the folder that holds the release under one of its usual names, or the release itself.
-        release: `hard`, with occlusion, low resolution and changing light, which papers on
-            unsupervised methods report; or `v1`, the first one, folders 1 … 6.
-        backgrounds: of `v1`, which of its folders; each is a camera.
-        check_counts: refuse anything but the official numbers of images.
-        subset: options of `SubsetRule`, or None for everything.
+        root: see `ReleasedDataset`.
+        release: `hard`, with occlusion, low resolution and changing light, as reported in papers on
+            unsupervised methods; or `v1`, the first release, in folders 1 … 6.
+        backgrounds: folders of `v1` to use; each is a camera.
+        check_counts, subset: see `ReleasedDataset`.
 
     Raises:
-        ConfigError: no such release or background.
+        ConfigError: there is no such release or background.
     """
 
     def __init__(
@@ -64,96 +58,92 @@ class PersonX(Dataset):
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
         if release not in RELEASES:
             raise ConfigError(
                 f"dataset.release={release} is unknown.", did_you_mean(str(release), RELEASES)
             )
+        super().__init__(RELEASES[release], root, check_counts, subset)
         self.kind = release
-        self.release = RELEASES[release]
         self.backgrounds = sorted(set(backgrounds))
         if len(self.backgrounds) < 2 or not set(self.backgrounds) <= set(CAMERAS["v1"]):
             raise ConfigError(
-                f"dataset.backgrounds={list(backgrounds)} is no choice.",
-                "Give two or more of 1, 2, 3, 4, 5, 6: a match is found in another one.",
+                f"dataset.backgrounds={list(backgrounds)} is out of range.",
+                "Give two or more of 1, 2, 3, 4, 5, 6: matches are across backgrounds.",
             )
-        self.check_counts = check_counts
-        self.subset = None if subset is None else SubsetRule.parse(subset)
+
+    @property
+    def _prefixes(self) -> list[str]:
+        """Prefixes of the part folders: one per background in v1."""
+        return [""] if self.kind == "hard" else [f"{number}/" for number in self.backgrounds]
 
     def layouts(self) -> Sequence[Layout]:
-        """The release's own; of v1, the folders of the backgrounds."""
-        counts = COUNTS[self.kind]
-        places = [""] if self.kind == "hard" else [f"{number}/" for number in self.backgrounds]
+        """The layout of the release; for v1, the folders of the backgrounds."""
         parts = tuple(
-            part(f"{place}{folder}", counts[name])
-            for place in places
+            part(f"{prefix}{folder}", COUNTS[self.kind][name])
+            for prefix in self._prefixes
             for name, folder in PARTS.items()
         )
         return [Layout(self.release.title, self.release.folders[0], parts)]
 
     def load(self) -> ReIDData:
-        """Raises DataError if the release is missing, incomplete, or not what it should be."""
-        places = [""] if self.kind == "hard" else [f"{number}/" for number in self.backgrounds]
-        wanted = [f"{place}{part}" for place in places for part in PARTS.values()]
+        """Raises DataError if the release is missing, incomplete or not as expected."""
+        folders = [f"{prefix}{part}" for prefix in self._prefixes for part in PARTS.values()]
         try:
-            folder = self.release.find(self.root, wanted)
+            folder = self.release.find(self.root, folders)
         except DataError as error:
-            raise self._other(error) from error
-        train, query, gallery = (self._part(folder, places, part) for part in PARTS)
-        name = self._name()
-        if self.subset is not None:
-            parts = self.subset.apply(train, query, gallery)
-            return ReIDData(f"{name}_subset", *parts)
-        return ReIDData(name, train, query, gallery, facts=self._facts())
+            if (other := self._other_release()) is not None:
+                raise other from error
+            raise
+        train, query, gallery = (self._split(folder, part) for part in PARTS)
+        return self.make_data(self._name(), (train, query, gallery), self._facts())
 
     def _name(self) -> str:
-        """Six backgrounds are `personx_v1`, fewer have their numbers behind that, as in papers."""
+        """`personx_v1` for six backgrounds; fewer are appended as numbers, as in papers."""
         if self.kind == "hard":
             return "personx"
         some = "" if len(self.backgrounds) == 6 else "_" + "".join(map(str, self.backgrounds))
         return f"personx_v1{some}"
 
-    def _other(self, error: DataError) -> DataError:
-        """The same error, or that the other release is there."""
-        other = "v1" if self.kind == "hard" else "hard"
-        part = "1/query" if other == "v1" else "query"
+    def _other_release(self) -> DataError | None:
+        """The error to raise if the other release is present instead."""
+        other, part = ("v1", "1/query") if self.kind == "hard" else ("hard", "query")
         for name in RELEASES[other].folders:
             if (self.root / name / part).is_dir():
                 return DataError(
                     f"{self.root / name} holds the other release of PersonX, not '{self.kind}'.",
                     f"They are different data sets: use dataset.release={other}.",
                 )
-        return error
+        return None
 
-    def _part(self, folder: Path, places: list[str], part: str) -> Split:
+    def _split(self, folder: Path, part: str) -> Split:
         names: list[str] = []
         numbers: list[tuple[int, int]] = []
         expected = COUNTS[self.kind][part]
-        for place in places:
-            sub = f"{place}{PARTS[part]}"
-            found = self.release.list_images(folder, sub, expected)
-            matches = self.release.parse(folder / sub, found, NAME)
-            self.release.check_count(folder / sub, len(found), expected, self.check_counts)
-            names += [f"{sub}/{name}" for name in found]
+        for prefix in self._prefixes:
+            sub = f"{prefix}{PARTS[part]}"
+            files = self.release.list_images(folder, sub, expected)
+            matches = self.release.parse(folder / sub, files, NAME)
+            self.release.check_count(folder / sub, len(files), expected, self.check_counts)
+            names += [f"{sub}/{name}" for name in files]
             numbers += [(int(m[1]), self._camera(folder / sub, m)) for m in matches]
-        identities, cameras = np.array(numbers, dtype=np.int64).T.copy()
-        return Split(Files(folder, names), identities, cameras)
+        return make_split(folder, names, numbers)
 
     def _camera(self, folder: Path, match: re.Match[str]) -> int:
         known = CAMERAS[self.kind]
         if int(match[2]) not in known:
             raise DataError(
-                f"{folder} holds {match[0]}, but this release has cameras "
+                f"{folder} has {match[0]}, but this release has cameras "
                 f"{', '.join(map(str, known))} only.",
-                "Is it the other release? hard and v1 are different data sets: dataset.release=…",
+                "It may be the other release: hard and v1 are different data sets. Set "
+                "dataset.release=.",
             )
         return known.index(int(match[2]))
 
-    def _facts(self) -> Facts:
-        """Of the paper and the release; of v1, one camera a background."""
-        times = 1 if self.kind == "hard" else len(self.backgrounds)
+    def _facts(self) -> DatasetFacts:
+        """From the paper and the release; in v1, one camera per background."""
+        times = len(self._prefixes)
         counts = {part: times * count for part, count in COUNTS[self.kind].items()}
-        return Facts(
+        return DatasetFacts(
             train=counts["train"],
             train_identities=410,
             query=counts["query"],

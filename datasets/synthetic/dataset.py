@@ -27,7 +27,7 @@ class Rendered(ImageSource):
         settings: all that the world was made from, for the fingerprint.
     """
 
-    drawn = True
+    rendered = True
 
     def __init__(
         self,

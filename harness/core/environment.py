@@ -1,4 +1,4 @@
-"""What a result was made with: versions, device, commit. Nothing that names a person or a path."""
+"""What a result was computed with: versions, hardware, commit. Contains no user names or paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "scikit-l
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, hardware and the commit of the checkout, for the record."""
+    """Versions, hardware and commit, for the record."""
     import harness
 
     versions = {}
@@ -46,7 +46,7 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's model name where the system tells it."""
+    """The processor's model name, if known, and the number of cores."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -57,22 +57,20 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that `harness` was imported from, `+` if it was changed; or None."""
-    root = CHECKOUT
-    if not (root / ".git").exists():
+    """Commit of the checkout, followed by `+` if files were changed; None outside of git."""
+    if not (CHECKOUT / ".git").exists():
         return None
     try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        head = _git("rev-parse", "--short=12", "HEAD")
+        dirty = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+" if dirty else "")
 
 
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
-    )
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
 
 
@@ -80,7 +78,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory of this process in MiB: `host`, and `device` on a GPU."""
     peak = {}
     if sys.platform != "win32":
-        import resource  # which Windows does not have
+        import resource  # not available on Windows
 
         scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts KiB, macOS bytes
         peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

@@ -1,16 +1,20 @@
-"""One exception for everything that a person can mend: it names the cause and the hint."""
+"""Errors and notices for users. An error states its cause and a hint on how to fix it."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+
+_noticed: set[str] = set()
 
 
 class HarnessError(Exception):
-    """Bad input, told in two parts: what is wrong (`cause`) and what to do about it (`hint`).
+    """An error that the user can fix: what is wrong (`cause`) and what to do about it (`hint`).
 
-    The command line prints both without a traceback and exits with status 2 (1 for a run that
-    had started); as a library exception its text holds both.
+    The command line prints both without a traceback and exits with status 2 (1 once a run has
+    started).
     """
 
     def __init__(self, cause: str, hint: str = "") -> None:
@@ -19,30 +23,37 @@ class HarnessError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[type[HarnessError], tuple[str, str]]:
-        return type(self), (self.cause, self.hint)  # to another process, in both parts
+        return type(self), (self.cause, self.hint)  # keep both parts when pickled
 
 
 class ConfigError(HarnessError):
-    """A configuration that cannot be run. Raised when it is composed, before any work is done."""
+    """A configuration that cannot be run, raised before any work is done."""
 
 
 class DataError(HarnessError):
-    """A data set that is missing, incomplete or damaged."""
+    """A data set is missing, incomplete or damaged."""
 
 
 class TrainingError(HarnessError):
-    """Training cannot go on (no clusters, a loss that is not finite). The last checkpoint stays."""
+    """Training cannot continue (no clusters, non-finite loss). The last checkpoint is kept."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an exception's text, or its kind where it has none."""
+    """The first line of an exception's message, or the exception's type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest of `known` to a misspelt `word`, or lists them all."""
+    """A hint that suggests the closest known word, or lists all of them."""
     options = sorted(set(known))
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
     if near:
         return f"Did you mean '{near[0]}'?"
     return f"Known: {', '.join(options)}." if options else ""
+
+
+def say_once(text: str) -> None:
+    """Print a notice to stderr, once per process and only on rank 0 under torchrun."""
+    if text not in _noticed and os.environ.get("RANK", "0") == "0":
+        _noticed.add(text)
+        print(f"note: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: every write goes to a temporary name first."""
+"""Atomic writes: a file is written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -14,27 +14,30 @@ from typing import IO, Any
 
 from harness.core.errors import HarnessError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusals into errors that name the folder and the hint."""
+def _explain_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the file system into errors that name the folder and give a hint."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if isinstance(error, RuntimeError):
-            full = _nearly_full(path)
-            if not full:
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):  # torch.save reports a full disk like this
+            if not _nearly_full(path):
                 raise
+            full = True
+        else:
+            full = error.errno in DISK_FULL
         if full:
             raise HarnessError(
-                f"The disk that holds {path.parent} is full.",
-                "Free some space and give the same command again: it goes on from its last "
-                "checkpoint. Or choose another place with store=.",
+                f"The disk that contains {path.parent} is full.",
+                "Free some space and repeat the command: it continues from the last checkpoint. "
+                "Or choose another folder with store=.",
             ) from error
         raise HarnessError(
             f"{path.parent} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Choose another place (store= for runs, data.cache_dir= for image image_caches).",
+            "Choose another folder (store= for runs, data.cache_dir= for image caches).",
         ) from error
 
 
@@ -42,28 +45,28 @@ def _nearly_full(path: Path) -> bool:
     return shutil.disk_usage(path.parent).free < 512 * 2**20
 
 
-def _own() -> str:
-    """A word that no other writer has, be it on another machine that shares the file system."""
+def unique_suffix() -> str:
+    """A suffix that no other process uses, not even on another machine with the same disk."""
     return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Let `write` fill a file that then takes the place of `path` in one step.
+    """Replace a file in one step by what `write` writes to the given stream.
 
     Raises:
-        HarnessError: the folder cannot be written, or the disk is full. What was there stays.
+        HarnessError: the folder is not writable, or the disk is full. The old file is kept.
     """
-    temporary = path.with_name(f"{path.name}.{_own()}.tmp")
+    temporary = path.with_name(f"{path.name}.{unique_suffix()}.tmp")
     try:
-        with _explained(path):
+        with _explain_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 write(file)
                 file.flush()
-                os.fsync(file.fileno())  # the new name must never stand on an empty file
+                os.fsync(file.fileno())  # so that a crash never leaves an empty file
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # gone already, or its folder never came to be
+        with suppress(OSError):  # already renamed, or never created
             temporary.unlink()
 
 
@@ -73,19 +76,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, indented, without NaN (which is not JSON)."""
+    """Write indented JSON atomically. NaN is refused: it is not valid JSON."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that can be written to.
+    """Make a folder and check that it is writable.
 
     Raises:
         HarnessError: it cannot be made or written, or the disk is full.
     """
-    probe = path / f".{_own()}.tmp"
+    probe = path / f".{unique_suffix()}.tmp"
     try:
-        with _explained(probe):
+        with _explain_errors(probe):
             path.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b".")
     finally:

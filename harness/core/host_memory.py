@@ -1,11 +1,9 @@
-"""Memory: what the C library keeps, and what to do when a GPU has too little.
+"""Host memory: allocator settings, peak usage, free memory; smaller blocks when a GPU runs out.
 
-Let the C library keep freed memory: a third of training time on CPUs went into getting it back.
-
-Every activation of a network is larger than glibc's threshold for asking the kernel for new pages,
-so a training step had over a million page faults. On 2 cores with ResNet-50 (128 at once,
-one process, before and after): training at 128×64 from 13.8 to 19.5 images/s, inference at 256×128
-from 10.7 to 15.6; with huge pages as well 18.7.
+Activations exceed glibc's mmap threshold, so by default every training step returns its memory to
+the kernel and gets it back through over a million page faults: a third of training time on CPUs.
+Keeping freed memory raised ResNet-50 on 2 cores from 13.8 to 19.5 images/s in training at 128×64,
+and from 10.7 to 15.6 in inference at 256×128 (18.7 with huge pages as well).
 """
 
 from __future__ import annotations
@@ -19,27 +17,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from harness.core.notices import say_once
+from harness.core.errors import say_once
 
 Result = TypeVar("Result")
 
-# names of <malloc.h>, which Python does not know
+# constants of <malloc.h>
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def before_torch() -> None:
-    """What has to be set before torch is imported. A user's own values win.
+    """Set environment variables that torch reads on import. Values set by the user are kept.
 
-    Large CPU tensors take 2 MiB pages. OpenMP's threads sleep between their jobs: spinning, they
-    take the cores from the compiled loops that follow a matrix product (choosing neighbours took
-    0.30 s instead of 0.20 s for 12,936 images on 2 cores; training steps take as long either way).
+    Large CPU tensors use 2 MiB pages. OpenMP threads sleep between jobs: spinning threads would
+    slow down the compiled loops that follow a matrix product (neighbor selection took 0.30 s
+    instead of 0.20 s for 12,936 images on 2 cores).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def keep_freed_memory() -> None:
-    """Freed memory stays with the process. Nothing happens where the C library is not glibc."""
+    """Keep freed memory in the process. Does nothing unless the C library is glibc."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -52,14 +50,14 @@ def keep_freed_memory() -> None:
 
 
 def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
-    """`work(block)`; whenever the GPU runs out of memory, again with half the block.
+    """Return `work(block)`, retrying with half the block whenever the GPU runs out of memory.
 
     Args:
-        work: does the whole job in blocks of the given size; is started anew.
-        what: named in the notice ("the neighbour search").
+        work: does the whole job in blocks of the given size; restarted on each try.
+        what: name of the job in the notice ("the neighbor search").
 
     Raises:
-        torch.OutOfMemoryError: not even blocks of one fit.
+        torch.OutOfMemoryError: even blocks of one do not fit.
     """
     import torch
 
@@ -69,27 +67,25 @@ def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
         except torch.OutOfMemoryError:
             if block <= 1:
                 raise
-        # outside of the except, whose traceback holds on to the block's tensors
+        # outside `except`: its traceback keeps the block's tensors alive
         block //= 2
         torch.cuda.empty_cache()
-        say_once(
-            f"the GPU is short of memory: {what} goes on in smaller blocks, with equal results"
-        )
+        say_once(f"the GPU is short of memory: {what} continues in smaller blocks, same results")
 
 
 class PeakMemory:
-    """How far the process's resident memory rose above where it was: `with PeakMemory() as peak`.
+    """Context manager: rise of the process's resident memory inside the block.
 
     Attributes:
-        mib: MiB, once the block has ended. On Linux the kernel's mark is reset first; elsewhere
-            only memory beyond the largest so far is seen.
+        mib: MiB, set when the block ends. On Linux the kernel's peak is reset first; elsewhere only
+            a rise above the previous peak is seen.
     """
 
     mib: float = 0.0
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # else what was freed hides the rise
+        with contextlib.suppress(OSError, AttributeError):  # else freed memory hides the rise
             ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -101,12 +97,45 @@ class PeakMemory:
 
 
 def _resident(field: str) -> float:
-    """Resident MiB of this process: now (VmRSS) or at most (VmHWM)."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        import resource
+    """Resident MiB of this process: current (VmRSS) or peak (VmHWM)."""
+    kib = _kib("/proc/self/status", field)
+    if kib is not None:
+        return kib / 1024
+    import resource
 
-        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _kib(path: str, field: str) -> int | None:
+    """A field of a /proc file, in KiB; None if there is no such file or field."""
+    try:
+        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(x.split()[1]) for x in lines if x.startswith(f"{field}:")), None)
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that this process can still allocate; None if unknown."""
+    limits = [value for value in (_system_free(), _cgroup_free()) if value is not None]
+    return min(limits) if limits else None
+
+
+def _system_free() -> int | None:
+    if (kib := _kib("/proc/meminfo", "MemAvailable")) is not None:
+        return kib * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _cgroup_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's memory limit leaves (cgroup v2)."""
+    try:
+        limit = int((folder / "memory.max").read_text(encoding="ascii"))
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+    return max(0, limit - used)

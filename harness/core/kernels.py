@@ -1,7 +1,7 @@
-"""Loops that numba compiles for the CPU; where it is missing, torch does the same work, slower.
+"""CPU loops compiled by numba. Without numba, callers fall back to slower torch code.
 
-The loops release Python's lock, so plain threads share the rows of a job. Their machine code is
-cached beside its source (or in the user's cache folder): they are compiled once per machine.
+Compiled loops release the GIL, so plain threads can share the rows of a job. Machine code is cached
+beside the source (or in the user's cache folder): it is compiled once per machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from harness.core.notices import say_once
+from harness.core.errors import say_once
 
 Result = TypeVar("Result")
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 def loop(
     function: Callable[..., Any] | None = None, *, fastmath: bool = False
 ) -> Callable[..., Any]:
-    """Decorate a function that numba is to compile; `fastmath` lets it reorder float sums.
+    """Decorator: compile a function with numba; `fastmath` lets it reorder float sums.
 
     Raises:
         ImportError: numba is missing.
@@ -37,29 +37,29 @@ def loop(
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
         return njit(function, cache=True, **options)
-    except RuntimeError:  # neither the source's folder nor the user's cache can be written
+    except RuntimeError:  # neither the source folder nor the user's cache is writable
         return njit(function, **options)
 
 
 @functools.cache
 def kernels(module: str) -> ModuleType | None:
-    """A module of compiled loops, or None, with a notice, where numba is missing or broken."""
+    """Import a module of compiled loops; None, with a notice, if numba is missing or broken."""
     try:
-        _say_when_compiling()
+        _announce_compilation()
         return importlib.import_module(module)
-    except Exception as error:  # a numba that does not fit its numpy raises more than ImportError
+    except Exception as error:  # numba raises many types when it does not match numpy
         reason = " ".join(str(error).split())[:100]
-        say_once(f"numba cannot be used ({reason}): torch does its work, more slowly")
+        say_once(f"numba is not usable ({reason}); using slower torch code instead")
         return None
 
 
 @functools.cache
-def _say_when_compiling() -> None:
+def _announce_compilation() -> None:
     from numba.core import event
 
     class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
-            say_once("compiling its loops, once on this machine …")
+            say_once("compiling CPU kernels, once on this machine …")
 
         def on_end(self, event: Any) -> None:
             pass
@@ -67,20 +67,21 @@ def _say_when_compiling() -> None:
     event.register("numba:compile", Listener())
 
 
-def pieces(total: int, count: int | None = None, least: int = 64) -> list[tuple[int, int]]:
-    """Cut 0 … total−1 into (start, stop) ranges of about equal length.
+def row_ranges(total: int, count: int | None = None, min_rows: int = 64) -> list[tuple[int, int]]:
+    """Split rows 0 … total−1 into (start, stop) ranges of about equal length.
 
     Args:
-        count: how many, one a thread if left out. least: none is shorter, but for a lone one.
+        count: number of ranges; by default one per thread.
+        min_rows: shortest range, unless there is only one.
     """
-    count = max(1, min(count or torch.get_num_threads(), total // least))
+    count = max(1, min(count or torch.get_num_threads(), total // min_rows))
     return list(itertools.pairwise(total * i // count for i in range(count + 1)))
 
 
 def in_threads(
     function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]
 ) -> list[Result]:
-    """Call a compiled loop with each tuple of arguments, as many at once as torch has threads."""
+    """Call a compiled loop with each tuple of arguments, on as many threads as torch uses."""
     calls = list(arguments)
     threads = min(torch.get_num_threads(), len(calls))
     if threads <= 1:
@@ -93,5 +94,5 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="harness")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # a forked child does not inherit its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,4 +1,4 @@
-"""Where the package's own files are, in a checkout and in an installed wheel."""
+"""Locations of the package's own files, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 CONF = PACKAGE / "conf"
-#: the checkout that the package is imported from; of an installed wheel, `site-packages`
+#: root of the checkout; `site-packages` for an installed wheel
 CHECKOUT = PACKAGE.parent
 
 
 def shipped(folder: str, name: str) -> Path:
-    """A file or folder that lies in the checkout and is bundled with the wheel.
+    """A file of the checkout that the wheel bundles.
 
     Args:
-        folder: its folder in the checkout, for example "tests/golden".
+        folder: its folder in the checkout, e.g. "tests/golden".
         name: the file's name, or "" for the folder itself.
     """
     if (CHECKOUT / "pyproject.toml").is_file() and (CHECKOUT / folder).is_dir():

@@ -1,4 +1,4 @@
-"""Device and arithmetic: what `device=auto` and `train.precision=auto` stand for."""
+"""Devices and arithmetic: `device`, `train.precision`, and exact fp32 products."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU, or the CPU.
+    """The device named by `device`; `auto` is the first GPU, or the CPU.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -33,14 +33,14 @@ def resolve_device(name: str) -> torch.device:
         ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"device={name}, but PyTorch sees {torch.cuda.device_count()} GPUs here.",
-            "Use device=auto or device=cpu, or install a PyTorch that fits the driver.",
+            f"device={name}, but PyTorch finds {torch.cuda.device_count()} GPUs.",
+            "Use device=auto or device=cpu, or install a PyTorch build that matches the driver.",
         )
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 is computed by the hardware (emulated, it is far slower than fp32)."""
+    """Whether the hardware computes bf16 (emulated bf16 is far slower than fp32)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
@@ -51,10 +51,10 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware has it, fp32 elsewhere.
+    """The precision named by `train.precision`; `auto` is bf16 if the hardware has it, else fp32.
 
     Raises:
-        ConfigError: an unknown precision, or one that the device does not have.
+        ConfigError: the precision is unknown, or the device does not support it.
     """
     if name == "auto":
         return "bf16" if has_bf16(device) else "fp32"
@@ -64,20 +64,20 @@ def resolve_precision(name: str, device: torch.device) -> str:
         )
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(
-            f"train.precision=fp16 needs a GPU: {device} would compute it without units for it.",
-            "Use train.precision=auto, which is bf16 where the processor has units for that.",
+            f"train.precision=fp16 needs a GPU: {device} has no fp16 hardware.",
+            "Use train.precision=auto, which is bf16 if the processor supports it.",
         )
     return name
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps fp16's gradients from vanishing; for other precisions it does nothing."""
+    """A gradient scaler for fp16; it does nothing in other precisions."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Run a network's forward pass in a precision; parts that need fp32 leave it themselves."""
+    """Context for a forward pass in a precision. Parts that need fp32 disable autocast."""
     with (
         fp32_as(precision),
         torch.autocast(
@@ -89,24 +89,24 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fp32_as(precision: str) -> Iterator[None]:
-    """What fp32 means on a GPU, forward and backward: TF32 only where it was asked for.
+    """Allow TF32 on a GPU, forward and backward, only if `precision` is tf32.
 
     torch's own default lets convolutions use TF32.
     """
     value = "tf32" if precision == "tf32" else "ieee"
-    with _fp32_is(value, torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
+    with _fp32_precision(value, torch.backends.cuda.matmul, torch.backends.cudnn.conv):  # type: ignore[attr-defined]
         yield
 
 
 @contextlib.contextmanager
 def exact_matmul(device: torch.device) -> Iterator[None]:
-    """Full fp32 products whatever a training loop has set: TF32 and autocast reorder ranks."""
+    """Full fp32 products in any training context: TF32 and autocast would change ranks."""
     with _exact, torch.autocast(device.type, enabled=False):
         yield
 
 
 class _Exact:
-    """The switches are the process's, so with several threads the last one out sets them back."""
+    """The switches are global: among concurrent threads, the last one to leave restores them."""
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
@@ -116,7 +116,7 @@ class _Exact:
         with self._lock:
             if self._inside == 0:
                 switches = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-                self._state.enter_context(_fp32_is("ieee", *switches))
+                self._state.enter_context(_fp32_precision("ieee", *switches))
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -130,8 +130,8 @@ _exact = _Exact()
 
 
 @contextlib.contextmanager
-def _fp32_is(value: str, *switches: Any) -> Iterator[None]:
-    """Set what fp32 means to some of torch's back-ends, and set it back."""
+def _fp32_precision(value: str, *switches: Any) -> Iterator[None]:
+    """Set the fp32 precision of some of torch's backends, and restore it."""
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar on a terminal, plain lines everywhere else."""
+"""Progress display: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-QUIET_SECONDS = 30.0  # how often a plain log hears of a long phase
+from harness.core.metrics import METRICS
+
+QUIET_SECONDS = 30.0  # interval between lines of a long phase in a plain log
+SHOWN_METRICS = ("mAP", "rank1")
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
-    """One finished epoch in one line."""
+    """One line of text for a finished epoch's history row."""
     parts = [f"{row['stage']} {row['epoch']:>3}"]
     if "loss" in row:
         parts.append(f"loss {row['loss']:.3f}")
@@ -24,8 +27,8 @@ def epoch_line(row: Mapping[str, Any]) -> str:
         parts.append(f"ARI {row['ari']:.2f}")
     if "images_per_second" in row:
         parts.append(f"{row['images_per_second']:.0f} images/s")
-    if "mAP" in row:
-        parts.append(f"mAP {row['mAP']:.1f}  Rank-1 {row['rank1']:.1f}")
+    shown = [METRICS[key] for key in SHOWN_METRICS if key in row]
+    parts += [f"{metric.label} {row[metric.key]:.{metric.decimals}f}" for metric in shown]
     return "  ".join(parts)
 
 
@@ -37,7 +40,7 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """Shows a run. `with Reporter() as r:` …; a bar is one `phase`."""
+    """Prints a run's progress: `with Reporter() as reporter: …`. Each phase has one bar."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=False, highlight=False)
@@ -68,21 +71,21 @@ class Reporter:
             self._bar = None
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self.console.print(text, markup=False, soft_wrap=True)
         if not self.live:
             sys.stdout.flush()
 
     def time_left(self, seconds: float | None) -> None:
-        """How long the whole run still takes, as far as finished epochs tell."""
+        """Set the estimated time until the run ends, None if unknown."""
         self._left = "" if seconds is None else f"run ends in {duration(seconds)}"
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """A finished epoch."""
+        """Print a finished epoch."""
         self.say(epoch_line(row) + (f"  [{self._left}]" if self._left and not self.live else ""))
 
     def phase(self, name: str) -> Callable[[int, int], None]:
-        """Begin a phase; the function returned is called with (done, total) as it goes on."""
+        """Begin a phase; returns a callback that takes (done, total)."""
         self._name, self._last = name, time.monotonic()
         if self._bar is not None:
             if self._task is not None:

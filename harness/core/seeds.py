@@ -1,8 +1,7 @@
-"""Stateless randomness: every random stream is a function of what it is for.
+"""Stateless randomness: each random stream is derived from the seed and its purpose.
 
-A generator is derived from (seed, what it is for), for example `(seed, "student", 12, "augment")`.
-Nothing is carried from one epoch to the next, so a run that was killed goes on with exactly the
-numbers that it would have drawn.
+For example `(seed, "student", 12, "augment")`. No generator state is carried from one epoch to the
+next, so a resumed run draws exactly the numbers that an uninterrupted one would have drawn.
 """
 
 from __future__ import annotations
@@ -26,5 +25,5 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 
 
 def uniform(generator: torch.Generator, *shape: int) -> np.ndarray:
-    """Numbers in [0, 1), float64."""
+    """Float64 numbers in [0, 1)."""
     return torch.rand(shape, generator=generator, dtype=torch.float64).numpy()

@@ -1,4 +1,4 @@
-"""Settings that a search has found say so, in the configuration, on the card and in every table."""
+"""Settings found by `harness search`: checks, and how cards and tables mark them."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
 
-#: what stands in the row of settings that were chosen by test mAP
+#: marks rows whose settings were selected by test mAP
 ORACLE = "on the test set (oracle)"
 KEYS = ("search", "method", "criterion", "by", "trials")
 
 
 def check_tuned(config: DictConfig) -> None:
-    """Whether `tuned`, which presets of `+search=NAME` have, is whole, and of this method.
+    """Check the section `tuned` of a `+search=NAME` preset.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the section is incomplete, or the preset was found for another method.
     """
     tuned = config.get("tuned")
     if tuned is None:
         return
     if not isinstance(tuned, DictConfig) or set(tuned) != set(KEYS):
         raise ConfigError(
-            f"tuned={tuned} is written by harness search.", "Choose a preset: +search=NAME."
+            f"tuned={tuned} cannot be set by hand: harness search writes it.",
+            "Choose a preset: +search=NAME.",
         )
     if tuned.method != config.method.name:
         raise ConfigError(
             f"+search={tuned.search} was found for {tuned.method}, not for {config.method.name}.",
-            "Give single values instead: labeler.eps=… and the like.",
+            "Set individual options instead, e.g. labeler.eps=….",
         )
 
 
 def describe_tuned(config: DictConfig) -> dict[str, Any] | None:
-    """What the protocol card says of a search; None where there was none."""
+    """The protocol card's entry on the search; None without one."""
     tuned = config.get("tuned")
     if tuned is None:
         return None
@@ -45,7 +46,7 @@ def describe_tuned(config: DictConfig) -> dict[str, Any] | None:
 
 
 def row_mark(card: Mapping[str, Any]) -> str:
-    """What a table's row says of a search, '' where there was none; the oracle is named."""
+    """The mark of a table row whose settings a search found; '' for others."""
     tuned = card.get("tuned")
     if not tuned:
         return ""

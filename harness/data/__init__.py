@@ -1,1 +1,1 @@
-"""Images: decoded and resized once into an image cache, augmented in batches, drawn by samplers."""
+"""Images: data sets, the image cache, batch augmentation, samplers and prefetching."""

@@ -1,4 +1,4 @@
-"""The section `images` of a configuration: its augmentation, built and told."""
+"""The config section `images`: builds the augmentation and describes it on the protocol card."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from harness.core.errors import ConfigError
 from harness.data.augment import Augment
 
-#: options that came after the first records, and what held before there was a choice: as long as
-#: they have these values they are on no card and in no hash
+#: options that the protocol card and the settings hash omit at their defaults
 DEFAULTS: dict[str, Any] = {
     "blur": 0.0,
     "erase_area": [0.02, 0.4],
@@ -20,10 +19,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 def make_augment(images: Mapping[str, Any]) -> Augment:
-    """The augmentation of the section `images`.
+    """Build the augmentation from the section `images`.
 
     Raises:
-        ConfigError: what is no range of numbers, or an area above 1.
+        ConfigError: a value is not a range of numbers, or an area is above 1.
     """
     images = {**DEFAULTS, **images}
     ranges = {key: _range(key, images[key]) for key in DEFAULTS if key != "blur"}
@@ -41,17 +40,17 @@ def make_augment(images: Mapping[str, Any]) -> Augment:
 
 
 def describe(images: Mapping[str, Any]) -> str:
-    """The line on the protocol card."""
+    """The protocol card's line on augmentation."""
     images = {**DEFAULTS, **images}
     text = f"flip {images['flip']:g}, pad {images['pad']} and crop, erase {images['erase']:g}"
     for key, name in (("erase_area", "area"), ("erase_aspect", "aspect")):
         if list(images[key]) != DEFAULTS[key]:
-            text += f" of {name} {_told(images[key])}"
+            text += f" of {name} {_format_range(images[key])}"
     if images["blur"]:
         text += f", blur {images['blur']:g}"
     if images["part_area"] is not None:
-        text += f", parts of area {_told(images['part_area'])}"
-        text += f" and aspect {_told(images['part_aspect'])}, resized"
+        text += f", parts of area {_format_range(images['part_area'])}"
+        text += f" and aspect {_format_range(images['part_aspect'])}, resized"
     return text
 
 
@@ -70,5 +69,5 @@ def _range(key: str, value: Any) -> Any:
     return low, high
 
 
-def _told(values: Any) -> str:
+def _format_range(values: Any) -> str:
     return "-".join(f"{float(value):g}" for value in values)

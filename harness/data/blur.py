@@ -1,20 +1,20 @@
-"""Gaussian blur of 8-bit images, the same bit for bit on every device."""
+"""Gaussian blur of 8-bit images, bit-identical on all devices."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-#: the sum of a kernel's whole-number weights; 255 times as much is still exact in float32
+#: the sum of a kernel's integer weights; 255 times as much is still exact in float32
 SCALE = 1 << 16
-REACH = 3.0  # standard deviations that a kernel reaches to each side
+REACH = 3.0  # radius of a kernel in standard deviations
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image by a Gaussian of its own, up and down, then left and right.
+    """Blur each image with its own Gaussian, vertically, then horizontally.
 
-    Kernels have whole-number weights, so that sums are exact in any order, and each of the two
-    passes rounds to 8 bits. Borders are continued by their outermost pixels.
+    Kernels have integer weights, so that sums are exact in any order; each pass rounds to 8 bits.
+    Border pixels are replicated.
 
     Args:
         images: (B, H, W, 3) uint8. sigma: (B,) in pixels, on the CPU; 0 leaves an image as it is.
@@ -24,35 +24,35 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     """
     out = images.clone()
     blurred = torch.nonzero(sigma > 0).flatten()
-    # image by image on the CPU, so that all the passes find it in the cache
+    # one image at a time on the CPU, so that it stays in the processor's cache for all passes
     for rows in blurred.split(1 if images.device.type == "cpu" else max(len(blurred), 1)):
         weights = _kernels(sigma[rows]).to(images.device)
-        there = rows.to(images.device)
-        x = images[there].to(torch.float32)
+        rows = rows.to(images.device)
+        x = images[rows].to(torch.float32)
         for axis in (1, 2):
-            x = _pass(x, weights, axis)
-        out[there] = x.to(torch.uint8)
+            x = _convolve(x, weights, axis)
+        out[rows] = x.to(torch.uint8)
     return out
 
 
 def _kernels(sigma: Tensor) -> Tensor:
-    """Weights (B, 2R + 1), float32, whole numbers that add up to `SCALE` for each image."""
+    """Weights (B, 2R + 1), float32 integers that sum to `SCALE` for each image."""
     radius = torch.ceil(REACH * sigma)
     reach = int(radius.max())
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     bell = torch.exp(-0.5 * (offsets / sigma[:, None].double()) ** 2)
-    bell = bell * (offsets.abs() <= radius[:, None])  # whatever the others' radii are
+    bell = bell * (offsets.abs() <= radius[:, None])  # independent of the other images' radii
     weights = torch.round(SCALE * bell / bell.sum(dim=1, keepdim=True))
     weights[:, reach] += SCALE - weights.sum(dim=1)
     return weights.float()
 
 
-def _pass(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    """Weighted sums of neighbours along an axis, rounded half up to whole numbers."""
+def _convolve(x: Tensor, weights: Tensor, axis: int) -> Tensor:
+    """Weighted sums of neighbors along an axis, rounded half up to integers."""
     length, reach = x.shape[axis], weights.shape[1] // 2
-    places = torch.arange(-reach, length + reach, device=x.device).clamp(0, length - 1)
-    wide = x.index_select(axis, places)
+    indices = torch.arange(-reach, length + reach, device=x.device).clamp(0, length - 1)
+    padded = x.index_select(axis, indices)
     total = torch.full_like(x, SCALE / 2)
     for tap in range(weights.shape[1]):
-        total.addcmul_(wide.narrow(axis, tap, length), weights[:, tap, None, None, None])
+        total.addcmul_(padded.narrow(axis, tap, length), weights[:, tap, None, None, None])
     return total.div_(SCALE).floor_()

@@ -1,8 +1,7 @@
-"""Where pixels come from: image files under a folder."""
+"""Image sources made of files in a folder."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections.abc import Sequence
@@ -11,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageFile
 
-from harness.data.image_source import ImageSource, Subset
-from harness.data.joined import Joined
+from harness.core.hashing import hexdigest
+from harness.data.image_source import ImageSource
 
-#: what Pillow's plug-ins raise for damaged files, besides OSError
+#: exceptions that Pillow raises for damaged files, besides OSError
 _DAMAGE = (
     SyntaxError,
     ValueError,
@@ -26,12 +25,12 @@ _DAMAGE = (
 )
 
 
-class Files(ImageSource):
-    """Image files, named by their paths relative to `root`.
+class ImageFiles(ImageSource):
+    """Image files, named by their paths relative to a folder.
 
     Args:
-        root: the folder that the names are relative to.
-        names: relative paths with forward slashes, in the order in which images are numbered.
+        root: the folder.
+        names: relative paths with forward slashes; their order numbers the images.
     """
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
@@ -44,16 +43,19 @@ class Files(ImageSource):
     def name(self, index: int) -> str:
         return self.names[index]
 
+    def file(self, index: int) -> Path:
+        return self.root / self.names[index]
+
     def read(self, index: int) -> Image.Image:
         """Decode image `index` completely, as RGB (H, W). EXIF orientation is not applied.
 
         Raises:
-            OSError: the file cannot be read (`errno` is set), or its content is damaged, truncated
-                or no image (`errno` is None).
+            OSError: the file cannot be read (`errno` is set); or it is damaged, truncated or not an
+                image (`errno` is None).
         """
-        # Anyone may have turned this on; half an image must never pass for a whole one.
+        # Any import may have enabled this; a truncated image must never count as a whole one.
         ImageFile.LOAD_TRUNCATED_IMAGES = False
-        path = self.root / self.names[index]
+        path = self.file(index)
         try:
             with Image.open(path) as image:
                 return image.convert("RGB")
@@ -61,37 +63,22 @@ class Files(ImageSource):
             raise OSError(f"{path}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Digest of names and file sizes in their order, which is the order of an image cache's rows.
-
-        Times are left out, so that two copies of a data set have one fingerprint.
-        """
-        digest = hashlib.blake2b(digest_size=16)
-        for name, (size, _) in zip(self.names, self._stats, strict=True):
-            digest.update(f"{name}\0{size}\0".encode())
-        return digest.hexdigest()
+        """Digest of the names and file sizes in order; modification times do not count."""
+        sizes = zip(self.names, self.sizes, strict=True)
+        return hexdigest(f"{name}\0{size}\0".encode() for name, size in sizes)
 
     @property
     def sizes(self) -> list[int]:
-        """The size of every file in bytes."""
+        """The size of each file in bytes."""
         return [size for size, _ in self._stats]
 
     @property
     def modified(self) -> int:
-        """When the newest file was modified, in ns since 1970; 0 without files."""
         return max((mtime for _, mtime in self._stats), default=0)
 
     @cached_property
     def _stats(self) -> list[tuple[int, int]]:
-        """(size in bytes, mtime in ns) of every file; read once, as it is slow on network disks."""
-        root = f"{self.root}{os.sep}"  # a Path for each would take longer than asking the disk
+        """(size in bytes, mtime in ns) of each file; cached because network disks are slow."""
+        root = f"{self.root}{os.sep}"  # building a Path per file takes longer than the stat itself
         stats = (os.stat(root + name) for name in self.names)  # noqa: PTH116
         return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
-
-
-def modified(source: ImageSource) -> int:
-    """When a source's newest file was modified, in ns since 1970; 0 if it has no files."""
-    while isinstance(source, Subset):
-        source = source.source
-    if isinstance(source, Joined):
-        return max(map(modified, source.sources), default=0)
-    return int(getattr(source, "modified", 0))

@@ -1,89 +1,51 @@
-"""Several data sets trained on at once: their images in a row, people and cameras kept apart."""
+"""Joint training on several data sets, with identities and cameras kept apart."""
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
 import numpy as np
-from PIL import Image
 
 from harness.core.errors import DataError
-from harness.data.image_source import ImageSource
+from harness.data.image_source import Concatenation
 from harness.data.types import Dataset, ReIDData, Split
 
 
-class Joined(ImageSource):
-    """The images of several sources, one after the other.
+class JoinedDataset(Dataset):
+    """The training splits of several data sets, tested on the first.
+
+    Identity and camera numbers of each data set are offset to follow those of the one before. If
+    one data set has no cameras, the joint training split has none: samplers and memories could not
+    use them for only some of the images.
 
     Args:
-        sources: their names, each once, and the sources; a name goes before its images' names.
-    """
-
-    def __init__(self, sources: Mapping[str, ImageSource]) -> None:
-        self.names = tuple(sources)
-        self.sources = tuple(sources.values())
-        self.drawn = any(source.drawn for source in self.sources)
-        self._ends = list(accumulate(len(source) for source in self.sources))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def place(self, index: int) -> tuple[int, int]:
-        """Which source an image is of, and its index there."""
-        source = bisect_right(self._ends, index)
-        return source, index - (self._ends[source - 1] if source else 0)
-
-    def name(self, index: int) -> str:
-        source, inner = self.place(index)
-        return f"{self.names[source]}/{self.sources[source].name(inner)}"
-
-    def read(self, index: int) -> Image.Image:
-        source, inner = self.place(index)
-        return self.sources[source].read(inner)
-
-    def fingerprint(self) -> str:
-        """Of the sources' names and fingerprints, in their order."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, source in zip(self.names, self.sources, strict=True):
-            digest.update(f"{name}\0{source.fingerprint()}\0".encode())
-        return digest.hexdigest()
-
-
-class Several(Dataset):
-    """Training sets put together, tested on the first.
-
-    Identities and cameras of one set are never taken for those of another: the numbers of each
-    begin behind those of the one before. Where one of them lacks cameras, the training images have
-    none at all: half of them would be of no use to a sampler or a memory.
-
-    Args:
-        sets: name → data set, in order. The first has a test part; those of the others are not
-            looked at, and `harness eval RUN dataset=NAME` tests on them.
+        sets: data sets by name, in order. Only the first one's query and gallery are used; test on
+            others with `harness eval RUN dataset=NAME`.
     """
 
     def __init__(self, sets: Mapping[str, Dataset]) -> None:
         self.sets = dict(sets)
 
     def load(self) -> ReIDData:
-        """Raises DataError where one of the sets does, where one has no training images, and where
-        two have the same.
+        """Load and join all data sets.
+
+        Raises:
+            DataError: one cannot be loaded or has no training images, or two are the same.
         """
-        found = {name: dataset.load() for name, dataset in self.sets.items()}
-        for name, data in found.items():
+        loaded = {name: dataset.load() for name, dataset in self.sets.items()}
+        for name, data in loaded.items():
             if not len(data.train.images):
                 raise DataError(
-                    f"{name} has no training images, and is to be trained on with others.",
+                    f"{name} has no training images and cannot be joined with others.",
                     "Leave it out, or test on it later: harness eval RUN dataset=NAME.",
                 )
-        parts = tuple(found.values())
-        _check_different(found)
+        _check_different(loaded)
+        parts = tuple(loaded.values())
+        cameras = [data.train.cameras for data in parts if data.train.cameras is not None]
         train = Split(
-            Joined({name: data.train.images for name, data in found.items()}),
-            _apart([data.train.identities for data in parts]),
-            _cameras(parts),
+            Concatenation({name: data.train.images for name, data in loaded.items()}),
+            _with_offsets([data.train.identities for data in parts]),
+            _with_offsets(cameras) if len(cameras) == len(parts) else None,
         )
         first = parts[0]
         return ReIDData(
@@ -96,34 +58,26 @@ class Several(Dataset):
         )
 
 
-def _check_different(found: Mapping[str, ReIDData]) -> None:
-    """Refuse the same images twice, each time as other people.
+def _check_different(loaded: Mapping[str, ReIDData]) -> None:
+    """Refuse identical training images, which would get two identities each.
 
     Raises:
-        DataError: two of the sets have equal training images.
+        DataError: two data sets have the same training images.
     """
     seen: dict[str, str] = {}
-    for name, data in found.items():
-        digest = data.train.images.fingerprint()
-        if digest in seen:
+    for name, data in loaded.items():
+        other = seen.setdefault(data.train.images.fingerprint(), name)
+        if other != name:
             raise DataError(
-                f"{seen[digest]} and {name} are the same training images.",
+                f"{other} and {name} have the same training images.",
                 f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
             )
-        seen[digest] = name
 
 
-def _cameras(parts: Sequence[ReIDData]) -> np.ndarray | None:
-    """Cameras (N,) of all training images, kept apart; None unless all sets have them."""
-    cameras = [data.train.cameras for data in parts]
-    known = [numbers for numbers in cameras if numbers is not None]
-    return _apart(known) if len(known) == len(cameras) else None
-
-
-def _apart(numbers: Sequence[np.ndarray]) -> np.ndarray:
-    """(N,) int64 of all, each one's beginning behind those of the one before; −1 stays −1."""
-    found, first = [], 0
+def _with_offsets(numbers: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate (N,) int64, each array offset to follow the one before; −1 stays −1."""
+    shifted, first = [], 0
     for values in numbers:
-        found.append(np.where(values < 0, values, values + first).astype(np.int64))
+        shifted.append(np.where(values < 0, values, values + first).astype(np.int64))
         first += max(int(values.max(initial=-1)) + 1, 0)
-    return np.concatenate(found)
+    return np.concatenate(shifted)

@@ -1,8 +1,4 @@
-"""The folders of a release, as `harness prepare` looks for them in archives and folders.
-
-A layout names the folders of its parts. A part may have other names elsewhere (`train_all/0002/`
-for `bounding_box_train/`).
-"""
+"""Folder layouts of releases, which `harness prepare` searches for in archives and folders."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ class Part:
     """A folder of images.
 
     Attributes:
-        target: where it goes, relative to the layout's home; `*` stands for one folder's name.
-        sources: alternatives, the first that has images is taken. Each is a tuple of folders that
-            are put together; `*` matches one folder of any name.
-        images: how many the official release has; None where that is not known.
-        suffixes: of its images.
+        target: where it is unpacked to, relative to the layout's home; `*` stands for one folder.
+        sources: alternative locations; the first one with images is used. Each is a tuple of
+            folders whose images are merged (`("train/*", "val/*")`); `*` matches one folder.
+        images: number of images in the official release; None if unknown.
+        suffixes: of image files.
     """
 
     target: str
@@ -30,14 +26,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set is handed around.
+    """One layout in which a data set is distributed.
 
     Attributes:
-        title: in messages.
+        title: name in messages.
         home: the folder under the data root that it is unpacked to.
-        parts: its folders. files: other files that it needs, beside the folders.
-        extra: files that are taken along if they are there.
-        instead: if not '', finding this layout is an error: what to do about it.
+        parts: its image folders. files: other required files, beside the folders.
+        extra: optional files, unpacked if present.
+        instead: if not '', finding this layout is an error, with this hint.
     """
 
     title: str
@@ -49,27 +45,27 @@ class Layout:
 
 
 def part(target: str, images: int | None = None, *suffixes: str) -> Part:
-    """A part whose folder is called the same everywhere."""
+    """A part whose folder has the same name in all sources."""
     return Part(target, ((target,),), images, suffixes or (".jpg",))
 
 
 def market_layouts(
-    title: str, home: str, parts: Mapping[str, tuple[str, int]], *suffixes: str
+    title: str, home: str, parts: Mapping[str, tuple[str, int]]
 ) -> tuple[Layout, Layout]:
-    """The layouts of a release like Market-1501's: its own, and the one with a folder for each
-    person that Person_reID_baseline_pytorch and its many followers make of it.
+    """Layouts of a release like Market-1501: the original one, and one folder per identity.
+
+    The latter is that of Person_reID_baseline_pytorch and projects derived from it.
 
     Args:
-        title, home: as `Layout` has them. parts: train, query, gallery → (folder, images).
+        title, home: see `Layout`. parts: train, query and gallery → (folder, images).
     """
-    images = suffixes or (".jpg",)
     (train, n_train), (query, n_query), (gallery, n_gallery) = (
         parts[name] for name in ("train", "query", "gallery")
     )
-    own = tuple(Part(folder, ((folder,),), count, images) for folder, count in parts.values())
-    by_person = (
-        Part(train, (("train_all/*",), ("train/*", "val/*")), n_train, images),
-        Part(query, (("query/*",),), n_query, images),
-        Part(gallery, (("gallery/*",),), n_gallery, images),
+    original = tuple(part(folder, count) for folder, count in parts.values())
+    by_identity = (
+        Part(train, (("train_all/*",), ("train/*", "val/*")), n_train),
+        Part(query, (("query/*",),), n_query),
+        Part(gallery, (("gallery/*",),), n_gallery),
     )
-    return Layout(title, home, own), Layout(f"{title} in folders by person", home, by_person)
+    return Layout(title, home, original), Layout(f"{title} in folders by person", home, by_identity)

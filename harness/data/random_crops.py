@@ -1,7 +1,7 @@
-"""Random parts of images, resized to the whole: the augmentation of BUC (Lin et al., AAAI 2019).
+"""Random crops resized to the whole image: the augmentation of BUC (Lin et al., AAAI 2019).
 
-A part of random area and aspect is taken, flipped or not, and scaled up to the size of the images,
-bilinearly. The arithmetic is in whole numbers, so it is the same bit for bit on every device.
+A crop of random area and aspect ratio is scaled up bilinearly to the image size. Integer arithmetic
+makes the result bit-identical on all devices.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from harness.core.seeds import uniform
 
-TRIES = 10  # at a part that fits, after which an image is left whole
-SCALE = 1 << 15  # of whole-number weights; 255 times as much fits into 32 bits
+TRIES = 10  # to draw a crop that fits, after which the whole image is used
+SCALE = 1 << 15  # of integer weights; 255 times as much fits into 32 bits
 
 
-def draw_parts(
+def draw_crops(
     batch: int,
     size: tuple[int, int],
     area: tuple[float, float],
     aspect: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Top, left, height and width of a part of each of B images: (B, 4) int64.
+    """Top, left, height and width of a crop of each of B images: (B, 4) int64.
 
     Args:
-        size: (H, W). area: of a part, as a share of H·W. aspect: its height ÷ width; both are drawn
-            uniformly from their range, again if the part does not fit.
+        size: (H, W). area: range of the crop's area ÷ H·W. aspect: range of its height ÷ width;
+            both are uniform, and drawn again if the crop does not fit.
     """
     height, width = size
     areas = (area[0] + (area[1] - area[0]) * uniform(generator, batch, TRIES)) * (height * width)
@@ -41,22 +41,23 @@ def draw_parts(
     return torch.from_numpy(np.concatenate((starts, lengths), axis=1).astype(np.int64))
 
 
-def resized_parts(images: Tensor, rows: Tensor, parts: Tensor) -> Tensor:
-    """The parts, each scaled up to a whole image.
+def resized_crops(images: Tensor, rows: Tensor, crops: Tensor) -> Tensor:
+    """Crops scaled up to the image size.
 
-    Bilinear between the centres of pixels, left and right first, then up and down, each rounded to
-    8 bits, as Pillow does it.
+    Bilinear between pixel centers, horizontally, then vertically, each rounded to 8 bits, as in
+    Pillow.
 
     Args:
-        images: an image cache (N, H, W, 3) uint8. rows: (B,) of it. parts: (B, 4) int64, see `draw_parts`.
+        images: an image cache (N, H, W, 3) uint8. rows: (B,) of it.
+        crops: (B, 4), see `draw_crops`.
 
     Returns:
         (B, H, W, 3) uint8 on the device of the image cache.
     """
     height, width = images.shape[1:3]
-    top, left, h, w = parts.to(torch.float64).T
-    upper, lower, down = _places(top, h, height)
-    first, second, right = _places(left, w, width)
+    top, left, h, w = crops.to(torch.float64).T
+    upper, lower, down = _neighbors(top, h, height)
+    first, second, right = _neighbors(left, w, width)
     device = images.device
     image = rows.to(device)[:, None, None]
     first, second = first.to(device)[:, None], second.to(device)[:, None]
@@ -69,18 +70,19 @@ def resized_parts(images: Tensor, rows: Tensor, parts: Tensor) -> Tensor:
     return _blend(line(upper), line(lower), down).to(torch.uint8)
 
 
-def _places(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each of `size` pixels, the two that it lies between and the second's weight: (B, size)."""
-    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * (length / size)[:, None] - 0.5
+def _neighbors(start: Tensor, length: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `size` output pixels, two input pixels and the second one's weight: (B, size)."""
+    centers = (torch.arange(size, dtype=torch.float64) + 0.5) * (length / size)[:, None] - 0.5
     last = length[:, None] - 1
-    centres = centres.clamp(min=0).minimum(last)
-    before = centres.floor()
-    weight = torch.round((centres - before) * SCALE).to(torch.int32)
-    places = [(start[:, None] + x).to(torch.int64) for x in (before, (before + 1).minimum(last))]
-    return places[0], places[1], weight
+    centers = centers.clamp(min=0).minimum(last)
+    before = centers.floor()
+    weight = torch.round((centers - before) * SCALE).to(torch.int32)
+    after = (before + 1).minimum(last)
+    first, second = ((start[:, None] + x).to(torch.int64) for x in (before, after))
+    return first, second, weight
 
 
-def _blend(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """Rounded half up; int32 throughout."""
-    mixed = one.to(torch.int32) * (SCALE - weight) + other.to(torch.int32) * weight
+def _blend(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean in int32, rounded half up."""
+    mixed = first.to(torch.int32) * (SCALE - weight) + second.to(torch.int32) * weight
     return (mixed + SCALE // 2) >> 15

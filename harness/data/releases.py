@@ -1,57 +1,58 @@
-"""Official releases as they lie on disk: found under the data root, listed, counted, parsed.
-
-What the loaders under `datasets/` share. Each says what its release is called and how its names
-read; what is wrong is told in the same words by all of them.
-"""
+"""Shared code of loaders for official releases: find, list, parse and count images."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.core.errors import DataError
-from harness.data.image_files import Files
-from harness.data.types import Split
+from harness.data.image_files import ImageFiles
+from harness.data.layouts import Layout, market_layouts
+from harness.data.subsets import SubsetRule
+from harness.data.types import DISTRACTOR, JUNK, Dataset, DatasetFacts, ReIDData, Split
 
-JUNK, DISTRACTOR = -1, 0
 SUFFIXES = (".jpg",)
+#: train, query and gallery
+Splits = tuple[Split, Split, Split]
 
 
 @dataclass(frozen=True)
 class Release:
-    """A data set as its authors hand it out.
+    """A data set as distributed by its authors.
 
     Attributes:
-        title: its name in messages.
+        title: name in messages.
         page: the folder under `datasets/` whose README says where to get it.
-        folders: where it may lie under the data root, the usual place first; "." is the root.
+        folders: possible locations under the data root, the usual one first; "." is the root.
         example: one of its file names.
+        how_to_get: the hint if it is missing; by default how to prepare it.
     """
 
     title: str
     page: str
     folders: tuple[str, ...]
     example: str
+    how_to_get: str = ""
 
     @property
-    def where(self) -> str:
-        """What to do when it is not there."""
-        return (
-            f"Set HARNESS_DATA or data.root= to the folder that holds {self.folders[0]}, or unpack "
-            f"it there: harness prepare dataset={self.page} source=ARCHIVE. "
+    def hint(self) -> str:
+        """What to do if the release is missing."""
+        return self.how_to_get or (
+            f"Set HARNESS_DATA or data.root= to the folder that contains {self.folders[0]}, or "
+            f"unpack it there: harness prepare dataset={self.page} source=ARCHIVE. "
             f"datasets/{self.page}/README.md says where to get it."
         )
 
     def find(self, root: Path, parts: Iterable[str]) -> Path:
-        """The first folder that has at least one of `parts`, which are sub-folders or files.
+        """The first location that has at least one of `parts`, which are sub-folders or files.
 
         Raises:
-            DataError: there is none; names the folders that were tried.
+            DataError: there is none; lists the folders tried.
         """
         parts = tuple(parts)
         for name in self.folders:
@@ -59,13 +60,13 @@ class Release:
                 return root / name
         tried = ", ".join(name for name in self.folders if name != ".")
         raise DataError(
-            f"{self.title} is not under {root} (tried {tried} and the folder itself)", self.where
+            f"{self.title} is not under {root} (tried {tried} and the folder itself)", self.hint
         )
 
     def list_images(
         self, folder: Path, part: str, expected: int, suffixes: Sequence[str] = SUFFIXES
     ) -> list[str]:
-        """Sorted names of the images of one sub-folder.
+        """Sorted names of the images in a sub-folder.
 
         Raises:
             DataError: the sub-folder is missing.
@@ -80,10 +81,10 @@ class Release:
     def parse(
         self, folder: Path, names: Sequence[str], pattern: re.Pattern[str]
     ) -> list[re.Match[str]]:
-        """The match of each name.
+        """Match every name.
 
         Raises:
-            DataError: some have none; names the first of them.
+            DataError: some names do not match; lists the first of them.
         """
         matches = [pattern.fullmatch(name) for name in names]
         wrong = [name for name, match in zip(names, matches, strict=True) if match is None]
@@ -91,55 +92,134 @@ class Release:
             raise DataError(
                 f"{len(wrong)} of {len(names)} file names in {folder} are not {self.title}'s "
                 f"(like {self.example}): {shown(wrong)}",
-                "Remove these files, or use dataset=folder for images of your own.",
+                "Remove these files, or use dataset=folder for your own images.",
             )
         return [match for match in matches if match is not None]
 
     def check_count(self, folder: Path, count: int, expected: int, check: bool) -> None:
-        """Refuse another number of images than the official one; with `check` false only none.
+        """Check the number of images; if `check` is false, only that there are any.
 
         Raises:
-            DataError: too few or too many.
+            DataError: there are too few or too many.
         """
         if count == 0 or (check and count < expected):
             raise DataError(
                 f"{folder} is incomplete: {count:,} of {expected:,} images",
-                "Unpack the archive again, or use dataset.check_counts=false for a part of it.",
+                "Unpack the archive again, or accept a part of it: dataset.check_counts=false.",
             )
         if check and count > expected:
             raise DataError(
                 f"{folder} has {count:,} images, {count - expected:,} more than the official "
                 f"{expected:,}",
-                "Unpack the archive into an empty folder; numbers on other images cannot be "
-                "compared. dataset.check_counts=false takes them all the same.",
+                "Unpack the archive into an empty folder: results on other images are not "
+                "comparable. dataset.check_counts=false accepts them anyway.",
             )
 
-    def market_part(
+
+class ReleasedDataset(Dataset):
+    """An official release, or a subset of it.
+
+    Args:
+        root: the folder that contains the release under one of its usual names, or the release.
+        check_counts: refuse any number of images but the official one.
+        subset: options of `SubsetRule`; None for the whole release.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        root: str | Path,
+        check_counts: bool = True,
+        subset: Mapping[str, int | bool] | None = None,
+    ) -> None:
+        self.release = release
+        self.root = Path(root).expanduser()
+        self.check_counts = check_counts
+        self.subset = None if subset is None else SubsetRule.parse(subset)
+
+    def market_split(
         self,
         folder: Path,
         part: str,
         expected: int,
         pattern: re.Pattern[str],
-        check: bool,
         suffixes: Sequence[str] = SUFFIXES,
     ) -> Split:
-        """One sub-folder whose names are as Market-1501's: group 1 of `pattern` is the identity,
-        group 2 the camera from 1.
+        """A sub-folder with names like Market-1501's.
+
+        Args:
+            pattern: group 1 is the identity, group 2 the camera, from 1.
 
         Raises:
-            DataError: it is missing or incomplete, or holds names that do not parse.
+            DataError: the folder is missing or incomplete, or has other names.
         """
-        names = self.list_images(folder, part, expected, suffixes)
-        matches = self.parse(folder / part, names, pattern)
-        self.check_count(folder / part, len(names), expected, check)
-        numbers = np.array([(int(match[1]), int(match[2]) - 1) for match in matches], np.int64)
-        identities, cameras = numbers.T.copy()
-        return Split(Files(folder, [f"{part}/{name}" for name in names]), identities, cameras)
+        names = self.release.list_images(folder, part, expected, suffixes)
+        matches = self.release.parse(folder / part, names, pattern)
+        self.release.check_count(folder / part, len(names), expected, self.check_counts)
+        numbers = [(int(match[1]), int(match[2]) - 1) for match in matches]
+        return make_split(folder, [f"{part}/{name}" for name in names], numbers)
+
+    def make_data(
+        self,
+        name: str,
+        splits: Splits,
+        facts: DatasetFacts | None,
+        notes: Mapping[str, int | float | str] | None = None,
+    ) -> ReIDData:
+        """The whole release; or its subset, which has a name of its own and no published facts."""
+        if self.subset is not None:
+            name, splits, facts = f"{name}_subset", self.subset.apply(*splits), None
+        return ReIDData(name, *splits, notes=notes or {}, facts=facts)
+
+
+class MarketDataset(ReleasedDataset):
+    """A release with folders and file names like Market-1501's.
+
+    Args:
+        parts: train, query and gallery → (sub-folder, images in the official release).
+        pattern: of file names, see `market_split`. Others: see `ReleasedDataset`.
+    """
+
+    def __init__(
+        self,
+        release: Release,
+        parts: Mapping[str, tuple[str, int]],
+        pattern: re.Pattern[str],
+        root: str | Path,
+        check_counts: bool = True,
+        subset: Mapping[str, int | bool] | None = None,
+    ) -> None:
+        super().__init__(release, root, check_counts, subset)
+        self.parts, self.pattern = parts, pattern
+
+    def layouts(self) -> Sequence[Layout]:
+        """The original layout, and one folder per identity."""
+        return market_layouts(self.release.title, self.release.folders[0], self.parts)
+
+    def find_splits(self) -> tuple[Path, Splits]:
+        """The folder of the release, and its splits.
+
+        Raises:
+            DataError: the release is missing or incomplete, or has other file names.
+        """
+        folder = self.release.find(self.root, (part for part, _ in self.parts.values()))
+        train, query, gallery = (
+            self.market_split(folder, *self.parts[name], self.pattern)
+            for name in ("train", "query", "gallery")
+        )
+        return folder, (train, query, gallery)
+
+
+def make_split(folder: Path, names: Sequence[str], numbers: Sequence[tuple[int, int]]) -> Split:
+    """A split of image files; `numbers` are (identity, camera) of each."""
+    identities, cameras = np.array(numbers, dtype=np.int64).reshape(-1, 2).T.copy()
+    return Split(ImageFiles(folder, names), identities, cameras)
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
-    """Sorted names of the files in a folder that end so. macOS archives add a hidden `._` file for
-    each image; hidden files are left out.
+    """Sorted names of a folder's image files, without hidden ones.
+
+    macOS archives add a hidden `._` file for each image.
     """
     endings = tuple(suffixes)
     with os.scandir(folder) as entries:
@@ -152,7 +232,7 @@ def shown(names: Sequence[str], most: int = 3) -> str:
 
 
 def gallery_notes(gallery: Split) -> dict[str, int | float | str]:
-    """How much of a gallery is junk, and how much nobody's."""
+    """The numbers of junk boxes and distractors in a gallery."""
     return {
         "junk": int((gallery.identities == JUNK).sum()),
         "distractors": int((gallery.identities == DISTRACTOR).sum()),

@@ -1,4 +1,4 @@
-"""A fixed part of a data set, for quick runs: the same on every machine."""
+"""Fixed subsets of data sets for quick runs, identical on all machines."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import numpy as np
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.seeds import derive
-from harness.data.releases import DISTRACTOR, JUNK
-from harness.data.types import Split
+from harness.data.types import DISTRACTOR, JUNK, Split
 
 
 @dataclass(frozen=True)
 class SubsetRule:
     """Some identities of a data set, with all their images.
 
-    Identities are ranked by a hash of (seed, part, identity) and the first ones are taken, so a
-    smaller subset is contained in a larger one of the same seed. All images of the chosen
-    identities are kept. Junk and distractors are dropped unless `distractors` keeps them all.
+    Identities are ranked by a hash of (seed, part, identity) and the first ones are chosen, so that
+    a larger subset contains every smaller one of the same seed. Junk and distractors are dropped
+    unless `distractors` is set, which keeps all of them.
     """
 
     train_identities: int
@@ -29,7 +28,11 @@ class SubsetRule:
 
     @classmethod
     def parse(cls, options: Mapping[str, int | bool]) -> SubsetRule:
-        """From the config's mapping. Raises ConfigError for unknown, missing or wrong options."""
+        """Build a rule from `dataset.subset`.
+
+        Raises:
+            ConfigError: options are unknown, missing or out of range.
+        """
         known = [field.name for field in fields(cls)]
         for key in options:
             if key not in known:
@@ -50,27 +53,27 @@ class SubsetRule:
         )
 
     def choose(self, identities: np.ndarray, part: str, count: int) -> np.ndarray:
-        """`count` of the identities that occur, junk and distractors aside.
+        """Choose `count` identities, without junk and distractors.
 
         Raises:
-            DataError: there are not so many.
+            DataError: there are fewer.
         """
         known = [int(i) for i in np.unique(identities) if i not in (JUNK, DISTRACTOR)]
         if count > len(known):
             raise DataError(
-                f"dataset.subset asks for {count} {part} identities; there are {len(known)}",
+                f"dataset.subset needs {count} {part} identities; there are {len(known)}",
                 f"Use dataset.subset.{part}_identities={len(known)} or fewer.",
             )
         ranked = sorted(known, key=lambda identity: derive(self.seed, "subset", part, identity))
         return np.array(ranked[:count], dtype=np.int64)
 
     def apply(self, train: Split, query: Split, gallery: Split) -> tuple[Split, Split, Split]:
-        """The chosen part of each: train, query, gallery."""
-        chosen = self.choose(train.identities, "train", self.train_identities)
+        """The subset of each split."""
+        trained = self.choose(train.identities, "train", self.train_identities)
         tested = self.choose(query.identities, "test", self.test_identities)
         in_gallery = [*tested, JUNK, DISTRACTOR] if self.distractors else tested
         return (
-            train.subset(np.flatnonzero(np.isin(train.identities, chosen))),
+            train.subset(np.flatnonzero(np.isin(train.identities, trained))),
             query.subset(np.flatnonzero(np.isin(query.identities, tested))),
             gallery.subset(np.flatnonzero(np.isin(gallery.identities, in_gallery))),
         )

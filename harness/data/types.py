@@ -1,32 +1,36 @@
-"""Data sets as values: where images come from, their truth, and what is publicly known of them.
+"""Data sets with identities: splits, loaded data sets and their published counts.
 
-Nothing here needs torch, so that what reads images in processes of its own starts quickly.
-`harness.core.interfaces` has the same names.
+Training code and methods never import this module: they get images and camera ids only.
+Imports no torch, so that processes that only read images start quickly.
 
-Shapes: N images of a set.
+Shapes: N images of a split.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from harness.core.hashing import hexdigest
 from harness.data.image_source import ImageSource, Subset
 from harness.data.layouts import Layout
+
+#: identities of junk boxes (ignored by evaluation) and of distractors (always wrong answers)
+JUNK, DISTRACTOR = -1, 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """One part of a data set, with its truth. Stays outside of methods.
+    """The training, query or gallery images of a data set, with their identities.
 
-    identities: (N,) int64; -1 is junk (never matched nor counted), 0 may be used for distractors.
-    cameras: (N,) int64 from 0, or None when the data set has none.
-    tracks: (N,) int64 from 0 without gaps, which track each gallery image is of, where tracks are
-        ranked instead of images; else None. A track is of one identity and one camera.
+    Attributes:
+        identities: (N,) int64; -1 is junk (neither matched nor counted), 0 may mark distractors.
+        cameras: (N,) int64 from 0, or None if the data set has none.
+        tracks: (N,) int64 from 0 without gaps: the track of each gallery image, if tracks are
+            ranked instead of images; else None. A track has one identity and one camera.
     """
 
     images: ImageSource
@@ -35,15 +39,15 @@ class Split:
     tracks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if len(self.images) != len(self.identities):
-            raise ValueError(f"{len(self.images)} images but {len(self.identities)} identities")
-        if self.cameras is not None and len(self.cameras) != len(self.identities):
-            raise ValueError(f"{len(self.identities)} identities but {len(self.cameras)} cameras")
-        if self.tracks is not None and len(self.tracks) != len(self.identities):
-            raise ValueError(f"{len(self.identities)} identities but {len(self.tracks)} tracks")
+        count = len(self.identities)
+        if len(self.images) != count:
+            raise ValueError(f"{len(self.images)} images but {count} identities")
+        for name, values in (("cameras", self.cameras), ("tracks", self.tracks)):
+            if values is not None and len(values) != count:
+                raise ValueError(f"{count} identities but {len(values)} {name}")
 
     def subset(self, indices: np.ndarray) -> Split:
-        """The images at `indices`, in that order; tracks are numbered anew."""
+        """The images at `indices`, in that order; tracks are renumbered."""
         cameras = None if self.cameras is None else self.cameras[indices]
         tracks = None
         if self.tracks is not None:
@@ -52,11 +56,13 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Counts of a data set; None where no public source gives one.
+class DatasetFacts:
+    """Counts and fingerprint of a data set: published, or measured; None where unknown.
 
-    gallery: images that are ranked, junk not counted. matches: pairs of a query and a gallery image
-    of its identity from another camera. fingerprint: `ReIDData.fingerprint` of a genuine copy.
+    Attributes:
+        gallery: ranked gallery images, without junk.
+        matches: pairs of a query and a gallery image of its identity from another camera.
+        fingerprint: `ReIDData.fingerprint`; the published one is of a genuine copy.
     """
 
     train: int | None = None
@@ -73,11 +79,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class ReIDData:
-    """A data set as loaded: a training part without use of its identities, and a test part.
+    """A loaded data set. Identities of the training split are for evaluation only.
 
-    facts: what is publicly known of it, for the record's check; None where nothing is (own images,
-        a subset).
-    parts: the data sets whose training parts it joins, the one that is tested on first; () for one.
+    Attributes:
+        notes: further counts and settings, for the record.
+        facts: published facts to compare with; None if there are none (own images, subsets).
+        parts: the data sets whose training splits are joined, the tested one first; () for one.
     """
 
     name: str
@@ -85,34 +92,32 @@ class ReIDData:
     query: Split
     gallery: Split
     notes: Mapping[str, int | float | str] = field(default_factory=dict)
-    facts: Facts | None = None
+    facts: DatasetFacts | None = None
     parts: tuple[ReIDData, ...] = ()
 
     def fingerprint(self) -> str:
-        """One digest over the three parts, for records."""
-        digest = hashlib.blake2b(digest_size=16)
+        """Digest of all images, identities and cameras, for records."""
+        return hexdigest(self._content())
+
+    def _content(self) -> Iterator[bytes]:
         for split in (self.train, self.query, self.gallery):
-            digest.update(split.images.fingerprint().encode())
-            digest.update(np.ascontiguousarray(split.identities, dtype="<i8").tobytes())
+            yield split.images.fingerprint().encode()
+            yield np.ascontiguousarray(split.identities, dtype="<i8").tobytes()
             if split.cameras is not None:
-                digest.update(np.ascontiguousarray(split.cameras, dtype="<i8").tobytes())
-        return digest.hexdigest()
+                yield np.ascontiguousarray(split.cameras, dtype="<i8").tobytes()
 
 
 class Dataset(ABC):
-    """Where images come from. Built from `datasets/<name>/config.yaml`; cheap until `load`."""
+    """Loader of a data set, built from `datasets/<name>/config.yaml`; cheap until `load`."""
 
     @abstractmethod
     def load(self) -> ReIDData:
-        """Find, parse and check the data set. Decodes no image.
+        """Find, parse and check the data set, without decoding images.
 
         Raises:
-            DataError: files are missing or do not parse, with the folder, the counts and where to
-                get the data set.
+            DataError: files are missing or do not parse; names the folder and where to get them.
         """
 
     def layouts(self) -> Sequence[Layout]:
-        """What it looks like in archives and folders, in order of preference, for
-        `harness prepare`; none if there is nothing to unpack.
-        """
+        """Layouts in which `harness prepare` finds it, preferred first; none: nothing to unpack."""
         return ()

@@ -1,203 +1,169 @@
-"""`overwrite=only-missing`: what a finished experiment lacks is made without training."""
+"""`overwrite=backfill`: add what a finished run lacks, without training.
+
+- Per-query results, kept features and metrics that its record or folder lacks are measured again
+  with its networks; curves are written for a tracker (`log=`) that has none.
+- An experiment that differs from a finished one in `evaluation.` alone is made with the networks of
+  that one.
+"""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
+import shutil
 from functools import partial
-from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import DataError, HarnessError
-from harness.core.files import write_atomically, write_json
+from harness.core.files import write_atomically
+from harness.core.metrics import METRICS
 from harness.evaluation import kept_features
-from harness.evaluation.ranking import RANKS
-from harness.experiment.model_loading import load_network
-from harness.experiment.naming import portable_config, settings_hash
-from harness.experiment.run import Experiment
+from harness.experiment.experiment import COUNTS, Experiment
+from harness.experiment.finished_networks import load_network, weights_of
+from harness.experiment.plan import Plan, make_plan
+from harness.experiment.run_files import read_arrays
 from harness.results import tracking
 from harness.results.store import Run, Store
 
-#: points of per cent that mAP may be off the record on another device or with other threads
+#: percentage points by which mAP may differ on another device or with other threads
 TOLERANCE = 0.1
-#: what a record's metrics hold
-METRICS = (
-    "mAP",
-    *(f"rank{k}" for k in RANKS),
-    "mINP",
-    "queries",
-    "queries_without_match",
-    "gallery",
-)
+MEASURED = (*METRICS, *COUNTS)
 
 
-def missing(run: Run, config: DictConfig) -> dict[str, list[str]]:
-    """Stage → what the run's record or folder lacks of it: `queries`, `features`, `metrics`."""
+def backfill(experiment: Experiment) -> bool:
+    """Add what is missing to a run whose folder is locked. Returns whether anything was added.
+
+    Raises:
+        HarnessError: weights were not kept. DataError: the images or networks are not those of the
+            record.
+    """
+    run = experiment.run
+    if run.finished:
+        missing = find_missing(run, bool(experiment.plan.config.evaluation.keep_features))
+        if missing:
+            _complete(experiment, missing)
+        return _write_curves(experiment) or bool(missing)
+    if (run.folder / "checkpoint.pt").is_file():
+        return False
+    source = find_source(run, experiment.plan)
+    if source is None:
+        return False
+    _adopt(experiment, source)
+    return True
+
+
+def find_missing(run: Run, keep_features: bool) -> dict[str, list[str]]:
+    """Stage → what the run lacks of it: `queries`, `features`, `metrics`."""
     found: dict[str, list[str]] = {}
-    stored = _arrays(run.folder / "per_query.npz")
+    arrays = read_arrays(run.folder / "per_query.npz")
     for stage, result in run.record["stages"].items():
         if not result["metrics"]:
             continue
         lacks = []
-        if not {f"{stage}_ap", f"{stage}_first_match_rank", "query_identity"} <= stored:
+        if not {f"{stage}_ap", f"{stage}_first_match_rank", "query_identity"} <= arrays.keys():
             lacks.append("queries")
-        if any(key not in result["metrics"] for key in METRICS):
+        if any(key not in result["metrics"] for key in MEASURED):
             lacks.append("metrics")
-        kept = kept_features.path_of(run.folder, stage)
-        if config.evaluation.get("keep_features") and not kept.is_file():
+        if keep_features and not kept_features.path_of(run.folder, stage).is_file():
             lacks.append("features")
         if lacks:
             found[stage] = lacks
     return found
 
 
-def _arrays(path: Path) -> set[str]:
-    try:
-        with np.load(path) as arrays:
-            return {key for key in arrays.files if arrays[key].ndim}  # which reads them
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return set()
+def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
+    """Test the networks of stages again, and keep what was missing."""
+    run, record, files = experiment.run, experiment.run.record, experiment.files
+    evaluator = experiment.open_data()
+    if evaluator.fingerprint != record["dataset"]["fingerprint"]:
+        raise DataError(
+            f"The images are not those that {run.name} was made with.",
+            "Bring them back, or run it afresh: overwrite=always.",
+        )
+    for stage, lacks in missing.items():
+        experiment.reporter.say(
+            f"{run.name} ({stage}): {', '.join(lacks)} missing; testing its network again."
+        )
+        metrics = evaluator.test(load_network(run, stage).to(experiment.device))
+        recorded = record["stages"][stage]["metrics"]
+        if abs(metrics["mAP"] - recorded["mAP"]) > TOLERANCE:
+            raise DataError(
+                f"{stage} of {run.name} now has mAP {metrics['mAP']:.2f}, its record says "
+                f"{recorded['mAP']:.2f}: nothing was changed.",
+                "Its network or the evaluation has changed: overwrite=always.",
+            )
+        files.save_queries(stage, evaluator)
+        recorded.update({k: v for k, v in metrics.items() if k not in recorded})
+    if any("metrics" in lacks for lacks in missing.values()):
+        last = list(record["stages"].values())[-1]["metrics"]
+        files.write_json("record.json", record | {"metrics": last})
 
 
-def sibling(run: Run, config: DictConfig, precision: str, teachers: dict[str, str]) -> Run | None:
-    """A finished run that differs in its evaluation alone, with the networks of all its stages.
-    One whose checkpoint was chosen by the test is none: another rule would choose another.
+def _write_curves(experiment: Experiment) -> bool:
+    """Write curves for a tracker that has none. Returns whether there were any to write."""
+    plan, run = experiment.plan, experiment.run
+    log = str(plan.config.log)
+    if log == "none" or list(tracking.forget(run.folder)):
+        return False
+    tracker = tracking.make_tracker(log, run.folder, run.name, plan.settings, run.history())
+    tracker.close(run.record["metrics"])
+    return True
+
+
+def find_source(run: Run, plan: Plan) -> Run | None:
+    """A finished run with all its networks that differs in its evaluation alone. With
+    selection=oracle there is none: another evaluation would select other checkpoints.
     """
+    config = plan.config
     if config.selection == "oracle":
         return None
     for other in Store(run.folder.parent).runs():
         if not other.finished or other.name == run.name:
             continue
         record = other.record
-        if (record["experiment"]["method"], record["experiment"]["seed"]) != (
-            config.method.name,
-            config.seed,
-        ):
+        experiment = (record["experiment"]["method"], record["experiment"]["seed"])
+        if experiment != (config.method.name, config.seed):
             continue
         try:
             evaluation = other.config().get("evaluation") or {}
+            same = OmegaConf.merge(config, {"evaluation": evaluation})
+            assert isinstance(same, DictConfig)
+            if record["settings"] != make_plan(same, plan.precision).hash:
+                continue
         except HarnessError:
-            continue
-        same = OmegaConf.merge(config, {"evaluation": evaluation})
-        assert isinstance(same, DictConfig)
-        if record["settings"] != settings_hash(same, precision, teachers):
             continue
         if all((other.folder / f"{stage}.pt").is_file() for stage in record["stages"]):
             return other
     return None
 
 
-class Completed(Experiment):
-    """A finished experiment to which what it lacks is added."""
-
-    def complete(self, lacks: dict[str, list[str]]) -> None:
-        """Test the networks of stages again, and keep what was not there.
-
-        Raises:
-            HarnessError: weights were not kept. DataError: the images or the network are not those
-                of the record.
-        """
-        record = self.run.record
-        evaluator = self._evaluator()
-        if evaluator.fingerprint != record["dataset"]["fingerprint"]:
-            raise DataError(
-                f"{self.run.name} was made with other images than are there now.",
-                "Bring them back, or run it afresh: overwrite=always.",
-            )
-        for stage, what in lacks.items():
-            self.reporter.say(
-                f"{self.run.name} ({stage}): {', '.join(what)} missing; tested again."
-            )
-            network = load_network(self.run, stage).to(self.device)
-            metrics = evaluator.test(network)
-            before = record["stages"][stage]["metrics"]
-            if abs(metrics["mAP"] - before["mAP"]) > TOLERANCE:
-                raise DataError(
-                    f"{stage} of {self.run.name} now has mAP {metrics['mAP']:.2f}, its record says "
-                    f"{before['mAP']:.2f}: nothing was changed.",
-                    "Its network or the way of evaluation has changed: overwrite=always.",
-                )
-            path = self.folder / "per_query.npz"
-            if not _arrays(path):  # damaged, and so missing for every stage
-                path.unlink(missing_ok=True)
-            self._remember(stage, evaluator)
-            before.update({k: v for k, v in metrics.items() if k not in before})
-        if any("metrics" in what for what in lacks.values()):
-            last = list(record["stages"].values())[-1]["metrics"]
-            write_json(self.folder / "record.json", record | {"metrics": last})
-
-    def draw(self) -> bool:
-        """Curves for a tracker that has none yet. Returns whether there were any to draw."""
-        log, known = str(self.config.get("log", "none")), list(tracking.forget(self.folder))
-        if log == "none" or known:
-            return False
-        shown = portable_config(self.config, self.precision, self.teachers)
-        tracker = tracking.make_tracker(log, self.folder, self.run.name, shown, self.run.history())
-        tracker.close(self.run.record["metrics"])
-        return True
+def _adopt(experiment: Experiment, source: Run) -> None:
+    """Test the networks of `source` by this experiment's evaluation; the new record names it."""
+    run, record, progress = experiment.run, source.record, experiment.progress
+    experiment.reporter.say(f"{run.name}: testing the networks of {source.name}.")
+    evaluator = experiment.open_data()
+    if evaluator.fingerprint != record["dataset"]["fingerprint"]:
+        raise DataError(
+            f"The images are not those that {source.name} was made with.",
+            "Bring them back, or train: overwrite=skip.",
+        )
+    experiment.check_cameras(evaluator)
+    experiment.files.write_json("config.json", experiment.plan.settings)
+    progress.count_earlier(record)
+    progress.history = [
+        {key: value for key, value in row.items() if key not in MEASURED}
+        for row in source.history()
+    ]
+    for stage, result in record["stages"].items():
+        weights = weights_of(source, stage)
+        write_atomically(run.folder / f"{stage}.pt", partial(_copy, weights))
+        metrics = evaluator.test(load_network(run, stage).to(experiment.device))
+        experiment.files.save_queries(stage, evaluator)
+        progress.stages[stage] = result | {"metrics": metrics}
+    experiment.files.write_json("history.json", progress.history)
+    experiment.write_record(evaluator, networks_of=source.name)
 
 
-class Adopted(Experiment):
-    """A cell that another one's networks make: it differs in its evaluation alone."""
-
-    def adopt(self, source: Run) -> None:
-        """Test the networks of `source` by this cell's rule and leave a record of its own, which
-        says whose networks they are.
-        """
-        record = source.record
-        self.reporter.say(f"{self.run.name}: tested by the networks of {source.name}.")
-        evaluator = self._evaluator()
-        if evaluator.fingerprint != record["dataset"]["fingerprint"]:
-            raise DataError(
-                f"{source.name} was made with other images than are there now.",
-                "Bring them back, or train: overwrite=skip.",
-            )
-        self._check_cameras(evaluator)
-        shown = portable_config(self.config, self.precision, self.teachers)
-        write_json(self.folder / "config.json", shown)
-        self.environment = record["environment"]
-        self.seconds_before = float(record.get("seconds") or 0.0)
-        self.device_seconds_before = 3600 * float(record.get("device_hours") or 0.0)
-        self.history = [_untested(row) for row in source.history()]
-        for stage, result in record["stages"].items():
-            weights = (source.folder / f"{stage}.pt").read_bytes()
-            write_atomically(self.folder / f"{stage}.pt", partial(_put, weights))
-            metrics = evaluator.test(load_network(self.run, stage).to(self.device))
-            self._remember(stage, evaluator)
-            self.stages[stage] = result | {"metrics": metrics}
-        write_json(self.folder / "history.json", self.history)
-        self.notes = {"networks_of": source.name}
-        self._finish(self.stages[stage]["metrics"], evaluator)
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
-
-
-def _untested(row: dict[str, Any]) -> dict[str, Any]:
-    """An epoch without what another rule measured."""
-    return {k: v for k, v in row.items() if k not in METRICS}
-
-
-def remade(run: Run, experiment: Experiment) -> Iterator[str]:
-    """Do what `only-missing` asks of a cell's folder, which is locked; yields what was done. It
-    yields nothing where the cell has to be trained.
-    """
-    shared: Any = (experiment.config, experiment.recipe, experiment.card, experiment.settings, experiment.teachers, experiment.device,
-                   experiment.precision, run, experiment.reporter)  # fmt: skip
-    if run.finished:
-        completed = Completed(*shared)
-        if lacks := missing(run, experiment.config):
-            completed.complete(lacks)
-            yield "completed"
-        if completed.draw():
-            yield "drawn"
-    elif not (run.folder / "checkpoint.pt").is_file():
-        source = sibling(run, experiment.config, experiment.precision, dict(experiment.teachers))
-        if source is not None:
-            Adopted(*shared).adopt(source)
-            yield "adopted"
+def _copy(source: Any, file: IO[bytes]) -> None:
+    with source.open("rb") as content:
+        shutil.copyfileobj(content, file)

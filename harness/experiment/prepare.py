@@ -17,7 +17,7 @@ from rich.console import Console
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.progress import Reporter
-from harness.data.facts import compared
+from harness.data.facts import compare_with_published
 from harness.data.image_cache import build_image_cache, find_bad
 from harness.data.image_source import ImageSource
 from harness.data.prepare import own_images as own
@@ -220,7 +220,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     else:
         sources: list[ImageSource] = [s.images for s in (data.train, data.query, data.gallery)]
         headers = read_headers(sources, reporter.phase("looking at sizes"))
-        card = make_card(data, fingerprint, headers, compared(data, fingerprint))
+        card = make_card(data, fingerprint, headers, compare_with_published(data, fingerprint))
         write_json(saved, card)
     height, width = size
     images = len(data.train.images) + len(data.query.images) + len(gallery.images) - len(bad)
@@ -237,13 +237,13 @@ def _checked(cache: Path, fingerprint: str) -> bool:
 
 def _check_empty(data: ReIDData) -> None:
     """Name files without a byte: what a full disk or a broken copy leaves."""
-    from harness.data.image_files import Files
+    from harness.data.image_files import ImageFiles
 
     empty: list[str] = []
     total = 0
     for split in (data.train, data.query, data.gallery):
         source = split.images
-        if isinstance(source, Files):
+        if isinstance(source, ImageFiles):
             total += len(source)
             empty += [source.name(i) for i, size in enumerate(source.sizes) if size == 0]
     if empty:

@@ -8,18 +8,16 @@ table as the methods above it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.components.backbones import describe_weights
-from harness.core.cards import UNHASHED as UNHASHED
-from harness.core.cards import card_hash as card_hash
+from harness.core.hashing import UNHASHED as UNHASHED
+from harness.core.hashing import card_hash as card_hash
 from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
-from harness.experiment.init_from import find_init
 from harness.experiment.joint_datasets import sections
 from harness.training.optimizers import describe as describe_optimizer
 
@@ -28,22 +26,22 @@ OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "trai
        "train.micro_batch")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
-#: options of a backbone that came after the first records, and what held before: not on the card
-LATER = {"last_stride": 1, "stem_relu": True, "neck": "bn"}
+#: usual values of a backbone's other options, which the card does not name
+USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn"}
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
 
-def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
+def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]) -> dict[str, Any]:
     """The card of a cell, with its `hash` (8 hex digits).
 
     Args:
         config: the composed configuration.
         precision: resolved (never `auto`).
+        weights: value of `backbone.weights` → its description.
     """
     backbone = OmegaConf.to_container(config.backbone, resolve=True)
     assert isinstance(backbone, dict)
-    init = find_init(config)
     network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
     card: dict[str, Any] = {
         "name": config.protocol.name,
@@ -51,7 +49,7 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
         "augmentation": describe_augmentation(config.images),
         "backbone": network,
         "pooling": backbone.get("pooling"),
-        "weights": init.weights if init else describe_weights(str(backbone.get("weights", "none"))),
+        "weights": weights[str(backbone.get("weights", "none"))],
         "batch": f"{config.batch.identities} x {config.batch.images}"
         + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
@@ -71,9 +69,9 @@ def protocol_card(config: DictConfig, precision: str) -> dict[str, Any]:
     if backbone.get("stride_in", "3x3") != "3x3":
         card["backbone"] += f", stride in {backbone['stride_in']}"
     for key in sorted(set(backbone) - {"_target_", *ON_CARD}):
-        if backbone[key] != LATER.get(key):
+        if backbone[key] != USUAL.get(key):
             card["backbone"] += f", {key} {backbone[key]}"
-    changed = list(_changed_by_stages(config))
+    changed = list(_changed_by_stages(config, weights))
     if changed:
         card["stages"] = ", ".join(changed)
     card["hash"] = card_hash(card)
@@ -94,14 +92,14 @@ def _iterations(config: DictConfig) -> str:
     return "labelled images / batch size" if auto else str(config.train.iterations)
 
 
-def _changed_by_stages(config: DictConfig) -> Iterator[str]:
+def _changed_by_stages(config: DictConfig, weights: Mapping[str, str]) -> Iterator[str]:
     """`STAGE.KEY=VALUE` where a stage of its own takes something else than is held equal."""
     for stage in config.stages or {}:
         changes = OmegaConf.to_container(config.stages, resolve=True)
         assert isinstance(changes, dict)
         for key, value in _flat(changes[stage] or {}):
             if key.startswith(HELD) and key not in OWN and value != OmegaConf.select(config, key):
-                value = describe_weights(str(value)) if key == "backbone.weights" else value
+                value = weights[str(value)] if key == "backbone.weights" else value
                 yield f"{stage}.{key}={value}"
 
 

@@ -21,9 +21,8 @@ from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import BETWEEN, sections
-from harness.experiment.model_loading import find_teachers
-from harness.experiment.naming import LATER, run_name
-from harness.experiment.recipe import make_recipe
+from harness.experiment.plan import make_plan
+from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
@@ -53,7 +52,7 @@ def rerun(
         ConfigError: nothing to run again, or a change of something else.
         HarnessError: some failed again.
     """
-    plugins.register()
+    register()
     folder = Store(Path(store).expanduser())
     said = dict(_read(change) for change in changes)
     wanted = [folder.find(name) for name in runs] if runs else list(folder.runs())
@@ -108,15 +107,13 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
     """
     config = run.config()
     teachers = dict(config.pop("teachers", {}))
-    for section, options in LATER.items():  # what an older configuration does not name yet
-        if section not in ("backbone", "dataset"):  # these know themselves what held before
-            config[section] = {**options, **config[section]}
-    config["evaluation"] = {"keep_features": False, **config["evaluation"]}
+    config["evaluation"]["keep_features"] = False
+    config["train"]["micro_batch"] = "auto"
     root = said.get("data.root") or os.environ.get("HARNESS_DATA", "data")
     config |= {
         "data": {"root": str(root), "cache_dir": said.get("data.cache_dir"), "cache_location": "auto"},
         "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
-        "store": str(run.folder.parent), "name": None, "force": False, "overwrite": "skip",
+        "store": str(run.folder.parent), "name": None, "overwrite": "skip",
         "log": said.get("log", "none"), "device": said.get("device", "auto"),
         "threads": said.get("threads", 0),
     }  # fmt: skip
@@ -142,7 +139,7 @@ def restored(run: Run, said: dict[str, Any]) -> DictConfig:
 
 def _name(config: DictConfig) -> str:
     precision = resolve_precision(str(config.train.precision), resolve_device(str(config.device)))
-    return run_name(config, precision, find_teachers(config, make_recipe(config))[1])
+    return make_plan(config, precision).name
 
 
 def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

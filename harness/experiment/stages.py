@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
+from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
-from harness.experiment.options import check_options
+from harness.core.options import check_options
 
 # Hydra logs what it then raises; once, in our words, is enough
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -66,12 +65,25 @@ def copies_student(stage: Stage) -> bool:
 
 
 def build(node: DictConfig, what: str, **extra: Any) -> Any:
-    """Build a part from its config.
+    """Build a part from its config, after a check of its options.
+
+    Args:
+        what: the configuration section, and what else errors should name ("dataset market1501").
+        extra: arguments that are objects, in place of the options of their names.
 
     Raises:
-        ConfigError: an option that the part does not have, or a value that it refuses.
+        ConfigError: an unknown option, or a value that the part refuses.
     """
-    _check_kinds(node, what)
+    section = what.split()[0]
+    try:
+        options = OmegaConf.to_container(node, resolve=True)
+        assert isinstance(options, dict)
+        given = {str(key): value for key, value in options.items() if not str(key).startswith("_")}
+        target = get_object(node._target_)
+    except Exception:  # `instantiate` names the cause
+        pass
+    else:
+        check_options(target, {k: v for k, v in given.items() if k not in extra}, section)
     try:
         return instantiate(node, **extra, _convert_="all")
     except Exception as error:
@@ -81,28 +93,7 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
                 raise cause from error
             cause = cause.__cause__
         root = error.__cause__ or error
-        raise ConfigError(f"{what} cannot be built: {first_line(root)}", _options(node)) from error
-
-
-def _check_kinds(node: DictConfig, what: str) -> None:
-    try:
-        target = get_object(node._target_)
-        given = {str(key): node[key] for key in node if not str(key).startswith("_")}
-    except Exception:  # what builds the part says more about it
-        return
-    check_options(target, given, what.split()[0])
-
-
-def _options(node: DictConfig) -> str:
-    """What a part can be told, if its config tells it something else."""
-    try:
-        known = list(inspect.signature(get_object(node._target_)).parameters)
-    except Exception:  # the error at hand says more than this one
-        return ""
-    for key in node:
-        if not str(key).startswith("_") and key not in known:
-            return did_you_mean(str(key), known)
-    return ""
+        raise ConfigError(f"{what} cannot be built: {first_line(root)}") from error
 
 
 def build_backbone(node: DictConfig) -> Backbone:

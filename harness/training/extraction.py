@@ -1,4 +1,4 @@
-"""Features of a whole set, in evaluation mode, from resized images without augmentation."""
+"""Features of a whole image set, in evaluation mode and without augmentation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.core.distributed.collectives import borders, gather_rows
+from harness.core.distributed.collectives import gather_shards, shard_bounds
 from harness.core.distributed.processes import rank
 from harness.core.interfaces import Backbone
 from harness.core.precision import arithmetic
-from harness.data.augment import normalise
-from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+from harness.data.augment import normalize
+from harness.data.prefetcher import ImageReader, Prefetcher
 
 
 @torch.no_grad()
@@ -27,33 +27,32 @@ def extract(
     progress: Callable[[int, int], None] | None = None,
     views: int | None = None,
 ) -> Tensor:
-    """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalised.
+    """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalized.
+
+    The backbone's mode is restored afterwards. A thread normalizes the next batches and copies them
+    to the GPU meanwhile. Several processes share the work, and all return the same features.
 
     Args:
-        views: keep only the first so many views (the test uses the global one alone).
         progress: called with (images done, images in all).
-
-    The backbone is left in the mode in which it was found. A thread normalises the next batches,
-    and sends them to a GPU, while it works. Several processes share the work, and all return the
-    same.
+        views: number of leading views to keep (tests use the global one alone); None: all.
     """
     was_training = backbone.training
     backbone.eval()
     count = len(images)
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
-    host_to_device = HostToDeviceCopy(images, device)
-    # each process has whole batches, made up as they are for one process
-    limits = borders(count, batch)
+    reader = ImageReader(images, device)
+    # each process computes whole batches, the same ones as a single process would
+    limits = shard_bounds(count, batch)
     first, last = limits[rank()], limits[rank() + 1]
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
-            yield start, normalise(host_to_device.span(start, start + batch), device=device)
+            yield start, normalize(reader.span(start, start + batch), device=device)
 
     try:
-        with Prefetcher(batches(), device) as feed:
-            for start, inputs in feed:
+        with Prefetcher(batches(), device) as prefetched:
+            for start, inputs in prefetched:
                 with arithmetic(precision, device):
                     embeddings = backbone(inputs)[:, :kept]
                 features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)
@@ -61,4 +60,4 @@ def extract(
                     progress(min(start + batch, last) - first, last - first)
     finally:
         backbone.train(was_training)
-    return gather_rows(features, limits)
+    return gather_shards(features, limits)

@@ -1,38 +1,37 @@
-"""One training step over the global batch, on one process or several, whole or in pieces."""
+"""One training step over the global batch, on one process or several, whole or in micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from harness.components.backbones.batchnorm import over_whole_batch
-from harness.core.distributed import collectives as sharing
-from harness.core.distributed.micro_batches import Pieces
-from harness.core.distributed.processes import count, is_distributed
-from harness.core.errors import TrainingError
+from harness.core.distributed import collectives
+from harness.core.distributed.processes import is_distributed, world_size
+from harness.core.errors import TrainingError, say_once
 from harness.core.interfaces import Backbone, Batch, Distiller, Objective
-from harness.core.notices import say_once
 from harness.core.precision import arithmetic
+from harness.training.micro_batches import MicroBatches
 
 OUT_OF_MEMORY = "out of memory"
 
 
-class _DoesNotFit(Exception):
-    """Some process ran out of memory, maybe another one."""
+class _OutOfMemory(Exception):
+    """This process or another one ran out of GPU memory."""
 
 
 @dataclass
 class Step:
-    """Forward, backward, update.
+    """Forward pass, backward pass and optimizer update.
 
     Attributes:
-        backbone, objective, distiller: the stage's. trained: all of them, for their state.
-        batch: B. samples_per_bn: images of a batch-norm group, 0 for B.
-        micro_batch: images a piece as the user wants it, or 0: as many as fit.
-        pieces: how batches are cut; smaller whenever the GPU's memory turned out too small.
+        trained: backbone, objective and distiller as one module, for their state.
+        batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
+        micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
+        micro_batches: how batches are split; they get smaller when GPU memory is too small.
     """
 
     backbone: Backbone
@@ -45,49 +44,51 @@ class Step:
     batch: int
     samples_per_bn: int
     micro_batch: int = 0
-    pieces: Pieces = field(init=False)
+    micro_batches: MicroBatches = field(init=False)
 
     def __post_init__(self) -> None:
         whole = over_whole_batch(self.samples_per_bn, self.batch)
-        self.pieces = Pieces(
+        self.micro_batches = MicroBatches(
             0 if self.micro_batch >= self.share else self.micro_batch,
-            synchronised=whole and is_distributed(),
+            synchronized=whole and is_distributed(),
         )
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
-        #: parameters of which each process has its share of the gradient
+        #: parameters whose gradients are sums over processes
         self.shared_out = {id(p) for network in self.networks for p in network.parameters()}
         self.start_epoch()
 
     @property
     def share(self) -> int:
-        """Images of a batch that this process computes."""
-        return self.batch // count()
+        """Number of images of a batch that this process computes."""
+        return self.batch // world_size()
 
     def start_epoch(self) -> None:
-        """Tie the processes together, so that rounding on unlike GPUs does not add up."""
+        """Copy the first process's state, so that rounding differences do not accumulate."""
         state = [*self.trained.parameters(), *self.trained.buffers()]
-        sharing.same_as_first([t.data for t in state])
+        collectives.broadcast_tensors([t.data for t in state])
         self._tried = False
         self.buffers = [b for network in self.networks for b in network.buffers()]
 
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
-        """One optimiser step; returns the loss, detached.
+        """One optimizer step; returns the loss, detached.
 
         Raises:
-            TrainingError: not even the smallest piece fits into memory.
+            TrainingError: not even the smallest micro-batch fits into memory.
         """
-        # Several processes have to agree at every try, and do in an epoch's first step alone; never
-        # where they wait for each other inside of the network, which cannot be cut anyway.
+        # Each try needs agreement between processes, so they only try in an epoch's first step, and
+        # never if batch norms synchronize inside the network: such batches cannot be split anyway.
         alone = not is_distributed()
-        tries = self.micro_batch == 0 and (alone or not (self._tried or self.pieces.synchronised))
+        tries = self.micro_batch == 0 and (
+            alone or not (self._tried or self.micro_batches.synchronized)
+        )
         while True:
             try:
                 loss = self._gradients(batch, optimizer, tries)
                 break
-            except (torch.OutOfMemoryError, _DoesNotFit) as error:
+            except (torch.OutOfMemoryError, _OutOfMemory) as error:
                 problem = str(error)
-            self._split(problem, tries)  # not in `except`, whose traceback holds on to tensors
+            self._split(problem, tries)  # outside `except`, whose traceback keeps tensors alive
         self._tried = True
         self.scaler.step(optimizer)
         self.scaler.update()
@@ -97,39 +98,39 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer, tries: bool) -> Tensor:
-        """Set the gradients of a batch; or, where memory does not do, leave networks as they were.
+        """Set the gradients of a batch; without enough memory, leave networks unchanged.
 
         Raises:
-            torch.OutOfMemoryError, _DoesNotFit: it does not, here or elsewhere.
+            torch.OutOfMemoryError, _OutOfMemory: this or another process ran out of memory.
         """
         optimizer.zero_grad(set_to_none=True)
         if not tries:
             loss = self._backward(self._loss(batch))
         else:
             before, problem = _State(self.buffers, self.device), ""
-            self.pieces.check = self._agree
+            self.micro_batches.check = self._agree
             try:
                 try:
                     loss = self._backward(self._loss(batch))
                 except torch.OutOfMemoryError as error:
                     problem = str(error) or OUT_OF_MEMORY
                 self._agree(problem)
-            except _DoesNotFit:
+            except _OutOfMemory:
                 before.restore()
                 raise
             finally:
-                self.pieces.check = None
-        sharing.sum_gradients(self.trained, self.shared_out)
+                self.micro_batches.check = None
+        collectives.all_reduce_gradients(self.trained, self.shared_out)
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
-        with self.pieces():
-            with arithmetic(self.precision, self.device):
-                embeddings = self.backbone(batch.images)
-                distilled = None
-                if self.distiller is not None:
-                    distilled = self.distiller(embeddings.float(), batch, self.objective)
-            loss = self.objective(embeddings.float(), batch.labels, batch.indices)
+        batch = replace(batch, embed=self.micro_batches.embed)
+        with arithmetic(self.precision, self.device):
+            embeddings = batch.embed(self.backbone, batch.images)
+            distilled = None
+            if self.distiller is not None:
+                distilled = self.distiller(embeddings.float(), batch, self.objective)
+        loss = self.objective(embeddings.float(), batch.labels, batch.indices)
         return loss if distilled is None else loss + distilled
 
     def _backward(self, loss: Tensor) -> Tensor:
@@ -137,42 +138,43 @@ class Step:
         return loss.detach()
 
     def _agree(self, problem: str) -> None:
-        """All processes go on together (nobody has a problem), or try again together.
+        """Check that no process ran out of memory, so that all of them continue or try again.
+
+        Args:
+            problem: this process's error message, "" without one.
 
         Raises:
-            _DoesNotFit: one of them has.
+            _OutOfMemory: a process did.
         """
-        if not sharing.all_can(not problem, self.device):
-            raise _DoesNotFit(problem or "another process ran out of memory")
+        if not collectives.all_agree(not problem, self.device):
+            raise _OutOfMemory(problem or "another process ran out of memory")
 
     def _split(self, problem: str, tries: bool) -> None:
-        """Halve the pieces, in whole batch-norm groups."""
-        size = self.pieces.size or self.share
+        """Halve the micro-batches, in whole batch-norm groups."""
+        size = self.micro_batches.size or self.share
         if not tries or size <= self.group:
             raise self._too_small(size, problem)
         groups = -(-size // self.group)
-        self.pieces.size = -(-groups // 2) * self.group
+        self.micro_batches.size = -(-groups // 2) * self.group
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        whose = f"its {self.share} of {self.batch} images" if is_distributed() else (
-            f"batches of {self.batch} images"
-        )  # fmt: skip
+        share = f"{self.share} of " if is_distributed() else ""
         say_once(
-            f"the GPU is short of memory: a step computes {whose} in pieces of "
-            f"{self.pieces.size}, with equal results (train.micro_batch={self.pieces.size} spares "
-            "the trying)"
+            f"the GPU is short of memory: steps split {share}{self.batch} images into "
+            f"micro-batches of {self.micro_batches.size}, with equal results "
+            f"(train.micro_batch={self.micro_batches.size} skips the search)"
         )
 
     def _too_small(self, size: int, problem: str) -> TrainingError:
-        cures = []
+        hints = []
         if size > self.group:
-            cures.append(f"Set train.micro_batch={-(-size // self.group // 2) * self.group}")
+            hints.append(f"Set train.micro_batch={-(-size // self.group // 2) * self.group}")
         elif over_whole_batch(self.samples_per_bn, self.batch):
-            cures.append("Set batch.samples_per_bn (0 needs the whole batch at once)")
-        cures += ["use more GPUs (torchrun)", "train.precision=bf16"]
-        text = ", ".join(cures)
+            hints.append("Set batch.samples_per_bn (0 needs the whole batch at once)")
+        hints += ["use more GPUs (torchrun)", "train.precision=bf16"]
+        text = ", ".join(hints)
         return TrainingError(
-            f"The GPU's memory does not hold a piece of {size} images: "
+            f"The GPU's memory does not hold a micro-batch of {size} images: "
             f"{(problem or OUT_OF_MEMORY).splitlines()[0]}",
             f"{text[0].upper()}{text[1:]} or smaller images. The last checkpoint, if there is one, "
             "is kept.",
@@ -180,7 +182,7 @@ class Step:
 
 
 class _State:
-    """What a forward pass changes: running statistics, and the position of random numbers."""
+    """State that a forward pass changes: running statistics and random number generators."""
 
     def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
         self.buffers = buffers
@@ -191,11 +193,11 @@ class _State:
         self.random = torch.get_rng_state()
         self.device = device
         if device.type == "cuda":
-            self.random_there = torch.cuda.get_rng_state(device)
+            self.device_random = torch.cuda.get_rng_state(device)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Set it back."""
+        """Set the state back."""
         for kind, flat in self.kept:
             alike = [b for b in self.buffers if b.dtype == kind]
             parts = flat.split([b.numel() for b in alike])
@@ -203,4 +205,4 @@ class _State:
                 buffer.copy_(part.view(buffer.shape))
         torch.set_rng_state(self.random)
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.random_there, self.device)
+            torch.cuda.set_rng_state(self.device_random, self.device)

@@ -15,7 +15,7 @@ from torchvision.transforms import functional as F
 
 from harness.core.errors import ConfigError
 from harness.core.seeds import generator
-from harness.data.augment import MEAN, STD, Augment, AugmentParameters, normalise
+from harness.data.augment import MEAN, STD, Augment, AugmentParameters, normalize
 
 H, W = 40, 20
 
@@ -79,14 +79,14 @@ def test_takes_rows_of_a_bank(gather: bool) -> None:
         assert torch.equal(half, expected.bfloat16())
 
 
-def test_normalise(gather: bool) -> None:
+def test_normalize(gather: bool) -> None:
     images = image_cache(5)
     expected = [F.normalize(F.to_tensor(Image.fromarray(image)), MEAN, STD) for image in images]
     for source in (images, torch.from_numpy(images.copy()), images[:, ::-1][:, ::-1]):
-        out = normalise(source)
+        out = normalize(source)
         assert torch.equal(out, torch.stack(expected))
         assert out.is_contiguous(memory_format=torch.channels_last)
-    assert normalise(images, dtype=torch.float16).dtype == torch.float16
+    assert normalize(images, dtype=torch.float16).dtype == torch.float16
 
 
 def test_rows_have_to_be_there() -> None:
@@ -226,4 +226,4 @@ def test_gpu_equals_cpu() -> None:
     assert torch.equal(
         augment.apply(images, parameters, indices=indices, device="cuda").cpu(), expected
     )
-    assert torch.equal(normalise(there).cpu(), normalise(images))
+    assert torch.equal(normalize(there).cpu(), normalize(images))

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 
 from harness.core.seeds import generator
-from harness.data.augment import Augment, normalise
+from harness.data.augment import Augment, normalize
 from harness.data.blur import SCALE, _kernels, gaussian_blur
 
 SIGMA = torch.tensor([0.1, 0.4, 0.8, 1.2, 1.6, 2.0, 5.0], dtype=torch.float64)
@@ -75,7 +75,7 @@ def test_augmentation_blurs_before_it_normalises() -> None:
     augment = Augment((24, 15), flip=0, pad=0, erase=0, blur=1)
     parameters = augment.draw(6, generator(1))
     assert bool(((parameters.blur >= 0.1) & (parameters.blur <= 2)).all())
-    expected = normalise(gaussian_blur(torch.from_numpy(images), parameters.blur).numpy())
+    expected = normalize(gaussian_blur(torch.from_numpy(images), parameters.blur).numpy())
     for gather in (False, True):
         assert torch.equal(augment.apply(images, parameters, gather=gather), expected)
 

@@ -1,4 +1,4 @@
-"""Where images lie: chosen by what is free, said, refused early, and of no influence on results."""
+"""Cache locations: chosen by free memory, logged, refused early, without effect on results."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from harness.core.errors import ConfigError
-from harness.data.cache_location import check_cache_location, choose_place, free_memory
-from harness.data.prefetcher import HostToDeviceCopy
+from harness.core.host_memory import free_memory
+from harness.data.cache_location import check_cache_location, choose_location
+from harness.data.prefetcher import ImageReader
 from harness.experiment.run import run_experiment
 from tests.same import assert_same
 from tests.tiny import tiny_config
@@ -20,37 +21,37 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("wish", "size", "free", "host", "expected"),
+    ("requested", "size", "free", "host", "expected"),
     [
         ("auto", 1.3, 70, 100, "device"),  # Market-1501 on a large GPU
         ("auto", 1.3, 5.3, 100, "device"),
         ("auto", 1.3, 5.1, 100, "pinned"),  # more than a quarter of what is free
         ("auto", 3.2, 8, 9, "pinned"),  # MSMT17 on a small one: rounded up to 4.3 of 9
         ("auto", 3.2, 8, 8, "mmap"),
-        ("auto", 3.2, 8, None, "mmap"),  # nobody tells how much is free
+        ("auto", 3.2, 8, None, "mmap"),  # free memory is unknown
         ("device", 3.2, 4, 100, "device"),
         ("pinned", 1.3, 70, 1, "pinned"),
         ("mmap", 1.3, 70, 100, "mmap"),
     ],
 )
 def test_chosen_by_what_is_free(
-    wish: str, size: float, free: float, host: float | None, expected: str
+    requested: str, size: float, free: float, host: float | None, expected: str
 ) -> None:
     room = None if host is None else int(host * GB)
-    place = choose_place(wish, int(size * GB), GPU, int(free * GB), room)
-    assert place.name == expected
+    location = choose_location(requested, int(size * GB), GPU, int(free * GB), room)
+    assert location.name == expected
 
 
 def test_on_a_cpu() -> None:
-    assert choose_place("auto", GB, CPU, None, 9 * GB).name == "mmap"
-    assert choose_place("device", GB, CPU, None, 9 * GB).name == "device"
-    with pytest.raises(ConfigError, match=r"1\.0 GB, and 0\.5 GB of main memory"):
-        choose_place("device", GB, CPU, None, GB // 2)
+    assert choose_location("auto", GB, CPU, None, 9 * GB).name == "mmap"
+    assert choose_location("device", GB, CPU, None, 9 * GB).name == "device"
+    with pytest.raises(ConfigError, match=r"1\.0 GB, but only 0\.5 GB of main memory"):
+        choose_location("device", GB, CPU, None, GB // 2)
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"3\.2 GB, and 2\.0 GB of the GPU") as caught:
-        choose_place("device", int(3.2 * GB), GPU, 2 * GB, None)
+    with pytest.raises(ConfigError, match=r"3\.2 GB, but only 2\.0 GB of GPU memory") as caught:
+        choose_location("device", int(3.2 * GB), GPU, 2 * GB, None)
     assert caught.value.hint and "auto" in caught.value.hint
 
 
@@ -70,28 +71,30 @@ def test_free_memory_is_a_number_of_bytes() -> None:
     assert free is None or 10**6 < free < 10**14
 
 
-def test_all_places_give_the_same_run(
+def test_all_locations_give_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """ICE needs all there is of a batch: two augmentations and the images as they are."""
-    runs, told = {}, {}
+    """ICE uses every kind of image in a batch: two augmentations and plain images."""
+    runs, logs = {}, {}
     for place in ("mmap", "device", "gathered"):
         if place == "gathered":  # as from pinned or mapped memory to a GPU
             monkeypatch.setattr(
-                "harness.training.trainer.HostToDeviceCopy", partial(HostToDeviceCopy, gathers=True)
+                "harness.training.trainer.ImageReader", partial(ImageReader, gathers=True)
             )
             monkeypatch.setattr(
-                "harness.training.extraction.HostToDeviceCopy",
-                partial(HostToDeviceCopy, gathers=True),
+                "harness.training.extraction.ImageReader",
+                partial(ImageReader, gathers=True),
             )
-        image_cache = "mmap" if place == "gathered" else place
+        location = "mmap" if place == "gathered" else place
         config = tiny_config(
-            tmp_path / place, "method=ice", f"data.cache_location={image_cache}", "images.blur=0.5"
+            tmp_path / place, "method=ice", f"data.cache_location={location}", "images.blur=0.5"
         )
-        runs[place], told[place] = run_experiment(config), capsys.readouterr().out
-        assert runs[place].record["pipeline"]["image_cache"] == image_cache
+        runs[place], logs[place] = run_experiment(config), capsys.readouterr().out
+        assert runs[place].record["pipeline"]["image_cache"] == location
     for other in ("device", "gathered"):
-        assert runs[other].name == runs["mmap"].name, "the place is no setting of a cell"
+        assert runs[other].name == runs["mmap"].name, (
+            "the location is not a setting of the experiment"
+        )
         assert_same(runs["mmap"], runs[other])
-    assert "training images" in told["mmap"] and "in the image cache's file" in told["mmap"]
-    assert "in main memory" in told["device"]
+    assert "training images" in logs["mmap"] and "in the image cache's file" in logs["mmap"]
+    assert "in main memory" in logs["device"]

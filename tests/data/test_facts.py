@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.data.facts import Facts, differences, measure, valid_matches
-from harness.data.image_files import Files
-from harness.data.types import ReIDData, Split
+from harness.data.facts import differences, measure, valid_matches
+from harness.data.image_files import ImageFiles
+from harness.data.types import DatasetFacts, ReIDData, Split
 
 
 def split(part: str, identities: Sequence[int], cameras: Sequence[int] | None) -> Split:
-    files = Files(Path("nowhere"), [f"{part}/{i}.jpg" for i in range(len(identities))])
+    files = ImageFiles(Path("nowhere"), [f"{part}/{i}.jpg" for i in range(len(identities))])
     return Split(files, np.array(identities), None if cameras is None else np.array(cameras))
 
 
@@ -30,7 +30,7 @@ def data(cameras: bool = True) -> ReIDData:
 
 
 def test_counts() -> None:
-    assert measure(data(), "f") == Facts(
+    assert measure(data(), "f") == DatasetFacts(
         train=3, train_identities=2, query=3, query_identities=2, gallery=6, junk=1, distractors=2,
         cameras=4, matches=4, fingerprint="f",
     )  # fmt: skip
@@ -52,9 +52,9 @@ def test_an_identity_0_that_is_queried_is_no_distractor() -> None:
 
 def test_differences_are_told_and_what_is_unknown_is_not_asked() -> None:
     found = measure(data(), "0123456789abcdef")
-    assert differences(Facts(), found) == []
-    assert differences(Facts(train=3, matches=4), found) == []
-    known = Facts(train=12_936, junk=0, fingerprint="ffffffffffffffff")
+    assert differences(DatasetFacts(), found) == []
+    assert differences(DatasetFacts(train=3, matches=4), found) == []
+    known = DatasetFacts(train=12_936, junk=0, fingerprint="ffffffffffffffff")
     assert differences(known, found) == [
         "training images: 3, not 12,936",
         "junk boxes: 1, not 0",

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from harness.core.errors import DataError, HarnessError
-from harness.data import image_cache as bank_module
+from harness.data import image_cache as cache_module
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
 
 SIZE = (24, 12)
@@ -32,15 +32,15 @@ def picture(seed: int, mode: str = "RGB", size: tuple[int, int] = (31, 57)) -> I
     return image.quantize(32) if mode == "P" else image.convert(mode)
 
 
-def files(folder: Path, count: int) -> Files:
+def files(folder: Path, count: int) -> ImageFiles:
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:03}.jpg" for i in range(count)]
     for i, name in enumerate(names):
         picture(i).save(folder / name)
-    return Files(folder, names)
+    return ImageFiles(folder, names)
 
 
-def spoil(source: Files, *indices: int) -> None:
+def spoil(source: ImageFiles, *indices: int) -> None:
     """Cut off the last tenth."""
     for index in indices:
         path = source.root / source.names[index]
@@ -48,7 +48,7 @@ def spoil(source: Files, *indices: int) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Files:
+def source(tmp_path: Path) -> ImageFiles:
     return files(tmp_path / "images", 40)
 
 
@@ -59,14 +59,14 @@ def test_equals_pillow(tmp_path: Path, size: tuple[int, int]) -> None:
     names = [f"{i}_{mode}.{suffix}" for i, (mode, suffix) in enumerate(cases)]
     for i, (mode, _) in enumerate(cases):
         picture(i, mode).save(tmp_path / names[i])
-    image_cache = build_image_cache(Files(tmp_path, names), size, tmp_path / "cache")
+    image_cache = build_image_cache(ImageFiles(tmp_path, names), size, tmp_path / "cache")
     for name, row in zip(names, image_cache.images, strict=True):
         with Image.open(tmp_path / name) as image:
             resized = image.convert("RGB").resize(size[::-1], Image.Resampling.BICUBIC)
         np.testing.assert_array_equal(row, np.asarray(resized), err_msg=name)
 
 
-def test_rows_are_in_order_and_read_only(source: Files, tmp_path: Path) -> None:
+def test_rows_are_in_order_and_read_only(source: ImageFiles, tmp_path: Path) -> None:
     calls: list[tuple[int, int]] = []
     image_cache = build_image_cache(
         source, SIZE, tmp_path / "c", progress=lambda *call: calls.append(call)
@@ -81,15 +81,15 @@ def test_rows_are_in_order_and_read_only(source: Files, tmp_path: Path) -> None:
     np.testing.assert_array_equal(image_cache.tensor("cpu").numpy(), image_cache.images)
 
 
-def test_is_built_once(source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_built_once(source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build_image_cache(source, SIZE, tmp_path / "c")
-    monkeypatch.setattr(Files, "read", lambda *_: pytest.fail("decoded again"))
-    again = build_image_cache(Files(source.root, source.names), SIZE, tmp_path / "c")
+    monkeypatch.setattr(ImageFiles, "read", lambda *_: pytest.fail("decoded again"))
+    again = build_image_cache(ImageFiles(source.root, source.names), SIZE, tmp_path / "c")
     assert len(again) == 40
 
 
-def test_key_tells_sources_apart(source: Files, tmp_path: Path) -> None:
-    backwards = Files(source.root, source.names[::-1])
+def test_key_distinguishes_sources(source: ImageFiles, tmp_path: Path) -> None:
+    backwards = ImageFiles(source.root, source.names[::-1])
     some = Subset(source, np.array([3, 1]))
     first = build_image_cache(source, SIZE, tmp_path).images
     np.testing.assert_array_equal(build_image_cache(backwards, SIZE, tmp_path).images, first[::-1])
@@ -97,12 +97,12 @@ def test_key_tells_sources_apart(source: Files, tmp_path: Path) -> None:
     assert build_image_cache(source, (12, 12), tmp_path).images.shape == (40, 12, 12, 3)
 
 
-def test_fingerprint_is_the_same_elsewhere(source: Files, tmp_path: Path) -> None:
+def test_fingerprint_is_the_same_elsewhere(source: ImageFiles, tmp_path: Path) -> None:
     copy = shutil.copytree(source.root, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert Files(copy, source.names).fingerprint() == source.fingerprint()
+    assert ImageFiles(copy, source.names).fingerprint() == source.fingerprint()
 
 
-def test_replaced_file_is_seen(source: Files, tmp_path: Path) -> None:
+def test_replaced_file_is_seen(source: ImageFiles, tmp_path: Path) -> None:
     build_image_cache(source, SIZE, tmp_path / "c")
     path = source.root / source.names[5]
     size, mtime = path.stat().st_size, path.stat().st_mtime
@@ -110,12 +110,12 @@ def test_replaced_file_is_seen(source: Files, tmp_path: Path) -> None:
     picture(99).save(buffer, "jpeg", quality=20)
     path.write_bytes(buffer.getvalue().ljust(size, b"\0"))  # as large as the old one
     os.utime(path, (mtime + 5, mtime + 5))
-    image_cache = build_image_cache(Files(source.root, source.names), SIZE, tmp_path / "c")
+    image_cache = build_image_cache(ImageFiles(source.root, source.names), SIZE, tmp_path / "c")
     expected = source.read(5).resize(SIZE[::-1], Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(image_cache.images[5], np.asarray(expected))
 
 
-def test_damaged_bank_is_rebuilt(source: Files, tmp_path: Path) -> None:
+def test_damaged_cache_is_rebuilt(source: ImageFiles, tmp_path: Path) -> None:
     cache = tmp_path / "c"
     expected = build_image_cache(source, SIZE, cache).images.copy()
     (array,), (sidecar,) = cache.glob("*.npy"), cache.glob("*.json")
@@ -131,7 +131,7 @@ def test_damaged_bank_is_rebuilt(source: Files, tmp_path: Path) -> None:
     np.testing.assert_array_equal(build_image_cache(source, SIZE, cache).images, expected)
 
 
-def test_concurrent_builds(source: Files, tmp_path: Path) -> None:
+def test_concurrent_builds(source: ImageFiles, tmp_path: Path) -> None:
     def build(_: int) -> np.ndarray:
         return build_image_cache(source, SIZE, tmp_path / "c").images
 
@@ -142,7 +142,7 @@ def test_concurrent_builds(source: Files, tmp_path: Path) -> None:
     assert sorted(path.suffix for path in (tmp_path / "c").iterdir()) == [".json", ".npy"]
 
 
-def test_interrupted_build_leaves_nothing(source: Files, tmp_path: Path) -> None:
+def test_interrupted_build_leaves_nothing(source: ImageFiles, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -155,7 +155,7 @@ def test_interrupted_build_leaves_nothing(source: Files, tmp_path: Path) -> None
 # -------------------------------------------------------------------------------------- bad images
 
 
-def test_bad_images_are_an_error(source: Files, tmp_path: Path) -> None:
+def test_bad_images_are_an_error(source: ImageFiles, tmp_path: Path) -> None:
     spoil(source, 3, 17, 18, 30)
     with pytest.raises(DataError) as caught:
         build_image_cache(source, SIZE, tmp_path / "c")
@@ -164,11 +164,11 @@ def test_bad_images_are_an_error(source: Files, tmp_path: Path) -> None:
     assert not list((tmp_path / "c").iterdir())
 
 
-def test_bad_images_are_left_out(source: Files, tmp_path: Path) -> None:
+def test_bad_images_are_left_out(source: ImageFiles, tmp_path: Path) -> None:
     whole = build_image_cache(source, SIZE, tmp_path / "whole").images
     spoil(source, 0, 17)
     (source.root / source.names[39]).write_text("no image")
-    damaged = Files(source.root, source.names)
+    damaged = ImageFiles(source.root, source.names)
     for _ in range(2):  # built, then opened
         image_cache = build_image_cache(damaged, SIZE, tmp_path / "c", on_bad_image="skip")
         assert image_cache.bad == ("000.jpg", "017.jpg", "039.jpg")
@@ -180,33 +180,33 @@ def test_bad_images_are_left_out(source: Files, tmp_path: Path) -> None:
         build_image_cache(damaged, SIZE, tmp_path / "c")
 
 
-def test_truncated_images_never_pass(source: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_images_never_pass(source: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     spoil(source, 2)
     with pytest.raises(OSError, match="truncated"):
         source.read(2)
 
 
-def test_nothing_but_bad_images(source: Files, tmp_path: Path) -> None:
+def test_nothing_but_bad_images(source: ImageFiles, tmp_path: Path) -> None:
     spoil(source, *range(40))
     with pytest.raises(DataError, match="40 of 40"):
         build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
-    with pytest.raises(DataError, match="without images"):
-        build_image_cache(Files(source.root, []), SIZE, tmp_path / "c")
+    with pytest.raises(DataError, match="has no images"):
+        build_image_cache(ImageFiles(source.root, []), SIZE, tmp_path / "c")
 
 
 def test_failing_disk_is_not_skipped(
-    source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read(self: Files, index: int) -> Image.Image:
+    def read(self: ImageFiles, index: int) -> Image.Image:
         raise OSError(errno.EIO, "Input/output error", self.names[index])
 
-    monkeypatch.setattr(Files, "read", read)
+    monkeypatch.setattr(ImageFiles, "read", read)
     with pytest.raises(DataError, match=r"Input/output error: '000\.jpg'"):
         build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
 
 
-def test_vanished_file(source: Files, tmp_path: Path) -> None:
+def test_vanished_file(source: ImageFiles, tmp_path: Path) -> None:
     (source.root / source.names[7]).unlink()
     with pytest.raises(DataError, match=r"No such file .*007\.jpg"):
         build_image_cache(source, SIZE, tmp_path / "c", on_bad_image="skip")
@@ -215,14 +215,16 @@ def test_vanished_file(source: Files, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- bad caches
 
 
-def test_cache_that_cannot_be_written(source: Files, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written(source: ImageFiles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HarnessError, match="cannot be written") as caught:
         build_image_cache(source, SIZE, tmp_path / "file" / "cache")
     assert "data.cache_dir=" in caught.value.hint and str(tmp_path / "file") in caught.value.cause
 
 
-def test_too_little_space(source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space(
+    source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(HarnessError, match="GB free"):
         build_image_cache(source, SIZE, tmp_path / "c")
@@ -230,18 +232,18 @@ def test_too_little_space(source: Files, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_disk_that_becomes_full(
-    source: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bank_module, "_write", write)
+    monkeypatch.setattr(cache_module, "_write", write)
     with pytest.raises(HarnessError, match="became full"):
         build_image_cache(source, SIZE, tmp_path / "c")
     assert not list((tmp_path / "c").iterdir())
 
 
-def test_leftovers_of_killed_runs_are_removed(source: Files, tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed(source: ImageFiles, tmp_path: Path) -> None:
     old, new = tmp_path / "x.npy.1-a.tmp", tmp_path / "y.npy.2-b.tmp"
     old.touch()
     new.touch()

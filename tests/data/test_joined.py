@@ -10,17 +10,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError
-from harness.data.facts import compared
+from harness.data.facts import compare_with_published
 from harness.data.image_cache import build_image_cache
-from harness.data.image_files import modified
-from harness.data.joined import Several
+from harness.data.joined import JoinedDataset
 from harness.data.prepare.card import read_headers
 from harness.data.types import Dataset
 from harness.experiment import cross_domain as transfers
 from harness.experiment import joint_datasets
 from harness.experiment.compose import compose
-from harness.experiment.naming import portable_config, run_name
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from tests.conftest import Command
 from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
@@ -48,7 +46,7 @@ def own(dataset_module: Modules, folder: Path, text: str) -> Dataset:
 
 
 def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset) -> None:
-    data = Several({"market1501": market, "dukemtmcreid": duke}).load()
+    data = JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
     assert data.name == "market1501+dukemtmcreid"
     assert data.train.identities.tolist() == [2, 2, 7, 7 + 1 + 1, 7 + 1 + 7]
     assert data.train.cameras is not None
@@ -61,24 +59,26 @@ def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset)
     first = market.load()
     assert data.query.images.fingerprint() == first.query.images.fingerprint()
     assert data.gallery.identities.tolist() == first.gallery.identities.tolist()
-    other = Several({"dukemtmcreid": duke, "market1501": market}).load()
+    other = JoinedDataset({"dukemtmcreid": duke, "market1501": market}).load()
     assert other.fingerprint() != data.fingerprint(), "the first is the one that is tested on"
 
 
 def test_its_images_are_those_of_its_parts(market: Dataset, duke: Dataset, tmp_path: Path) -> None:
-    data = Several({"market1501": market, "dukemtmcreid": duke}).load()
+    data = JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
     joined = build_image_cache(data.train.images, (32, 16), tmp_path / "cache").images
     parts = [
         build_image_cache(part.load().train.images, (32, 16), tmp_path / "cache").images
         for part in (market, duke)
     ]
     assert joined.tolist() == [*parts[0].tolist(), *parts[1].tolist()]
-    assert modified(data.train.images) >= max(modified(p.train.images) for p in data.parts)
+    assert data.train.images.modified >= max(p.train.images.modified for p in data.parts)
     assert len(read_headers([data.train.images], lambda done, total: None).sizes) == 5
 
 
 def test_each_is_held_against_what_is_published_of_it(market: Dataset, duke: Dataset) -> None:
-    lines = compared(Several({"market1501": market, "dukemtmcreid": duke}).load())
+    lines = compare_with_published(
+        JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
+    )
     assert lines is not None
     assert "market1501: training images: 3, not 12,936" in lines
     assert "dukemtmcreid: training images: 2, not 16,522" in lines
@@ -88,7 +88,7 @@ def test_one_without_cameras_takes_them_from_all(
     dataset_module: Modules, market: Dataset, tmp_path: Path
 ) -> None:
     bare = own(dataset_module, tmp_path / "own", "path,split\na.png,train\nb.png,train\n")
-    data = Several({"market1501": market, "folder": bare}).load()
+    data = JoinedDataset({"market1501": market, "folder": bare}).load()
     assert data.train.cameras is None and data.query.cameras is not None
     assert data.train.identities.tolist() == [2, 2, 7, -1, -1]
 
@@ -99,7 +99,7 @@ def test_one_without_training_images_is_refused(
     text = "path,id,split\na.png,1,query\nb.png,1,gallery\n"
     tested = own(dataset_module, tmp_path / "own", text)
     with pytest.raises(DataError, match="folder has no training images"):
-        Several({"market1501": market, "folder": tested}).load()
+        JoinedDataset({"market1501": market, "folder": tested}).load()
 
 
 # --------------------------------------------------------------------------------- configuration
@@ -127,12 +127,12 @@ def test_composed_and_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert config.dataset.sets.msmt17.version == "v2"
     assert config.dataset.sets.market1501.root == str(tmp_path)
-    assert run_name(config, "fp32").startswith("cluster_contrast-market1501+msmt17-s0-")
-    assert str(tmp_path) not in str(portable_config(config, "fp32"))
+    assert make_plan(config, "fp32").name.startswith("cluster_contrast-market1501+msmt17-s0-")
+    assert str(tmp_path) not in str(make_plan(config, "fp32").settings)
     swapped = compose(
         ["method=cluster_contrast", "dataset=msmt17+market1501", "backbone.weights=none"]
     )
-    assert run_name(swapped, "fp32").startswith("cluster_contrast-msmt17+market1501-s0-")
+    assert make_plan(swapped, "fp32").name.startswith("cluster_contrast-msmt17+market1501-s0-")
 
 
 def test_the_card_has_the_rule_of_the_one_that_is_tested_on() -> None:
@@ -141,7 +141,7 @@ def test_the_card_has_the_rule_of_the_one_that_is_tested_on() -> None:
             ["method=cluster_contrast", f"dataset={names}", "backbone.weights=none",
              "dataset.sets.veri776.tracks=true"]
         )  # fmt: skip
-        assert ("image to track" in protocol_card(config, "fp32")["evaluation"]) is tracks
+        assert ("image to track" in make_plan(config, "fp32").card["evaluation"]) is tracks
 
 
 def test_what_the_first_overrides_holds_for_all() -> None:
@@ -160,7 +160,7 @@ def test_one_that_does_not_exist(command: Command) -> None:
 def test_settings_of_finished_runs_are_made_whole(tmp_path: Path) -> None:
     config = compose(["method=mskd", "dataset=[market1501,folder]",
                       "dataset.sets.folder.csv=x.csv"])  # fmt: skip
-    recorded = portable_config(config, "fp32")["dataset"]
+    recorded = make_plan(config, "fp32").settings["dataset"]
     whole = joint_datasets.complete(recorded, tmp_path)
     assert whole["sets"]["market1501"]["root"] == str(tmp_path)
     assert whole["sets"]["folder"]["csv"] == "x.csv"

@@ -12,13 +12,13 @@ import torch
 
 from harness.core.seeds import generator
 from harness.data.augment import Augment
-from harness.data.prefetcher import HostToDeviceCopy, Prefetcher
+from harness.data.prefetcher import ImageReader, Prefetcher
 
 CPU = torch.device("cpu")
 
 
 def running() -> int:
-    return sum(thread.name == "harness feed" for thread in threading.enumerate())
+    return sum(thread.name == "harness prefetch" for thread in threading.enumerate())
 
 
 def test_all_items_in_order() -> None:
@@ -88,11 +88,11 @@ def test_waiting_is_counted() -> None:
 
 
 @pytest.mark.parametrize("kind", ["mapped", "memory"])
-def test_gathered_rows_are_the_banks(kind: str) -> None:
+def test_gathered_rows_equal_the_image_cache(kind: str) -> None:
     """Two buffers in turns: what was sent is not overwritten by what comes after it."""
     image_cache = np.random.default_rng(0).integers(0, 256, (40, 12, 8, 3), dtype=np.uint8)
     source = image_cache if kind == "mapped" else torch.from_numpy(image_cache.copy())
-    plain, gathering = HostToDeviceCopy(source, CPU), HostToDeviceCopy(source, CPU, gathers=True)
+    plain, gathering = ImageReader(source, CPU), ImageReader(source, CPU, gathers=True)
     augment = Augment((12, 8), pad=2)
     parameters = augment.draw(5, generator(0))
     asked = [torch.tensor([first, 3, 39, 0, 3]) for first in range(5)]

@@ -15,7 +15,7 @@ from harness.core.errors import ConfigError
 from harness.core.seeds import generator
 from harness.data.augment import MEAN, STD, Augment
 from harness.data.augmentation_settings import describe, make_augment
-from harness.data.random_crops import draw_parts, resized_parts
+from harness.data.random_crops import draw_crops, resized_crops
 
 H, W = 64, 32
 BUC = {"area": (0.64, 1.0), "aspect": (2.0, 3.0)}
@@ -30,8 +30,8 @@ def image_cache(count: int) -> torch.Tensor:
 def test_equals_pillow() -> None:
     """But for the last bit, as Pillow's weights have another precision."""
     images, rows = image_cache(6), torch.tensor([5, 0, 0, 3] * 25)
-    parts = draw_parts(100, (H, W), **BUC, generator=generator(0, "parts"))
-    out = resized_parts(images, rows, parts)
+    parts = draw_crops(100, (H, W), **BUC, generator=generator(0, "parts"))
+    out = resized_crops(images, rows, parts)
     assert out.shape == (100, H, W, 3) and out.dtype == torch.uint8
     off = []
     for ours, row, (top, left, h, w) in zip(out, rows, parts.tolist(), strict=True):
@@ -44,7 +44,7 @@ def test_equals_pillow() -> None:
 def test_the_whole_image_stays() -> None:
     images = image_cache(3)
     whole = torch.tensor([[0, 0, H, W]] * 3)
-    assert torch.equal(resized_parts(images, torch.arange(3), whole), images)
+    assert torch.equal(resized_crops(images, torch.arange(3), whole), images)
 
 
 def published(rng: random.Random, height: int, width: int) -> tuple[int, int, int, int]:
@@ -60,7 +60,7 @@ def published(rng: random.Random, height: int, width: int) -> tuple[int, int, in
 @pytest.mark.parametrize("size", [(H, W), (48, 40)])
 def test_draws_have_the_published_distribution(size: tuple[int, int]) -> None:
     count = 4000
-    ours = draw_parts(count, size, **BUC, generator=generator(1, "parts"))
+    ours = draw_crops(count, size, **BUC, generator=generator(1, "parts"))
     rng = random.Random(0)
     theirs = np.array([published(rng, *size) for _ in range(count)])
     assert (ours >= 0).all()
@@ -76,11 +76,11 @@ def test_parts_come_before_all_else(gather: bool) -> None:
     images, indices = image_cache(8).numpy(), torch.tensor([7, 1, 1, 0])
     augment = Augment((H, W), part_area=(0.64, 1.0), pad=3)
     parameters = augment.draw(4, generator(2))
-    parts = resized_parts(torch.from_numpy(images), indices, parameters.part)
+    parts = resized_crops(torch.from_numpy(images), indices, parameters.random_crop)
     plain = Augment((H, W), pad=3)
     without = plain.draw(4, generator(2))
     assert torch.equal(without.corner, parameters.corner), "the other draws are what they were"
-    assert without.part.tolist() == [[0, 0, H, W]] * 4
+    assert without.random_crop.tolist() == [[0, 0, H, W]] * 4
     expected = plain.apply(parts, without)
     for source in (images, torch.from_numpy(images)):
         out = augment.apply(source, parameters, indices=indices, gather=gather)

@@ -278,7 +278,7 @@ def test_a_random_pass_takes_every_labelled_image_once() -> None:
     assert len({*batches[0], *batches[1]}) == 6, "no image twice in a pass"
     again = RandomSampler(labels, CAMERAS[:9], 1, 3, seeded())
     assert again.draw().tolist() == one, "only the batch's size counts, and cameras do not"
-    with pytest.raises(TrainingError, match="7 labelled images are less than a batch of 8"):
+    with pytest.raises(TrainingError, match="7 labeled images give 7 images a pass"):
         RandomSampler(labels, None, 2, 4, seeded())
 
 

@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError
+from harness.data.subsets import SubsetRule
 from harness.data.types import ReIDData
 
 TRAIN = ["0002_c1s1_000451_03.jpg", "0002_c6s1_000452_01.jpg", "0007_c3s3_000001_10.jpg"]
@@ -110,14 +111,14 @@ def test_subset(market: ModuleType, tmp_path: Path) -> None:
     assert data.fingerprint() != load(market, tmp_path).fingerprint()
     options = {"train_identities": 2, "test_identities": 1, "distractors": True}
     assert load(market, tmp_path, subset=options).gallery.identities[:2].tolist() == [-1, 0]
-    with pytest.raises(DataError, match="asks for 3 train identities; there are 2"):
+    with pytest.raises(DataError, match="needs 3 train identities; there are 2"):
         load(market, tmp_path, subset={"train_identities": 3, "test_identities": 1})
 
 
-def test_subsets_are_nested_and_seeded(market: ModuleType) -> None:
+def test_subsets_are_nested_and_seeded() -> None:
     identities = np.repeat(np.arange(-1, 750), 3)
     few, many, other = (
-        set(market.SubsetRule(1, 1, seed).choose(identities, "train", count))
+        set(SubsetRule(1, 1, seed).choose(identities, "train", count))
         for seed, count in ((0, 100), (0, 200), (1, 100))
     )
     assert len(few) == 100 and few < many and few != other and not few & {-1, 0}

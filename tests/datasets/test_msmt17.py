@@ -79,8 +79,8 @@ def test_the_other_version_is_named(
             path.unlink()
     with pytest.raises(DataError) as caught:
         load(msmt, tmp_path, version=asked)
-    assert f"as MSMT17 {there.upper()} has them" in caught.value.cause
-    assert f"not as MSMT17 {asked.upper()}" in caught.value.cause
+    assert f"has the image folders of MSMT17 {there.upper()}" in caught.value.cause
+    assert f"not those of MSMT17 {asked.upper()}" in caught.value.cause
     assert f"dataset.version={there}" in caught.value.hint
     assert "faces are blurred in V2" in caught.value.hint
 
@@ -131,9 +131,9 @@ def test_counts(msmt: ModuleType, tmp_path: Path) -> None:
         ("0000/0000_000_01_0303morning_0015_0.jpg", "is not an image of MSMT17 and its identity"),
         ("0000/me.jpg 0", "is not an image of MSMT17"),
         ("../../0000_000_01_0303morning_0015_0.jpg 0", "is not an image of MSMT17"),
-        ("0000/0000_000_01_0303morning_0015_0.jpg 1", "identity 1 of .* cannot be"),
-        ("3060/3060_000_01_0303morning_0015_0.jpg 3060", "identity 3060 of .* cannot be"),
-        ("0000/0000_000_16_0303morning_0015_0.jpg 0", "cannot be"),
+        ("0000/0000_000_01_0303morning_0015_0.jpg 1", "identity 1 of .* is not valid"),
+        ("3060/3060_000_01_0303morning_0015_0.jpg 3060", "identity 3060 of .* is not valid"),
+        ("0000/0000_000_16_0303morning_0015_0.jpg 0", "is not valid"),
         ("0000/0000_008_15_0303morning_0019_2.jpg 0", "is listed already"),
     ],
 )

@@ -271,7 +271,7 @@ def test_cuhk01(dataset_module: Modules, tmp_path: Path) -> None:
     again = load(dataset_module, "cuhk01", tmp_path, test_identities=4)
     other = load(dataset_module, "cuhk01", tmp_path, test_identities=4, split_seed=1)
     assert again.fingerprint() == data.fingerprint() != other.fingerprint()
-    with pytest.raises(DataError, match="nobody is left to train on"):
+    with pytest.raises(DataError, match="none are left for training"):
         load(dataset_module, "cuhk01", tmp_path)
     with pytest.raises(ConfigError, match="test_identities=971"):
         load(dataset_module, "cuhk01", tmp_path, test_identities=971)
@@ -281,7 +281,7 @@ def test_cuhk01_with_a_picture_of_somebody_missing(dataset_module: Modules, tmp_
     folder = campus(tmp_path, 971) / "campus"
     load(dataset_module, "cuhk01", tmp_path, check_counts=True)
     (folder / "0007003.png").rename(folder / "0972001.png")
-    with pytest.raises(DataError, match="2 people have not four pictures: 0007, 0972"):
+    with pytest.raises(DataError, match="2 identities do not have four images: 0007, 0972"):
         load(dataset_module, "cuhk01", tmp_path, check_counts=True)
 
 

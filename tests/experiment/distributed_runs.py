@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.experiment import Experiment
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
@@ -43,7 +44,7 @@ def states() -> Iterator[dict[str, dict[str, Tensor]]]:
     def spied(self: Experiment, name: str, metrics: Any, trainer: Trainer) -> None:
         state = {k: v.clone() for k, v in trainer.trained.state_dict().items() if _is_tensor(v)}
         for key in ("memory", "hard", "mean"):
-            value = getattr(trainer.parts.objective, key, None)
+            value = getattr(trainer.components.objective, key, None)
             if isinstance(value, Tensor):
                 state[f"objective's {key}"] = value.clone()
         found[name] = state

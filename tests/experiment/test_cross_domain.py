@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment import cross_domain as transfers
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
-from harness.experiment.model_loading import load_network
-from harness.experiment.naming import run_name
-from harness.experiment.protocol import protocol_card
+from harness.experiment.finished_networks import load_network
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Answer, Command
@@ -78,7 +78,13 @@ def test_another_rule_is_another_protocol(
 ) -> None:
     evaluate_run(str(source.folder), OTHER, data_root=str(folder / "data"), save=True)
     assert len(list(source.folder.glob("eval-*.json"))) == 1, "replaced"
-    evaluate_run(str(source.folder), OTHER, rerank=True, data_root=str(folder / "data"), save=True)
+    evaluate_run(
+        str(source.folder),
+        OTHER,
+        protocol=EvaluationProtocol(rerank=True),
+        data_root=str(folder / "data"),
+        save=True,
+    )
     rows = transfers.load(folder / "runs")
     assert len(rows) == 3 and rows["protocol_hash"].nunique() == 2
     next(p for p in source.folder.glob("eval-*.json") if "re-ranking" in p.read_text()).unlink()
@@ -107,6 +113,19 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
         answer = command("table", "--cross", "--store", store, *wrong)
         assert answer.status == 2 and word in answer.err
     assert "no finished runs" in command("table", "--cross", "--store", str(folder)).err
+
+
+def test_a_duplicate_under_another_name_counts_once(
+    source: Run, tested: dict[str, float], folder: Path, tmp_path: Path, command: Command
+) -> None:
+    """In every table: duplicates are found by settings and seed, not by the folder's name."""
+    for name in (source.name, "copy", "and-another"):
+        shutil.copytree(source.folder, tmp_path / name)
+    store = ["--store", str(tmp_path), "--format", "markdown"]
+    for words in (["--cross"], ["--by-dataset", "--metrics", "mAP,seeds"], []):
+        once = command("table", "--store", str(source.folder.parent), *store[2:], *words).out
+        assert "±" not in once and command("table", *store, *words).out == once, words
+    assert f"{tested['mAP']:.1f}" in command("table", *store, "--cross").out
 
 
 @pytest.mark.parametrize(
@@ -159,7 +178,7 @@ def test_without_training_it_is_the_test_elsewhere(
 def test_training_goes_on_from_there(source: Run, folder: Path, tmp_path: Path) -> None:
     given = other(folder, "method=cluster_contrast", f"init={source.folder}")
     run = run_experiment(compose([*given, f"store={tmp_path}"]))
-    plain = run_name(compose(other(folder, "method=cluster_contrast")), "fp32")
+    plain = make_plan(compose(other(folder, "method=cluster_contrast")), "fp32").name
     assert run.name != plain
     digest = run.record["init"]["digest"]
     assert run.record["protocol"]["weights"] == f"of a model trained on synthetic ({digest})"
@@ -174,7 +193,7 @@ def test_run_again_it_has_no_results_of_the_old_weights(folder: Path) -> None:
     run = run_experiment(config)
     evaluate_run(str(run.folder), OTHER, data_root=str(folder / "data"), save=True)
     assert len(list(run.folder.glob("eval-*"))) == 2
-    config.force = True
+    config.overwrite = "always"
     run_experiment(config)
     assert not list(run.folder.glob("eval-*"))
     shutil.rmtree(run.folder)
@@ -194,14 +213,14 @@ def test_the_hash_is_of_the_weights_not_of_the_name(
         config.init = str(name)
         return config
 
-    names = [run_name(begun(begin), "fp32") for begin in (source.folder, source.name, copy)]
-    assert len({*names, run_name(plain, "fp32")}) == 2
-    hashes = {protocol_card(config, "fp32")["hash"] for config in (plain, begun(copy))}
+    names = [make_plan(begun(begin), "fp32").name for begin in (source.folder, source.name, copy)]
+    assert len({*names, make_plan(plain, "fp32").name}) == 2
+    hashes = {make_plan(config, "fp32").card["hash"] for config in (plain, begun(copy))}
     state = torch.load(copy / "train.pt", weights_only=True)
     key = next(iter(state))
     torch.save(state | {key: state[key] + 1}, copy / "train.pt")
-    assert run_name(begun(copy), "fp32") not in names
-    assert len(hashes | {protocol_card(begun(copy), "fp32")["hash"]}) == 3
+    assert make_plan(begun(copy), "fp32").name not in names
+    assert len(hashes | {make_plan(begun(copy), "fp32").card["hash"]}) == 3
 
 
 def test_init_that_does_not_fit_is_refused_before_any_work(
@@ -234,7 +253,9 @@ def test_init_that_is_not_there(source: Run, folder: Path, tmp_path: Path) -> No
     bare.mkdir()
     for name in ("config.json", "record.json"):
         (bare / name).write_bytes((source.folder / name).read_bytes())
-    with pytest.raises(ConfigError, match=r"kept no weights \(train\.pt is missing\)"):
+    with pytest.raises(
+        ConfigError, match=r"kept no weights of its stage 'train' \(train\.pt is missing\)"
+    ):
         run(bare)
     (bare / "record.json").unlink()
     with pytest.raises(ConfigError, match="is not finished"):

@@ -12,11 +12,11 @@ import pytest
 
 from harness.core.errors import ConfigError, DataError
 from harness.evaluation import kept_features
-from harness.experiment.naming import run_name
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
-from harness.results.store_check import of_files
+from harness.results.store_check import file_problems
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
 
@@ -50,7 +50,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def missing(root: Path, *overrides: str) -> Run:
-    return run_experiment(tiny_config(root, METHOD, "overwrite=only-missing", *overrides))
+    return run_experiment(tiny_config(root, METHOD, "overwrite=backfill", *overrides))
 
 
 @pytest.mark.usefixtures("untrained")
@@ -61,7 +61,7 @@ def test_skip_and_only_missing_leave_what_is_whole(root: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-@pytest.mark.parametrize("words", ["overwrite=always", "force=true"])
+@pytest.mark.parametrize("words", ["overwrite=always"])
 def test_always_starts_afresh(root: Path, words: str) -> None:
     run = only(root)
     (run.folder / "train_features.npz").touch()
@@ -91,7 +91,7 @@ def test_results_by_query_and_metrics_that_are_missing_come_back(root: Path) -> 
         np.testing.assert_allclose(arrays["train_ap"], ap, atol=1e-6)
         assert "query_identity" in arrays
     assert again.record["metrics"]["rank20"] == record["metrics"]["rank20"]
-    assert again.record["seconds"] == record["seconds"] and not list(of_files([again]))
+    assert again.record["seconds"] == record["seconds"] and not list(file_problems([again]))
 
 
 @pytest.mark.usefixtures("untrained")
@@ -109,14 +109,17 @@ def test_another_evaluation_is_made_by_the_networks_that_are_there(root: Path) -
     source = only(root)
     run = missing(root, "evaluation.rerank=true", "evaluation.every=1")
     assert run.name != source.name and run.record["networks_of"] == source.name
-    assert run.name == run_name(
-        tiny_config(root, METHOD, "evaluation.rerank=true", "evaluation.every=1"), "fp32"
+    assert (
+        run.name
+        == make_plan(
+            tiny_config(root, METHOD, "evaluation.rerank=true", "evaluation.every=1"), "fp32"
+        ).name
     )
     assert run.record["protocol"]["hash"] != source.record["protocol"]["hash"]
     assert "re-ranking" in run.record["protocol"]["evaluation"]
     assert run.record["metrics"] != source.record["metrics"]
     assert run.record["seconds"] >= source.record["seconds"]
-    assert not list(of_files([run])) and (run.folder / "train.pt").is_file()
+    assert not list(file_problems([run])) and (run.folder / "train.pt").is_file()
     assert [row["loss"] for row in run.history()] == [row["loss"] for row in source.history()]
     assert not any("mAP" in row for row in run.history()), "measured by another rule"
 
@@ -145,8 +148,8 @@ def test_a_network_that_is_not_the_records_is_refused(root: Path) -> None:
 
 
 def test_unknown_strategies_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'only-missing'"):
-        run_experiment(tiny_config(tmp_path, METHOD, "overwrite=only_missing"))
+    with pytest.raises(ConfigError, match="overwrite=backfil is unknown"):
+        run_experiment(tiny_config(tmp_path, METHOD, "overwrite=backfil"))
     assert not (tmp_path / "runs").exists()
 
 

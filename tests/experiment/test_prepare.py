@@ -241,7 +241,7 @@ def test_strange_images_are_named_on_the_card(command: Command, tmp_path: Path) 
     answer = prepare(command, write_zip(tmp_path / "x.zip", files))
     assert answer.status == 0, answer.err
     assert "not RGB, converted when decoded: 1 CMYK, 2 L" in answer.out
-    assert "1 images are marked as lying on a side (EXIF orientation)" in answer.out
+    assert "1 images have a rotated EXIF orientation" in answer.out
 
 
 @pytest.mark.parametrize("part", ["bounding_box_train", "query", "-1_"])  # the last one is junk
@@ -358,7 +358,7 @@ def test_links_in_a_zip(command: Command, tmp_path: Path) -> None:
 def test_files_that_are_too_large(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.data.prepare.archives.LARGEST", 2 << 20)
+    monkeypatch.setattr("harness.data.prepare.archives.MAX_BYTES", 2 << 20)
     files = market()
     files[next(iter(files))] = bytes(3 << 20)  # packed to a few kB
     refused(prepare(command, write_zip(tmp_path / "x.zip", files)), "are larger than 2 MiB")

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
-from harness.experiment.naming import portable_config, run_name, settings_hash
-from harness.experiment.protocol import OWN, card_hash, protocol_card
+from harness.experiment.plan import make_plan
+from harness.experiment.protocol import OWN, card_hash
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ FREE: dict[str, object] = {
     "distiller.weight": 2.0,
     "method.uses_cameras": False,
     "selection": "oracle",
-    "backbone.views": ["global"],
+    "backbone.views": ["global", "upper"],
     "train.warmup_iterations": 3,
     "train.label_every": 2,
     "stages.student.train.label_every": 2,
@@ -94,31 +94,31 @@ FREE: dict[str, object] = {
 
 @pytest.mark.parametrize("key", HELD)
 def test_the_hash_follows_everything_held_equal(mskd: DictConfig, key: str) -> None:
-    other = protocol_card(changed(mskd, key, HELD[key]), "fp32")
-    assert other["hash"] != protocol_card(mskd, "fp32")["hash"]
+    other = make_plan(changed(mskd, key, HELD[key]), "fp32").card
+    assert other["hash"] != make_plan(mskd, "fp32").card["hash"]
 
 
 @pytest.mark.parametrize("key", FREE)
 def test_the_hash_does_not_follow_the_method_nor_the_place(mskd: DictConfig, key: str) -> None:
-    other = protocol_card(changed(mskd, key, FREE[key]), "fp32")
-    assert other["hash"] == protocol_card(mskd, "fp32")["hash"]
+    other = make_plan(changed(mskd, key, FREE[key]), "fp32").card
+    assert other["hash"] == make_plan(mskd, "fp32").card["hash"]
 
 
 def test_the_hash_follows_the_precision(mskd: DictConfig) -> None:
-    cards = [protocol_card(mskd, precision) for precision in ("fp32", "tf32", "bf16")]
+    cards = [make_plan(mskd, precision).card for precision in ("fp32", "tf32", "bf16")]
     assert len({card["hash"] for card in cards}) == 3
 
 
 def test_cameras_and_selection_are_on_the_card_but_not_hashed(mskd: DictConfig) -> None:
-    card = protocol_card(mskd, "fp32")
+    card = make_plan(mskd, "fp32").card
     assert (card["cameras"], card["selection"]) == (True, "last")
     assert card["hash"] == card_hash(card) == card_hash(card | {"cameras": 0, "selection": "x"})
     json.dumps(card, allow_nan=False)
 
 
 def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
-    assert "stages" not in protocol_card(mskd, "fp32")
-    card = protocol_card(changed(mskd, "stages.teacher.train.epochs", 60), "fp32")
+    assert "stages" not in make_plan(mskd, "fp32").card
+    card = make_plan(changed(mskd, "stages.teacher.train.epochs", 60), "fp32").card
     assert card["stages"] == "teacher.train.epochs=60"
 
 
@@ -142,7 +142,7 @@ def test_all_methods_share_one_card(protocol: str) -> None:
         compose([f"method={name}", "dataset=market1501", f"protocol={protocol}"])
         for name in METHODS
     ]
-    assert len({protocol_card(config, "fp32")["hash"] for config in configs}) == 1
+    assert len({make_plan(config, "fp32").card["hash"] for config in configs}) == 1
     assert all(held(config) == held(configs[0]) for config in configs)
 
 
@@ -164,12 +164,12 @@ def test_published_cards_differ_where_anything_held_equal_differs() -> None:
     ]
     common = compose(["method=mskd", "dataset=market1501", "protocol=common"])
     for config in configs:
-        assert protocol_card(config, "fp32")["hash"] != protocol_card(common, "fp32")["hash"]
+        assert make_plan(config, "fp32").card["hash"] != make_plan(common, "fp32").card["hash"]
     hashes = {}
     for one, other in itertools.combinations(configs, 2):
-        same = protocol_card(one, "fp32")["hash"] == protocol_card(other, "fp32")["hash"]
+        same = make_plan(one, "fp32").card["hash"] == make_plan(other, "fp32").card["hash"]
         assert same == (held(one) == held(other)), f"{one.method.name}, {other.method.name}"
-        hashes[one.method.name] = protocol_card(one, "fp32")["hash"]
+        hashes[one.method.name] = make_plan(one, "fp32").card["hash"]
     assert len(set(hashes.values())) >= 6, "most authors have settings of their own"
 
 
@@ -179,11 +179,11 @@ def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: P
         file.parent.mkdir()
         torch.save({"w": torch.tensor([value])}, file)
     configs = [changed(mskd, "backbone.weights", str(file)) for file in files]
-    cards = [protocol_card(config, "fp32") for config in configs]
+    cards = [make_plan(config, "fp32").card for config in configs]
     assert cards[0] == cards[1]
     assert cards[0]["hash"] != cards[2]["hash"]
     assert cards[0]["weights"].startswith("x.pth sha256:")
-    names = [run_name(config, "fp32") for config in configs]
+    names = [make_plan(config, "fp32").name for config in configs]
     assert names[0] == names[1] != names[2]
 
 
@@ -191,58 +191,57 @@ def test_weights_are_known_by_content_not_by_place(mskd: DictConfig, tmp_path: P
 
 
 def test_a_cells_name(mskd: DictConfig) -> None:
-    name = run_name(mskd, "fp32")
-    assert name == run_name(mskd.copy(), "fp32")
-    assert name == f"mskd-market1501-s0-{settings_hash(mskd, 'fp32')}"
-    assert run_name(changed(mskd, "name", "mine"), "fp32") == "mine"
+    name = make_plan(mskd, "fp32").name
+    assert name == make_plan(mskd.copy(), "fp32").name
+    assert name == f"mskd-market1501-s0-{make_plan(mskd, 'fp32').hash}"
+    assert make_plan(changed(mskd, "name", "mine"), "fp32").name == "mine"
 
 
 @pytest.mark.parametrize("key", [*HELD, *(k for k in FREE if k not in ("seed", "store", "device"))])
 def test_other_settings_have_another_name(mskd: DictConfig, key: str) -> None:
     other = changed(mskd, key, (HELD | FREE)[key])
-    assert run_name(other, "fp32") != run_name(mskd, "fp32")
+    assert make_plan(other, "fp32").name != make_plan(mskd, "fp32").name
 
 
 def test_seeds_are_repeats_of_the_same_settings(mskd: DictConfig) -> None:
     other = changed(mskd, "seed", 7)
-    assert settings_hash(other, "fp32") == settings_hash(mskd, "fp32")
-    assert run_name(other, "fp32") != run_name(mskd, "fp32")
+    assert make_plan(other, "fp32").hash == make_plan(mskd, "fp32").hash
+    assert make_plan(other, "fp32").name != make_plan(mskd, "fp32").name
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("store", "/elsewhere"), ("device", "cpu"), ("threads", 3), ("force", True),
+        ("store", "/elsewhere"), ("device", "cpu"), ("threads", 3), ("overwrite", "always"),
         ("data.root", "/elsewhere"), ("data.cache_dir", "/elsewhere/image_caches"),
     ],
 )  # fmt: skip
 def test_the_place_does_not_change_the_name(
     mskd: DictConfig, key: str, value: object
 ) -> None:  # fmt: skip
-    assert run_name(changed(mskd, key, value), "fp32") == run_name(mskd, "fp32")
+    assert make_plan(changed(mskd, key, value), "fp32").name == make_plan(mskd, "fp32").name
 
 
 def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
-    weights, teacher = tmp_path / "w.pth", tmp_path / "runs" / "some_run"
+    weights = tmp_path / "w.pth"
     weights.write_bytes(pickle.dumps(0))
     csv = tmp_path / "list.csv"
     csv.write_text("path,split\n")
     config = compose(
         [
             "method=mskd", "dataset=folder", f"dataset.csv={csv}", f"dataset.images={tmp_path}",
-            f"backbone.weights={weights}", f"distiller.teacher={teacher}", "device=cpu",
+            f"backbone.weights={weights}", "device=cpu",
             f"data.root={tmp_path}", f"data.cache_dir={tmp_path}/image_caches", f"store={tmp_path}/runs",
             f"stages.student.backbone.weights={weights}",
         ]
     )  # fmt: skip
-    written = portable_config(config, "fp32")
+    written = make_plan(config, "fp32").settings
     text = json.dumps(written)
     assert str(tmp_path) not in text
-    assert not {"device", "store", "data", "threads", "force", "name"} & written.keys()
+    assert not {"device", "store", "data", "threads", "overwrite", "name"} & written.keys()
     assert written["dataset"]["csv"] == "list.csv"
-    assert written["distiller"]["teacher"] == "some_run"
     assert written["train"]["precision"] == "fp32"
-    assert str(tmp_path) not in json.dumps(protocol_card(config, "fp32"))
+    assert str(tmp_path) not in json.dumps(make_plan(config, "fp32").card)
 
 
 def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:
@@ -253,10 +252,10 @@ def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:
         csv.write_text(text)
         config = compose(["method=direct_transfer", "dataset=folder", f"dataset.csv={csv}",
                           "backbone.weights=none"])  # fmt: skip
-        names.append(run_name(config, "fp32"))
+        names.append(make_plan(config, "fp32").name)
     assert names[0] == names[1] != names[2]
 
 
 def test_names_that_only_look_like_home_folders(mskd: DictConfig) -> None:
     config = changed(mskd, "dataset.subset", "~nobody-of-that-name")
-    assert portable_config(config, "fp32")["dataset"]["subset"] == "~nobody-of-that-name"
+    assert make_plan(config, "fp32").settings["dataset"]["subset"] == "~nobody-of-that-name"

@@ -11,10 +11,9 @@ import torch
 from harness.components.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
-from harness.experiment.model_loading import find_teachers
-from harness.experiment.recipe import make_recipe
+from harness.experiment.experiment import Experiment
 from harness.experiment.rerun import restored
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.run import run_experiment
 from harness.results.store import Run, Store
 from tests.conftest import Command
 from tests.data.test_joined import two
@@ -27,8 +26,8 @@ METHOD = "method=cluster_contrast"
 def stopped(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str, failing: bool) -> Run:
     """A cell that came to an end in its second epoch."""
 
-    def end(cell: Experiment, *_: object) -> float:
-        if len(cell.history) == 2:
+    def end(experiment: Experiment, *_: object) -> float:
+        if len(experiment.progress.history) == 2:
             raise OSError("a broken disk") if failing else KeyboardInterrupt
         return 0.0
 
@@ -101,10 +100,10 @@ def test_what_is_refused(tmp_path: Path, command: Command) -> None:
 
 def same(run: Run, **said: str) -> str:
     """The name of the cell that a run's config.json gives."""
-    from harness.experiment.naming import run_name
+    from harness.experiment.plan import make_plan
 
     config = restored(run, {"device": "cpu", **said})
-    return run_name(config, "fp32", find_teachers(config, make_recipe(config))[1])
+    return make_plan(config, "fp32").name
 
 
 def test_every_committed_configuration_gives_its_cell_again(tmp_path: Path) -> None:
@@ -124,12 +123,12 @@ def test_weights_are_found_by_name_and_digest(tmp_path: Path) -> None:
     torch.save(trunk or state, weights)
     run = Run(tmp_path / "runs" / "mine")
     run.folder.mkdir()
-    from harness.experiment.naming import portable_config, run_name
+    from harness.experiment.plan import make_plan
 
     config = compose([*tiny(tmp_path, "method=direct_transfer"), f"backbone.weights={weights}"])
-    (run.folder / "config.json").write_text(json.dumps(portable_config(config, "fp32")))
+    (run.folder / "config.json").write_text(json.dumps(make_plan(config, "fp32").settings))
     assert str(tmp_path) not in (run.folder / "config.json").read_text()
-    run = Run(run.folder.rename(run.folder.with_name(run_name(config, "fp32"))))
+    run = Run(run.folder.rename(run.folder.with_name(make_plan(config, "fp32").name)))
     with pytest.raises(ConfigError, match=r"some\.pth sha256:\w+ are not here.*\n.*weights=FILE"):
         same(run)
     assert same(run, **{"backbone.weights": str(weights)}) == run.name

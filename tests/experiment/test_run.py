@@ -17,8 +17,9 @@ from PIL import Image
 from harness.components.objectives import ClusterMemory
 from harness.core.errors import ConfigError, HarnessError
 from harness.experiment.compose import compose
-from harness.experiment.model_loading import load_network
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.experiment import Experiment
+from harness.experiment.finished_networks import load_network
+from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
 from tests.same import assert_same, weights
@@ -103,7 +104,7 @@ main(["run", *sys.argv[4:]])
         ("harness.training.trainer", "Trainer._step", 7),  # in the student's warm-up epoch
         ("harness.core.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
         ("harness.core.files", "os.fsync", 13),
-        ("harness.experiment.checkpoint", "peak_memory", 1),  # all is done but the record
+        ("harness.experiment.run_files", "peak_memory", 1),  # all is done but the record
     ],
 )
 def test_killed_and_resumed(
@@ -155,8 +156,8 @@ def test_checkpoints_from_before_labelers_had_a_state(
     assert_same(whole, run_experiment(tiny_config(tmp_path / "old", *settings)))
 
 
-def _interrupted_in_the_second_epoch(cell: Experiment, *_: object) -> float:
-    if len(cell.history) == 2:
+def _interrupted_in_the_second_epoch(experiment: Experiment, *_: object) -> float:
+    if len(experiment.progress.history) == 2:
         raise KeyboardInterrupt
     return 0.0
 
@@ -189,20 +190,20 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """`name=` neither answers with another cell's record nor goes on from its checkpoint."""
     named = ("method=cluster_contrast", "name=mine")
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_finish", _interrupted)
+        patch.setattr(Experiment, "write_record", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(tiny_config(tmp_path, *named))
     config = tmp_path / "runs" / "mine" / "config.json"
     begun = config.read_text()
     for other in ("seed=1", "optimizer.lr=1e-9"):
-        with pytest.raises(ConfigError, match="another cell"):
+        with pytest.raises(ConfigError, match="another experiment"):
             run_experiment(tiny_config(tmp_path, *named, other))
         assert config.read_text() == begun
     run_experiment(tiny_config(tmp_path, *named))
     for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
-        with pytest.raises(ConfigError, match="another cell"):
+        with pytest.raises(ConfigError, match="another experiment"):
             run_experiment(tiny_config(tmp_path, *named, other))
-    with pytest.raises(ConfigError, match="no name"):
+    with pytest.raises(ConfigError, match="not a valid folder name"):
         run_experiment(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
 
 
@@ -248,7 +249,7 @@ def test_force_runs_again(tmp_path: Path) -> None:
     config = ("method=direct_transfer",)
     first = run_experiment(tiny_config(tmp_path, *config))
     before = (first.folder / "record.json").stat().st_mtime_ns
-    again = run_experiment(tiny_config(tmp_path, *config, "force=true"))
+    again = run_experiment(tiny_config(tmp_path, *config, "overwrite=always"))
     assert (again.folder / "record.json").stat().st_mtime_ns > before
     assert again.record["metrics"] == first.record["metrics"]
 
@@ -324,14 +325,14 @@ def test_loss_that_is_not_finite_is_explained(
 def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tmp_path, "method=cluster_contrast")
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_finish", _interrupted)
+        patch.setattr(Experiment, "write_record", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(config)
     (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(HarnessError, match=r"checkpoint\.pt"):
         run_experiment(config)
-    run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "force=true"))
+    run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "overwrite=always"))
 
 
 def test_checkpoints_run_no_code(tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     """A checkpoint of other images is refused, not continued."""
     overrides = _folder(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_finish", _interrupted)
+        patch.setattr(Experiment, "write_record", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(compose(overrides))
     Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")

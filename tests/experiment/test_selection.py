@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.evaluation.label_free import column, read_label_free
-from harness.experiment.protocol import protocol_card
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.tiny import tiny_config
@@ -38,4 +38,4 @@ def test_the_checkpoint_of_the_best_epoch_is_kept(tmp_path: Path) -> None:
 def test_its_first_criterion_is_the_default(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "method=cluster_contrast", "selection=label_free")
     assert read_label_free(config)[0] == ("cross_camera",)
-    assert protocol_card(config, "fp32")["selection"] == "label_free, cross_camera"
+    assert make_plan(config, "fp32").card["selection"] == "label_free, cross_camera"

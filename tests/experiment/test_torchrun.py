@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from harness.components.backbones import set_samples_per_bn
-from harness.core.distributed import collectives as sharing
-from harness.core.distributed import processes
+from harness.core.distributed import collectives, processes
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
@@ -70,41 +69,43 @@ def test_four_processes(tmp_path: Path) -> None:
 
 def _work(folder: Path, cells: dict[str, tuple[str, ...]]) -> None:
     run_cells(folder, cells)
-    _what_only_the_first_knows()
-    _shares()
+    _broadcasts()
+    _shards()
     _synchronised_statistics()
     _gradients()
     _shared_extraction(folder)
 
 
-def _what_only_the_first_knows() -> None:
+def _broadcasts() -> None:
     rank = processes.rank()
-    assert sharing.from_first(lambda: f"of {rank}") == "of 0"
+    assert collectives.broadcast_from_first(lambda: f"of {rank}") == "of 0"
 
     def fails() -> None:
         raise DataError(f"no data in {processes.rank()}", "get it")
 
     with pytest.raises(DataError) as problem:
-        sharing.from_first(fails)
+        collectives.broadcast_from_first(fails)
     assert (problem.value.cause, problem.value.hint) == ("no data in 0", "get it")
-    sharing.check_same("equal", "thing")
+    collectives.check_all_equal("equal", "thing")
     with pytest.raises(ConfigError, match="another thing"):
-        sharing.check_same(str(rank), "thing")
-    assert not sharing.all_can(rank == 0, torch.device("cpu"))
+        collectives.check_all_equal(str(rank), "thing")
+    assert not collectives.all_agree(rank == 0, torch.device("cpu"))
     order: list[int] = []
-    sharing.first_here_first(lambda: order.append(rank))
+    collectives.local_rank_zero_first(lambda: order.append(rank))
     assert order == [rank]
 
 
-def _shares() -> None:
-    count = processes.count()
-    limits = sharing.borders(100, 8)  # 13 blocks, the last one of 4
+def _shards() -> None:
+    count = processes.world_size()
+    limits = collectives.shard_bounds(100, 8)  # 13 blocks, the last one of 4
     assert limits[0] == 0 and limits[-1] == 100 and len(limits) == count + 1
     assert all(limit % 8 == 0 for limit in limits[:-1]) and limits == sorted(limits)
     with pytest.raises(HarnessError, match="equally"):
-        sharing.own_share(4 * count + 1)
-    own = sharing.own_share(8 * count)
-    made = sharing.only_own(8 * count, lambda rows: torch.ones(rows.stop - rows.start, 3, 2, 2))
+        collectives.local_share(4 * count + 1)
+    own = collectives.local_share(8 * count)
+    made = collectives.local_rows(
+        8 * count, lambda rows: torch.ones(rows.stop - rows.start, 3, 2, 2)
+    )
     assert torch.isfinite(made[own]).all() and int(torch.isnan(made).sum()) == 96 * (count - 1)
 
 
@@ -117,15 +118,15 @@ def _synchronised_statistics() -> None:
         weight = torch.randn(shape).double()
         shared = copy.deepcopy(plain)
         set_samples_per_bn(shared, 0, batch=8)
-        rows = sharing.own_share(8)
+        rows = collectives.local_share(8)
         own = whole.detach()[rows].clone().requires_grad_()
         (plain(whole) * weight).sum().square().backward()
-        result = sharing.gather(shared(own))
+        result = collectives.all_gather(shared(own))
         (result * weight).sum().square().backward()
         assert own.grad is not None and whole.grad is not None
         torch.testing.assert_close(own.grad, whole.grad[rows])
         torch.testing.assert_close(shared.state_dict(), plain.state_dict())
-        sharing.sum_gradients(shared, {id(p) for p in shared.parameters()})
+        collectives.all_reduce_gradients(shared, {id(p) for p in shared.parameters()})
         for ours, theirs in zip(shared.parameters(), plain.parameters(), strict=True):
             torch.testing.assert_close(ours.grad, theirs.grad)
         shared.eval()
@@ -137,9 +138,9 @@ def _gradients() -> None:
     """What is shared out adds up; what all computed stays as it is."""
     module = nn.ParameterList([nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(3))])
     module.append(nn.Parameter(torch.zeros(1)))  # without a gradient
-    rank, count = processes.rank(), processes.count()
+    rank, count = processes.rank(), processes.world_size()
     module[0].grad, module[1].grad = torch.full((2,), rank + 1.0), torch.full((3,), 5.0)
-    sharing.sum_gradients(module, {id(module[0])})
+    collectives.all_reduce_gradients(module, {id(module[0])})
     assert module[0].grad.tolist() == [count * (count + 1) / 2] * 2
     assert module[1].grad.tolist() == [5.0] * 3 and module[2].grad is None
 
@@ -159,10 +160,10 @@ def _shared_extraction(folder: Path) -> None:
     assert sum(seen) < 20 and told[-1][0] == told[-1][1] == sum(seen)
     parts = [images[start : start + 4] for start in range(0, 20, 4)]
     with torch.no_grad():
-        from harness.data.augment import normalise
+        from harness.data.augment import normalize
 
         network.eval()
-        alone = [nn.functional.normalize(network(normalise(part)), dim=-1) for part in parts]
+        alone = [nn.functional.normalize(network(normalize(part)), dim=-1) for part in parts]
     assert torch.equal(features, torch.cat(alone)), "batches are made up as for one process"
 
 
@@ -204,14 +205,14 @@ def test_batches_that_can(four: None, group: int, tmp_path: Path) -> None:
 def test_each_process_takes_a_gpu_of_its_own(four: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.device_name("auto") == processes.device_name("cuda") == "cuda:1"
-    assert processes.device_name("cpu") == "cpu"
+    assert processes.local_device("auto") == processes.local_device("cuda") == "cuda:1"
+    assert processes.local_device("cpu") == "cpu"
     with pytest.raises(ConfigError, match="a GPU of its own"):
-        processes.device_name("cuda:0")
+        processes.local_device("cuda:0")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ConfigError, match="More processes than GPUs"):
-        processes.device_name("auto")
-    assert 2 * processes.threads() <= max(2, os.cpu_count() or 1)
+        processes.local_device("auto")
+    assert 2 * processes.threads_per_process() <= max(2, os.cpu_count() or 1)
 
 
 def test_other_programs_have_ranks_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +220,6 @@ def test_other_programs_have_ranks_too(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert processes.count() == 1 and processes.rank() == 0
-    processes.join()
+    assert processes.world_size() == 1 and processes.rank() == 0
+    processes.initialize()
     assert not processes.is_distributed()

@@ -1,4 +1,4 @@
-"""train.compile: refused with its cause, no setting where it is off, a run to resume where on."""
+"""train.compile: what is refused and why, and that compiled runs resume."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from omegaconf import open_dict
 from torch import Tensor
 
 from harness.core.errors import ConfigError
-from harness.experiment.naming import portable_config, settings_hash
+from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.training.compilation import check_compile
@@ -24,7 +23,7 @@ CPU = torch.device("cpu")
 
 def test_unknown_modes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_compile("max-autotun", CPU)
+        run_experiment(tiny_config(tmp_path, "method=mskd", "train.compile=max-autotun"))
     assert caught.value.hint and "'max-autotune'" in caught.value.hint
     with pytest.raises(ConfigError) as caught:
         run_experiment(tiny_config(tmp_path, "method=mskd", "train.compile=false"))
@@ -32,7 +31,7 @@ def test_unknown_modes_are_refused(tmp_path: Path) -> None:
     check_compile("off", CPU)
 
 
-def test_where_it_does_not_work_the_reason_is_given(
+def test_the_reason_is_given_where_it_does_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: Any, **options: Any) -> Any:
@@ -47,14 +46,11 @@ def test_where_it_does_not_work_the_reason_is_given(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_setting_only_where_it_is_on(tmp_path: Path) -> None:
+def test_compiling_is_a_setting(tmp_path: Path) -> None:
     off = tiny_config(tmp_path, "method=mskd")
     on = tiny_config(tmp_path, "method=mskd", "train.compile=default")
-    old = tiny_config(tmp_path, "method=mskd")
-    with open_dict(old):
-        del old.train["compile"]  # as the records of before have it
-    assert settings_hash(off, "fp32") == settings_hash(old, "fp32") != settings_hash(on, "fp32")
-    assert portable_config(on, "fp32")["train"]["compile"] == "default"
+    assert make_plan(off, "fp32").hash != make_plan(on, "fp32").hash
+    assert make_plan(on, "fp32").settings["train"]["compile"] == "default"
 
 
 def test_all_stages_share_it(tmp_path: Path) -> None:

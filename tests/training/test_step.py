@@ -1,4 +1,4 @@
-"""A batch that does not fit is computed in pieces: nobody can tell from the result."""
+"""Batches that do not fit into memory are split, with equal results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from harness.components.backbones import set_samples_per_bn, small
 from harness.components.backbones.resnet import ReIDNet
-from harness.core import notices
-from harness.core.distributed.micro_batches import Pieces
+from harness.core import errors
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
+from harness.training.micro_batches import MicroBatches
 from tests.experiment.distributed_runs import (
     CELLS,
     GROUPS,
@@ -28,7 +28,7 @@ from tests.tiny import tiny, tiny_config
 
 
 def _little_memory(patch: pytest.MonkeyPatch, images: int, when: str) -> list[int]:
-    """A GPU that trains so many images at once; the list gets the size of each trained piece."""
+    """Limit training to so many images at once; returns the list of trained micro-batch sizes."""
     forward, sizes = ReIDNet.forward, []
 
     def limited(self: ReIDNet, batch: Tensor) -> Tensor:
@@ -55,13 +55,13 @@ SOONER = ("mskd", "ice", "pplr", "cap", "spcl")  # the others in the slow tests
 @pytest.mark.parametrize(
     "cell", [c if c in SOONER else pytest.param(c, marks=pytest.mark.slow) for c in CELLS]
 )
-def test_going_on_in_pieces(
+def test_out_of_memory_splits_batches(
     cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Memory ends in the middle of a step; the step is made all the same."""
+    """Memory runs out in the middle of a step, and the step is repeated in micro-batches."""
     when = "backward" if cell in ("mskd", "ice") else "forward"
     whole, expected = run_whole(tmp_path / "whole", CELLS[cell])
-    notices._said.clear()
+    errors._noticed.clear()
     with monkeypatch.context() as patch:
         sizes = _little_memory(patch, 4 if cell == "mskd" else 8, when)
         split, state = run_whole(tmp_path / "split", CELLS[cell])
@@ -77,7 +77,7 @@ def test_going_on_in_pieces(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 8, 12])  # 12 leaves a rest of 4
 @pytest.mark.parametrize("cell", CELLS)
-def test_pieces_as_asked_for(cell: str, size: int, tmp_path: Path) -> None:
+def test_micro_batches_of_a_given_size(cell: str, size: int, tmp_path: Path) -> None:
     settings = (*CELLS[cell], "train.epochs=1")
     whole, expected = run_whole(tmp_path / "whole", settings)
     split, state = run_whole(tmp_path / "split", (*settings, f"train.micro_batch={size}"))
@@ -86,7 +86,7 @@ def test_pieces_as_asked_for(cell: str, size: int, tmp_path: Path) -> None:
         assert_states_alike(tensors, state[stage])
 
 
-def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
+def test_micro_batches_are_recomputed_for_their_gradients() -> None:
     """Against the whole batch in double precision, statistics and gradients exactly."""
     torch.manual_seed(0)
     images, weight = torch.randn(12, 3, 16, 8).double(), torch.randn(12, 2, 8).double()
@@ -95,11 +95,9 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
         torch.manual_seed(1)
         network = small(widths=(4, 8), strides=(1, 2), views=("global", "upper")).double()
         set_samples_per_bn(network, 4)
-        pieces = Pieces(size)
         seen: list[Tensor] = []
-        with pieces():
-            network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
-            embeddings = network(images)
+        network.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
+        embeddings = MicroBatches(size).embed(network, images)
         loss = (embeddings * weight).sum().square()  # of all at once, not a sum over images
         loss.backward()
         assert [len(piece) for piece in seen] == ([4] * 6 if size else [12])
@@ -113,23 +111,25 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
     assert {int(count) for count in tracked} == {1}
 
 
-def test_without_gradient_pieces_are_computed_once() -> None:
+def test_without_gradients_micro_batches_are_computed_once() -> None:
     network = small(widths=(4,), strides=(1,))
     set_samples_per_bn(network, 4)
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    with Pieces(4)(), torch.no_grad():
-        network(torch.randn(12, 3, 16, 8))
+    with torch.no_grad():
+        MicroBatches(4).embed(network, torch.randn(12, 3, 16, 8))
     assert sizes == [4, 4, 4]
 
 
-def test_outside_of_steps_networks_are_called_as_they_are() -> None:
+def test_calling_a_network_never_splits_its_batch() -> None:
+    """Splitting is explicit, in `MicroBatches.embed` alone: no state outside changes a call."""
     network = small(widths=(4,), strides=(1,)).eval()
-    images = torch.randn(6, 3, 16, 8)
-    expected = network(images)
-    with Pieces(2)():
-        assert torch.allclose(network(images), expected, atol=1e-6)
-    assert torch.equal(network(images), expected)
+    images, sizes = torch.randn(6, 3, 16, 8), list[int]()
+    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    whole = network(images)
+    assert torch.allclose(MicroBatches(2).embed(network, images), whole, atol=1e-6)
+    assert torch.equal(network(images), whole)
+    assert sizes == [6, 2, 2, 2, 6]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_outside_of_steps_networks_are_called_as_they_are() -> None:
         ((GROUPS, "train.micro_batch=8"), 4, "train.micro_batch=4"),
     ],
 )
-def test_what_cannot_be_cut_smaller_ends_with_the_cure(
+def test_the_smallest_micro_batch_that_does_not_fit_raises_with_a_hint(
     settings: tuple[str, ...],
     images: int,
     hint: str,
@@ -167,10 +167,9 @@ def test_refused_when_composed(settings: tuple[str, ...], reason: str, tmp_path:
         make_recipe(compose(tiny(tmp_path, "method=cluster_contrast", *settings)))
 
 
-def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
-    """Nor of a stage: the cell's name, card and stored configuration do not know of them."""
-    from harness.experiment.naming import portable_config, run_name
-    from harness.experiment.protocol import protocol_card
+def test_micro_batches_are_no_setting_of_the_experiment(tmp_path: Path) -> None:
+    """Nor of a stage: they do not change the name, the card or the stored configuration."""
+    from harness.experiment.plan import make_plan
 
     plain, cut, staged = (
         tiny_config(tmp_path, "method=cluster_contrast", GROUPS, *changes)
@@ -178,6 +177,6 @@ def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
     )
     del plain.train.micro_batch  # as in configurations of before
     for config in (cut, staged):
-        assert run_name(config, "fp32") == run_name(plain, "fp32")
-        assert protocol_card(config, "fp32") == protocol_card(plain, "fp32")
-    assert portable_config(cut, "fp32") == portable_config(plain, "fp32")
+        assert make_plan(config, "fp32").name == make_plan(plain, "fp32").name
+        assert make_plan(config, "fp32").card == make_plan(plain, "fp32").card
+    assert make_plan(cut, "fp32").settings == make_plan(plain, "fp32").settings

@@ -1,15 +1,17 @@
-"""A small residual network that a CPU trains in minutes: for demonstrations and tests."""
+"""A small residual network that a CPU trains in minutes, for demonstrations and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.components.backbones.pooling import Pooling, ViewNames
 from harness.components.backbones.resnet import ReIDNet
-from harness.components.backbones.weights import load_trunk, read_state
+from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
 
 
@@ -34,20 +36,24 @@ class _Block(nn.Module):
 
 
 def small(
-    widths: Sequence[int] = (16, 32, 64, 128),
-    strides: Sequence[int] = (1, 2, 2, 1),
-    weights: str = "none",
-    pooling: str = "gem",
-    views: Sequence[str] = ("global",),
+    widths: Annotated[
+        Sequence[PositiveInt], Field(min_length=1, description="channels of each stage")
+    ] = (16, 32, 64, 128),
+    strides: Annotated[
+        Sequence[PositiveInt], Field(min_length=1, description="stride of each stage")
+    ] = (1, 2, 2, 1),
+    weights: Weights = "none",
+    pooling: Pooling = "gem",
+    views: ViewNames = ("global",),
 ) -> ReIDNet:
     """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1]).
 
     Raises:
-        ConfigError: widths and strides that do not pair, or weights=imagenet (there are none).
+        ConfigError: widths and strides of different lengths, or weights=imagenet (there are none).
     """
-    if len(widths) != len(strides) or not widths:
+    if len(widths) != len(strides):
         raise ConfigError(
-            f"backbone.widths={list(widths)} and strides={list(strides)} do not pair."
+            f"backbone.widths={list(widths)} and backbone.strides={list(strides)} do not pair."
         )
     if weights == "imagenet":
         raise ConfigError(
@@ -66,6 +72,5 @@ def small(
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    if weights != "none":
-        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+    load_weights(trunk, weights)
     return ReIDNet(trunk, widths[-1], views, pooling)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from harness.components.distillers.averaged_teacher import AveragedTeacher
-from harness.components.distillers.teacher import exact
+from harness.components.distillers.teacher import (
+    Alpha,
+    AveragedTeacher,
+    BatchNormMode,
+    Ramp,
+    exact,
+)
 from harness.components.objectives.instance_consistency import consistency, hard_instance
-from harness.components.objectives.views import view_weights
-from harness.core.errors import ConfigError
+from harness.components.objectives.memory import PartWeight, Temperature, weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 
@@ -17,62 +24,46 @@ class InstanceTeacher(AveragedTeacher):
     """L = ρ L_hard(x, y) + λ L_soft(x, y, u), of student embeddings x and a mean teacher's y, u.
 
     Chen, Lagadec, Brémond, *ICE: Inter-instance Contrastive Encoding for Unsupervised Person
-    Re-identification*, ICCV 2021. x and y are of two augmentations of each image, u is of the image
-    as it is; see `hard_instance` and `consistency`. Epochs are labelled, and tests made, with the
-    mean teacher.
+    Re-identification*, ICCV 2021. x and y come from two augmentations of each image, u from the
+    image without augmentation; see `hard_instance` (temperature τ) and `consistency` (T). The mean
+    teacher labels the epochs and is tested. As published there is no ramp and no part view.
 
-    Its running statistics, by which it labels and is tested, follow the batches that it sees. As
-    published it also sees the student's own augmentation, for nothing else, and each batch in an
-    order of its own, which matters where statistics are taken over parts of a batch.
-
-    Args:
-        teacher: a copy of the student.
-        hard_weight: ρ. soft_weight: λ.
-        hard_temperature: τ of L_hard. soft_temperature: T of L_soft.
-        soft_factor: of L_soft, besides λ; 10 in the published code.
-        part_weight: λ2, the weight of each part view; the method as published has none.
-        alpha, ramp, batch_norm: see `AveragedTeacher`. As published there is no ramp.
+    The batches that the teacher sees set its running statistics, with which it labels and is
+    tested. As in the published code it therefore also sees the student's augmentation, and each
+    batch in an order of its own, which matters where statistics are taken over parts of a batch.
     """
 
-    copies = 2
-    wants_plain = True
+    augmentations = 2
+    needs_plain = True
 
     def __init__(
         self,
         teacher: Backbone,
-        hard_weight: float = 1.0,
-        soft_weight: float = 1.0,
-        hard_temperature: float = 0.1,
-        soft_temperature: float = 0.4,
-        soft_factor: float = 10.0,
-        part_weight: float = 0.0,
-        alpha: float = 0.999,
-        ramp: bool = False,
-        batch_norm: str = "train",
+        hard_weight: Annotated[NonNegativeFloat, Field(description="ρ, weight of L_hard")] = 1.0,
+        soft_weight: Annotated[NonNegativeFloat, Field(description="λ, weight of L_soft")] = 1.0,
+        hard_temperature: Temperature = 0.1,
+        soft_temperature: Temperature = 0.4,
+        soft_factor: Annotated[
+            NonNegativeFloat,
+            Field(description="a factor of L_soft besides λ, as in the published code"),
+        ] = 10.0,
+        part_weight: PartWeight = 0.0,
+        alpha: Alpha = 0.999,
+        ramp: Ramp = False,
+        batch_norm: BatchNormMode = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
-        for name, weight in (
-            ("hard_weight", hard_weight), ("soft_weight", soft_weight),
-            ("soft_factor", soft_factor), ("part_weight", part_weight),
-        ):  # fmt: skip
-            if weight < 0:
-                raise ConfigError(f"distiller.{name}={weight} must not be negative.")
-        for name, above in (
-            ("hard_temperature", hard_temperature), ("soft_temperature", soft_temperature),
-        ):  # fmt: skip
-            if above <= 0:
-                raise ConfigError(f"distiller.{name}={above} must be above 0.")
         self.hard_weight = hard_weight
         self.soft_weight = soft_weight
         self.hard_temperature = hard_temperature
         self.soft_temperature = soft_temperature
         self.soft_factor = soft_factor
         self.part_weight = part_weight
-        #: (2, V) hard and soft losses of the last batch, before weighing
+        #: (2, V) hard and soft losses of the last batch, before weighting
         self.terms = torch.empty(0)
 
     @property
-    def labelled_by(self) -> tuple[Backbone, ...]:
+    def labeled_by(self) -> tuple[Backbone, ...]:
         return (self._teacher,)
 
     @property
@@ -82,8 +73,8 @@ class InstanceTeacher(AveragedTeacher):
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         assert batch.plain is not None
         if self.batch_norm == "train":
-            self._embed(batch.images)
-        y, u = self._embed(batch.others[0]), self._embed(batch.plain)
+            self._embed(batch, batch.images)
+        y, u = self._embed(batch, batch.others[0]), self._embed(batch, batch.plain)
         with torch.autocast(student.device.type, enabled=False):
             views = list(zip(student.unbind(1), y.unbind(1), u.unbind(1), strict=True))
             hard = [hard_instance(x, v, batch.labels, self.hard_temperature) for x, v, _ in views]
@@ -93,12 +84,11 @@ class InstanceTeacher(AveragedTeacher):
             ]
             terms = torch.stack([torch.stack(hard), torch.stack(soft)])
             self.terms = terms.detach()
-            weights = view_weights(len(views), self.part_weight, terms)
-            hard_loss, soft_loss = (weights * terms).sum(dim=1)
+            hard_loss, soft_loss = weigh_views(terms, self.part_weight)
             return self.hard_weight * hard_loss + self.soft_weight * soft_loss
 
     @torch.no_grad()
-    def _embed(self, images: Tensor) -> Tensor:
-        """The teacher's embeddings of a batch (B, V, D), which it sees in random order."""
+    def _embed(self, batch: Batch, images: Tensor) -> Tensor:
+        """The teacher's embeddings (B, V, D) of a batch, computed in random order."""
         order = torch.randperm(len(images)).to(images.device)
-        return exact(self._teacher(images[order]))[torch.argsort(order)]
+        return exact(batch.embed(self._teacher, images[order]))[torch.argsort(order)]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.distillers.averaged_teacher import AveragedTeacher
-from harness.components.distillers.teacher import exact
+from harness.components.distillers.teacher import (
+    Alpha,
+    AveragedTeacher,
+    BatchNormMode,
+    Ramp,
+    exact,
+)
 from harness.components.objectives.classification import soft_cross_entropy, soft_triplet
-from harness.components.objectives.views import view_weights
-from harness.core.errors import ConfigError
+from harness.components.objectives.memory import PartWeight, weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 
@@ -24,24 +30,18 @@ class MutualTeachers(AveragedTeacher):
     H the cross-entropy of a student's label scores with the teacher's, T the soft triplet loss
     whose target is the teacher's own softmax of the distances of the pairs that are hardest for
     the student. L_obj(x₁) is the objective's. Ge, Chen, Li, *Mutual Mean-Teaching*, ICLR 2020, eq.
-    6 to 9. Student and teacher i see copy i of the batch, augmented each by its own draws.
+    6 to 9. Student and teacher i see copy i of the batch, each copy augmented by its own draws.
+    `teacher` is a copy of the first student, `peers` holds the second.
 
-    The second student and both teachers have classifiers of their own; those of the teachers are
-    averages as the rest of them is. All four are set to the cluster means when an epoch starts.
+    The second student and both teachers have their own classifiers; those of the teachers are
+    averages too. All four classifiers are set to the cluster means when an epoch starts.
 
-    Epochs are labelled by the mean of both teachers' features; tests are made with the first
-    student's teacher. The published code tests both and reports the better one.
-
-    Args:
-        teacher: a copy of the first student. peers: the second.
-        softmax_weight: ρ; published with 1 − ρ for the objective's softmax.
-        triplet_weight: λ; published with 1 − λ for the objective's triplet loss.
-        part_weight: of each part view's scores, as in the objective.
-        alpha, ramp, batch_norm: see `AveragedTeacher`.
+    The mean of both teachers' features labels the epochs; the first student's teacher is tested.
+    The published code tests both and reports the better one.
     """
 
     peers = 1
-    copies = 2
+    augmentations = 2
     needs_classifier = True
     keeps_order = True
 
@@ -49,17 +49,20 @@ class MutualTeachers(AveragedTeacher):
         self,
         teacher: Backbone,
         peers: Sequence[Backbone],
-        softmax_weight: float = 0.5,
-        triplet_weight: float = 0.8,
-        part_weight: float = 0.0,
-        alpha: float = 0.999,
-        ramp: bool = True,
-        batch_norm: str = "train",
+        softmax_weight: Annotated[
+            NonNegativeFloat,
+            Field(description="ρ, weight of the soft softmax loss; published with 1 − ρ for hard"),
+        ] = 0.5,
+        triplet_weight: Annotated[
+            NonNegativeFloat,
+            Field(description="λ, weight of the soft triplet loss; published with 1 − λ for hard"),
+        ] = 0.8,
+        part_weight: PartWeight = 0.0,
+        alpha: Alpha = 0.999,
+        ramp: Ramp = True,
+        batch_norm: BatchNormMode = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
-        for name, weight in (("softmax", softmax_weight), ("triplet", triplet_weight)):
-            if weight < 0:
-                raise ConfigError(f"distiller.{name}_weight={weight} must not be negative.")
         self.softmax_weight = softmax_weight
         self.triplet_weight = triplet_weight
         self.part_weight = part_weight
@@ -74,11 +77,11 @@ class MutualTeachers(AveragedTeacher):
 
     @property
     def teachers(self) -> tuple[Backbone, Backbone]:
-        """Of the first student, of the second."""
+        """The first student's and the second's."""
         return self._teacher, self._other_teacher
 
     @property
-    def labelled_by(self) -> tuple[Backbone, ...]:
+    def labeled_by(self) -> tuple[Backbone, ...]:
         return self.teachers
 
     @property
@@ -101,10 +104,13 @@ class MutualTeachers(AveragedTeacher):
             objective.start_epoch(features, labels, cameras)
 
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        other = exact(self.student(batch.others[0]))
+        other = exact(batch.embed(self.student, batch.others[0]))
         with torch.no_grad():
             inputs = (batch.images, batch.others[0])
-            targets = [exact(teacher(x)) for teacher, x in zip(self.teachers, inputs, strict=True)]
+            targets = [
+                exact(batch.embed(teacher, x))
+                for teacher, x in zip(self.teachers, inputs, strict=True)
+            ]
         with torch.autocast(student.device.type, enabled=False):
             loss = self.hard(other, batch.labels, batch.indices)
             first, second = self._scorers
@@ -123,9 +129,9 @@ class MutualTeachers(AveragedTeacher):
         """H and T of one student."""
         pairs = zip(own.logits(student), scorer.logits(teacher), strict=True)
         scores = torch.stack([soft_cross_entropy(ours, theirs) for ours, theirs in pairs])
-        weights = view_weights(len(scores), self.part_weight, scores)
         metric, reference = own.metric_view(student), scorer.metric_view(teacher)
-        return (weights * scores).sum(), soft_triplet(metric, labels, reference=reference)
+        softmax = weigh_views(scores, self.part_weight)
+        return softmax, soft_triplet(metric, labels, reference=reference)
 
     def step(self, student: nn.Module, objective: Objective | None = None) -> None:
         assert objective is not None

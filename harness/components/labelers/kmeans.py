@@ -6,38 +6,27 @@ import importlib
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from harness.components.labelers.timer import Laps
-from harness.core.errors import ConfigError, HarnessError
+from harness.components.labelers.timer import Timer
+from harness.core.errors import ConfigError, HarnessError, say_once
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
-from harness.core.notices import say_once
 
-VIEWS = ("global", "mean")
+_MAX_INT = (1 << 31) - 1  # of faiss
 
 
 class KMeans(PseudoLabeler):
     """k-means with a fixed number of clusters, the labels of MMT's k-means variant and others.
 
     Ge, Chen, Li, *Mutual Mean-Teaching*, ICLR 2020, has 500, 700 or 900 clusters for Market-1501.
-    There are no outliers. A cluster that ends empty is left out, so there can be fewer clusters
-    than asked for. Equal features give equal labels, but faiss and scikit-learn start and stop
-    differently: their labels differ, and which of them was used is among the statistics.
-
-    Args:
-        clusters: how many.
-        iterations: of Lloyd's algorithm, at most.
-        restarts: runs from different starts, of which the best is kept.
-        seed: of the starts; all epochs have the same.
-        spherical: centres are normalised after each iteration. faiss only.
-        views: `global`, or `mean`, the normalised mean of all views.
-
-    Raises:
-        ConfigError: a value outside of its range, or `spherical` without faiss.
+    There are no outliers. Empty clusters are left out, so there can be fewer clusters than
+    requested. Equal features give equal labels, but the labels of faiss and scikit-learn differ,
+    since they start and stop differently; the statistics say which was used.
     """
 
     hint = "Raise labeler.clusters"
@@ -45,47 +34,47 @@ class KMeans(PseudoLabeler):
     def __init__(
         self,
         *,
-        clusters: int = 500,
-        iterations: int = 50,
-        restarts: int = 1,
-        seed: int = 0,
-        spherical: bool = False,
-        views: str = "global",
+        clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500,
+        iterations: Annotated[
+            int, Field(ge=1, le=_MAX_INT, description="iterations of Lloyd's algorithm at most")
+        ] = 50,
+        restarts: Annotated[
+            int, Field(ge=1, le=_MAX_INT, description="runs from different starts; the best counts")
+        ] = 1,
+        seed: Annotated[
+            int, Field(ge=0, le=_MAX_INT, description="seed of the starts, the same in all epochs")
+        ] = 0,
+        spherical: Annotated[
+            bool, Field(description="normalize the centers after each iteration; needs faiss")
+        ] = False,
+        views: Annotated[
+            Literal["global", "mean"],
+            Field(description="the global view, or the normalized mean of all views"),
+        ] = "global",
     ) -> None:
-        for name, value, least in (
-            ("clusters", clusters, 2),
-            ("iterations", iterations, 1),
-            ("restarts", restarts, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least or value != int(value) or value >= 1 << 31:
-                raise ConfigError(f"{name} {value} is not a whole number, {least} or more")
-        if views not in VIEWS:
-            raise ConfigError(f"unknown views '{views}'", f"Use one of {', '.join(VIEWS)}.")
         if spherical and _faiss() is None:
             raise ConfigError(
-                "spherical k-means needs faiss, which cannot be imported",
-                "Install faiss, or use labeler.spherical=false.",
+                "Spherical k-means needs faiss, which cannot be imported.",
+                "Install faiss, or set labeler.spherical=false.",
             )
-        self.clusters = self.min_images = int(clusters)
-        self.iterations = int(iterations)
-        self.restarts = int(restarts)
-        self.seed = int(seed)
+        self.clusters = self.min_images = clusters
+        self.iterations = iterations
+        self.restarts = restarts
+        self.seed = seed
         self.spherical = spherical
         self.views = views
 
     @classmethod
-    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
+    def uses_parts(cls, options: Mapping[str, Any]) -> bool:
         return options.get("views") == "mean"
 
     def max_clusters(self, images: int) -> int:
         return self.clusters
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.
+        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
 
-        Returns:
-            Labels, with clusters, outliers (none), faiss (1 or 0) and the seconds as statistics.
+        Statistics: clusters, outliers (0), faiss (1 or 0) and the seconds.
 
         Raises:
             HarnessError: features that are not finite or zero, or fewer images than clusters.
@@ -93,10 +82,10 @@ class KMeans(PseudoLabeler):
         check_features(features)
         if len(features) < self.clusters:
             raise HarnessError(
-                f"{len(features)} images cannot be {self.clusters} clusters",
+                f"{len(features)} images cannot form {self.clusters} clusters.",
                 f"Use labeler.clusters={len(features)} or fewer, or more images.",
             )
-        laps = Laps(features)
+        timer = Timer(features)
         view = features[:, 0]
         if self.views == "mean":
             view = torch.nn.functional.normalize(features.mean(dim=1), dim=-1)
@@ -106,18 +95,17 @@ class KMeans(PseudoLabeler):
             found = self._with_faiss(faiss, x, gpu=features.is_cuda)
         else:
             found = self._with_scikit_learn(x)
-        numbers, labels = np.unique(found, return_inverse=True)  # without those that are empty
-        laps.lap("cluster")
+        numbers, labels = np.unique(found, return_inverse=True)  # without empty clusters
+        timer.lap("cluster")
         stats = {"clusters": len(numbers), "outliers": 0, "faiss": int(faiss is not None)}
-        return PseudoLabels(torch.from_numpy(labels.astype(np.int64)), stats | laps.seconds)
+        return PseudoLabels(torch.from_numpy(labels.astype(np.int64)), stats | timer.seconds)
 
     def describe(self) -> str:
-        """The settings, for messages and the record."""
         text = f"{self.clusters} clusters, {self.iterations} iterations, {self.restarts} restarts"
         return f"{text}, {self.views} view" + (", spherical" if self.spherical else "")
 
     def _with_faiss(self, faiss: ModuleType, x: np.ndarray, gpu: bool) -> np.ndarray:
-        """Numbers of the clusters (N,); some of them may not occur."""
+        """Cluster numbers (N,), of which some may not occur."""
         say_once(f"k-means by faiss {faiss.__version__}")
         runs = faiss.Kmeans(
             x.shape[1],
@@ -127,7 +115,7 @@ class KMeans(PseudoLabeler):
             seed=self.seed,
             spherical=self.spherical,
             gpu=gpu and faiss.get_num_gpus() > 0,
-            # all images count, and few images a cluster are no reason for a warning
+            # use all images, and do not warn about few images per cluster
             min_points_per_centroid=1,
             max_points_per_centroid=len(x),
         )
@@ -135,17 +123,17 @@ class KMeans(PseudoLabeler):
         return runs.index.search(x, 1)[1][:, 0]
 
     def _with_scikit_learn(self, x: np.ndarray) -> np.ndarray:
-        """Numbers of the clusters (N,); some of them may not occur."""
+        """Cluster numbers (N,), of which some may not occur."""
         say_once(
             "k-means by scikit-learn (faiss cannot be imported); its labels differ from faiss's"
         )
-        from sklearn.cluster import KMeans as ScikitKMeans  # slow, and seldom needed
+        from sklearn.cluster import KMeans as ScikitKMeans  # slow to import
         from sklearn.exceptions import ConvergenceWarning
 
         runs = ScikitKMeans(
             self.clusters, n_init=self.restarts, max_iter=self.iterations, random_state=self.seed
         )
-        with warnings.catch_warnings():  # fewer distinct images than clusters: those are left out
+        with warnings.catch_warnings():  # empty clusters are left out
             warnings.simplefilter("ignore", ConvergenceWarning)
             return runs.fit_predict(x)
 

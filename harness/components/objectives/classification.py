@@ -1,14 +1,47 @@
 """Softmax and triplet losses: cross-entropies and batch-hard triplets, hard and soft.
 
 As in MMT (Ge, Chen, Li, *Mutual Mean-Teaching*, ICLR 2020) and the methods built on its code. All
-are means over the batch, and take logits (B, K) or features (B, D) of any layer.
+are means over the batch of logits (B, K) or features (B, D) of any layer.
 """
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from torch import Tensor
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from harness.components.objectives.memory import centroids
+from harness.core.errors import TrainingError
+
+ClassifierRows = Annotated[
+    PositiveInt,
+    Field(description="rows of the classifier; training stops if there are more clusters"),
+]
+
+
+@torch.no_grad()
+def set_rows(classifier: nn.Parameter, features: Tensor, labels: Tensor) -> int:
+    """Set the first K rows of each view's classifier (V, rows, D) to the cluster means; return K.
+
+    Args:
+        features: (N, V, D). labels: (N,), -1 for outliers.
+
+    Raises:
+        TrainingError: more clusters than rows.
+    """
+    means = centroids(features, labels)
+    clusters, rows = means.shape[1], classifier.shape[1]
+    if clusters > rows:
+        raise TrainingError(
+            f"{clusters} clusters are too many for a classifier of {rows} rows.",
+            f"Set objective.max_clusters={2 * clusters} and start again, or make fewer clusters "
+            "(a larger labeler.eps).",
+        )
+    classifier[:, :clusters] = means.to(classifier)
+    return clusters
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -25,14 +58,14 @@ def soft_cross_entropy(logits: Tensor, reference: Tensor) -> Tensor:
 def hardest_pairs(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each image the farthest of its label and the nearest of another (Hermans et al., 2017).
 
-    The farthest may be the image itself: it is where no other has its label.
+    An image that is alone with its label is its own positive.
 
     Args:
         features: (B, D). labels: (B,).
 
     Returns:
-        Positives (B,) and negatives (B,), both indices into the batch, and (B,) whether there is a
-        negative at all; where there is none, its index means nothing.
+        Positives (B,) and negatives (B,), both indices into the batch, and (B,) whether the image
+        has a negative at all.
     """
     distances = torch.cdist(features, features)
     same = labels[:, None] == labels[None]
@@ -44,8 +77,8 @@ def hardest_pairs(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 def pair_distances(features: Tensor, others: Tensor) -> Tensor:
     """d(a, b) = sqrt(max(‖a − b‖², 1e-12)) of features (B, D) and the batch's `others` (B,).
 
-    Only the mined pairs are taken anew, with gradient: cheaper than a B×B matrix with gradient,
-    and free of the cancellation that a² + b² − 2ab has in float32.
+    Only mined pairs are computed again, with gradient: this is cheaper than a B×B matrix with
+    gradient, and avoids the cancellation of a² + b² − 2ab in float32.
     """
     return (features - features[others]).square().sum(dim=-1).clamp(min=1e-12).sqrt()
 

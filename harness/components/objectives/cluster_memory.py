@@ -1,75 +1,68 @@
-"""Cluster Contrast's loss: each image against a memory of cluster centres, one memory per view."""
+"""Cluster Contrast's loss: each image against a memory of cluster centers, one memory per view."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import centroids, ema_rows, hardest
-from harness.components.objectives.views import view_cross_entropies, view_logits, view_weights
-from harness.core.errors import ConfigError
-from harness.core.interfaces import Objective
+from harness.components.objectives.memory import (
+    MemoryObjective,
+    Momentum,
+    PartWeight,
+    Temperature,
+    centroids,
+    ema_rows,
+    hardest,
+    view_cross_entropies,
+    view_logits,
+    weigh_views,
+)
 
 
-class ClusterMemory(Objective):
-    """InfoNCE against cluster centres, L = Σ_v w_v CE(norm(x_v) M_vᵀ / τ, y).
+class ClusterMemory(MemoryObjective):
+    """InfoNCE against cluster centers, L = Σ_v w_v CE(norm(x_v) M_vᵀ / τ, y).
 
     Dai et al., *Cluster Contrast for Unsupervised Person Re-Identification*, 2021, eq. 2 and 3, for
-    one view; MSKD (arXiv 2204.09931) for three, weighed (1 − λ2, λ2, λ2). After the gradient the
+    one view; MSKD (arXiv 2204.09931) for three, weighted (1 − λ2, λ2, λ2). After the gradient the
     rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image.
-
-    Args:
-        temperature: τ.
-        momentum: μ, the share of the old row that is kept.
-        part_weight: λ2.
-        hard: update each row by its least similar sample only ("CMHard").
     """
 
     def __init__(
         self,
-        temperature: float = 0.05,
-        momentum: float = 0.1,
-        part_weight: float = 0.0,
-        hard: bool = False,
+        temperature: Temperature = 0.05,
+        momentum: Momentum = 0.1,
+        part_weight: PartWeight = 0.0,
+        hard: Annotated[
+            bool, Field(description="update each row by its least similar sample alone (CMHard)")
+        ] = False,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ConfigError(f"objective.temperature={temperature} must be above 0.")
-        if not 0 <= momentum <= 1:
-            raise ConfigError(f"objective.momentum={momentum} must lie in [0, 1].")
-        if not 0 <= part_weight <= 1:
-            raise ConfigError(f"objective.part_weight={part_weight} must lie in [0, 1].")
         self.temperature = temperature
         self.momentum = momentum
         self.part_weight = part_weight
         self.hard = hard
         #: (V, K, D), rows of unit length
         self.memory = torch.empty(0)
-        #: (V,) cross-entropies of the last batch, before weighing
+        #: (V,) cross-entropies of the last batch, before weighting
         self.terms = torch.empty(0)
-        self._batch: tuple[Tensor, Tensor] | None = None
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         self.memory = centroids(features, labels)
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        if self.memory.device != embeddings.device:
-            self.memory = self.memory.to(embeddings.device)
+        self.memory = self.memory.to(embeddings.device)
         normal = F.normalize(embeddings, dim=-1)
-        views = embeddings.shape[1]
         terms = view_cross_entropies(view_logits(normal, self.memory) / self.temperature, labels)
         self.terms = terms.detach()
         self._batch = (normal.detach(), labels)
-        return (view_weights(views, self.part_weight, terms) * terms).sum()
+        return weigh_views(terms, self.part_weight)
 
-    @torch.no_grad()
-    def update(self, frozen: bool = False) -> None:
-        batch, self._batch = self._batch, None
-        if frozen or batch is None:
-            return
-        features, labels = batch
+    def follow(self, features: Tensor, rows: Tensor) -> None:
         for v, memory in enumerate(self.memory):
             view = features[:, v]
-            chosen = hardest(memory, view, labels) if self.hard else slice(None)
-            ema_rows(memory, view[chosen], labels[chosen], self.momentum)
+            chosen = hardest(memory, view, rows) if self.hard else slice(None)
+            ema_rows(memory, view[chosen], rows[chosen], self.momentum)

@@ -1,57 +1,63 @@
-"""HHCL's loss: each cluster has a row that follows its hardest samples and one for their mean."""
+"""HHCL's loss: each cluster has a row that follows its hardest samples and a row for their mean."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import centroids, ema_rows, hardest, label_means
-from harness.components.objectives.views import view_cross_entropies, view_logits, view_weights
+from harness.components.objectives.memory import (
+    MemoryObjective,
+    Momentum,
+    PartWeight,
+    Smoothing,
+    Temperature,
+    centroids,
+    ema_rows,
+    hardest,
+    label_means,
+    view_cross_entropies,
+    view_logits,
+    weigh_views,
+)
 from harness.core.errors import ConfigError
-from harness.core.interfaces import Objective
 
 
-class HardHybridMemory(Objective):
+class HardHybridMemory(MemoryObjective):
     """L = Σ_v w_v (a CE(x_v H_vᵀ / τ, y) + b CE(x_v M_vᵀ / τ, y)), x = norm(embedding).
 
     Hu et al., *Hard-sample Guided Hybrid Contrast Learning for Unsupervised Person
-    Re-Identification*, 2021. H and M both start at the normalised cluster means of the epoch. After
+    Re-Identification*, 2021. H and M both start at the normalized cluster means of the epoch. After
     the gradient, for each label of the batch, its row of H follows the sample least similar to it,
     its row of M the mean of its samples: m_y ← norm(μ m_y + (1 − μ) f).
 
-    Args:
-        temperature: τ.
-        momentum: μ, the share of the old row that is kept.
-        hard_weight: a.
-        mean_weight: b. With h = 0.5 the paper's is 1 − h = 0.5; the published code multiplies it by
-            h once more, by the place of a bracket, and trains with 0.25, which is the default.
-        smoothing: ε of label smoothing, (1 − ε) one-hot + ε/K. The published code has it as an
-            option, off; from 100 clusters on that is of another kind, which is not built here.
-        part_weight: λ2; w = (1 − λ2, λ2, …).
+    The paper has b = 1 − a = 0.5. A misplaced bracket in the published code multiplies this by a,
+    so it trains with b = 0.25, the default here. Label smoothing is an option of that code, off by
+    default; its different form for 100 clusters and more is not implemented.
     """
 
     def __init__(
         self,
-        temperature: float = 0.05,
-        momentum: float = 0.1,
-        hard_weight: float = 0.5,
-        mean_weight: float = 0.25,
-        smoothing: float = 0.0,
-        part_weight: float = 0.0,
+        temperature: Temperature = 0.05,
+        momentum: Momentum = 0.1,
+        hard_weight: Annotated[
+            NonNegativeFloat, Field(description="a, the weight of the hardest-sample memory")
+        ] = 0.5,
+        mean_weight: Annotated[
+            NonNegativeFloat,
+            Field(description="b, the weight of the mean memory: 0.5 in the paper, 0.25 in code"),
+        ] = 0.25,
+        smoothing: Smoothing = 0.0,
+        part_weight: PartWeight = 0.0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ConfigError(f"objective.temperature={temperature} must be above 0.")
-        for name, share in (
-            ("momentum", momentum), ("smoothing", smoothing), ("part_weight", part_weight),
-        ):  # fmt: skip
-            if not 0 <= share <= 1:
-                raise ConfigError(f"objective.{name}={share} must lie in [0, 1].")
-        if min(hard_weight, mean_weight) < 0 or hard_weight + mean_weight == 0:
+        if hard_weight + mean_weight == 0:
             raise ConfigError(
-                f"objective.hard_weight={hard_weight} and objective.mean_weight={mean_weight} "
-                "must not be negative, nor both 0."
+                "objective.hard_weight and objective.mean_weight are both 0: there is no loss.",
+                "Set objective.hard_weight=0.5 and objective.mean_weight=0.25.",
             )
         self.temperature = temperature
         self.momentum = momentum
@@ -62,17 +68,15 @@ class HardHybridMemory(Objective):
         #: H and M, (V, K, D) each, rows of unit length
         self.hard = torch.empty(0)
         self.mean = torch.empty(0)
-        #: (2, V) cross-entropies of the last batch with H and with M, before weighing
+        #: (2, V) cross-entropies of the last batch with H and with M, before weighting
         self.terms = torch.empty(0)
-        self._batch: tuple[Tensor, Tensor] | None = None
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         self.hard = centroids(features, labels)
         self.mean = self.hard.clone()
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        if self.hard.device != embeddings.device:
-            self.hard, self.mean = (m.to(embeddings.device) for m in (self.hard, self.mean))
+        self.hard, self.mean = (m.to(embeddings.device) for m in (self.hard, self.mean))
         return self.contrast(F.normalize(embeddings, dim=-1), labels)
 
     def contrast(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -85,19 +89,13 @@ class HardHybridMemory(Objective):
         )
         self.terms = torch.stack([hard, mean]).detach()
         self._batch = (features.detach(), labels)
-        weights = view_weights(len(hard), self.part_weight, hard)
-        return (weights * (self.hard_weight * hard + self.mean_weight * mean)).sum()
+        return weigh_views(self.hard_weight * hard + self.mean_weight * mean, self.part_weight)
 
-    @torch.no_grad()
-    def update(self, frozen: bool = False) -> None:
-        batch, self._batch = self._batch, None
-        if frozen or batch is None:
-            return
-        features, labels = batch
-        present, inverse = torch.unique(labels, return_inverse=True)
+    def follow(self, features: Tensor, rows: Tensor) -> None:
+        present, inverse = torch.unique(rows, return_inverse=True)
         means = label_means(features, inverse, len(present))
         for v in range(features.shape[1]):
             view = features[:, v]
-            chosen = hardest(self.hard[v], view, labels)
-            ema_rows(self.hard[v], view[chosen], labels[chosen], self.momentum)
+            chosen = hardest(self.hard[v], view, rows)
+            ema_rows(self.hard[v], view[chosen], rows[chosen], self.momentum)
             ema_rows(self.mean[v], means[v], present, self.momentum)

@@ -1,4 +1,4 @@
-"""SpCL's loss: a memory of every image, compared with label by label."""
+"""SpCL's loss: a memory of every image, compared label by label."""
 
 from __future__ import annotations
 
@@ -8,48 +8,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import ema_rows, label_means
-from harness.components.objectives.views import view_logits, view_weights
-from harness.core.errors import ConfigError
-from harness.core.interfaces import Objective
+from harness.components.objectives.memory import (
+    MemoryObjective,
+    Momentum,
+    PartWeight,
+    Temperature,
+    ema_rows,
+    label_means,
+    view_logits,
+    weigh_views,
+)
 
-#: stands in the published code both under the fraction and in the logarithm
+#: in the published code both in the denominator and in the logarithm
 EPSILON = 1e-6
 
 
-class HybridMemory(Objective):
+class HybridMemory(MemoryObjective):
     """L = −log(p + ε), p = exp(S_y) / (Σ_c exp(S_c) + ε), S_c = mean over rows of c of x·m / τ.
 
     Ge et al., *Self-paced Contrastive Learning with Hybrid Memory for Domain Adaptive Object
-    Re-ID*, NeurIPS 2020, with the constants ε of its code. x is the normalised
-    embedding; a row m_i is one image's feature and follows it, m_i ← norm(μ m_i + (1 − μ) x).
+    Re-ID*, NeurIPS 2020, with the constants ε of its code. x is the normalized embedding; a row m_i
+    is the feature of one image and follows it, m_i ← norm(μ m_i + (1 − μ) x). With several views
+    each has its own memory, and the loss is Σ_v w_v L_v with w = (1 − λ2, λ2, …).
 
-    The memory holds all N images, is filled with the features of the first epoch and lives through
-    the run: only the labels change from epoch to epoch, and come from the memory itself
-    (`features`), as published, so no features are extracted after the first epoch. After warm-up
-    epochs, which leave it as it is, it is filled anew. An outlier (−1) is a label of its own: a
-    negative to the others, although the sampler never draws it.
-
-    Args:
-        temperature: τ.
-        momentum: μ, the share of the old row that is kept.
-        part_weight: λ2; each view has a memory of its own, and the loss is Σ_v w_v L_v with
-            w = (1 − λ2, λ2, …).
+    The memory holds all N images. The features of the first epoch fill it, and it lives through the
+    run: later labels are made from the memory itself (`features`), as published, so no features are
+    extracted after the first epoch. Warm-up epochs leave it as it is, and the next epoch fills it
+    anew. An outlier (−1) becomes a label of its own: a negative for all other images, although the
+    sampler never draws it.
     """
 
     memory: Tensor
     begun: Tensor
 
     def __init__(
-        self, temperature: float = 0.05, momentum: float = 0.2, part_weight: float = 0.0
+        self,
+        temperature: Temperature = 0.05,
+        momentum: Momentum = 0.2,
+        part_weight: PartWeight = 0.0,
     ) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ConfigError(f"objective.temperature={temperature} must be above 0.")
-        if not 0 <= momentum <= 1:
-            raise ConfigError(f"objective.momentum={momentum} must lie in [0, 1].")
-        if not 0 <= part_weight <= 1:
-            raise ConfigError(f"objective.part_weight={part_weight} must lie in [0, 1].")
         self.temperature = temperature
         self.momentum = momentum
         self.part_weight = part_weight
@@ -57,12 +55,11 @@ class HybridMemory(Objective):
         self.labels = torch.empty(0, dtype=torch.int64)
         #: (L,) whether any image has this label
         self.used = torch.empty(0, dtype=torch.bool)
-        self._batch: tuple[Tensor, Tensor] | None = None
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         #: (N, V, D), rows of unit length
         self.register_buffer("memory", torch.zeros(images, views, dim))
-        #: whether a batch has been taken in
+        #: whether the memory has taken in a batch
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
 
     def features(self) -> Tensor | None:
@@ -75,7 +72,7 @@ class HybridMemory(Objective):
         self.set_labels(labels)
 
     def set_labels(self, labels: Tensor) -> None:
-        """Take the labels (N,); each outlier gets the next number that is free."""
+        """Set the labels (N,); each outlier gets the next free number."""
         alone = (labels < 0).nonzero().flatten()
         first = int(labels.max()) + 1
         fresh = torch.arange(first, first + len(alone), device=labels.device)
@@ -99,16 +96,10 @@ class HybridMemory(Objective):
         total = torch.logaddexp(total, torch.full_like(total, math.log(EPSILON)))
         targets = self.labels[indices].expand(len(scores), -1)
         share = (scores.gather(-1, targets[..., None]).squeeze(-1) - total).exp()
-        terms = -(share + EPSILON).log().mean(dim=1)
         self._batch = (features.detach(), indices)
-        return (view_weights(len(terms), self.part_weight, terms) * terms).sum()
+        return weigh_views(-(share + EPSILON).log().mean(dim=1), self.part_weight)
 
-    @torch.no_grad()
-    def update(self, frozen: bool = False) -> None:
-        batch, self._batch = self._batch, None
-        if frozen or batch is None:
-            return
-        features, indices = batch
+    def follow(self, features: Tensor, rows: Tensor) -> None:
         for v in range(features.shape[1]):
-            ema_rows(self.memory[:, v], features[:, v], indices, self.momentum)
+            ema_rows(self.memory[:, v], features[:, v], rows, self.momentum)
         self.begun.fill_(True)

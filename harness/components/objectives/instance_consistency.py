@@ -1,9 +1,9 @@
-"""ICE's losses: a student against cluster centres, cameras, and a mean teacher's instances.
+"""ICE's losses: a student against cluster centers and against a mean teacher's instances.
 
 Chen, Lagadec, Brémond, *ICE: Inter-instance Contrastive Encoding for Unsupervised Person
 Re-identification*, ICCV 2021. x is the student's embedding of one augmentation of an image, y the
-mean teacher's of another, u the mean teacher's of the image as it is; none is normalised. The
-camera term stands with the proxies (`ice_camera`).
+mean teacher's of another, u the mean teacher's of the image without augmentation; none is
+normalized. The camera term is in `proxies` (`ice_camera`).
 """
 
 from __future__ import annotations
@@ -14,28 +14,23 @@ from torch.nn import functional as F
 
 
 def cluster_contrast(
-    x: Tensor, centres: Tensor, labels: Tensor, temperature: float = 0.5, epsilon: float = 0.1
+    x: Tensor, centers: Tensor, labels: Tensor, temperature: float = 0.5, epsilon: float = 0.1
 ) -> Tensor:
-    """Label-smoothed CE of x Cᵀ/τ.
-
-    As published neither side is normalised.
+    """Label-smoothed CE of x Cᵀ/τ; as published, neither x (B, D) nor C is normalized.
 
     Args:
-        x: (B, D). labels: (B,) in 0 … K−1. epsilon: the share spread over all K labels.
-        centres: (K, D), `cluster_means` of the normalised features.
+        centers: C (K, D), `cluster_means` of the normalized features. labels: (B,) in 0 … K−1.
+        epsilon: the share spread over all K labels.
     """
-    return F.cross_entropy(x @ centres.T / temperature, labels, label_smoothing=epsilon)
+    return F.cross_entropy(x @ centers.T / temperature, labels, label_smoothing=epsilon)
 
 
 def hard_instance(x: Tensor, y: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
     """Mean of −log [e^p / (e^p + Σ_n e^n)], p = min over the same label.
 
-    All by cosine similarity of x to y over τ. The own y is among the positives, negatives are all
-    of other labels. Labels may be in the batch any number of times each (the published code wants
-    them equally often, and gives the same then).
-
-    Args:
-        x, y: (B, D). labels: (B,).
+    p and n are cosine similarities of x (B, D) to y (B, D) over τ; an image's own y is among the
+    positives, and all y of other labels are negatives. Labels (B,) may occur any number of times;
+    where they occur equally often, as the published code requires, the loss is the same.
     """
     logits = F.normalize(x, dim=-1) @ F.normalize(y, dim=-1).T / temperature
     same = labels == labels[:, None]
@@ -47,10 +42,9 @@ def hard_instance(x: Tensor, y: Tensor, labels: Tensor, temperature: float = 0.1
 def consistency(
     x: Tensor, y: Tensor, u: Tensor, temperature: float = 0.4, factor: float = 10.0
 ) -> Tensor:
-    """factor × mean KL( softmax(û ûᵀ/T) ‖ softmax(x̂ ŷᵀ/T) ), hats for normalised.
+    """factor × mean KL( softmax(û ûᵀ/T) ‖ softmax(x̂ ŷᵀ/T) ), hats for normalized; x, y, u: (B, D).
 
-    Args:
-        x, y, u: (B, D). factor: 10 in the published code.
+    The published code has a factor of 10.
     """
     x, y, u = (F.normalize(z, dim=-1) for z in (x, y, u))
     target = F.log_softmax(u @ u.T / temperature, dim=1)

@@ -1,34 +1,74 @@
-"""Rows of a memory that follow features by an exponential moving average."""
+"""Feature memories that follow batches by a moving average, and the weighting of views in losses.
+
+Options that objectives share are declared here.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Annotated
+
 import torch
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.core.interfaces import Objective
+
+Temperature = Annotated[PositiveFloat, Field(description="τ, the temperature of the softmax")]
+Momentum = Annotated[
+    float, Field(ge=0, le=1, description="μ, the share of a memory row that an update keeps")
+]
+PartWeight = Annotated[
+    float,
+    Field(ge=0, le=1, description="λ2, the loss weight of each part view; the global view: 1 − λ2"),
+]
+Smoothing = Annotated[
+    float, Field(ge=0, le=1, description="ε of label smoothing: the share spread over all labels")
+]
+CameraWeight = Annotated[
+    float, Field(ge=0, description="λ_cam, the weight of the camera loss; above 0 needs cameras")
+]
+
+
+class MemoryObjective(Objective):
+    """An objective whose memory takes in each batch after its gradient was computed."""
+
+    #: normalized features (B, V, D) of the last batch, and the memory row of each (B,)
+    _batch: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def follow(self, features: Tensor, rows: Tensor) -> None:
+        """Update the memory with a batch: features (B, V, D), rows (B,)."""
+
+    @torch.no_grad()
+    def update(self, frozen: bool = False) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None and not frozen:
+            self.follow(*batch)
+
+
+# ------------------------------------------------------------------------------------------ rows
+
 
 def centroids(features: Tensor, labels: Tensor) -> Tensor:
-    """Normalised mean of each cluster's features: (N, V, D), (N,) → (V, K, D).
+    """Normalized mean of each cluster's features: (N, V, D), (N,) → (V, K, D).
 
-    Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalised.
+    Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalized.
     """
     return F.normalize(cluster_means(features, labels), dim=-1)
 
 
 def cluster_means(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean of each cluster's features, not normalised: (N, V, D), (N,) → (V, K, D).
-
-    Outliers (-1) are left out.
-    """
+    """Mean of each cluster's features, not normalized, without outliers: (N, V, D) → (V, K, D)."""
     keep = labels >= 0
     return label_means(features[keep], labels[keep], int(labels.max()) + 1)
 
 
 def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Mean of the features of each label, not normalised: (N, V, D), (N,) → (V, K, D).
+    """Mean of the features of each label, not normalized: (N, V, D), (N,) → (V, K, D).
 
-    Args:
-        labels: (N,) in 0 … K−1. clusters: K; labels that nothing has get a row of zeros.
+    Labels are in 0 … K−1, K = `clusters`. A label without features gets a row of zeros.
     """
     sums = features.new_zeros(clusters, *features.shape[1:]).index_add_(0, labels, features)
     counts = torch.bincount(labels, minlength=clusters).clamp(min=1).to(features.dtype)
@@ -38,11 +78,11 @@ def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
 def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
     """In place, m_y ← norm(μ m_y + (1 − μ) f) for every sample, one after another in batch order.
 
-    Samples of different labels do not touch each other's rows, so the walk through the batch takes
-    only as many vector steps as the largest label has samples; the result is the same.
+    Samples of different labels update different rows, so there are only as many vector steps as
+    the most frequent label has samples.
 
     Args:
-        memory: (K, D). features: (B, D), normalised. labels: (B,) in 0 … K−1. momentum: μ.
+        memory: (K, D). features: (B, D), normalized. labels: (B,) in 0 … K−1. momentum: μ.
     """
     order = torch.argsort(labels, stable=True)
     sorted_labels = labels[order]
@@ -64,3 +104,31 @@ def hardest(memory: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     first = torch.ones_like(order, dtype=torch.bool)
     first[1:] = labels[order][1:] != labels[order][:-1]
     return order[first]
+
+
+# ----------------------------------------------------------------------------------------- views
+
+
+def weigh_views(terms: Tensor, part_weight: float) -> Tensor:
+    """Weighted sum of losses over views, (…, V) → (…): 1 − λ2 for the global view, λ2 for parts.
+
+    With three views the weights add up to 1 + λ2, as in MSKD's code; a single view has weight 1.
+    """
+    views = terms.shape[-1]
+    weights = torch.full((views,), part_weight, dtype=terms.dtype, device=terms.device)
+    weights[0] = 1.0 - part_weight if views > 1 else 1.0
+    return (weights * terms).sum(dim=-1)
+
+
+def view_logits(features: Tensor, rows: Tensor) -> Tensor:
+    """Inner products of each view with its own rows: (B, V, D), (V, K, D) → (V, B, K)."""
+    return torch.einsum("bvd,vkd->vbk", features, rows)
+
+
+def view_cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean label-smoothed cross-entropy of each view: (V, B, K), (B,) → (V,)."""
+    views = len(logits)
+    flat = F.cross_entropy(
+        logits.flatten(0, 1), labels.repeat(views), reduction="none", label_smoothing=smoothing
+    )
+    return flat.view(views, -1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""PPLR's loss: parts refine the label of the whole, and are smoothed where they disagree with it.
+"""PPLR's loss: part views refine the global label, and their labels are smoothed by agreement.
 
 Cho et al., *Part-based Pseudo Label Refinement for Unsupervised Person Re-identification*, CVPR
 2022. V = 1 + P views: the global one and P parts, each with a classifier of its own.
@@ -9,17 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.objectives.classification import soft_triplet
-from harness.components.objectives.cross_agreement import cross_agreement
-from harness.components.objectives.memory import centroids
+from harness.components.labelers.neighbours import nearest
+from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
+from harness.components.objectives.memory import (
+    CameraWeight,
+    Smoothing,
+    Temperature,
+    view_cross_entropies,
+    view_logits,
+)
 from harness.components.objectives.proxies import Proxies, camera_proxies, cross_camera
-from harness.core.errors import ConfigError, HarnessError, TrainingError
+from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import Objective
 
 
@@ -49,13 +56,31 @@ def smoothed_by_agreement(logits: Tensor, labels: Tensor, agreement: Tensor) -> 
     return (agreement * ce + (1 - agreement) * divergence).mean(dim=-1)
 
 
-def smoothed(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    """CE with the share ε of each target spread over all K labels: (V, B, K), (B,) → (V,)."""
-    views = len(logits)
-    flat = F.cross_entropy(
-        logits.flatten(0, 1), labels.repeat(views), label_smoothing=epsilon, reduction="none"
-    )
-    return flat.view(views, -1).mean(dim=1)
+@torch.no_grad()
+def cross_agreement(features: Tensor, k: int = 20, search: str = "auto") -> Tensor:
+    """Agreement score of each image i and part p, |A ∩ B| / |A ∪ B|: (N, V − 1) float32 in [0, 1].
+
+    A and B are the k nearest images of i by the global view and by part p, i itself left out. No
+    N×N matrix is formed.
+
+    Args:
+        features: (N, V, D), L2-normalized per view, view 0 global. search: backend of `nearest`.
+
+    Raises:
+        HarnessError: fewer than two images.
+    """
+    if len(features) < 2:
+        raise HarnessError("A single image has no neighbors.", "Use more images.")
+    whole, *parts = (nearest(view, k + 1, search)[:, 1:] for view in features.unbind(dim=1))
+    scores = [_overlap(whole, part) for part in parts]
+    return torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0)
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of each row's entries, which differ within a row: (N, k) → (N,)."""
+    both = torch.cat([a, b], dim=1).sort(dim=1).values
+    common = (both[:, 1:] == both[:, :-1]).sum(dim=1)
+    return common.float() / (both.shape[1] - common)
 
 
 @dataclass(frozen=True)
@@ -76,18 +101,9 @@ class PartRefinement(Objective):
     """PPLR: L = PGLR + soft triplet + mean over parts of AALS [+ λ_cam camera].
 
     Until `aals_epoch` the parts have label-smoothed CE in place of AALS. The camera loss (PPLR-CAM)
-    is that of the global view and the mean of the parts'. Triplets are of the global embedding, not
-    normalised. At each epoch's start agreement scores are found anew, and the first K rows of each
-    view's classifier become the centroids; the optimiser's state lives on.
-
-    Args:
-        beta: β, the weight of the pseudo-label in the refined one.
-        neighbours: k of the agreement score.
-        aals_epoch: epochs of the stage, warm-up ones counted, before AALS.
-        smoothing: ε of the label smoothing before that.
-        max_clusters: rows of each classifier, or as many as there are images if these are fewer.
-        camera_weight: λ_cam; 0 leaves cameras out altogether.
-        camera_temperature: τ of the camera loss.
+    is that of the global view plus the mean of the parts'. Triplets are of the global embedding,
+    not normalized. When an epoch starts, agreement scores are computed anew and the first K rows of
+    each view's classifier are set to the centroids; the optimizer's state lives on.
     """
 
     min_views = 2
@@ -95,27 +111,22 @@ class PartRefinement(Objective):
 
     def __init__(
         self,
-        beta: float = 0.5,
-        neighbours: int = 20,
-        aals_epoch: int = 5,
-        smoothing: float = 0.1,
-        max_clusters: int = 3000,
-        camera_weight: float = 0.0,
-        camera_temperature: float = 0.07,
+        beta: Annotated[
+            float, Field(ge=0, le=1, description="β, the pseudo-label's weight in the refined one")
+        ] = 0.5,
+        neighbours: Annotated[
+            PositiveInt, Field(description="k, the neighbors compared by the agreement score")
+        ] = 20,
+        aals_epoch: Annotated[
+            int,
+            Field(ge=0, description="epochs of plain label smoothing before AALS, with warm-up"),
+        ] = 5,
+        smoothing: Smoothing = 0.1,
+        max_clusters: ClassifierRows = 3000,
+        camera_weight: CameraWeight = 0.0,
+        camera_temperature: Temperature = 0.07,
     ) -> None:
         super().__init__()
-        for name, share in (("beta", beta), ("smoothing", smoothing)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"objective.{name}={share} must lie in [0, 1].")
-        for name, count in (("neighbours", neighbours), ("max_clusters", max_clusters)):
-            if count < 1:
-                raise ConfigError(f"objective.{name}={count} must be 1 or more.")
-        if aals_epoch < 0:
-            raise ConfigError(f"objective.aals_epoch={aals_epoch} must not be negative.")
-        if camera_weight < 0:
-            raise ConfigError(f"objective.camera_weight={camera_weight} must not be negative.")
-        if camera_temperature <= 0:
-            raise ConfigError(f"objective.camera_temperature={camera_temperature} must be above 0.")
         self.beta = beta
         self.neighbours = neighbours
         self.aals_epoch = aals_epoch
@@ -124,15 +135,15 @@ class PartRefinement(Objective):
         self.camera_weight = camera_weight
         self.camera_temperature = camera_temperature
         self.uses_cameras = self.needs_cameras({"camera_weight": camera_weight})
-        #: epochs begun; a buffer, so that a resumed run counts on
+        #: epochs begun; a buffer, so that checkpoints keep it
         self.epochs_begun: Tensor
         self.register_buffer("epochs_begun", torch.zeros((), dtype=torch.int64))
-        #: (V, max_clusters, D), made by `prepare`
+        #: (V, rows, D), made by `prepare`; rows: max_clusters, or N if that is less
         self.classifiers: nn.Parameter | None = None
         #: K of this epoch, its agreement scores (N, P), whether it has AALS, and its proxies
         self.clusters = 0
         self.agreement = torch.empty(0)
-        self.trusts_agreement = False
+        self.has_aals = False
         self.proxies: Proxies | None = None
 
     @classmethod
@@ -142,34 +153,25 @@ class PartRefinement(Objective):
     def prepare(self, views: int, dim: int, images: int) -> None:
         if views < self.min_views:
             raise ConfigError(
-                "PartRefinement needs part views, but the backbone has the global one alone.",
+                "PartRefinement needs part views, but the backbone has the global view only.",
                 "Set backbone.views=[global,upper,lower].",
             )
         rows = min(self.max_clusters, images)
         self.classifiers = nn.Parameter(torch.zeros(views, rows, dim))
 
-    @torch.no_grad()
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         if self.classifiers is None:
             raise HarnessError("PartRefinement has no classifiers.", "Call prepare first.")
-        rows = centroids(features, labels)
-        self.clusters = rows.shape[1]
-        if self.clusters > self.classifiers.shape[1]:
-            raise TrainingError(
-                f"{self.clusters} clusters are more than objective.max_clusters="
-                f"{self.max_clusters}.",
-                "Raise objective.max_clusters and start afresh, or raise labeler.eps.",
-            )
-        self.classifiers[:, : self.clusters] = rows.to(self.classifiers.device)
+        self.clusters = set_rows(self.classifiers, features, labels)
         self.agreement = cross_agreement(features, self.neighbours).to(labels.device)
         self.proxies = camera_proxies(features, labels, cameras) if self.uses_cameras else None
-        self.trusts_agreement = int(self.epochs_begun) >= self.aals_epoch
+        self.has_aals = int(self.epochs_begun) >= self.aals_epoch
         self.epochs_begun += 1
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         if self.classifiers is None:
             raise HarnessError("PartRefinement has no classifiers.", "Call prepare first.")
-        logits = torch.einsum("bvd,vkd->vbk", embeddings, self.classifiers[:, : self.clusters])
+        logits = view_logits(embeddings, self.classifiers[:, : self.clusters])
         self.agreement = self.agreement.to(embeddings.device)
         agreement, cameras = self.agreement[indices], None
         if self.proxies is not None:
@@ -185,16 +187,14 @@ class PartRefinement(Objective):
         agreement: Tensor,
         cameras: Tensor | None = None,
     ) -> Terms:
-        """The terms of a batch.
+        """The terms of embeddings (B, V, D), logits (V, B, K), labels (B,), agreement (B, P).
 
-        Args:
-            embeddings: (B, V, D). logits: (V, B, K). labels: (B,). agreement: (B, P).
-            cameras: (B,), if the camera loss is wanted.
+        With cameras (B,) there is a camera loss.
         """
-        if self.trusts_agreement:
+        if self.has_aals:
             parts = smoothed_by_agreement(logits[1:], labels, agreement.T)
         else:
-            parts = smoothed(logits[1:], labels, self.smoothing)
+            parts = view_cross_entropies(logits[1:], labels, self.smoothing)
         camera = logits.new_zeros(())
         if cameras is not None and self.proxies is not None:
             views = cross_camera(embeddings, labels, cameras, self.proxies, self.camera_temperature)

@@ -1,6 +1,6 @@
 """Camera proxies, and the contrastive terms on them of CAP, ICE and PPLR.
 
-A proxy stands for the images of one label in one camera: norm(mean of their normalised features).
+A proxy stands for the images of one label in one camera: norm(mean of their normalized features).
 Wang et al., *Camera-aware Proxies for Unsupervised Person Re-Identification* (CAP), AAAI 2021.
 """
 
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from harness.components.objectives.memory import centroids
 from harness.core.errors import HarnessError
 
-#: hardest negatives of a sample; below every similarity that normalised features can have
+#: hardest negatives of a sample; a value below every similarity of normalized features
 HARD_NEGATIVES, LOWEST = 50, -1e4
 
 
@@ -25,7 +25,7 @@ class Proxies:
 
     Attributes:
         features: (P, D), or (V, P, D) of several views; unit rows.
-        labels: (P,) int64. cameras: (P,) int64.
+        labels, cameras: (P,) int64.
         of_image: (N,) int64, the proxy of each image of the set, -1 for outliers.
     """
 
@@ -36,23 +36,19 @@ class Proxies:
 
     def to(self, device: torch.device) -> Proxies:
         """The same on another device."""
-        return Proxies(
-            self.features.to(device),
-            self.labels.to(device),
-            self.cameras.to(device),
-            self.of_image.to(device),
-        )
+        tensors = (self.features, self.labels, self.cameras, self.of_image)
+        return Proxies(*(tensor.to(device) for tensor in tensors))
 
 
 def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> Proxies:
-    """Proxies of a set's normalised features (N, D) or (N, V, D), labels (N,), cameras (N,).
+    """Proxies of a set's normalized features (N, D) or (N, V, D), labels (N,), cameras (N,).
 
     Raises:
-        HarnessError: no cameras, or no image that has a label.
+        HarnessError: no cameras, or outliers alone.
     """
     if cameras is None:
         raise HarnessError(
-            "Camera proxies need to know each image's camera.",
+            "Camera proxies need each image's camera.",
             "Set method.uses_cameras=true and use data with cameras, or another objective.",
         )
     kept = labels >= 0
@@ -62,7 +58,7 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
     pairs, numbers = torch.unique(cameras[kept] * step + labels[kept], return_inverse=True)
     of_image = torch.full_like(labels, -1)
     of_image[kept] = numbers
-    # a proxy is the centroid of a cluster that its camera cuts out
+    # a proxy is the centroid of a cluster's images in one camera
     views = features if features.dim() == 3 else features[:, None]
     rows = centroids(views, of_image)
     rows = rows if features.dim() == 3 else rows[0]
@@ -75,23 +71,22 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
 def soft_contrast(
     similarity: Tensor,
     positives: Tensor,
-    barred: Tensor,
+    excluded: Tensor,
     temperature: float,
     negatives: int = HARD_NEGATIVES,
 ) -> Tensor:
-    """Soft-label cross-entropy over a sample's positives and its hardest negatives, (…, B).
+    """Mean over a sample's positives of their CE against all positives and the hardest others: (…).
 
-    −(1/|P|) Σ_{p ∈ P} log [ e^{s_p/τ} / (Σ_{q ∈ P} e^{s_q/τ} + Σ_{n ∈ N} e^{s_n/τ}) ];
-    0 for a sample without positives. N are the `negatives` most similar proxies, barred ones last:
-    with too few others the published codes take barred ones, positives too, *in again* as
-    negatives, and so does this.
+    A sample without positives has loss 0. Negatives are the `negatives` most similar proxies,
+    excluded ones last: where other proxies are too few, the published codes count excluded ones,
+    positives among them, *again* as negatives, and so does this.
 
     Args:
         similarity: (…, B, P) of samples to proxies, before the temperature, above -1e4.
-        positives: (B, P) bool. barred: (B, P) bool, no negatives while there are others.
+        positives: (B, P) bool. excluded: (B, P) bool, no negatives while there are others.
     """
-    ranked = similarity.detach().masked_fill(barred, LOWEST)
-    # stable, so that it is the same barred ones on every machine
+    ranked = similarity.detach().masked_fill(excluded, LOWEST)
+    # a stable sort selects the same excluded proxies on every machine
     hardest = torch.argsort(ranked, dim=-1, stable=True)[..., -negatives:]
     logits = similarity / temperature
     taken = [logits.masked_fill(~positives, -torch.inf), logits.gather(-1, hardest)]
@@ -119,7 +114,7 @@ def intra_camera(
 
 
 def sum_of_camera_means(terms: Tensor, cameras: Tensor) -> Tensor:
-    """Terms (…, B) of samples → their mean over each camera's samples, summed over cameras (…)."""
+    """Mean of the terms (…, B) of each camera's samples (B,), summed over cameras: (…)."""
     _, camera, count = torch.unique(cameras, return_inverse=True, return_counts=True)
     return (terms / count[camera]).sum(-1)
 
@@ -142,13 +137,13 @@ def inter_camera(
 def ice_camera(
     embeddings: Tensor, labels: Tensor, cameras: Tensor, proxies: Proxies, temperature: float = 0.07
 ) -> Tensor:
-    """ICE's camera term, `inter_camera` with one difference that its published code makes.
+    """ICE's camera term (Chen et al., ICCV 2021): `inter_camera`, but proxies normalized by column.
 
-    The proxies (P, D) are normalised over the *proxies in each dimension*, not each over its
-    dimensions. Chen et al., *ICE*, ICCV 2021.
+    As in the published code, the proxies (P, D) are normalized over the *proxies in each
+    dimension*, not each over its dimensions.
 
     Args:
-        embeddings: (B, D), not normalised. labels, cameras: (B,).
+        embeddings: (B, D), not normalized. labels, cameras: (B,).
     """
     columns = F.normalize(proxies.features, dim=0)
     similarity = F.normalize(embeddings, dim=-1) @ columns.T
@@ -158,13 +153,12 @@ def ice_camera(
 def cross_camera(
     embeddings: Tensor, labels: Tensor, cameras: Tensor, proxies: Proxies, temperature: float = 0.07
 ) -> Tensor:
-    """PPLR's camera-aware loss: the mean of `soft_contrast` over the batch, for each view (V,).
+    """PPLR's camera-aware loss (Cho et al., CVPR 2022): mean `soft_contrast` of each view (V,).
 
     Positives are the label's proxies in *other* cameras; a sample without any adds 0 but counts.
-    Cho et al., *Part-based Pseudo Label Refinement* (PPLR), CVPR 2022.
 
     Args:
-        embeddings: (B, V, D), not normalised. labels, cameras: (B,). proxies: of (V, P, D).
+        embeddings: (B, V, D), not normalized. labels, cameras: (B,). proxies: of (V, P, D).
     """
     normal = F.normalize(embeddings, dim=-1)
     similarity = torch.einsum("bvd,vpd->vbp", normal, proxies.features)

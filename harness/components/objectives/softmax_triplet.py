@@ -1,41 +1,36 @@
-"""A classifier over the clusters, and a triplet loss: what came before memories."""
+"""Softmax over the clusters with a triplet loss: the "strong baseline" without a memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.objectives.classification import soft_triplet
-from harness.components.objectives.memory import centroids
-from harness.components.objectives.views import view_cross_entropies, view_logits, view_weights
-from harness.core.errors import ConfigError, TrainingError
+from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
+from harness.components.objectives.memory import (
+    PartWeight,
+    Smoothing,
+    view_cross_entropies,
+    view_logits,
+    weigh_views,
+)
 from harness.core.interfaces import Objective
 
 
 class SoftmaxTriplet(Objective):
     """L = Σ_v w_v [ρ CE_ε(x_v W_vᵀ, y) + λ L_tri(x_v)], label-smoothed softmax and soft triplet.
 
-    The hard-label losses of MMT (Ge et al., ICLR 2020), which alone are the "strong
-    baseline" of that family of code. Both take the embeddings as the backbone gives them, not
-    normalised; the published code takes the triplets before the batch norm of the neck.
+    The hard-label losses of MMT (Ge et al., ICLR 2020), which alone are the "strong baseline" of
+    that family of code. Both take embeddings as the backbone gives them, not normalized; the
+    published code takes the triplets before the batch norm of the neck (`before_neck`).
 
-    Clusters are others in each epoch, so the first K rows of W are set to the normalised cluster
-    means when it starts (as PPLR and MMT do), and the others take no part. There is a fixed number
-    of rows because the optimiser, whose moments live on, is made once. W is no memory: it follows
-    the gradient, in warm-up epochs too.
-
-    Args:
-        smoothing: ε, the share of the target that all clusters divide.
-        margin: m of the soft triplet, whose target is (m, 1 − m).
-        triplet_weight: λ.
-        part_weight: λ2; w = (1 − λ2, λ2, …).
-        max_clusters: rows of W; PPLR has 3000.
-        softmax_weight: ρ.
-        before_neck: take the triplet loss of the global view alone, before its neck. The backbone's
-            last view has to be `pooled` then, which takes no part otherwise.
+    Clusters change each epoch, so at its start the first K rows of W are set to the normalized
+    cluster means (as in PPLR and MMT), and the other rows are unused. The number of rows is fixed
+    because the optimizer, whose moments persist, is made once. W is trained by gradient, in warm-up
+    epochs too.
     """
 
     has_classifier = True
@@ -44,25 +39,28 @@ class SoftmaxTriplet(Objective):
 
     def __init__(
         self,
-        smoothing: float = 0.1,
-        margin: float = 0.0,
-        triplet_weight: float = 1.0,
-        part_weight: float = 0.0,
-        max_clusters: int = 3000,
-        softmax_weight: float = 1.0,
-        before_neck: bool = False,
+        smoothing: Smoothing = 0.1,
+        margin: Annotated[
+            float,
+            Field(ge=0, le=1, description="m of the soft triplet, whose target is (m, 1 − m)"),
+        ] = 0.0,
+        triplet_weight: Annotated[
+            NonNegativeFloat, Field(description="λ, the weight of the triplet loss")
+        ] = 1.0,
+        part_weight: PartWeight = 0.0,
+        max_clusters: ClassifierRows = 3000,
+        softmax_weight: Annotated[
+            NonNegativeFloat, Field(description="ρ, the weight of the softmax loss")
+        ] = 1.0,
+        before_neck: Annotated[
+            bool,
+            Field(
+                description="take the triplet loss of the global view before its neck, and of no "
+                "part; needs `pooled` as the backbone's last view"
+            ),
+        ] = False,
     ) -> None:
         super().__init__()
-        for name, share in (
-            ("smoothing", smoothing), ("margin", margin), ("part_weight", part_weight),
-        ):  # fmt: skip
-            if not 0 <= share <= 1:
-                raise ConfigError(f"objective.{name}={share} must lie in [0, 1].")
-        for name, weight in (("triplet", triplet_weight), ("softmax", softmax_weight)):
-            if weight < 0:
-                raise ConfigError(f"objective.{name}_weight={weight} must not be negative.")
-        if max_clusters < 1:
-            raise ConfigError(f"objective.max_clusters={max_clusters} must be 1 or more.")
         self.smoothing = smoothing
         self.margin = margin
         self.triplet_weight = triplet_weight
@@ -71,33 +69,24 @@ class SoftmaxTriplet(Objective):
         self.softmax_weight = softmax_weight
         self.before_neck = before_neck
         self.clusters = 0
-        #: (2, V) cross-entropies and triplet losses of the last batch, before weighing
+        #: (2, V) cross-entropies and triplet losses of the last batch, before weighting
         self.terms = torch.empty(0)
 
     @classmethod
-    def takes_pooled(cls, options: Mapping[str, Any]) -> bool:
+    def needs_pooled(cls, options: Mapping[str, Any]) -> bool:
         return bool(options.get("before_neck", False))
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         classified = views - 1 if self.before_neck else views
         self.classifier = nn.Parameter(torch.zeros(classified, self.max_clusters, dim))
 
-    @torch.no_grad()
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Set the classifier's first K rows to the cluster means.
 
         Raises:
             TrainingError: more clusters than rows.
         """
-        means = centroids(features[:, : len(self.classifier)], labels)
-        self.clusters = means.shape[1]
-        if self.clusters > self.max_clusters:
-            raise TrainingError(
-                f"{self.clusters} clusters are too many for a classifier of {self.max_clusters}.",
-                f"Set objective.max_clusters={2 * self.clusters}, or make fewer clusters "
-                "(a larger labeler.eps).",
-            )
-        self.classifier[:, : self.clusters] = means.to(self.classifier)
+        self.clusters = set_rows(self.classifier, features[:, : len(self.classifier)], labels)
 
     def logits(self, embeddings: Tensor) -> Tensor:
         if self.classifier.device != embeddings.device:
@@ -117,5 +106,5 @@ class SoftmaxTriplet(Objective):
             views = [soft_triplet(view, labels, self.margin) for view in embeddings.unbind(dim=1)]
             triplet = torch.stack(views)
         self.terms = torch.stack([softmax, triplet]).detach()
-        weights = view_weights(len(softmax), self.part_weight, softmax)
-        return (weights * (self.softmax_weight * softmax + self.triplet_weight * triplet)).sum()
+        loss = self.softmax_weight * softmax + self.triplet_weight * triplet
+        return weigh_views(loss, self.part_weight)

@@ -1,1 +1,1 @@
-"""One cell on several processes, and a batch in several pieces, with the results of one."""
+"""One experiment on several processes, and a batch in several micro-batches."""

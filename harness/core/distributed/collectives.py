@@ -1,4 +1,4 @@
-"""What processes tell each other. With one process every function is the plain thing itself."""
+"""Collective operations. In a single process each returns its input unchanged."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.core.distributed.processes import count, is_distributed, local_rank, rank
+from harness.core.distributed.processes import is_distributed, local_rank, rank, world_size
 from harness.core.errors import ConfigError, HarnessError
 
 Result = TypeVar("Result")
 
+# ----------------------------------------------------------------------------- sharing of batches
 
-def own_share(total: int) -> slice:
-    """The rows of a global batch that this process computes, contiguous and in rank order.
+
+def local_share(total: int) -> slice:
+    """Rows of a global batch that this process computes: contiguous, in rank order.
 
     Raises:
-        HarnessError: the processes cannot take equal shares of so many.
+        HarnessError: the batch cannot be divided equally.
     """
     if not is_distributed():
         return slice(0, total)
-    share, rest = divmod(total, count())
+    share, rest = divmod(total, world_size())
     if rest:
-        raise HarnessError(f"{total} images cannot be shared equally by {count()} processes.")
+        raise HarnessError(f"{total} images cannot be shared equally by {world_size()} processes.")
     return slice(rank() * share, (rank() + 1) * share)
 
 
-def only_own(total: int, make: Callable[[slice], Tensor]) -> Tensor:
-    """The images of a batch (B, 3, H, W), of which `make` makes the rows of this process's share;
-    the others', NaN, are nobody's to look at.
-    """
-    own = own_share(total)
-    made = make(own)
+def local_rows(total: int, make: Callable[[slice], Tensor]) -> Tensor:
+    """A batch (B, 3, H, W) in which only this process's rows are made; all other rows are NaN."""
+    share = local_share(total)
+    made = make(share)
     if not is_distributed():
         return made
     batch = torch.empty(
@@ -44,29 +44,33 @@ def only_own(total: int, make: Callable[[slice], Tensor]) -> Tensor:
         memory_format=torch.channels_last,
     )  # fmt: skip
     batch.fill_(torch.nan)
-    batch[own] = made
+    batch[share] = made
     return batch
 
 
-def whole(total: int, make: Callable[[slice], Tensor]) -> Tensor:
-    """All of them."""
+def all_rows(total: int, make: Callable[[slice], Tensor]) -> Tensor:
+    """A batch (B, 3, H, W) in which all rows are made by every process."""
     return make(slice(0, total))
 
 
-def borders(total: int, block: int) -> list[int]:
-    """Where each process's rows begin if all get about equally many whole blocks: process r has
-    rows borders[r] … borders[r + 1].
+def shard_bounds(total: int, block: int) -> list[int]:
+    """Bounds that give each process about equally many whole blocks of rows.
+
+    Process r has rows bounds[r] … bounds[r + 1] − 1.
     """
-    shares = count() if is_distributed() else 1
+    shards = world_size() if is_distributed() else 1
     blocks = -(-total // block)
-    return [min(total, blocks * r // shares * block) for r in range(shares + 1)]
+    return [min(total, blocks * r // shards * block) for r in range(shards + 1)]
 
 
-def from_first(make: Callable[[], Result]) -> Result:
-    """What `make` gives in the first process, in all of them. It must be picklable.
+# -------------------------------------------------------------------------------- Python objects
+
+
+def broadcast_from_first(make: Callable[[], Result]) -> Result:
+    """Call `make` on rank 0 and return its (picklable) result on all ranks.
 
     Raises:
-        HarnessError: what `make` raised there, everywhere.
+        HarnessError: on all ranks, if `make` raised it.
     """
     if not is_distributed():
         return make()
@@ -82,39 +86,43 @@ def from_first(make: Callable[[], Result]) -> Result:
     return box[0]
 
 
-def check_same(value: str, what: str) -> None:
-    """Whether all processes have the same.
+def _all_gather_objects(value: Any) -> list[Any]:
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def check_all_equal(value: str, what: str) -> None:
+    """Check that all processes have the same value.
 
     Raises:
         ConfigError: they do not.
     """
     if not is_distributed():
         return
-    values: list[Any] = [None] * count()
-    dist.all_gather_object(values, value)
+    values = _all_gather_objects(value)
     for other, given in enumerate(values):
         if given != values[0]:
             raise ConfigError(
-                f"Process {other} has another {what} than the first: {given}, not {values[0]}.",
-                "Give all machines the same command, code and kind of device.",
+                f"Process {other} has another {what} than process 0: {given}, not {values[0]}.",
+                "Use the same command, code and kind of device on all machines.",
             )
 
 
-def all_can(own: bool, device: torch.device) -> bool:
-    """Whether all processes say yes. All wait for each other."""
+def all_agree(agrees: bool, device: torch.device) -> bool:
+    """Whether all processes agree (logical and)."""
     if not is_distributed():
-        return own
-    flag = torch.tensor(int(own), device=device)
+        return agrees
+    flag = torch.tensor(int(agrees), device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN)
     return bool(flag.item())
 
 
-def first_here_first(make: Callable[[], Result]) -> Result:
-    """What `make` gives, asked in the first process of each machine before the others, who then
-    find its files.
+def local_rank_zero_first(make: Callable[[], Result]) -> Result:
+    """Call `make` on each machine's local rank 0, then on its other ranks, which find its files.
 
     Raises:
-        HarnessError: what it raised in one of those first ones, everywhere.
+        HarnessError: on all ranks, if `make` raised it on a local rank 0.
     """
     if not is_distributed():
         return make()
@@ -125,43 +133,44 @@ def first_here_first(make: Callable[[], Result]) -> Result:
             made.append(make())
         except HarnessError as problem:
             error = problem
-    errors: list[Any] = [None] * count()
-    dist.all_gather_object(errors, error)
-    for found in errors:
-        if found is not None:
-            raise found
+    for raised in _all_gather_objects(error):
+        if raised is not None:
+            raise raised
     return made[0] if made else make()
 
 
 @contextlib.contextmanager
-def held_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Work while the first process holds a lock.
+def locked_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Context in which rank 0 holds a lock.
 
     Raises:
-        HarnessError: it does not get it; in all processes.
+        HarnessError: on all ranks, if rank 0 cannot acquire it.
     """
     held: list[AbstractContextManager[Any]] = []
-    from_first(lambda: held.append(lock()))
+    broadcast_from_first(lambda: held.append(lock()))
     with contextlib.ExitStack() as stack:
         if held:
             stack.enter_context(held[0])
         yield
 
 
+# --------------------------------------------------------------------------------------- tensors
+
+
 @torch.no_grad()
-def gather_rows(rows: Tensor, borders: Sequence[int]) -> Tensor:
-    """Fill in place, from the process that has them, rows borders[r] … borders[r + 1] of each r."""
+def gather_shards(rows: Tensor, bounds: Sequence[int]) -> Tensor:
+    """Fill `rows` in place: each process provides its shard (see `shard_bounds`)."""
     if is_distributed():
-        for source in range(count()):
-            part = rows[borders[source] : borders[source + 1]]
-            if len(part):
-                dist.broadcast(part, source)
+        for source in range(world_size()):
+            shard = rows[bounds[source] : bounds[source + 1]]
+            if len(shard):
+                dist.broadcast(shard, source)
     return rows
 
 
 @torch.no_grad()
-def same_as_first(tensors: Sequence[Tensor]) -> None:
-    """Give every process the first one's values, in place; one message for each kind of number."""
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
+    """Overwrite tensors with those of rank 0, with one message per dtype and device."""
     if not is_distributed():
         return
     for kind in sorted({(t.dtype, t.device) for t in tensors}, key=str):
@@ -169,16 +178,16 @@ def same_as_first(tensors: Sequence[Tensor]) -> None:
         flat = torch.cat([t.reshape(-1) for t in alike])
         dist.broadcast(flat, 0)
         if rank() > 0:
-            _put_back(flat, alike)
+            _unflatten(flat, alike)
 
 
 @torch.no_grad()
-def sum_gradients(module: nn.Module, shared_out: set[int]) -> None:
-    """Sum the gradients of all processes, in place.
+def all_reduce_gradients(module: nn.Module, shared_out: set[int]) -> None:
+    """Sum the gradients of all processes in place.
 
     Args:
-        shared_out: ids of parameters of which each process has its share of the gradient. The
-            others' gradients are whole in each, so their mean is taken; it ties them together.
+        shared_out: ids of parameters whose gradient each process has in part. Every process has the
+            full gradient of the others, which is averaged to keep the processes in sync.
     """
     if not is_distributed():
         return
@@ -186,52 +195,45 @@ def sum_gradients(module: nn.Module, shared_out: set[int]) -> None:
     for parameter in module.parameters():
         if parameter.grad is not None:
             if id(parameter) not in shared_out:
-                parameter.grad.div_(count())
+                parameter.grad.div_(world_size())
             gradients.append(parameter.grad)
     if gradients:
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
-        _put_back(flat, gradients)
+        _unflatten(flat, gradients)
 
 
-def _put_back(flat: Tensor, into: Sequence[Tensor]) -> None:
-    for target, part in zip(into, flat.split([t.numel() for t in into]), strict=True):
+def _unflatten(flat: Tensor, targets: Sequence[Tensor]) -> None:
+    for target, part in zip(targets, flat.split([t.numel() for t in targets]), strict=True):
         target.copy_(part.view(target.shape))
 
 
-class _Gather(torch.autograd.Function):
-    """(b, …) of each process → (B, …) in all, in rank order.
-
-    `summed`: whether gradients of all processes flow back; else this process's own alone, as it
-    has to be where all of them compute the same from what is gathered.
-    """
+class _SumGradients(torch.autograd.Function):
+    """Identity whose gradient is summed over processes."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, summed: bool) -> Tensor:
-        ctx.summed, ctx.rows = summed, len(own)
-        parts = [torch.empty(own.shape, dtype=own.dtype, device=own.device) for _ in range(count())]
-        dist.all_gather(parts, own.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return rows.view_as(rows)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        if ctx.summed:
-            gradient = gradient.contiguous().clone()
-            dist.all_reduce(gradient)
-        start = rank() * ctx.rows
-        return gradient[start : start + ctx.rows], None
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
 
 
-def gather(own: Tensor, summed: bool = False) -> Tensor:
-    """Rows (b, …) of all processes, (B, …), with gradient.
+def all_gather(local: Tensor, sum_gradients: bool = False) -> Tensor:
+    """Rows (b, …) of each process → (B, …) on all, in rank order, differentiable.
 
     Args:
-        summed: false where every process computes the same loss of all rows, and this one's share
-            of the gradient is what it finds at its own rows; true where each computes a loss of
-            its own.
+        sum_gradients: False if every process computes the same loss of all rows: each gets the
+            gradient of its own rows. True if each process computes a different loss.
     """
     if not is_distributed():
-        return own
-    gathered: Tensor = _Gather.apply(own, summed)
-    return gathered
+        return local
+    rows = local.detach().contiguous()
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows)
+    parts[rank()] = local  # gradients flow to this process's own rows
+    gathered = torch.cat(parts)
+    return _SumGradients.apply(gathered) if sum_gradients else gathered

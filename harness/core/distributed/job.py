@@ -1,4 +1,4 @@
-"""A command that several processes run together: one alone prints, and an error ends them all."""
+"""A command run by several processes: only rank 0 prints, and an error ends all of them."""
 
 from __future__ import annotations
 
@@ -15,60 +15,63 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from harness.core.distributed.processes import (
-    board,
-    count,
+    assigned_rank,
+    initialize,
     is_distributed,
-    join,
-    leave,
+    job_store,
     rank,
-    rank_to_be,
+    shutdown,
+    world_size,
 )
 from harness.core.errors import HarnessError
 
-#: how long a process waits for another that fails, or tells of an error
-TELLING = timedelta(seconds=10)
+#: how long a process waits for others to fail as well, or to report an error
+ERROR_TIMEOUT = timedelta(seconds=10)
 
 
-def all_failed(cell: int) -> bool:
-    """Whether all processes say so of a cell of a sweep, each when it has failed in it. If not, one
-    alone has, and they cannot go on together.
+def all_failed(number: int) -> bool:
+    """Whether all processes failed in experiment `number` of a sweep, so that it can continue.
+
+    Called by each process that failed. If only some fail, the processes are out of step.
     """
-    if not is_distributed():
+    store = job_store()
+    if not is_distributed() or store is None:
         return True
-    store, key, until = board[0], f"failed/{cell}", time.monotonic() + TELLING.total_seconds()
+    key, until = f"failed/{number}", time.monotonic() + ERROR_TIMEOUT.total_seconds()
     store.add(key, 1)
-    while (failed := store.add(key, 0)) < count() and time.monotonic() < until:
+    while (failed := store.add(key, 0)) < world_size() and time.monotonic() < until:
         time.sleep(0.05)
-    return failed == count()
+    return failed == world_size()
 
 
 @contextlib.contextmanager
 def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
-    """A command that several processes run together, if there are several: the first one alone
-    prints, and an error of one ends all, told once.
+    """Context for a command that several processes may run together.
+
+    Only rank 0 prints. An error in one process is reported once and ends all processes.
 
     Args:
-        report: tells of an error and returns the exit status.
+        report: prints an error and returns the exit status.
     """
-    if count() == 1:
+    if world_size() == 1:
         yield
         return
     with contextlib.ExitStack() as stack:
-        if rank_to_be() > 0:
-            nowhere = stack.enter_context(Path(os.devnull).open("w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if assigned_rank() > 0:
+            devnull = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(devnull))
         try:
-            join()
+            initialize()
             yield
         except (HarnessError, KeyboardInterrupt) as error:
-            _end(error, report)
+            _exit(error, report)
         except Exception as error:
-            _end(lost(error) or error, report)
-        leave()
+            _exit(lost_process_error(error) or error, report)
+        shutdown()
 
 
-def lost(error: BaseException) -> HarnessError | None:
-    """What to say if an error means that another process is gone; None if something else."""
+def lost_process_error(error: BaseException) -> HarnessError | None:
+    """The error to report if `error` means that another process has died; None for other errors."""
     text = str(error)
     if not is_distributed():
         return None
@@ -77,36 +80,39 @@ def lost(error: BaseException) -> HarnessError | None:
     ):
         return None
     return HarnessError(
-        f"Process {rank()} of {count()} lost the others: one of them has ended.",
-        "If it left no message of its own it was killed, perhaps for want of memory. The same "
-        "command goes on from the last finished epoch.",
+        f"Process {rank()} of {world_size()} lost the others: one of them has ended.",
+        "If it printed no error it was killed, perhaps for lack of memory. Repeat the command to "
+        "continue from the last finished epoch.",
     )
 
 
-def _end(error: BaseException, report: Callable[[HarnessError], int]) -> NoReturn:
-    """End this process because of an error, of which one process alone tells.
+def _exit(error: BaseException, report: Callable[[HarnessError], int]) -> NoReturn:
+    """Exit this process because of an error that exactly one process reports.
 
-    All may have met the same error, or one alone, and then the others for want of it: who is first
-    tells. torchrun ends those that still work.
+    Either all processes fail alike, or one fails and the others then lose it: the first to fail
+    reports. torchrun ends the processes that still run.
     """
-    speaks = rank_to_be() == 0
-    if board:
-        with contextlib.suppress(Exception):  # the store may be gone: then the first one speaks
-            speaks = board[0].add("errors", 1) == 1
-            if not speaks:
-                board[0].wait(["told"], TELLING)
+    reports = assigned_rank() == 0
+    store = job_store()
+    if store is not None:
+        with contextlib.suppress(Exception):  # the store may be gone: then rank 0 reports
+            reports = store.add("errors", 1) == 1
+            if not reports:
+                store.wait(["reported"], ERROR_TIMEOUT)
     status = 130 if isinstance(error, KeyboardInterrupt) else 1
-    if speaks:
+    if reports:
         if isinstance(error, HarnessError):
             status = report(error)
         elif isinstance(error, KeyboardInterrupt):
-            stopped = "\nStopped. The same command goes on from the last finished epoch."
-            print(stopped, file=sys.stderr)
+            print(
+                "\nStopped. Repeat the command to continue from the last finished epoch.",
+                file=sys.stderr,
+            )
         else:
             traceback.print_exception(error)
         sys.stderr.flush()
-        if board:
+        if store is not None:
             with contextlib.suppress(Exception):
-                board[0].set("told", "yes")
+                store.set("reported", "yes")
     sys.stdout.flush()
-    os._exit(status)  # no destructor may wait for a process that is gone
+    os._exit(status)  # destructors could wait for a process that is gone

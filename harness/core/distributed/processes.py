@@ -1,8 +1,8 @@
-"""One job on several GPUs or machines: `torchrun --nproc-per-node=4 -m harness run …`.
+"""Process groups: `torchrun --nproc-per-node=4 -m harness run …`.
 
-torchrun starts the processes and tells each its RANK and the WORLD_SIZE; everything here does
-nothing where there is but one. The first process (rank 0) alone prints, writes the store and holds
-its lock; what only it knows, the others are told (`harness.core.distributed.collectives`).
+torchrun starts the processes and sets RANK and WORLD_SIZE. With a single process, nothing here has
+any effect. Only rank 0 prints, writes the store and holds its lock; other ranks receive its
+results through `harness.core.distributed.collectives`.
 """
 
 from __future__ import annotations
@@ -20,104 +20,110 @@ from torch.distributed.rendezvous import rendezvous
 
 from harness.core.errors import ConfigError, HarnessError
 
-#: how long a process waits for another, which may be making labels meanwhile
-PATIENCE = timedelta(minutes=30)
-#: the processes' notice board: there before any collective call, and after one has failed
-board: list[Any] = []
+#: how long a process waits for another one, which may be computing labels
+TIMEOUT = timedelta(minutes=30)
+_store: Any = None
 
 
-def count() -> int:
-    """How many processes there are, or will be once they have found each other."""
+def world_size() -> int:
+    """Number of processes, also before the process group is initialized."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     if "TORCHELASTIC_RUN_ID" not in os.environ and "MASTER_ADDR" not in os.environ:
-        return 1  # other programs have a RANK, too
+        return 1  # other launchers set RANK as well
     return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
 def rank() -> int:
-    """Which of them this is; 0 as long as they have not found each other."""
+    """Rank of this process; 0 before the process group is initialized."""
     return dist.get_rank() if is_distributed() else 0
 
 
-def rank_to_be() -> int:
-    """Which of them this is or will be."""
-    return rank() or (int(os.environ.get("RANK") or 0) if count() > 1 else 0)
+def assigned_rank() -> int:
+    """Rank of this process, also before the process group is initialized."""
+    return rank() or (int(os.environ.get("RANK") or 0) if world_size() > 1 else 0)
 
 
 def local_rank() -> int:
-    """Which of those on this machine."""
-    return int(os.environ.get("LOCAL_RANK") or rank_to_be()) if count() > 1 else 0
+    """Rank among the processes of this machine."""
+    return int(os.environ.get("LOCAL_RANK") or assigned_rank()) if world_size() > 1 else 0
 
 
 def is_distributed() -> bool:
-    """Whether the processes have found each other, so that they can share work."""
+    """Whether a process group of several processes is initialized."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def join() -> None:
-    """Find the other processes, if there are any. Nothing happens the second time.
+def job_store() -> Any:
+    """The job's `torch.distributed.Store`, which works even after a process has failed; or None."""
+    return _store
+
+
+def initialize() -> None:
+    """Initialize the process group, once, if there are several processes.
 
     Raises:
-        HarnessError: they cannot be reached.
+        HarnessError: the other processes cannot be reached.
     """
-    if count() == 1 or dist.is_initialized():
+    global _store
+    if world_size() == 1 or dist.is_initialized():
         return
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     try:
-        store, own, world = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        store, own_rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if gpus else "gloo",
             store=store,
-            rank=own,
-            world_size=world,
-            timeout=PATIENCE,
+            rank=own_rank,
+            world_size=size,
+            timeout=TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         raise HarnessError(
-            f"Process {rank_to_be()} of {count()} does not find the others: {error}",
-            "Start them with torchrun, with one --rdzv-endpoint for all machines.",
+            f"Process {assigned_rank()} of {world_size()} cannot reach the others: {error}",
+            "Start them with torchrun, with the same --rdzv-endpoint on all machines.",
         ) from error
-    board.append(dist.distributed_c10d.PrefixStore("harness", store))
+    _store = dist.distributed_c10d.PrefixStore("harness", store)
 
 
-def leave() -> None:
-    """The end of the job, reached by all."""
+def shutdown() -> None:
+    """Destroy the process group; every process has to call it."""
+    global _store
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-    board.clear()
+    _store = None
 
 
-def device_name(name: str) -> str:
-    """`device=` for this process: of several on a machine, each takes a GPU of its own.
+def local_device(name: str) -> str:
+    """The device of this process, given `device=`: each process of a machine gets its own GPU.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes here, or one was named for all of them.
+        ConfigError: there are fewer GPUs than processes, or one GPU is named for all of them.
     """
-    if count() == 1 or name == "cpu":
+    if world_size() == 1 or name == "cpu":
         return name
     if name == "auto" and not torch.cuda.is_available():
         return "cpu"
     if name not in ("auto", "cuda"):
         raise ConfigError(
-            f"device={name}, but each of {count()} processes takes a GPU of its own.",
-            "Leave device= out, or hide GPUs with CUDA_VISIBLE_DEVICES.",
+            f"device={name}, but each of {world_size()} processes needs a GPU of its own.",
+            "Omit device=, or hide GPUs with CUDA_VISIBLE_DEVICES.",
         )
     gpus = torch.cuda.device_count()
     if local_rank() >= gpus:
         raise ConfigError(
-            f"More processes than GPUs on {socket.gethostname()}: PyTorch sees {gpus} there.",
+            f"More processes than GPUs on {socket.gethostname()}: PyTorch finds {gpus}.",
             f"Use torchrun --nproc-per-node={gpus or 1}, or device=cpu.",
         )
     return f"cuda:{local_rank()}"
 
 
-def threads() -> int:
-    """CPU threads of each process if all of a machine's share its cores."""
+def threads_per_process() -> int:
+    """CPU threads of each process if all processes of a machine share its cores equally."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or count()))
+    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size()))
 
 
-def console() -> Console:
-    """Where a run is shown: nowhere, if not in the first process."""
+def rank_zero_console() -> Console:
+    """A console that prints on rank 0 only."""
     return Console(highlight=False, quiet=rank() > 0, file=io.StringIO() if rank() > 0 else None)

@@ -1,1 +1,1 @@
-"""`harness prepare`: from an archive or a folder to a data set that runs can use at once."""
+"""`harness prepare`: turn an archive or a folder into a data set that is ready for runs."""

@@ -1,4 +1,4 @@
-"""Where files come from: a folder, a zip or a tar archive, whose names are not trusted."""
+"""Sources of files: a folder, a zip or a tar archive. File names are not trusted."""
 
 from __future__ import annotations
 
@@ -16,54 +16,53 @@ from typing import IO
 from harness.core.errors import DataError
 from harness.data.releases import shown
 
-#: no picture of one person is larger; what is may be a bomb
-LARGEST = 64 << 20
-#: files in a source
-MOST = 5_000_000
+#: maximum bytes of a file: images of single persons are smaller, larger ones may be a zip bomb
+MAX_BYTES = 64 << 20
+MAX_FILES = 5_000_000
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a source, as its index says."""
+    """A file of a source, as listed in its index."""
 
     name: str
     size: int
 
 
 class Source(ABC):
-    """Files with names and sizes, to be read one after the other."""
+    """Files with names and sizes that can be read one after the other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @abstractmethod
     def members(self) -> list[Member]:
-        """All files, in an order in which they are read quickly.
+        """All files, in an order that is fast to read.
 
         Raises:
-            DataError: the source cannot be read, or holds what it must not: names that lead out of
-                it, links, devices.
+            DataError: the source cannot be read, or has names that lead out of it, links or
+                devices.
         """
 
     @abstractmethod
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
-        """(name, its bytes) of those wanted (name → size), in the order of `members`.
+        """Yield (name, stream) of the wanted files (name → size), in the order of `members`.
 
         Raises:
-            DataError: damage.
+            DataError: the source is damaged.
         """
 
 
 def open_source(path: Path) -> Source:
-    """The source at a path.
+    """Open a folder or archive.
 
     Raises:
-        DataError: there is nothing, or nothing that can be read.
+        DataError: the path does not exist or has an unsupported format.
     """
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
-        raise DataError(f"There is no {path}.", "source= names an archive or a folder.")
+        raise DataError(f"There is no {path}.", "source= must be an archive or a folder.")
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty (0 bytes).", "Download it again.")
     if zipfile.is_zipfile(path):
@@ -78,14 +77,14 @@ def open_source(path: Path) -> Source:
     for magic, kind in ((b"Rar!", "rar"), (b"7z\xbc\xaf", "7z")):
         if start.startswith(magic):
             raise DataError(
-                f"{path} is a {kind} archive, which is not read here.",
-                "Unpack it with another program, and give the folder.",
+                f"{path} is a {kind} archive, which is not supported.",
+                "Unpack it with another program and give the folder.",
             )
     if tarfile.is_tarfile(path):
         return TarSource(path)
     raise DataError(
         f"{path} is neither a folder nor a zip or tar archive.",
-        "Was it saved under another name, or is it a page that a browser saved in its place?",
+        "Check that it is the archive, and not a page that a browser saved in its place.",
     )
 
 
@@ -93,7 +92,7 @@ class FolderSource(Source):
     """A folder. Links to files are read; links to folders are not followed."""
 
     def members(self) -> list[Member]:
-        found: list[Member] = []
+        members: list[Member] = []
         queue = [""]
         while queue:
             inner = queue.pop()
@@ -103,8 +102,8 @@ class FolderSource(Source):
                     if entry.is_dir(follow_symlinks=False):
                         queue.append(name)
                     elif entry.is_file():
-                        found.append(Member(name, entry.stat().st_size))
-        return sorted(found, key=lambda member: member.name)
+                        members.append(Member(name, entry.stat().st_size))
+        return sorted(members, key=lambda member: member.name)
 
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
         for name in wanted:
@@ -116,24 +115,23 @@ class ZipSource(Source):
     """A zip archive."""
 
     def members(self) -> list[Member]:
-        with explained(self.path), zipfile.ZipFile(self.path) as archive:
+        with explain_damage(self.path), zipfile.ZipFile(self.path) as archive:
             infos = archive.infolist()
             _check_number(self.path, len(infos))
             for info in infos:
-                mode = info.external_attr >> 16
-                if stat.S_ISLNK(mode):
+                if stat.S_ISLNK(info.external_attr >> 16):
                     raise _refused(self.path, f"{info.filename} is a link")
                 if info.flag_bits & 1:
                     raise DataError(
                         f"{self.path} is encrypted.",
-                        "Unpack it with its password, and give the folder.",
+                        "Unpack it with its password and give the folder.",
                     )
             files = [info for info in infos if not info.is_dir()]
             files.sort(key=lambda info: info.header_offset)
             return [Member(_safe(self.path, _zip_name(info)), info.file_size) for info in files]
 
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
-        with explained(self.path), zipfile.ZipFile(self.path) as archive:
+        with explain_damage(self.path), zipfile.ZipFile(self.path) as archive:
             for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
                 name = _zip_name(info).removeprefix("./")
                 if name in wanted and not info.is_dir():
@@ -145,8 +143,8 @@ class TarSource(Source):
     """A tar archive, compressed or not."""
 
     def members(self) -> list[Member]:
-        found = []
-        with explained(self.path), tarfile.open(self.path) as archive:
+        members = []
+        with explain_damage(self.path), tarfile.open(self.path) as archive:
             for number, info in enumerate(archive):
                 _check_number(self.path, number)
                 if info.isdir():
@@ -155,11 +153,11 @@ class TarSource(Source):
                     raise _refused(self.path, f"{info.name} is a link")
                 if not info.isfile():
                     raise _refused(self.path, f"{info.name} is a device")
-                found.append(Member(_safe(self.path, info.name), info.size))
-        return found
+                members.append(Member(_safe(self.path, info.name), info.size))
+        return members
 
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
-        with explained(self.path), tarfile.open(self.path) as archive:
+        with explain_damage(self.path), tarfile.open(self.path) as archive:
             for info in archive:
                 name = info.name.removeprefix("./")
                 if info.isfile() and name in wanted:
@@ -169,9 +167,10 @@ class TarSource(Source):
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """A member's name. Names without the flag for UTF-8 are UTF-8 all the same where they can be:
-    many programs leave the flag out, and zipfile then reads them as code page 437. Some programs
-    write backslashes for slashes.
+    """A member's name, in UTF-8 and with forward slashes if possible.
+
+    Many programs write UTF-8 without setting its flag, which zipfile decodes as code page 437. Some
+    write backslashes.
     """
     name = info.filename
     if not info.flag_bits & 0x800:
@@ -181,46 +180,39 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe(archive: Path, name: str) -> str:
-    """The name with slashes, without a leading `./`.
+    """The name without a leading `./`.
 
     Raises:
         DataError: it leads out of the folder that the archive is unpacked to.
     """
-    path = PurePosixPath(name)
-    windows = PureWindowsPath(name)
-    if (
-        path.is_absolute()
-        or windows.drive
-        or windows.root
-        or ".." in path.parts
-        or ".." in windows.parts
-        or "\0" in name
-    ):
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    absolute = posix.is_absolute() or windows.drive or windows.root
+    if absolute or ".." in (*posix.parts, *windows.parts) or "\0" in name:
         raise _refused(archive, f"{name!r} leads out of the folder that it is unpacked to")
     return name.removeprefix("./")
 
 
-def _refused(archive: Path, why: str) -> DataError:
+def _refused(archive: Path, reason: str) -> DataError:
     return DataError(
-        f"{archive} is refused: {why}.",
-        "No archive of a data set needs that; get it from its authors.",
+        f"{archive} is refused: {reason}.",
+        "Archives of data sets do not need this; get it from its authors.",
     )
 
 
 def _check_number(archive: Path, count: int) -> None:
-    if count > MOST:
-        raise _refused(archive, f"it has more than {MOST:,} files")
+    if count > MAX_FILES:
+        raise _refused(archive, f"it has more than {MAX_FILES:,} files")
 
 
 def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
-    """Refuse files that no picture needs, and name those that are empty.
+    """Check the sizes of image files.
 
     Raises:
-        DataError: a file is too large, or has no bytes.
+        DataError: a file is too large or empty.
     """
-    large = [name for name, size in sizes.items() if size > LARGEST]
+    large = [name for name, size in sizes.items() if size > MAX_BYTES]
     if large:
-        raise _refused(source, f"{shown(large)} are larger than {LARGEST >> 20} MiB")
+        raise _refused(source, f"{shown(large)} are larger than {MAX_BYTES >> 20} MiB")
     empty = [name for name, size in sizes.items() if size == 0]
     if empty:
         raise DataError(
@@ -230,20 +222,20 @@ def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the archive modules raise into an error that names the archive and the hint."""
+def explain_damage(path: Path) -> Iterator[None]:
+    """Turn errors of the archive modules into errors that name the archive and give a hint."""
     import lzma
     import zlib
 
     try:
         yield
-    except NotImplementedError as error:  # of zipfile, for ways of packing that it does not know
+    except NotImplementedError as error:  # raised by zipfile for unknown compression methods
         raise DataError(
-            f"{path} is packed in a way that is not read here ({error}).",
-            "Unpack it with another program, and give the folder.",
+            f"{path} uses an unsupported compression method ({error}).",
+            "Unpack it with another program and give the folder.",
         ) from error
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
             f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
-            "Download it again; what was unpacked is kept.",
+            "Download it again; files unpacked so far are kept.",
         ) from error

@@ -1,4 +1,4 @@
-"""The card of a data set: what is in it, as a person wants to see it before training on it."""
+"""The card that `harness prepare` prints: contents of a data set, before training on it."""
 
 from __future__ import annotations
 
@@ -15,104 +15,93 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data.image_cache import Progress
-from harness.data.image_files import Files
-from harness.data.image_source import ImageSource, Subset
-from harness.data.joined import Joined
-from harness.data.types import ReIDData
+from harness.data.image_source import ImageSource
+from harness.data.types import ReIDData, Split
 
-ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 CHUNK = 64
-#: notes of a data set that count nothing: what it is drawn with
+SPLITS = ("train", "query", "gallery")
+#: notes of a data set that are settings, not counts
 SETTINGS = ("seed", "renderer")
 
 
 @dataclass
 class Headers:
-    """What the headers of image files say.
+    """Contents of image file headers.
 
-    sizes: (N, 2) widths and heights. modes: colour mode → images. turned: images whose EXIF
-    orientation says that they lie on a side; it is not applied, as no published pipeline does.
+    Attributes:
+        sizes: (N, 2) widths and heights.
+        modes: color mode → number of images.
+        rotated: images with an EXIF orientation other than upright, which is not applied.
     """
 
     sizes: np.ndarray
     modes: Counter[str]
-    turned: int
+    rotated: int
 
 
 def read_headers(sources: list[ImageSource], progress: Progress) -> Headers:
-    """The headers of all image files; images that are rendered are asked once for a size.
+    """Read the headers of all image files; of rendered images, only the first one's size.
 
-    Files that are no images are left out: decoding them tells what is wrong.
+    Files that are not images are skipped: decoding reports them.
     """
-    files = [_file(source, i) for source in sources for i in range(len(source))]
+    files = [source.file(i) for source in sources for i in range(len(source))]
     paths = [path for path in files if path is not None]
     sizes: list[tuple[int, int]] = []
     modes: Counter[str] = Counter()
-    turned = 0
-    pieces = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    rotated = 0
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor() as pool:
-        for done, piece in enumerate(pool.map(_headers, pieces), start=1):
-            for size, mode, orientation in piece:
+        for done, chunk in enumerate(pool.map(_read_chunk, chunks), start=1):
+            for size, mode, orientation in chunk:
                 sizes.append(size)
                 modes[mode] += 1
-                turned += orientation != 1
+                rotated += orientation != 1
             progress(min(done * CHUNK, len(paths)), len(paths))
     if not paths:
         first = next(source for source in sources if len(source)).read(0)
         sizes, modes = [first.size], Counter({first.mode: sum(map(len, sources))})
-    return Headers(np.array(sizes, dtype=np.int64).reshape(-1, 2), modes, turned)
+    return Headers(np.array(sizes, dtype=np.int64).reshape(-1, 2), modes, rotated)
 
 
-def _file(source: ImageSource, index: int) -> Path | None:
-    """The file behind an image; None for images without one."""
-    base = source
-    while isinstance(base, Subset | Joined):
-        if isinstance(base, Joined):
-            part, index = base.place(index)
-            base = base.sources[part]
-        else:
-            index, base = int(base.indices[index]), base.source
-    return base.root / base.names[index] if isinstance(base, Files) else None
-
-
-def _headers(paths: list[Path]) -> list[tuple[tuple[int, int], str, int]]:
-    found = []
+def _read_chunk(paths: list[Path]) -> list[tuple[tuple[int, int], str, int]]:
+    headers = []
     for path in paths:
         with contextlib.suppress(Exception), Image.open(path) as image:
-            found.append((image.size, image.mode, int(image.getexif().get(ORIENTATION, 1))))
-    return found
+            headers.append((image.size, image.mode, int(image.getexif().get(ORIENTATION, 1))))
+    return headers
 
 
 def make_card(
     data: ReIDData, fingerprint: str, headers: Headers, differences: list[str] | None
 ) -> dict[str, Any]:
-    """What `show` prints; plain numbers and texts only."""
-    parts = {}
-    for name in ("train", "query", "gallery"):
-        split = getattr(data, name)
-        # a gallery's 0 is nobody, unless a query asks for him
-        first = 1 if name == "gallery" and not (data.query.identities == 0).any() else 0
-        known = split.identities[split.identities >= first]
-        parts[name] = {
-            "images": len(split.images),
-            "identities": len(np.unique(known)),
-            "cameras": 0 if split.cameras is None else len(np.unique(split.cameras)),
-        }
-    areas = headers.sizes.prod(axis=1)
-    order = np.argsort(areas, kind="stable")
-    named = {"smallest": 0, "median": len(order) // 2, "largest": len(order) - 1}
+    """The card's content, plain numbers and texts only."""
+    # in a gallery, 0 is a distractor unless a query has this identity
+    distractors = not (data.query.identities == 0).any()
+    order = np.argsort(headers.sizes.prod(axis=1), kind="stable")
+    ranks = {"smallest": 0, "median": len(order) // 2, "largest": -1} if len(order) else {}
     return {
         "dataset": data.name,
         "fingerprint": fingerprint,
-        "parts": parts,
+        "parts": {
+            name: _counts(getattr(data, name), 1 if name == "gallery" and distractors else 0)
+            for name in SPLITS
+        },
         "notes": dict(data.notes),
-        "sizes": {k: headers.sizes[order[i]].tolist() for k, i in named.items()}
-        if len(order)
-        else {},
+        "sizes": {name: headers.sizes[order[rank]].tolist() for name, rank in ranks.items()},
         "modes": dict(headers.modes),
-        "turned": headers.turned,
+        "rotated": headers.rotated,
         "published": None if data.facts is None else asdict(data.facts),
         "not_as_published": differences,
+    }
+
+
+def _counts(split: Split, first_identity: int) -> dict[str, int]:
+    identities = split.identities[split.identities >= first_identity]
+    return {
+        "images": len(split.images),
+        "identities": len(np.unique(identities)),
+        "cameras": 0 if split.cameras is None else len(np.unique(split.cameras)),
     }
 
 
@@ -126,53 +115,52 @@ def show(card: dict[str, Any], console: Console) -> None:
     for name, part in card["parts"].items():
         grid.add_row(name, *(f"{part[k]:,}" for k in ("images", "identities", "cameras")))
     console.print(grid)
-    for line in lines(card):
+    for line in _lines(card):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def lines(card: dict[str, Any]) -> list[str]:
-    """What stands below the table."""
-    found = []
+def _lines(card: dict[str, Any]) -> list[str]:
+    """The lines below the table."""
+    lines = []
     notes = {key.replace("_", " "): value for key, value in card["notes"].items()}
-    among = [
+    counts = [
         f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}"
         for key, value in notes.items()
         if key not in SETTINGS
     ]
-    if among:
-        found.append(f"among them: {', '.join(among)}")
-    drawn = [f"{key} {value}" for key, value in notes.items() if key in SETTINGS]
-    if drawn:
-        found.append(f"drawn with: {', '.join(drawn)}")
-    sizes = card["sizes"]
-    if sizes:
-        shown = [f"{k} {w}x{h}" for k, (w, h) in sizes.items()]
-        one = len({tuple(size) for size in sizes.values()}) == 1
-        first = sizes["median"]
-        found.append(f"sizes (w x h): {f'all {first[0]}x{first[1]}' if one else ', '.join(shown)}")
+    if counts:
+        lines.append(f"among them: {', '.join(counts)}")
+    settings = [f"{key} {value}" for key, value in notes.items() if key in SETTINGS]
+    if settings:
+        lines.append(f"rendered with: {', '.join(settings)}")
+    sizes = {name: f"{w}x{h}" for name, (w, h) in card["sizes"].items()}
+    if len(set(sizes.values())) == 1:
+        lines.append(f"sizes (w x h): all {sizes['median']}")
+    elif sizes:
+        lines.append(f"sizes (w x h): {', '.join(f'{k} {size}' for k, size in sizes.items())}")
     other = {mode: count for mode, count in card["modes"].items() if mode != "RGB"}
     if other:
-        kinds = ", ".join(f"{count:,} {mode}" for mode, count in sorted(other.items()))
-        found.append(f"not RGB, converted when decoded: {kinds}")
-    if card["turned"]:
-        found.append(
-            f"{card['turned']:,} images are marked as lying on a side (EXIF orientation); they are "
-            "used as they are stored, as every published pipeline does. Turn them if that is wrong."
+        modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(other.items()))
+        lines.append(f"not RGB, converted when decoded: {modes}")
+    if card["rotated"]:
+        lines.append(
+            f"{card['rotated']:,} images have a rotated EXIF orientation. It is not applied, as in "
+            "all published pipelines; rotate the files if needed."
         )
     if not card["parts"]["query"]["images"]:
-        found.append("no test part: runs train on it and are not evaluated")
+        lines.append("no test images: runs are trained but not evaluated")
     train = card["parts"]["train"]
     if not train["images"]:
-        found.append("no training images: for networks that are trained already")
+        lines.append("no training images: for testing trained networks only")
     elif not train["cameras"]:
-        found.append("no cameras: samplers and objectives do without")
-    found.append(f"fingerprint: {card['fingerprint']}")
+        lines.append("no cameras: samplers and objectives work without them")
+    lines.append(f"fingerprint: {card['fingerprint']}")
     unlike = card["not_as_published"]
     if unlike:
-        found += [f"NOT as published: {line}" for line in unlike]
+        lines += [f"NOT as published: {line}" for line in unlike]
     elif unlike is not None:
-        known = [key for key, value in card["published"].items() if value is not None]
-        checked = "counts" + (", valid matches" if "matches" in known else "")
-        checked += " and fingerprint" if "fingerprint" in known else ""
-        found.append(f"as published: {checked} agree with what is publicly known")
-    return found
+        published = [key for key, value in card["published"].items() if value is not None]
+        checked = "counts" + (", valid matches" if "matches" in published else "")
+        checked += " and fingerprint" if "fingerprint" in published else ""
+        lines.append(f"as published: {checked} agree")
+    return lines

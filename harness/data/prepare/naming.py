@@ -1,18 +1,17 @@
-"""What names of image files say: who is on it, which camera took it, and what it is for.
+"""Parsing of image file names: identity, camera and split.
 
-Common ways of naming are tried in turn; the first that fits nearly all files is proposed.
+Common naming schemes are tried in turn; the first one that fits nearly all files is proposed.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import ConfigError
 
-#: folders that say what images are for
+#: folder names that indicate a split
 SPLITS = {
     "train": "train", "training": "train", "train_all": "train", "bounding_box_train": "train",
     "image_train": "train", "val": "train", "valid": "train", "validation": "train",
@@ -20,8 +19,8 @@ SPLITS = {
     "gallery": "gallery", "bounding_box_test": "test", "image_test": "test", "test": "test",
     "testing": "test",
 }  # fmt: skip
-#: a share of the files that a way of naming has to fit
-ENOUGH = 0.9
+#: share of the files that a naming scheme has to fit
+MIN_SHARE = 0.9
 _CAMERA = r"(?:c|cam|camera|kamera|view)[_\- ]?(?:\d+|[a-z])|(?:cam|camera)[_\- ]\w+"
 CAMERA = rf"(?P<camera>{_CAMERA})"
 FOLDER = rf"(?!(?:{_CAMERA})/)(?P<id>[^/]+)"
@@ -29,17 +28,10 @@ FOLDER = rf"(?!(?:{_CAMERA})/)(?P<id>[^/]+)"
 
 @dataclass(frozen=True)
 class Naming:
-    """A way of naming images: a regular expression over a path, with the groups `id` and `camera`
-    as far as names tell them, and perhaps `split`.
-    """
+    """A naming scheme: a regular expression for paths with any of the groups id, camera, split."""
 
     title: str
     pattern: re.Pattern[str]
-
-    @property
-    def tells(self) -> tuple[str, ...]:
-        """Which of its groups there are."""
-        return tuple(self.pattern.groupindex)
 
 
 def _naming(title: str, pattern: str) -> Naming:
@@ -64,7 +56,7 @@ NAMINGS = (
     ),
     _naming(
         "cam_a/0001_….jpg: a folder for each camera, names that begin with the person's number",
-        # 000123.jpg alone is rather a frame
+        # 000123.jpg alone is more likely a frame number
         rf"{CAMERA}/(?:(?:person|id|p)[_-]?|(?=\d+[_-]))(?P<id>\d+)(?:[_.-][^/]*)",
     ),
     _naming("PERSON/….jpg: a folder for each person, no cameras", rf"{FOLDER}/[^/]+"),
@@ -76,12 +68,16 @@ NAMINGS = (
         r"(?:.*/)?(?:[^/]*[_-])?(?:cam|camera)[_-]?(?P<camera>\d+)(?:[_.-][^/]*)",
     ),
 )  # fmt: skip
-NOTHING = Naming("names that say neither person nor camera", re.compile(r".*"))
+NO_NAMING = Naming("names without identity or camera", re.compile(r".*"))
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the name of one image tells; '' where it does not. split: as in `SPLITS`, or ''."""
+class ParsedName:
+    """The identity, camera and split in an image's path; '' if absent.
+
+    Attributes:
+        split: train, query, gallery or test.
+    """
 
     path: str
     id: str = ""
@@ -89,92 +85,90 @@ class Told:
     split: str = ""
 
 
-def own(pattern: str) -> Naming:
-    """A way of naming that a person describes.
+def custom_naming(pattern: str) -> Naming:
+    """A naming scheme from a user's regular expression, which is searched for in whole paths.
 
     Raises:
-        ConfigError: it is no regular expression, or has none of the groups.
+        ConfigError: it is not a regular expression, or has other groups or none.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"pattern={pattern} is no regular expression: {error}.") from error
-    known = {"id", "camera", "split"}
-    if not compiled.groupindex or not set(compiled.groupindex) <= known:
+        raise ConfigError(f"pattern={pattern} is not a regular expression: {error}.") from error
+    if not compiled.groupindex or not set(compiled.groupindex) <= {"id", "camera", "split"}:
         raise ConfigError(
-            f"pattern={pattern} needs named groups, of id, camera and split only.",
+            f"pattern={pattern} needs named groups: id, camera and split only.",
             r"For example pattern='(?P<id>\d+)_cam(?P<camera>\d+)_.*\.jpg'",
         )
     return Naming(pattern, compiled)
 
 
-def read(paths: Sequence[str], naming: Naming | None = None) -> tuple[Naming, list[Told]]:
-    """What the names of all images tell, by the way of naming that fits best, or by the one given.
+def parse_names(
+    paths: Sequence[str], custom: Naming | None = None
+) -> tuple[Naming, list[ParsedName]]:
+    """Parse all image names with the best naming scheme, or with a custom one.
 
     Args:
         paths: relative, with slashes.
 
     Returns:
-        The way of naming, and what it tells of the images that fit.
+        The naming scheme, and the names that match it.
     """
-    splits, rests = _splits(paths)
-    if naming is not None:
-        # a person's own: searched for in the whole path
-        found = [(p, s, naming.pattern.search(p)) for p, s in zip(paths, splits, strict=True)]
-        told = [_told(p, s, match) for p, s, match in found if match is not None]
-        return naming, told
-    for candidate in NAMINGS:
-        matches = [candidate.pattern.fullmatch(rest) for rest in rests]
-        told = [
-            _told(path, split, match)
-            for path, split, match in zip(paths, splits, matches, strict=True)
-            if match is not None
-        ]
-        if len(told) >= ENOUGH * len(paths) and _plausible(candidate, told):
-            return candidate, told
-    return NOTHING, [Told(path, split=split) for path, split in zip(paths, splits, strict=True)]
+    splits, rests = _split_folders(paths)
+    if custom is not None:
+        return custom, _matching(paths, splits, [custom.pattern.search(path) for path in paths])
+    for naming in NAMINGS:
+        matches = [naming.pattern.fullmatch(rest) for rest in rests]
+        parsed = _matching(paths, splits, matches)
+        if len(parsed) >= MIN_SHARE * len(paths) and _plausible(naming, parsed):
+            return naming, parsed
+    return NO_NAMING, [
+        ParsedName(path, split=split) for path, split in zip(paths, splits, strict=True)
+    ]
 
 
-def _told(path: str, split: str, match: re.Match[str]) -> Told:
-    groups = match.groupdict()
-    said = SPLITS.get((groups.get("split") or "").casefold(), split)
-    return Told(path, groups.get("id") or "", groups.get("camera") or "", said)
+def _matching(
+    paths: Sequence[str], splits: Sequence[str], matches: Sequence[re.Match[str] | None]
+) -> list[ParsedName]:
+    parsed = []
+    for path, split, match in zip(paths, splits, matches, strict=True):
+        if match is not None:
+            groups = {key: value or "" for key, value in match.groupdict().items()}
+            split = SPLITS.get(groups.get("split", "").casefold(), split)
+            parsed.append(ParsedName(path, groups.get("id", ""), groups.get("camera", ""), split))
+    return parsed
 
 
-def _plausible(naming: Naming, told: Sequence[Told]) -> bool:
-    """Whether what is taken for people can be people, and for cameras, cameras: several of each,
-    people with several images, cameras with more images than there are cameras.
+def _plausible(naming: Naming, parsed: Sequence[ParsedName]) -> bool:
+    """Whether parsed identities and cameras are plausible.
+
+    There must be several identities with several images each, and more images than cameras.
     """
-    people = Counter(each.id for each in told)
-    cameras = Counter(each.camera for each in told)
-    if "id" in naming.tells and (len(people) < 2 or len(people) * 1.5 > len(told)):
+    identities = len({name.id for name in parsed})
+    cameras = len({name.camera for name in parsed})
+    groups = naming.pattern.groupindex
+    if "id" in groups and (identities < 2 or identities * 1.5 > len(parsed)):
         return False
-    return "camera" not in naming.tells or len(cameras) * 2 <= len(told)
+    return "camera" not in groups or cameras * 2 <= len(parsed)
 
 
-def _splits(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What each image is for, as its folders say, and its path without that folder and without
-    those that all images share. Nothing is said unless it is of every image.
+def _split_folders(paths: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The split of each image by its folders, and its path without that and shared folders.
+
+    Splits are '' unless the folders of every image indicate one.
     """
     splits, rests = [], []
     for path in paths:
         *folders, name = path.split("/")
-        places = [i for i, folder in enumerate(folders) if folder.casefold() in SPLITS]
-        if not places:
+        at = next((i for i, folder in enumerate(folders) if folder.casefold() in SPLITS), None)
+        if at is None:
             splits, rests = [""] * len(paths), list(paths)
             break
-        splits.append(SPLITS[folders[places[0]].casefold()])
-        rests.append("/".join([*folders[: places[0]], *folders[places[0] + 1 :], name]))
-    shared = _shared([rest.split("/")[:-1] for rest in rests])
+        splits.append(SPLITS[folders[at].casefold()])
+        rests.append("/".join([*folders[:at], *folders[at + 1 :], name]))
+    shared = 0  # leading folders that all images have
+    for names in zip(*(rest.split("/")[:-1] for rest in rests), strict=False):
+        if len(set(names)) > 1:
+            break
+        shared += 1
     return splits, ["/".join(rest.split("/")[shared:]) for rest in rests]
-
-
-def _shared(folders: Sequence[list[str]]) -> int:
-    """How many folders all paths begin with."""
-    if not folders:
-        return 0
-    first, last = min(folders), max(folders)
-    same = 0
-    while same < min(len(first), len(last)) and first[same] == last[same]:
-        same += 1
-    return same

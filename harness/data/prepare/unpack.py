@@ -1,57 +1,58 @@
-"""Putting the files of a source where loaders look for them: whole or not at all, once."""
+"""Unpacking of a source's files to where loaders look for them. Each file appears whole or not."""
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.errors import DataError, HarnessError
-from harness.data.prepare.archives import Member, Source, check_sizes, explained
-from harness.data.prepare.layouts import Find
+from harness.core.files import DISK_FULL
+from harness.data.image_cache import Progress
+from harness.data.prepare.archives import Member, Source, check_sizes, explain_damage
+from harness.data.prepare.layouts import FoundLayout
 
-Progress = Callable[[int, int], None]
-MARGIN = 1 << 30  # bytes that a disk keeps free
+MARGIN = 1 << 30  # bytes that must stay free on the disk
 
 
 def unpack(
-    source: Source, members: list[Member], find: Find, root: Path, progress: Progress
+    source: Source, members: list[Member], found: FoundLayout, root: Path, progress: Progress
 ) -> tuple[int, int]:
-    """Copy what a layout needs to its place under the data root. Killed at any moment, the next
-    call goes on: files that are there with the size of their member are not written again, as each
-    is written under another name first.
+    """Copy the files of a layout to the data root.
+
+    An interrupted call can be repeated: files that exist with the expected size are not written
+    again, as each is written under a temporary name first.
 
     Returns:
-        How many files were written, and how many were there.
+        The number of files written, and of files that existed.
 
     Raises:
-        DataError: files that are empty or too large, or damage.
-        HarnessError: the disk is full or cannot be written.
+        DataError: files are empty or too large, or the source is damaged.
+        HarnessError: the disk is full or not writable.
     """
-    sizes = {member.name: member.size for member in members if member.name in find.placed}
+    sizes = {member.name: member.size for member in members if member.name in found.targets}
     check_sizes(source.path, sizes)
     todo = {
-        name: size for name, size in sizes.items() if not _there(root / find.placed[name], size)
+        name: size for name, size in sizes.items() if not _exists(root / found.targets[name], size)
     }
-    _need(root, sum(todo.values()), source.path)
-    done = len(sizes) - len(todo)
-    with explained(source.path):  # checksums are compared as the last bytes are read
+    _check_space(root, sum(todo.values()), source.path)
+    existing = len(sizes) - len(todo)
+    with explain_damage(source.path):  # checksums are verified when the last bytes are read
         for count, (name, file) in enumerate(source.read(todo), start=1):
-            _write(root / find.placed[name], file.read, todo[name], source.path / name)
-            progress(done + count, len(sizes))
-    return len(todo), done
+            _write(root / found.targets[name], file.read, todo[name], source.path / name)
+            progress(existing + count, len(sizes))
+    return len(todo), existing
 
 
-def in_place(source: Path, find: Find, root: Path) -> bool:
-    """Whether a folder holds the files where they are wanted already."""
+def in_place(source: Path, found: FoundLayout, root: Path) -> bool:
+    """Whether a source folder has its files at their targets already."""
     if not source.is_dir():
         return False
-    member, target = next(iter(find.placed.items()))
+    member, target = next(iter(found.targets.items()))
     return (source / member).resolve() == (root / target).resolve()
 
 
-def _there(path: Path, size: int) -> bool:
+def _exists(path: Path, size: int) -> bool:
     try:
         return path.stat().st_size == size
     except OSError:
@@ -59,7 +60,7 @@ def _there(path: Path, size: int) -> bool:
 
 
 def _write(path: Path, read: Callable[[int], bytes], size: int, member: Path) -> None:
-    """One file, never longer than its index says."""
+    """Write one file, which must have the size listed in the index."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,27 +80,24 @@ def _write(path: Path, read: Callable[[int], bytes], size: int, member: Path) ->
             )
         temporary.replace(path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise HarnessError(
                 f"The disk of {path.parent} became full.",
-                "Free some space and give the same command again: it goes on.",
+                "Free some space and repeat the command to continue.",
             ) from error
         raise HarnessError(
             f"{path} cannot be written: {error.strerror or error}.",
-            "Choose another place with data.root=.",
+            "Choose another folder with data.root=.",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _need(root: Path, size: int, source: Path) -> None:
-    """Refuse to begin what the disk cannot hold."""
-    place = root
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+def _check_space(root: Path, size: int, source: Path) -> None:
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
     if size and free < size + MARGIN:
         raise HarnessError(
-            f"Unpacking {source} takes {size / 1e9:.1f} GB; {root} has {free / 1e9:.1f} GB free.",
-            "Free some space, or choose another place with data.root=.",
+            f"Unpacking {source} needs {size / 1e9:.1f} GB; {root} has {free / 1e9:.1f} GB free.",
+            "Free some space, or choose another folder with data.root=.",
         )

@@ -86,7 +86,7 @@ def _distances(
 ) -> dict[int, np.ndarray]:
     """Query → distances (G,) to all gallery images, re-ranked if the protocol says so."""
     blocks: Blocks
-    if evaluator.rerank:
+    if evaluator.protocol.rerank:
         from harness.evaluation.reranking import rerank_blocks
 
         blocks, queries = rerank_blocks(query, gallery), {index: index for index in chosen}

@@ -50,7 +50,7 @@ def _ranked(stage: TrainedStage, options: FigureOptions) -> Figure:
     data, query, gallery = stage.test.data, stage.test.query_cache, stage.test.gallery_cache
     assert query is not None and gallery is not None
     which = options.queries if options.queries in CHOICES else "chosen"
-    rule = ", re-ranked" if stage.test.rerank else ""
+    rule = ", re-ranked" if stage.test.protocol.rerank else ""
     return ranked.draw(
         ranked.Images(query.images, data.query.images.name, data.query.cameras),
         ranked.Images(gallery.images, data.gallery.images.name, data.gallery.cameras),

@@ -19,12 +19,11 @@ import harness
 from harness.core.errors import ConfigError
 from harness.core.files import write_text
 from harness.results.comparisons import Comparison, comparisons
-from harness.results.formats.html import groups
 from harness.results.palette import SCHEMES
 from harness.results.report.chart_data import chart_data
 from harness.results.report.methods import methods
 from harness.results.store import Run, Store
-from harness.results.table_model import Sheet, sheet
+from harness.results.table_model import Table, leaderboard
 
 if TYPE_CHECKING:
     from harness.results.report.charts import Chart
@@ -46,7 +45,7 @@ class Section:
 
     key: str
     comparison: Comparison
-    sheet: Sheet
+    sheet: Table
     labels: Sequence[str]
     charts: Sequence[Chart]
     differs: Sequence[str]
@@ -138,7 +137,9 @@ def read(store: str | Path) -> Contents:
         problems |= data.damaged
         drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
         labels, differs = list(data.rows["label"]), _differs(sections, found)
-        sections.append(Section(f"b{place}", best_first, sheet(best_first), labels, drawn, differs))
+        sections.append(
+            Section(f"b{place}", best_first, leaderboard(best_first), labels, drawn, differs)
+        )
     damaged += [(name, f"curves left out: {text}") for name, text in sorted(problems.items())]
     return Contents(sections, finished, damaged, unfinished)
 
@@ -195,5 +196,4 @@ def _fill(contents: Contents) -> str:
         marker=marker,
         max_rows=MAX_ROWS,
         not_in_card=NOT_IN_CARD,
-        column_groups=groups,
     )

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.components.labelers import BottomUp, bottom_up, merge
-from harness.core.errors import ConfigError, HarnessError
+from harness.core.errors import HarnessError
 from tests.components.labelers.cases import blobs, golden, lattice
 from tests.oracles import labels as oracle
 
@@ -146,23 +144,6 @@ def test_another_training_set_is_refused() -> None:
     labeler.label(blobs(5, 8)[:, None])
     with pytest.raises(HarnessError, match="48 images"):
         labeler.label(blobs(6, 8)[:, None])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "cause"),
-    [
-        ({"share": 0.0}, "share"),
-        ({"share": 1.0}, "share"),
-        ({"share": float("nan")}, "share"),
-        ({"size_penalty": -0.1}, "size_penalty"),
-        ({"size_penalty": float("inf")}, "size_penalty"),
-        ({"size_penalty": float("nan")}, "size_penalty"),
-    ],
-)
-def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
-    with pytest.raises(ConfigError, match=cause) as raised:
-        BottomUp(**arguments)
-    assert raised.value.hint
 
 
 def test_describe_names_what_one_would_change() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness.components.labelers import neighbours, tiles
 from harness.components.labelers.neighbours import nearest, search
-from harness.core import notices
+from harness.core import errors
 from harness.core.errors import ConfigError
 from harness.core.precision import exact_matmul
 from tests.components.labelers.cases import blobs, golden, lattice
@@ -95,7 +95,7 @@ def test_faiss_may_be_missing_or_broken(
     monkeypatch: pytest.MonkeyPatch, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _without_faiss(monkeypatch, error)
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_noticed", set())
     features = blobs(2, 5)
     expected = nearest(features, 3, "torch")
     np.testing.assert_array_equal(nearest(features, 3, "auto"), expected)
@@ -128,7 +128,7 @@ def test_a_gpu_short_of_memory_gets_smaller_blocks(
 
     monkeypatch.setattr(neighbours, "compiled_for", lambda *_: None)
     monkeypatch.setattr(neighbours, "_search_torch", short)
-    monkeypatch.setattr(notices, "_said", set())
+    monkeypatch.setattr(errors, "_noticed", set())
     for _ in range(2):
         np.testing.assert_array_equal(nearest(features, 20), expected)
     assert tried == [1024, 512, 256] * 2

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.cross_agreement import cross_agreement
+from harness.components.objectives.part_refinement import cross_agreement
 from harness.core.errors import HarnessError
 
 
@@ -39,5 +39,5 @@ def test_a_part_that_is_the_whole_agrees_and_no_part_has_no_score() -> None:
 
 
 def test_one_image_has_no_neighbours() -> None:
-    with pytest.raises(HarnessError, match="no neighbours"):
+    with pytest.raises(HarnessError, match="no neighbors"):
         cross_agreement(drawn(1, 2))

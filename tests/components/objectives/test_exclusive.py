@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives import ExclusiveMemory
-from harness.core.errors import ConfigError
 
 IMAGES, DIM = 8, 6
 
@@ -61,11 +60,3 @@ def test_dropout_is_of_training_alone_and_reaches_the_memory() -> None:
     objective.eval()
     first, second = (float(objective(_embeddings(1), labels, labels)) for _ in range(2))
     assert first == second
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"scale": 0.0}, {"dropout": 1.0}, {"momentum": 2.0}, {"part_weight": -1.0}]
-)
-def test_values_out_of_range(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ExclusiveMemory(**wrong)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives import HybridMemory
-from harness.core.errors import ConfigError
 
 IMAGES, DIM = 14, 4
 labels_of_all = st.lists(st.integers(-1, 6), min_size=IMAGES, max_size=IMAGES).filter(
@@ -116,9 +115,3 @@ def test_each_view_has_its_own_memory() -> None:
         for v in range(3)
     ]
     assert loss == pytest.approx(0.8 * single[0] + 0.2 * single[1] + 0.2 * single[2], abs=1e-12)
-
-
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"momentum": 1.1}, {"part_weight": -1.0}])
-def test_values_out_of_range(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        HybridMemory(**wrong)

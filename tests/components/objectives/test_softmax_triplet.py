@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from harness.components.objectives import SoftmaxTriplet
 from harness.components.objectives.classification import smoothed_cross_entropy, soft_triplet
-from harness.core.errors import ConfigError, TrainingError
+from harness.core.errors import TrainingError
 
 
 def _set(views: int = 1) -> tuple[Tensor, Tensor]:
@@ -79,13 +79,3 @@ def test_more_clusters_than_rows_is_explained() -> None:
     with pytest.raises(TrainingError, match="3 clusters are too many for a classifier of 2") as no:
         objective.start_epoch(features, labels)
     assert "objective.max_clusters=6" in no.value.hint
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"smoothing": 1.5}, {"margin": -0.1}, {"part_weight": 2.0}, {"triplet_weight": -1.0},
-     {"max_clusters": 0}, {"softmax_weight": -1.0}],
-)  # fmt: skip
-def test_values_out_of_range(wrong: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        SoftmaxTriplet(**wrong)  # type: ignore[arg-type]

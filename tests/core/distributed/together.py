@@ -38,9 +38,9 @@ def _process(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    processes.join()
+    processes.initialize()
     work(*arguments)
-    processes.leave()
+    processes.shutdown()
 
 
 def run_cells(folder: Path, cells: Cells) -> None:

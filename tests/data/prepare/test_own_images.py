@@ -15,7 +15,7 @@ from tests.conftest import Answer, Command
 from tests.data.prepare.test_naming import grid
 from tests.datasets.fakes import paint, touch
 
-NAMES = grid("{p:04}_c{c}s1_{i:06}_01.jpg", people=8, cameras=3)
+NAMES = grid("{p:04}_c{c}s1_{i:06}_01.jpg", identities=8, cameras=3)
 
 
 def prepare(command: Command, *more: str) -> Answer:
@@ -50,8 +50,8 @@ def test_split_by_identity(tmp_path: Path) -> None:
 
 def test_every_query_has_an_answer(tmp_path: Path) -> None:
     """One image in each of two cameras: only one of them can ask."""
-    touch(tmp_path, grid("{p:04}_c{c}_{i}.jpg", people=6, cameras=2, images=1))
-    touch(tmp_path, ["0007_c1_0.jpg", "0007_c1_1.jpg"])  # of one camera: to be trained on
+    touch(tmp_path, grid("{p:04}_c{c}_{i}.jpg", identities=6, cameras=2, images=1))
+    touch(tmp_path, ["0007_c1_0.jpg", "0007_c1_1.jpg"])  # of one camera: for training
     found = rows(tmp_path, test_share="0.9")
     assert len(found["query"]) == len(found["gallery"]) == 6
     assert {("0007", "1")} == set(found["train"])
@@ -75,14 +75,14 @@ def test_without_identities(tmp_path: Path) -> None:
     assert "evaluation is off" in proposal.notes[0]
 
 
-def test_nobody_is_seen_twice(tmp_path: Path) -> None:
-    touch(tmp_path, grid("{p:04}_c{p}_{i}.jpg", people=4, cameras=1))
+def test_no_identity_is_seen_twice(tmp_path: Path) -> None:
+    touch(tmp_path, grid("{p:04}_c{p}_{i}.jpg", identities=4, cameras=1))
     proposal = propose(tmp_path, {})
     assert {row.split for row in proposal.rows} == {"train"}
-    assert "nobody is seen twice by different cameras" in proposal.notes[0]
+    assert "no identity is seen twice by different cameras" in proposal.notes[0]
 
 
-def test_folders_that_say_it(tmp_path: Path) -> None:
+def test_folders_that_indicate_splits(tmp_path: Path) -> None:
     touch(tmp_path, ["bounding_box_test/-1_c1_0.jpg", "query/-1_c1_0.jpg"])
     for part in ("bounding_box_train", "query", "bounding_box_test"):
         touch(tmp_path, grid(part + "/{p:04}_c{c}_{i}.jpg"))
@@ -103,7 +103,7 @@ def test_folders_of_training_and_testing_alone(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- the command
 
 
-def test_nobody_to_confirm(command: Command, tmp_path: Path) -> None:
+def test_no_terminal_to_confirm(command: Command, tmp_path: Path) -> None:
     paint(tmp_path / "own", [*NAMES, "misc.jpg"])
     touch(tmp_path / "own", [".hidden.jpg", "notes.txt", "__MACOSX/0001_c1_0.jpg"])
     answer = prepare(command, "source=own")
@@ -111,8 +111,8 @@ def test_nobody_to_confirm(command: Command, tmp_path: Path) -> None:
     assert "48 images" in answer.out and "0002_c1s1_000451_03.jpg: person 0002" in answer.out
     shown = [line for line in answer.out.splitlines() if "s1_0000" in line]
     assert len(shown) == 10 and {line.split()[3] for line in shown} == {"train", "query", "gallery"}
-    assert "LEFT OUT: 1 images whose names do not fit: misc.jpg" in answer.out
-    assert "Nobody is there to confirm this." in answer.err and "--yes" in answer.err
+    assert "LEFT OUT: 1 images whose names do not match: misc.jpg" in answer.out
+    assert "There is no terminal to confirm this." in answer.err and "--yes" in answer.err
     assert not list(tmp_path.rglob("*.csv"))
 
 
@@ -180,12 +180,12 @@ def test_the_csv_elsewhere(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["source=nowhere"], ["nowhere is no folder"]),
-        (["source=empty"], ["holds no images (.jpg"]),
-        (["source=own", "pattern=(?P<id>x+)"], ["None of 48 images fits"]),
-        (["source=own", "split_seed=-1"], ["split_seed is a whole number"]),
-        (["source=own", "test_share=many"], ["a share of the people below 1"]),
-        (["source=own", "test_share=1"], ["a share of the people below 1"]),
+        (["source=nowhere"], ["nowhere is not a folder"]),
+        (["source=empty"], ["contains no images (.jpg"]),
+        (["source=own", "pattern=(?P<id>x+)"], ["None of 48 images matches"]),
+        (["source=own", "split_seed=-1"], ["split_seed must be a whole number"]),
+        (["source=own", "test_share=many"], ["a share of the identities < 1"]),
+        (["source=own", "test_share=1"], ["a share of the identities < 1"]),
         (["test_share=0.3"], ["test_share= is of images of your own"]),
     ],
 )

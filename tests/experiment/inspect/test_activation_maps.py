@@ -11,7 +11,7 @@ from harness.components.backbones import resnet, small
 from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
-from harness.data.augment import normalise
+from harness.data.augment import normalize
 from harness.experiment.inspect.activation_maps import shares
 from harness.results.figures.maps import draw, over_pixels
 
@@ -30,7 +30,7 @@ def test_shares_are_of_the_squared_feature(pooling: str) -> None:
     found = shares(network, images)
     assert tuple(found) == VIEWS
     with torch.no_grad():
-        maps = network.trunk(normalise(images))
+        maps = network.trunk(normalize(images))
         pooled = network.heads.pooled(maps)
     p = 3.0 if pooling == "gem" else 1.0
     for v, (view, places) in enumerate(found.items()):

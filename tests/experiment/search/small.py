@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from harness.core.cards import card_hash
 from harness.core.files import write_json
+from harness.core.hashing import card_hash
 from harness.core.progress import Reporter
 from harness.experiment.search.command import run
 from harness.results.store import SCHEMA, Run

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.experiment.naming import settings_hash
-from harness.experiment.run import Experiment, run_experiment
+from harness.experiment.experiment import Experiment
+from harness.experiment.plan import make_plan
+from harness.experiment.run import run_experiment
 from harness.results import tracking
 from harness.results.store import Run, Store
 from harness.results.tracking import check_log, make_tracker
@@ -42,7 +43,7 @@ def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) ->
     """A run that stops when its second epoch is logged, but not yet saved."""
 
     def end(experiment: Experiment, *_: object) -> float:
-        if len(experiment.history) == 2:
+        if len(experiment.progress.history) == 2:
             raise KeyboardInterrupt
         return 0.0
 
@@ -81,13 +82,13 @@ def test_curves_of_epochs_before_logging_was_enabled(
 def test_curves_of_a_finished_run(tmp_path: Path) -> None:
     run = run_experiment(tiny_config(tmp_path, *METHOD))
     assert not list(tracking.forget(run.folder))
-    run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=only-missing"))
+    run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=backfill"))
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
 
 
 def test_logging_changes_no_experiment(tmp_path: Path) -> None:
     plain, logged = (tiny_config(tmp_path, *METHOD, f"log={log}") for log in ("none", "wandb"))
-    assert settings_hash(plain, "fp32") == settings_hash(logged, "fp32")
+    assert make_plan(plain, "fp32").hash == make_plan(logged, "fp32").hash
 
 
 def test_missing_packages_are_refused_before_any_work(

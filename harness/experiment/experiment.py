@@ -1,0 +1,358 @@
+"""One experiment from top to bottom: build, train, test, record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from harness.components.backbones import set_samples_per_bn
+from harness.components.backbones.weights import read_state
+from harness.core.distributed import collectives, processes
+from harness.core.environment import environment
+from harness.core.errors import ConfigError
+from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
+from harness.core.metrics import METRICS
+from harness.core.progress import Reporter
+from harness.core.seeds import derive
+from harness.core.throughput import rate, stage_throughput
+from harness.evaluation.evaluator import Evaluator, make_evaluator
+from harness.evaluation.label_free import column, make_label_free_test, read_label_free
+from harness.evaluation.protocol import EvaluationProtocol
+from harness.experiment.data_loading import load_data
+from harness.experiment.finished_networks import build_initial, load_network
+from harness.experiment.part_checks import check_images
+from harness.experiment.plan import Plan
+from harness.experiment.run_files import Progress, RunFiles
+from harness.experiment.stages import (
+    Stage,
+    build_backbone,
+    build_distiller,
+    build_labeler,
+    build_objective,
+)
+from harness.results import tracking
+from harness.results.store import SCHEMA, Run
+from harness.training.trainer import Components, Trainer
+
+#: entries of a stage's metrics that are counts, not metrics
+COUNTS = ("queries", "queries_without_match", "gallery")
+
+
+class Experiment:
+    """Runs a plan in a run's folder, or continues it from its checkpoint.
+
+    Attributes:
+        progress: how far it has come. files: what it reads and writes.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device, run: Run, reporter: Reporter) -> None:
+        self.plan, self.device, self.run, self.reporter = plan, device, run, reporter
+        self.progress = Progress(device, environment(device))  # now: the checkout may change
+        self.files = RunFiles(run)
+        self.tracker: tracking.Tracker = tracking.NoTracker()
+
+    def execute(self, afresh: bool = False) -> None:
+        """Train all stages, test, and write the record.
+
+        Args:
+            afresh: remove an earlier run's files first, instead of continuing.
+
+        Raises:
+            HarnessError: the data or the checkpoint do not fit, or training fails.
+        """
+        plan, card = self.plan, self.plan.card
+        self.files.remove_leftovers()
+        self.reporter.say(
+            f"{self.run.name}: protocol {card['name']} ({card['hash']}), "
+            f"{self.device}, {plan.precision}"
+        )
+        evaluator = self.open_data()
+        self.check_cameras(evaluator)
+        self._check_test_part(evaluator)
+        check_images(plan.recipe, len(evaluator.data.train.images))
+        if afresh:
+            self.files.clear()
+        checkpoint = self.files.load_checkpoint(plan, self.progress, evaluator.fingerprint)
+        for name in self.progress.stages:
+            self.reporter.say(f"{name}: finished before.")
+        self.files.write_json("config.json", plan.settings)
+        log = str(plan.config.log) if self.files.writes else "none"
+        with tracking.opened(
+            log, self.run.folder, self.run.name, plan.settings, self.progress.history
+        ) as self.tracker:
+            for stage in plan.recipe.stages:
+                if stage.name not in self.progress.stages:
+                    self._train(stage, evaluator, checkpoint)
+                    checkpoint = None
+            if not plan.recipe.stages:
+                self._test_untrained(evaluator)
+            self.write_record(evaluator)
+
+    # ----------------------------------------------------------------------------------- build
+
+    def open_data(self) -> Evaluator:
+        """The data set, decoded, behind its evaluator."""
+        config = self.plan.config
+        root = Path(config.data.root).expanduser()
+        cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
+        evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
+            lambda: make_evaluator(
+                load_data(config),
+                (int(config.images.height), int(config.images.width)),
+                cache or root / ".harness",
+                train=bool(self.plan.recipe.stages),
+                on_bad_image=config.dataset.get("on_bad_image", "error"),
+                device=self.device,
+                precision=self.plan.precision,
+                protocol=EvaluationProtocol(rerank=bool(config.evaluation.rerank)),
+                reporter=self.reporter,
+                image_cache=str(config.data.cache_location),
+            )
+        )
+        evaluator.keep_features = bool(config.evaluation.keep_features)
+        if evaluator.skipped:
+            self.reporter.say(f"{len(evaluator.skipped)} unreadable images are left out.")
+        for line in evaluator.differences or []:
+            self.reporter.say(f"{evaluator.data.name} is not as published: {line}")
+        return evaluator
+
+    def check_cameras(self, evaluator: Evaluator) -> None:
+        """Without cameras in the data, samplers ignore them, and parts that need them are refused.
+
+        Raises:
+            ConfigError: a part needs cameras.
+        """
+        if evaluator.data.train.cameras is not None:
+            return
+        self.plan.card["cameras"] = False
+        for stage in self.plan.recipe.stages:
+            for part in (build_labeler(stage), build_objective(stage)):
+                if part.uses_cameras:
+                    lacking = ", ".join(evaluator.without_cameras) or evaluator.data.name
+                    raise ConfigError(
+                        f"{type(part).__name__} needs cameras, but {lacking} has none.",
+                        "Add a camera column to the data, or choose another part.",
+                    )
+
+    def _check_test_part(self, evaluator: Evaluator) -> None:
+        """Without a test part a run trains and is not evaluated.
+
+        Raises:
+            ConfigError: the method does not train, or the test selects the checkpoint.
+        """
+        if evaluator.evaluates:
+            return
+        name = evaluator.data.name
+        if not self.plan.recipe.stages:
+            raise ConfigError(
+                f"{self.plan.recipe.method} does not train, and {name} has no test part.",
+                "Choose a method that trains, or data with query and gallery images.",
+            )
+        if self.plan.config.selection == "oracle":
+            raise ConfigError(
+                f"selection=oracle needs a test part, and {name} has none.", "Use selection=last."
+            )
+        self.reporter.say(f"{name} has no test part: this run trains and is not evaluated.")
+
+    def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
+        """A network with its initial weights; random ones derive from the experiment's seed."""
+        torch.manual_seed(derive(int(self.plan.config.seed), stage, "init", *purpose))
+        return self._placed(build_initial(config.backbone, self.plan.init), config)
+
+    def _placed(self, backbone: Backbone, config: DictConfig) -> Backbone:
+        batch = config.batch
+        images = int(batch.identities) * int(batch.images)
+        set_samples_per_bn(backbone, int(batch.samples_per_bn), images)
+        return backbone.to(self.device).to(memory_format=torch.channels_last)
+
+    def _teacher(self, stage: Stage) -> Backbone | None:
+        """The finished network that the stage's distiller follows, if it follows one."""
+        if (finished := self.plan.teachers.get(stage.name)) is not None:
+            return self._placed(load_network(finished.run, finished.stage), stage.config)
+        if stage.teacher_stage is None:
+            return None
+        source = next(s for s in self.plan.recipe.stages if s.name == stage.teacher_stage)
+        backbone = build_backbone(source.config.backbone)
+        path = self.run.folder / f"{source.name}.pt"
+        backbone.load_state_dict(collectives.broadcast_from_first(lambda: read_state(path)))
+        return self._placed(backbone, stage.config)
+
+    def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
+        backbone = self._backbone(stage.config, stage.name)
+        distiller = build_distiller(
+            stage,
+            self._teacher(stage),
+            backbone,
+            peer=lambda: self._backbone(stage.config, stage.name, "peer"),
+        )
+        data = evaluator.unlabelled(self.plan.recipe.uses_cameras)
+        return Trainer(
+            name=stage.name,
+            config=stage.config,
+            components=Components(
+                backbone, build_labeler(stage), build_objective(stage), distiller
+            ),
+            data=data,
+            device=self.device,
+            precision=self.plan.precision,
+            reporter=self.reporter,
+            cluster_metrics=evaluator.cluster_metrics,
+            test=self._test(evaluator, data),
+        )
+
+    # ------------------------------------------------------------------------- train and test
+
+    def _train(
+        self, stage: Stage, evaluator: Evaluator, checkpoint: Mapping[str, Any] | None
+    ) -> None:
+        """Train one stage; every epoch ends with a checkpoint."""
+        trainer, best = self._trainer(stage, evaluator), dict[str, Any]()
+        if checkpoint is not None:
+            trainer.load_state_dict(checkpoint["trainer"])
+            best = dict(checkpoint["best"])
+            self.reporter.say(f"{stage.name}: going on with epoch {trainer.next_epoch}.")
+        metrics: dict[str, Any] = {}
+        history = self.progress.history
+        for row in trainer.epochs():
+            history.append(row)
+            self.tracker.log(row, len(history) - 1)
+            if "mAP" in row or self._chosen_by in row:
+                tested = evaluator.last.as_dict() if evaluator.last else {}
+                metrics = {key: row[key] for key in tested} | {"epoch": row["epoch"]}
+            value = row.get(self._chosen_by)
+            if value is not None and value > best.get(self._chosen_by, -math.inf):
+                best = metrics | {self._chosen_by: value}
+                self._keep(stage.name, trainer, evaluator)
+            self.reporter.time_left(self._time_left(stage.name, trainer))
+            self.reporter.epoch(row)
+            ended = trainer.next_epoch > trainer.last_epoch
+            if ended:
+                if self.plan.config.selection == "last":
+                    self._keep(stage.name, trainer, evaluator)
+                self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
+            self.files.save_checkpoint(
+                self.plan,
+                self.progress,
+                evaluator.fingerprint,
+                None if ended else trainer.state_dict(),
+                best,
+            )
+
+    def _keep(self, stage: str, trainer: Trainer, evaluator: Evaluator) -> None:
+        """Keep the network of this epoch and its per-query results."""
+        self.files.save_network(stage, trainer.tested_network[1])
+        self.files.save_queries(stage, evaluator)
+
+    def _test(
+        self, evaluator: Evaluator, data: UnlabelledSet
+    ) -> Callable[[Backbone], Mapping[str, float]]:
+        """The test of a network: on the test set, and by label-free criteria if wanted."""
+        names, reference = read_label_free(self.plan.config)
+        if not names:
+            return evaluator.test
+        cameras = as_cameras(evaluator.data.train.cameras)
+        measure = make_label_free_test(
+            names, reference, data, cameras, self.device, self.plan.precision
+        )
+        return lambda backbone: measure(backbone) | evaluator.test(backbone)
+
+    @property
+    def _chosen_by(self) -> str:
+        """The column of the history that selects the checkpoint; '' selects the last one."""
+        selection = self.plan.config.selection
+        if selection == "label_free":
+            return column(read_label_free(self.plan.config)[0][0])
+        return "mAP" if selection == "oracle" else ""
+
+    def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
+        rows = [row for row in self.progress.history if row["stage"] == name]
+        known = {*METRICS, *COUNTS}
+        self.progress.stages[name] = {
+            "metrics": {key: value for key, value in metrics.items() if key in known},
+            "network": trainer.tested_network[0],
+            "epoch": metrics["epoch"],
+            **stage_throughput(rows),
+            "seconds": {k: round(v, 3) for k, v in trainer.timings.items()},
+        }
+
+    def _test_untrained(self, evaluator: Evaluator) -> None:
+        """A method without stages: the record's only stage is `initial`."""
+        backbone = self._backbone(self.plan.config, "initial")
+        started = time.perf_counter()
+        metrics = evaluator.test(backbone)
+        seconds = {"test": round(time.perf_counter() - started, 3)}
+        self.files.save_network("initial", backbone)
+        self.files.save_queries("initial", evaluator)
+        self.progress.stages["initial"] = {
+            "metrics": metrics,
+            "network": "untrained",
+            "epoch": None,
+            "extract_images_per_second": rate(evaluator.extracted, evaluator.extract_seconds),
+            "seconds": seconds,
+        }
+
+    def _time_left(self, stage: str, trainer: Trainer) -> float:
+        """Seconds to the end of the experiment, from the mean of the last epochs."""
+        mean = float(np.mean([row["seconds"] for row in self.progress.history[-5:]]))
+        left = trainer.last_epoch - trainer.next_epoch + 1
+        names = [s.name for s in self.plan.recipe.stages]
+        for later in self.plan.recipe.stages[names.index(stage) + 1 :]:
+            left += later.config.train.epochs + later.config.train.warmup_epochs
+        return mean * left
+
+    # ---------------------------------------------------------------------------------- record
+
+    def write_record(self, evaluator: Evaluator, **notes: Any) -> None:
+        """Write the record. Its metrics are those of the last stage.
+
+        Args:
+            notes: further entries.
+        """
+        plan, progress, data = self.plan, self.progress, evaluator.data
+        record = {
+            "schema": SCHEMA,
+            "experiment": {
+                "method": plan.recipe.method,
+                "dataset": data.name,  # a subset has a name of its own
+                "protocol": plan.card["name"],
+                "seed": int(plan.config.seed),
+            },
+            "settings": plan.hash,
+            **({"init": plan.init.as_dict()} if plan.init else {}),
+            "protocol": plan.card,
+            "evaluated": evaluator.evaluates,
+            "metrics": list(progress.stages.values())[-1]["metrics"],
+            "stages": progress.stages,
+            "dataset": {
+                "name": data.name,
+                "fingerprint": evaluator.fingerprint,
+                "train": len(data.train.images),
+                "query": len(data.query.images),
+                "gallery": len(data.gallery.images),
+                "unreadable": evaluator.skipped,
+                # null: no published facts; []: all published facts agree
+                "not_as_published": evaluator.differences,
+                "notes": dict(data.notes),
+                **({"parts": evaluator.parts} if evaluator.parts else {}),
+            },
+            "seconds": round(progress.seconds, 2),
+            "devices": processes.world_size(),
+            "device_hours": round(progress.device_seconds / 3600, 5),
+            "memory_mib": progress.memory_mib,
+            "pipeline": {
+                "image_cache": evaluator.place.name if evaluator.place else None,
+                "compile": plan.config.train.compile if plan.recipe.stages else "off",
+            },
+            "processes": progress.processes,
+            "environment": progress.environment,
+            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+            **notes,
+        }
+        self.files.finish(record)

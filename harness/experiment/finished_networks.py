@@ -1,0 +1,181 @@
+"""Networks of finished runs: where training begins (`init=RUN`), and teachers of other runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from harness.components.backbones.weights import read_state
+from harness.core.errors import ConfigError
+from harness.core.interfaces import Backbone
+from harness.experiment.stages import Stage, build_backbone
+from harness.results.store import Run, Store, trained_on
+
+
+@dataclass(frozen=True)
+class FinishedNetwork:
+    """The network that a stage of a finished run ended with.
+
+    Attributes:
+        digest: of its weights. Settings hashes and protocol cards identify it by this digest,
+            because a run may be renamed, or repeated with other weights.
+    """
+
+    run: Run
+    stage: str
+    digest: str
+
+    @property
+    def path(self) -> Path:
+        """The file of its weights."""
+        return weights_of(self.run, self.stage)
+
+    @property
+    def described(self) -> str:
+        """Run, stage and digest, for config.json."""
+        return f"{self.run.name} {self.stage} {self.digest}"
+
+    @property
+    def on_card(self) -> str:
+        """The line `weights` of the protocol card of a run that begins from it."""
+        return f"of a model trained on {trained_on(self.run.record)} ({self.digest})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The section `init` of the record of a run that begins from it."""
+        return {
+            "run": self.run.name,
+            "stage": self.stage,
+            "digest": self.digest,
+            "method": self.run.record["experiment"]["method"],
+            "trained_on": trained_on(self.run.record),
+        }
+
+
+def find_init(config: DictConfig) -> FinishedNetwork | None:
+    """The network of `init=RUN`, of the run's last stage; None without `init`.
+
+    Raises:
+        ConfigError: there is no such run, it is unfinished, or it kept no weights.
+    """
+    if config.get("init") is None:
+        return None
+    run = _finished_run(config, "init", str(config.init))
+    return _network(run, list(run.record["stages"])[-1])
+
+
+def find_teachers(config: DictConfig, stages: tuple[Stage, ...]) -> dict[str, FinishedNetwork]:
+    """Stage → the finished network that `distiller.teacher=RUN` names: of the run's stage
+    `teacher` if it has one, else of its last stage.
+
+    Raises:
+        ConfigError: there is no such run, it is unfinished, or it kept no weights.
+    """
+    found = {}
+    for stage in stages:
+        if stage.teacher_run is not None:
+            run = _finished_run(config, "distiller.teacher", stage.teacher_run)
+            names = list(run.record["stages"])
+            found[stage.name] = _network(run, "teacher" if "teacher" in names else names[-1])
+    return found
+
+
+def _finished_run(config: DictConfig, option: str, name: str) -> Run:
+    run = Store(Path(config.store).expanduser()).find(name)
+    if not run.finished:
+        raise ConfigError(
+            f"{option}={run.name}: this run is not finished.",
+            "Finish that run first, or choose another (harness list runs).",
+        )
+    return Run(run.folder.absolute())
+
+
+def _network(run: Run, stage: str) -> FinishedNetwork:
+    digest = hashlib.blake2b(weights_of(run, stage).read_bytes(), digest_size=8).hexdigest()
+    return FinishedNetwork(run, stage, digest)
+
+
+def weights_of(run: Run, stage: str) -> Path:
+    """The file of a stage's weights.
+
+    Raises:
+        ConfigError: the run kept none.
+    """
+    path = run.folder / f"{stage}.pt"
+    if not path.is_file():
+        raise ConfigError(
+            f"{run.name} kept no weights of its stage '{stage}' ({path.name} is missing).",
+            "Committed records come without weights. Run it again: overwrite=always.",
+        )
+    return path
+
+
+def load_network(run: Run, stage: str) -> Backbone:
+    """The network that a run's stage ended with.
+
+    Raises:
+        ConfigError: the run kept no weights, or they are of another network. DataError: they
+            cannot be read.
+    """
+    config = run.config()
+    changes = (config["stages"].get(stage) or {}).get("backbone") or {}
+    node = OmegaConf.merge(config["backbone"], changes)
+    assert isinstance(node, DictConfig)
+    backbone = build_backbone(without_weights(node))
+    load_weights(backbone, read_state(weights_of(run, stage)), run.name)
+    return backbone
+
+
+def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
+    """Give a network the weights of another one, batch statistics included: all or none.
+
+    Args:
+        source: where the weights come from, for the error message.
+
+    Raises:
+        ConfigError: names or shapes differ.
+    """
+    own = backbone.state_dict()
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    other = [
+        f"{key} {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    differences = [
+        f"{what} {', '.join(keys[:2])}{', …' if len(keys) > 2 else ''}"
+        for what, keys in (("lacks", missing), ("also has", unknown), ("has", other))
+        if keys
+    ]
+    if differences:
+        raise ConfigError(
+            f"The weights of {source} are of another backbone: it {'; it '.join(differences)}.",
+            "Use the same backbone and backbone.views, or another run.",
+        )
+    backbone.load_state_dict(state)
+
+
+def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
+    """A network with its initial weights: those that its config names, or those of `init=RUN`.
+
+    Raises:
+        HarnessError: the weights are not available or do not fit.
+    """
+    if init is None:
+        return build_backbone(node)
+    backbone = build_backbone(without_weights(node))
+    load_weights(backbone, read_state(init.path), f"init={init.run.name}")
+    return backbone
+
+
+def without_weights(node: DictConfig) -> DictConfig:
+    """The configuration of a backbone with random weights."""
+    merged = OmegaConf.merge(node, {"weights": "none"})
+    assert isinstance(merged, DictConfig)
+    return merged

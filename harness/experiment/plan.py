@@ -1,0 +1,185 @@
+"""From a composed configuration to a plan: the recipe, what it refers to, its card and its name.
+
+Everything outside the configuration is looked up here, once: runs that `init` and
+`distiller.teacher` name, and files. Card and hash are then functions of plain data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.components.backbones import describe_weights
+from harness.core.errors import ConfigError
+from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
+from harness.experiment.joint_datasets import sections
+from harness.experiment.protocol import protocol_card
+from harness.experiment.recipe import Recipe, make_recipe
+
+#: settings that change where or whether an experiment runs, but not its result
+ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment before it runs: method × data set × protocol × seed.
+
+    Attributes:
+        config: as composed. recipe: its stages.
+        init: the network of `init=RUN`. teachers: stage → the network of `distiller.teacher=RUN`.
+        precision: resolved (never `auto`).
+        card: the protocol card, with its hash.
+        settings: the resolved configuration without paths and device, for config.json.
+        hash: of all settings but the seed.
+    """
+
+    config: DictConfig
+    recipe: Recipe
+    init: FinishedNetwork | None
+    teachers: Mapping[str, FinishedNetwork]
+    precision: str
+    card: dict[str, Any]
+    settings: dict[str, Any]
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """The run's folder: `METHOD-DATASET-sSEED-HASH`, or `name=`."""
+        if self.config.name:
+            return str(self.config.name)
+        config = self.config
+        return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{self.hash}"
+
+
+def make_plan(config: DictConfig, precision: str) -> Plan:
+    """Check a composed configuration and look up everything that it refers to.
+
+    Args:
+        precision: resolved (never `auto`).
+
+    Raises:
+        ConfigError: values out of range, parts that cannot be combined, runs or files that do not
+            exist.
+    """
+    _check_name(config.name)
+    recipe = make_recipe(config)
+    init, teachers = find_init(config), find_teachers(config, recipe.stages)
+    given = {} if init is None else {_main_weights(config): init.on_card}
+    weights = given | {v: describe_weights(v) for v in _weights(config) if v not in given}
+    card = protocol_card(config, precision, weights)
+    plain = _portable(config, precision, init, teachers, card["weights"])
+    hashed = _with_paths_as(plain, _digests(plain))
+    if init is not None:
+        hashed["init"] = init.digest
+    return Plan(
+        config,
+        recipe,
+        init,
+        teachers,
+        precision,
+        card,
+        settings=_with_paths_as(plain, {path: Path(path).name for path in _paths(plain)}),
+        hash=settings_hash(hashed),
+    )
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """8 hex digits over all settings but the seed: runs that share them are repeats."""
+    held = {key: value for key, value in settings.items() if key != "seed"}
+    text = json.dumps(held, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _check_name(name: Any) -> None:
+    if name and not re.fullmatch(r"\w[\w.+-]*", str(name)):
+        raise ConfigError(
+            f"name={name} is not a valid folder name.",
+            "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
+        )
+
+
+def _main_weights(config: DictConfig) -> str:
+    return str(config.backbone.get("weights", "none"))
+
+
+def _weights(config: DictConfig) -> Iterator[str]:
+    """The weights of the backbone and of stages that change them."""
+    yield _main_weights(config)
+    for stage in config.stages or {}:
+        value = OmegaConf.select(config, f"stages.{stage}.backbone.weights")
+        if value is not None:
+            yield str(value)
+
+
+def _portable(
+    config: DictConfig,
+    precision: str,
+    init: FinishedNetwork | None,
+    teachers: Mapping[str, FinishedNetwork],
+    weights: str,
+) -> dict[str, Any]:
+    """The resolved configuration without what belongs to this machine, absolute paths excepted."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    for key in ELSEWHERE:
+        plain.pop(key, None)
+    for section in sections(plain["dataset"]):
+        section.pop("root", None)
+    plain["evaluation"].pop("keep_features", None)  # changes what is kept, not the result
+    plain["train"]["precision"] = precision
+    if init is not None:
+        plain["init"] = init.described  # however it was named
+    nodes = [plain, *(stage or {} for stage in plain["stages"].values())]
+    for node in nodes:
+        train = node.get("train") or {}
+        if train.pop("micro_batch", None) and not train:  # changes memory, not the result
+            del node["train"]
+    if weights != "none" and not weights.startswith("imagenet"):
+        plain["backbone"]["weights"] = weights
+    if teachers:
+        plain["teachers"] = {stage: network.described for stage, network in teachers.items()}
+        for node in nodes:
+            if (node.get("distiller") or {}).get("teacher") is not None:
+                node["distiller"]["teacher"] = "a finished run"
+    return {str(key): value for key, value in plain.items()}
+
+
+def _paths(node: Any) -> Iterator[str]:
+    """All strings that are absolute paths, at any depth."""
+    if isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from _paths(inner)
+    elif isinstance(node, str) and Path(_expanded(node)).is_absolute():
+        yield node
+
+
+def _digests(node: dict[str, Any]) -> dict[str, str]:
+    """Path → the file's name and the digest of its content: files of one name may differ."""
+    digests = {}
+    for value in _paths(node):
+        path = Path(_expanded(value))
+        digests[value] = path.name
+        if path.is_file():
+            content = hashlib.blake2b(path.read_bytes(), digest_size=8)
+            digests[value] = f"{path.name} {content.hexdigest()}"
+    return digests
+
+
+def _with_paths_as(node: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(node, dict):
+        return {key: _with_paths_as(value, names) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_paths_as(value, names) for value in node]
+    return names.get(node, node) if isinstance(node, str) else node
+
+
+def _expanded(value: str) -> str:
+    return os.path.expanduser(value)  # noqa: PTH111 (Path's own refuses unknown users)
