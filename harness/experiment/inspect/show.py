@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,14 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
-from harness.experiment.inspect import activation_maps
+from harness.experiment.inspect.activation_maps import shares as view_shares
 from harness.experiment.inspect.embedding import embed
 from harness.experiment.inspect.rankings import CHOICES, rankings
-from harness.experiment.inspect.trained_stage import TrainedStage, find_stage
+from harness.experiment.inspect.trained_stage import TrainedStage
 from harness.results.figures import embedding, maps, ranked
 from harness.results.figures.curves import curves
 from harness.results.figures.style import FORMATS, save
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,76 +45,48 @@ class FigureOptions:
     identities: int = 16
 
 
-@dataclass
-class Figures:
-    """The figures of a run, one method each; the stage is loaded when the first needs it."""
-
-    run: Run
-    stage_name: str | None
-    options: FigureOptions
-    root: Path
-    cache: Path
-    device: str
-    changes: Sequence[str]
-    reporter: Reporter
-
-    @cached_property
-    def stage(self) -> TrainedStage:
-        device = resolve_device(self.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        name = find_stage(self.run, self.stage_name)
-        return TrainedStage(
-            self.run, name, self.root, self.cache, device, self.reporter, self.changes
-        )
-
-    @property
-    def _title(self) -> str:
-        return f"{self.run.name} ({self.stage.name})"
-
-    def ranked(self) -> Figure:
-        stage, options = self.stage, self.options
-        found = rankings(stage, options.queries, options.count, options.top, options.seed)
-        query, gallery = stage.test.query_cache, stage.test.gallery_cache
-        assert query is not None and gallery is not None
-        data = stage.test.data
-        which = options.queries if options.queries in CHOICES else "chosen"
-        rule = ", re-ranked" if stage.test.protocol.rerank else ""
-        return ranked.draw(
-            ranked.Images(query.images, data.query.images.name, data.query.cameras),
-            ranked.Images(gallery.images, data.gallery.images.name, data.gallery.cameras),
-            found,
-            f"{self._title}: {which} queries{rule}",
-        )
-
-    def embedding(self) -> Figure:
-        options = self.options
-        found = embed(self.stage, options.method, options.identities, options.seed)
-        labeler = f"; {found.labeler}" if found.labeler else ""
-        name = embedding.METHODS[options.method]
-        return embedding.draw(found, f"{self._title}: {name} of training features{labeler}")
-
-    def curves(self) -> Figure:
-        return curves(self.run)
-
-    def maps(self) -> Figure:
-        network = self.stage.backbone  # refuse missing weights before images are decoded
-        source = self.stage.example_images
-        count = min(self.options.count, len(source))
-        chosen = np.random.default_rng(self.options.seed).choice(len(source), count, replace=False)
-        images = np.array(source.images[np.sort(chosen)])
-        shares = {
-            view: share.numpy() for view, share in activation_maps.shares(network, images).items()
-        }
-        rows = {view: band(view, share.shape[1]) for view, share in shares.items()}
-        title = (
-            f"{self._title}: where each view’s feature comes from.\n"
-            "Bright: a large share of the feature. Pale: outside of the view."
-        )
-        return maps.draw(images, shares, rows, title)
+def _ranked(stage: TrainedStage, options: FigureOptions) -> Figure:
+    found = rankings(stage, options.queries, options.count, options.top, options.seed)
+    data, query, gallery = stage.test.data, stage.test.query_cache, stage.test.gallery_cache
+    assert query is not None and gallery is not None
+    which = options.queries if options.queries in CHOICES else "chosen"
+    rule = ", re-ranked" if stage.test.protocol.rerank else ""
+    return ranked.draw(
+        ranked.Images(query.images, data.query.images.name, data.query.cameras),
+        ranked.Images(gallery.images, data.gallery.images.name, data.gallery.cameras),
+        found,
+        f"{stage.title}: {which} queries{rule}",
+    )
 
 
-KINDS = ("ranked", "embedding", "curves", "maps")
+def _embedding(stage: TrainedStage, options: FigureOptions) -> Figure:
+    found = embed(stage, options.method, options.identities, options.seed)
+    labeler = f"; {found.labeler}" if found.labeler else ""
+    name = embedding.METHODS[options.method]
+    return embedding.draw(found, f"{stage.title}: {name} of training features{labeler}")
+
+
+def _maps(stage: TrainedStage, options: FigureOptions) -> Figure:
+    network = stage.backbone  # refuse missing weights before images are decoded
+    source = stage.example_images
+    count = min(options.count, len(source))
+    chosen = np.random.default_rng(options.seed).choice(len(source), count, replace=False)
+    images = np.array(source.images[np.sort(chosen)])
+    shares = {view: share.numpy() for view, share in view_shares(network, images).items()}
+    rows = {view: band(view, share.shape[1]) for view, share in shares.items()}
+    title = (
+        f"{stage.title}: where each view’s feature comes from.\n"
+        "Bright: a large share of the feature. Pale: outside of the view."
+    )
+    return maps.draw(images, shares, rows, title)
+
+
+KINDS: dict[str, Callable[[TrainedStage, FigureOptions], Figure]] = {
+    "ranked": _ranked,
+    "embedding": _embedding,
+    "curves": lambda stage, _: curves(stage.run),
+    "maps": _maps,
+}
 
 
 def show_run(
@@ -151,21 +122,23 @@ def show_run(
         raise ConfigError("--count and --top must be 1 or more.")
     found = Store(Path(store)).find(run)
     folder = Path(output).expanduser() if output else found.folder / "figures"
-    resolve_device(device)  # refuse a missing GPU, even for curves
+    on = resolve_device(device)
+    if on.type == "cpu":
+        keep_freed_memory()
     root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
     cached = Path(cache).expanduser() if cache else root / ".harness"
     written, refused = [], []
     with Reporter() as reporter:
-        figures = Figures(found, stage, options, root, cached, device, changes, reporter)
+        trained = TrainedStage(found, stage, root, cached, on, reporter, changes)
         for kind in kinds or KINDS:
             try:
-                picture = getattr(figures, kind)()
+                picture = KINDS[kind](trained, options)
             except HarnessError as error:
                 if kinds:
                     raise
                 refused.append((kind, error))
                 continue
-            name = kind if kind == "curves" else f"{kind}-{figures.stage.name}"
+            name = kind if kind == "curves" else f"{kind}-{trained.name}"
             written.append(save(picture, folder / f"{name}.{style}"))
     for path in written:
         print(path)

@@ -33,17 +33,41 @@ class TrainedStage:
     """A stage whose network and images are loaded on first use, once.
 
     Attributes:
+        stage: its name; None for the last one.
         root, cache: folders of the data sets and of decoded images.
         changes: `dataset.KEY=VALUE`, for data that have moved.
     """
 
     run: Run
-    name: str
+    stage: str | None
     root: Path
     cache: Path
     device: torch.device
     reporter: Reporter
     changes: Sequence[str] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the stage.
+
+        Raises:
+            ConfigError: the run is unfinished or has no such stage.
+        """
+        stages = list(self.run.record.get("stages", {}))
+        if not stages:
+            raise ConfigError(
+                f"{self.run.name} is not finished.",
+                "Repeat its command to finish it, or draw its curves so far: "
+                "harness show RUN curves.",
+            )
+        if self.stage not in (None, *stages):
+            hint = did_you_mean(str(self.stage), stages)
+            raise ConfigError(f"{self.run.name} has no stage '{self.stage}'.", hint)
+        return self.stage or stages[-1]
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.name} ({self.name})"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -142,20 +166,3 @@ class TrainedStage:
         for _ in range(calls):
             found = labeler.label(features, cameras).labels
         return found.numpy(), labeler.describe()
-
-
-def find_stage(run: Run, stage: str | None) -> str:
-    """The name of a stage of a finished run; by default the last one.
-
-    Raises:
-        ConfigError: the run is unfinished or has no such stage.
-    """
-    stages = list(run.record.get("stages", {}))
-    if not stages:
-        raise ConfigError(
-            f"{run.name} is not finished.",
-            "Repeat its command to finish it, or draw its curves so far: harness show RUN curves.",
-        )
-    if stage is not None and stage not in stages:
-        raise ConfigError(f"{run.name} has no stage '{stage}'.", did_you_mean(stage, stages))
-    return stage or stages[-1]

@@ -1,6 +1,6 @@
 """Reads what the charts of one table show from its rows and runs, as plain data frames.
 
-Only this module of the report knows the columns of a comparison and the keys of records and
+No other module of the report uses the columns of a comparison and the keys of records and
 histories. Rows are named r0, r1, … from the best down, in every frame's column `row`.
 """
 

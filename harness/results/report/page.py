@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.results.report.charts import Chart
 
 STYLES = ("svg", "png", "pdf")
-#: rows in the charts; more could not be told apart
+#: rows in the charts; more would be hard to distinguish
 MAX_ROWS = 16
 #: entries of a protocol card that have other places on the page
 NOT_IN_CARD = ("name", "hash", "cameras", "selection")
@@ -122,15 +122,16 @@ def read(store: str | Path) -> Contents:
     Raises:
         ConfigError: the store has no finished run.
     """
-    from harness.results.report.charts import charts  # altair takes half a second to import
-
     runs = {run.name: run for run in Store(Path(store)).runs()}
     damaged = [(run.name, f"damaged: {run.problem}") for run in runs.values() if run.problem]
     finished = [run for run in runs.values() if run.finished]
     unfinished = [run.name for run in runs.values() if not run.problem and not run.finished]
     sections: list[Section] = []
     problems: dict[str, str] = {}
-    for place, found in enumerate(comparisons(store, found=runs.values())):
+    tables = list(comparisons(store, found=runs.values()))
+    from harness.results.report.charts import charts  # altair takes half a second to import
+
+    for place, found in enumerate(tables):
         best_first = replace(found, rows=found.rows[::-1].reset_index(drop=True))
         data = chart_data(best_first.rows, runs, MAX_ROWS)
         problems |= data.damaged

@@ -1,4 +1,4 @@
-"""A finished run with its weights, tiny, made once."""
+"""A tiny finished run with its weights, made once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tiny import tiny_config
 
 @pytest.fixture(scope="package")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of data and runs."""
+    """Folder of data and runs."""
     return tmp_path_factory.mktemp("figures")
 
 

@@ -158,7 +158,7 @@ def test_damaged_and_unfinished_runs_are_listed(page: Page) -> None:
 
 def test_methods_have_their_idea_and_paper(text: str) -> None:
     part = text[text.index("<h3>mskd</h3>") :]
-    assert "Three views of each image vote on the clusters" in part
+    assert "Three views of each image are clustered with one fused distance" in part
     assert 'href="https://arxiv.org/abs/2204.09931"' in part
     assert "What the authors" not in part.split("</details>")[0]
     assert "method.name: mskd" in part

@@ -69,7 +69,7 @@ def test_worst_best_and_random(stage: TrainedStage) -> None:
 
 
 class Names(ImageSource):
-    """Images that have names only."""
+    """Images with names only."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names

@@ -1,4 +1,4 @@
-"""Activation maps: shares that add up, are where they come from, and are drawn there."""
+"""Activation maps: shares sum to 1, are correct, and are drawn at the right pixels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shares_are_of_the_squared_feature(pooling: str) -> None:
         rows = band(view, maps.shape[2])
         outside = np.setdiff1d(np.arange(maps.shape[2]), np.arange(rows.start, rows.stop))
         assert (places[:, outside] == 0).all() and (places >= 0).all()
-        # one place, channel by channel, as the module's text has it
+        # one position, channel by channel, by the formula of the module
         y, x, total = rows.start, 1, 0.0
         for c in range(maps.shape[1]):
             squared = float(pooled[0, v, c] ** 2 / (pooled[0, v] ** 2).sum())
@@ -53,7 +53,7 @@ def test_pooled_is_no_region() -> None:
 
 
 class Foreign(Backbone):
-    """A network of somebody's own."""
+    """A backbone from elsewhere."""
 
     views, dim = ("global",), 4
 
@@ -67,8 +67,8 @@ def test_other_networks_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["small", "resnet18"])
-def test_a_place_looks_where_it_is_drawn(name: str) -> None:
-    """The centre of what a place depends on is the pixel at which its share is drawn in full."""
+def test_a_position_is_drawn_where_it_looks(name: str) -> None:
+    """The center of a position's receptive field is the pixel where its share is drawn in full."""
     torch.manual_seed(0)
     network = small() if name == "small" else resnet("resnet18", weights="none")
     size = (64, 32) if name == "small" else (128, 64)
@@ -79,7 +79,7 @@ def test_a_place_looks_where_it_is_drawn(name: str) -> None:
     (gradient,) = torch.autograd.grad(maps[:, :, y, x].sum(), inputs)
     depends = gradient.abs().sum((0, 1))
     rows, columns = torch.arange(size[0]), torch.arange(size[1])
-    centre = [float((depends.sum(1) * rows).sum() / depends.sum()),
+    center = [float((depends.sum(1) * rows).sum() / depends.sum()),
               float((depends.sum(0) * columns).sum() / depends.sum())]  # fmt: skip
     places = np.zeros((high, wide))
     places[y, x] = 1.0
@@ -87,7 +87,7 @@ def test_a_place_looks_where_it_is_drawn(name: str) -> None:
     top, left = np.unravel_index(drawn.argmax(), drawn.shape)
     assert drawn.max() == 1.0
     step = size[0] / high
-    assert abs(centre[0] - top) < step / 4 and abs(centre[1] - left) < step / 4
+    assert abs(center[0] - top) < step / 4 and abs(center[1] - left) < step / 4
 
 
 def test_a_band_keeps_to_itself() -> None:
@@ -108,4 +108,4 @@ def test_picture() -> None:
     ]  # fmt: skip
     upper = np.asarray(picture.axes[2].images[0].get_array())
     assert upper.shape == (64, 32, 3)
-    assert upper[32:].min() >= 0.75, "the lower half is pale, as the view does not see it"
+    assert upper[32:].min() >= 0.75, "the lower half is outside of the view, so it is pale"
