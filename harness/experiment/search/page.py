@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,7 +21,7 @@ from harness.core.tuned import row_mark
 from harness.experiment.registration import search_folders
 from harness.experiment.search.finalization import Result
 from harness.experiment.search.worker import shown
-from harness.results.significance_marks import LEVEL, Entry, Queries
+from harness.results.significance_marks import LEVEL, Queries
 from harness.results.store import Run
 
 #: shown wherever settings were chosen by test mAP
@@ -77,8 +78,11 @@ def _difference(result: Result) -> str | None:
     first = result.default[0]
     stage = list(first.record["stages"])[-1]
     both = {"tuned": result.tuned, "default": result.default}
-    entries = [Entry(name, tuple(run.name for run in runs), stage) for name, runs in both.items()]
-    queries = Queries(first.folder.parent, entries)
+    rows = [
+        {"method": name, "runs": [run.name for run in runs], "stage": stage}
+        for name, runs in both.items()
+    ]
+    queries = Queries(first.folder.parent, pd.DataFrame(rows))
     try:
         if queries.bootstrap is None:
             return None
