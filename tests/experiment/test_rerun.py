@@ -90,7 +90,7 @@ def test_what_is_refused(tmp_path: Path, command: Command) -> None:
     for words, said in {
         run.name: "is finished",
         "nothing": "no run 'nothing'",
-        "optimizer.lr=1": "a rerun has its run's settings",
+        "optimizer.lr=1": "a rerun keeps its run's settings",
         "data.rot=x": "Did you mean 'data.root'?",
         "--failed": "No run in",
     }.items():

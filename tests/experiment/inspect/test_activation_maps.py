@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from harness.data.augment import normalize
 from harness.experiment.inspect.activation_maps import shares
 from harness.results.figures.maps import draw, over_pixels
 
-VIEWS = ("global", "upper", "lower", "top", "middle", "bottom")
+VIEWS: Any = ("global", "upper", "lower", "top", "middle", "bottom")
 
 
 def pictures(count: int = 3, size: tuple[int, int] = (64, 32)) -> np.ndarray:
@@ -23,7 +25,7 @@ def pictures(count: int = 3, size: tuple[int, int] = (64, 32)) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pooling", ["gem", "avg"])
-def test_shares_are_of_the_squared_feature(pooling: str) -> None:
+def test_shares_are_of_the_squared_feature(pooling: Any) -> None:
     torch.manual_seed(0)
     network = small(widths=(8, 16), strides=(1, 2), pooling=pooling, views=VIEWS).eval()
     images = pictures()
