@@ -156,7 +156,7 @@ def test_the_smallest_micro_batch_that_does_not_fit_raises_with_a_hint(
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ((GROUPS, "train.micro_batch=6"), "cuts batch-norm groups of 4"),
+        ((GROUPS, "train.micro_batch=6"), "splits batch-norm groups of 4"),
         (("train.micro_batch=8",), "over the whole batch of 16"),
         (("train.micro_batch=0",), "whole number"),
         (("train.micro_batch=many",), "or auto"),
