@@ -102,7 +102,7 @@ class Trainer:
         compile_networks(self.trained, str(train.compile))
         self.image_reader = ImageReader(self.data.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
-        micro_batch = train.get("micro_batch", "auto")
+        micro_batch = train.micro_batch
         self.step = Step(
             *(backbone, objective, distiller, self.trained),
             *(self.device, self.precision, self.scaler),
