@@ -1,4 +1,4 @@
-# `make demo` and `make test` are all that a new machine needs. Both are quick the second time.
+# `make demo` and `make test` install what they need into .venv. Repeating them is fast.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,10 +12,10 @@ demo: $(VENV)/.demo  ## install, run MSKD on synthetic pedestrians, print the le
 	$(BIN)/harness run -m method=direct_transfer,mskd dataset=synthetic
 	$(BIN)/harness table --dataset synthetic
 
-test: $(VENV)/.test  ## install with the test extra, run the test suite
+test: $(VENV)/.test  ## install with the test extra, run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.test  ## ruff and mypy
+lint: $(VENV)/.test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,10 +23,10 @@ lint: $(VENV)/.test  ## ruff and mypy
 verify: $(VENV)/.demo  ## check the arithmetic against the authors' own code
 	$(BIN)/harness verify
 
-leaderboard: $(VENV)/.demo  ## write results/README.md anew from the records in results/leaderboard/
+leaderboard: $(VENV)/.demo  ## write results/README.md from the records in results/leaderboard/
 	$(BIN)/harness table --store results/leaderboard --format markdown --output results/README.md
 
-gpu: $(VENV)/.test  ## on a GPU machine: its tests, figures, MSKD as published; ARGS="--minutes 9"
+gpu: $(VENV)/.test  ## on a GPU machine: GPU tests, timings, MSKD as published; ARGS="--minutes 9"
 	$(BIN)/harness bench gpu $(ARGS)
 
 clean:          ## remove the environment and caches (not data, not results)
@@ -34,7 +34,7 @@ clean:          ## remove the environment and caches (not data, not results)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	  { echo "Python 3.10 or newer is needed, for example: make PYTHON=python3.12 …" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python

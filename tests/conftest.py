@@ -1,4 +1,4 @@
-"""What all tests share: one thread, and the `harness` command in this process."""
+"""Shared by all tests: one CPU thread, and the `harness` command in this process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ import torch  # noqa: E402
 
 from harness.cli.main import main  # noqa: E402
 
-torch.set_num_threads(1)  # sums in another order are other sums; and tests share their cores
+torch.set_num_threads(1)  # the order of sums, and so the results, depend on it; tests share cores
 
 
 class Answer(NamedTuple):
-    """What a command answered."""
+    """Exit status and output of a command."""
 
     status: int
     out: str
@@ -36,10 +36,10 @@ Command = Callable[..., Answer]
 def command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    """`command("list", "methods")` is `harness list methods`, in an empty folder."""
+    """`command("list", "methods")` runs `harness list methods` in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["harness"])
-    # set first, so that what a command leaves in the environment is undone with them
+    # set here, so that monkeypatch restores them even if a command changes them
     for name in ("HARNESS_PLUGINS", "HYDRA_FULL_ERROR"):
         monkeypatch.setenv(name, "")
     monkeypatch.delenv("HARNESS_DATA", raising=False)
@@ -55,7 +55,7 @@ def command(
             status = stop.code if isinstance(stop.code, int) else 1
         else:
             status = 0
-        # Hydra's own help leaves a handler behind, which writes to what is closed after this test
+        # Hydra's help leaves a logging handler behind, whose stream closes after this test
         logging.getLogger().handlers[:] = handlers
         return Answer(status, *capsys.readouterr())
 

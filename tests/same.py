@@ -1,4 +1,4 @@
-"""Whether two runs are one and the same, bit for bit."""
+"""Equality of two runs, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.results.store import Run
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    """All weights that a run kept, by stage and name."""
+    """All weights of a run, by stage and name."""
     return {
         f"{path.stem}/{key}": value
         for path in sorted(run.folder.glob("*.pt"))
@@ -18,7 +18,7 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 
 
 def assert_same(one: Run, other: Run) -> None:
-    """Metrics, per-query results, history (but for seconds) and weights, bit for bit."""
+    """Compare metrics, per-query results, history (except times) and weights."""
     assert one.record["stages"].keys() == other.record["stages"].keys()
     assert one.record["metrics"] == other.record["metrics"]
     for name, stage in one.record["stages"].items():

@@ -1,4 +1,4 @@
-"""Whole cells on a CUDA device: `pytest -m gpu`."""
+"""Whole experiments on a CUDA device: `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 
 from harness.experiment.run import run_experiment
 from harness.experiment.stages import build_backbone
+from harness.results.store import Run
 from tests.conftest import Command
 from tests.experiment.standalone.own_features import write_test_set
 from tests.tiny import tiny_config
@@ -23,12 +24,15 @@ pytestmark = [
 ]
 
 
+def run_on_gpu(folder: Path, *overrides: str) -> Run:
+    """Run a tiny experiment on the GPU."""
+    return run_experiment(tiny_config(folder, *overrides, "device=cuda"))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
-def test_mskd_cell(tmp_path: Path, precision: str) -> None:
-    """Teacher and student run through, image_cache and augmentation on the device."""
-    config = tiny_config(tmp_path, "method=mskd", f"train.precision={precision}")
-    config.device = "cuda"
-    run = run_experiment(config)
+def test_mskd(tmp_path: Path, precision: str) -> None:
+    """Teacher and student train, with image cache and augmentation on the device."""
+    run = run_on_gpu(tmp_path, "method=mskd", f"train.precision={precision}")
     assert run.record["memory_mib"]["device"] > 0
     assert run.record["protocol"]["precision"] == precision
     assert 0 < run.record["metrics"]["mAP"] <= 100
@@ -44,32 +48,27 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_other_cells(tmp_path: Path, case: str) -> None:
-    """Every objective and distiller has its state where the embeddings are."""
-    config = tiny_config(tmp_path, *OTHERS[case])
-    config.device = "cuda"
-    assert 0 < run_experiment(config).record["metrics"]["mAP"] <= 100
+def test_other_methods(tmp_path: Path, case: str) -> None:
+    """Every objective and distiller keeps its state on the device."""
+    assert 0 < run_on_gpu(tmp_path, *OTHERS[case]).record["metrics"]["mAP"] <= 100
 
 
 @pytest.mark.parametrize("setting", [("cap", "inter_epoch=0"), ("pplr", "camera_weight=0.5")])
 def test_objectives_with_cameras(tmp_path: Path, setting: tuple[str, str]) -> None:
-    """Proxies, agreement scores and classifiers lie where the embeddings do."""
+    """Proxies, agreement scores and classifiers are on the device."""
     method, option = setting
-    config = tiny_config(tmp_path, f"method={method}", f"objective.{option}")
-    config.device = "cuda"
-    assert 0 < run_experiment(config).record["metrics"]["mAP"] <= 100
+    run = run_on_gpu(tmp_path, f"method={method}", f"objective.{option}")
+    assert 0 < run.record["metrics"]["mAP"] <= 100
 
 
 def test_untrained_metrics_equal_those_of_the_cpu(tmp_path: Path) -> None:
     cpu = run_experiment(tiny_config(tmp_path / "cpu", "method=direct_transfer"))
-    config = tiny_config(tmp_path / "gpu", "method=direct_transfer")
-    config.device = "cuda"
-    gpu = run_experiment(config)
+    gpu = run_on_gpu(tmp_path / "gpu", "method=direct_transfer")
     assert gpu.record["metrics"]["mAP"] == pytest.approx(cpu.record["metrics"]["mAP"], abs=0.5)
 
 
 def test_fp32_gradients_are_fp32(tmp_path: Path) -> None:
-    """With train.precision=fp32 the backward convolutions do not fall back to TF32."""
+    """With train.precision=fp32, backward convolutions do not use TF32."""
     from harness.core.precision import arithmetic, fp32_as
 
     config = tiny_config(tmp_path, "method=direct_transfer")
@@ -90,8 +89,8 @@ def test_fp32_gradients_are_fp32(tmp_path: Path) -> None:
     torch.testing.assert_close(gradient("cuda"), gradient("cpu"), rtol=1e-4, atol=1e-4)
 
 
-def test_own_features_on_the_device(command: Command, tmp_path: Path) -> None:
-    """`harness label` and `harness score` give what they give on the CPU."""
+def test_label_and_score_on_the_device(command: Command, tmp_path: Path) -> None:
+    """`harness label` and `harness score` give the same results as on the CPU."""
     arrays = write_test_set(tmp_path)
     np.save(tmp_path / "f.npy", arrays["g_features"])
     answers = {}
@@ -107,36 +106,31 @@ def test_own_features_on_the_device(command: Command, tmp_path: Path) -> None:
     assert cuda[0]["peak_mib"]["device"] > 0
 
 
-def test_fp16_cell(tmp_path: Path) -> None:
-    """With a gradient scaler, to a finite loss that is close to fp32's."""
-    runs = {}
-    for precision in ("fp32", "fp16"):
-        config = tiny_config(tmp_path / precision, "method=mskd", f"train.precision={precision}")
-        config.device = "cuda"
-        runs[precision] = run_experiment(config)
-    first = [run.history()[0]["loss"] for run in runs.values()]
-    assert first[1] == pytest.approx(first[0], rel=0.05)
+def test_fp16(tmp_path: Path) -> None:
+    """Training with a gradient scaler has a finite loss, close to that of fp32."""
+    losses = [
+        run_on_gpu(tmp_path / x, "method=mskd", f"train.precision={x}").history()[0]["loss"]
+        for x in ("fp32", "fp16")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-@pytest.mark.parametrize("image_cache", ["pinned", "mmap"])
-def test_places_of_the_bank_give_the_same_run(tmp_path: Path, image_cache: str) -> None:
-    """Rows that are sent make the batches that an image cache on the GPU makes: equal first losses."""
+@pytest.mark.parametrize("location", ["pinned", "mmap"])
+def test_cache_locations_give_the_same_run(tmp_path: Path, location: str) -> None:
+    """Batches copied to the GPU equal those of an image cache on the GPU: equal first losses."""
     runs = {}
-    for place in ("device", image_cache):
-        config = tiny_config(
-            tmp_path / place, "method=ice", "images.blur=0.5", f"data.cache_location={place}"
-        )
-        config.device = "cuda"
-        runs[place] = run_experiment(config)
+    for place in ("device", location):
+        overrides = ("method=ice", "images.blur=0.5", f"data.cache_location={place}")
+        runs[place] = run_on_gpu(tmp_path / place, *overrides)
         assert runs[place].record["pipeline"]["image_cache"] == place
-    assert runs["device"].name == runs[image_cache].name
-    rows = [runs[place].history()[0] for place in ("device", image_cache)]
+    assert runs["device"].name == runs[location].name
+    rows = [runs[place].history()[0] for place in ("device", location)]
     assert rows[1]["clusters"] == rows[0]["clusters"]
     assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-3)
 
 
-def test_sent_batches_equal_those_of_the_device() -> None:
-    """Many batches in a hurry: no buffer is overwritten while it is being copied."""
+def test_copied_batches_equal_those_of_the_device() -> None:
+    """Many batches without pause: no buffer is overwritten while it is being copied."""
     from harness.core.seeds import generator
     from harness.data.augment import Augment
     from harness.data.prefetcher import ImageReader, Prefetcher
@@ -162,10 +156,10 @@ def test_sent_batches_equal_those_of_the_device() -> None:
                 parameters = augment.draw(len(indices), draws)
                 yield augment.apply(images, parameters, indices=rows, device=device)
 
-        with Prefetcher(batches(), device) as feed:
-            # integers: sums of them are exact in any order
-            sums[name] = [(x * 1024).round().long().sum().item() for x in feed]
-        assert feed.waited >= 0
+        with Prefetcher(batches(), device) as prefetched:
+            # sums of integers are exact in any order
+            sums[name] = [(x * 1024).round().long().sum().item() for x in prefetched]
+        assert prefetched.waited >= 0
         spans = [reader.span(start, start + 64) for start in range(0, 256, 64)]
         np.testing.assert_array_equal(
             torch.cat([torch.as_tensor(s) for s in spans]).cpu(), image_cache
@@ -173,7 +167,7 @@ def test_sent_batches_equal_those_of_the_device() -> None:
     assert sums["pinned"] == sums["device"] == sums["mmap"]
 
 
-def test_optimisers_are_fused(tmp_path: Path) -> None:
+def test_optimizers_are_fused(tmp_path: Path) -> None:
     from harness.training.optimizers import load_state, make_optimizer
 
     settings = {"lr": 0.1, "weight_decay": 0.0, "step": 20, "gamma": 0.1}
@@ -184,7 +178,7 @@ def test_optimisers_are_fused(tmp_path: Path) -> None:
         weight.grad = torch.ones_like(weight)
         optimizer.step()
         there = make_optimizer({**settings, "name": name}, [torch.nn.Parameter(torch.ones(4))], [])
-        load_state(there, optimizer.state_dict())  # a GPU's checkpoint goes on on a CPU
+        load_state(there, optimizer.state_dict())  # a GPU's checkpoint resumes on a CPU
         there.param_groups[0]["params"][0].grad = torch.ones(4)
         there.step()
 
@@ -194,24 +188,19 @@ def test_optimisers_are_fused(tmp_path: Path) -> None:
     ("method", "mode"),
     [("mskd", "default"), *((m, "max-autotune") for m in ("mskd", "mmt", "ice", "spcl"))],
 )
-def test_compiled_cells(tmp_path: Path, method: str, mode: str) -> None:
-    """CUDA graphs reuse the memory of outputs: objectives and teachers must not notice."""
-    runs = {}
-    for compiled in ("off", mode):
-        config = tiny_config(tmp_path / compiled, f"method={method}", f"train.compile={compiled}")
-        config.device = "cuda"
-        runs[compiled] = run_experiment(config)
-    first = [run.history()[0]["loss"] for run in runs.values()]
-    assert first[1] == pytest.approx(first[0], rel=1e-2)
+def test_compiled_networks(tmp_path: Path, method: str, mode: str) -> None:
+    """CUDA graphs reuse the memory of outputs, without effect on objectives and teachers."""
+    losses = [
+        run_on_gpu(tmp_path / x, f"method={method}", f"train.compile={x}").history()[0]["loss"]
+        for x in ("off", mode)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_throughput_is_recorded(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, "method=mskd", "train.precision=bf16")
-    config.device = "cuda"
-    record = run_experiment(config).record
-    assert (
-        record["pipeline"]["image_cache"] == "device" and record["environment"]["device"] != "CPU"
-    )
+    record = run_on_gpu(tmp_path, "method=mskd", "train.precision=bf16").record
+    assert record["pipeline"]["image_cache"] == "device"
+    assert record["environment"]["device"] != "CPU"
     assert record["memory_mib"]["device"] > 0 and record["device_hours"] > 0
     for stage in record["stages"].values():
         assert 0 <= stage["waiting"] <= 1
@@ -221,8 +210,9 @@ def test_bench_on_the_device(command: Command) -> None:
     small = ("protocol=debug", "dataset.identities=6", "images.height=32", "images.width=16")
     for what in ("train", "extract", "augment"):
         answer = command("bench", what, *small, "images.pad=2", "--images", "48", "--steps", "3",
-                         "--repeats", "2", "--reference", "--workers", "1", "--json")  # fmt: skip
+                         "--repeats", "2", "--baseline", "--workers", "1", "--json")  # fmt: skip
         assert answer.status == 0, answer.err
         found = json.loads(answer.out)
-        assert found["ratio"] > 0 and found["harness"]["memory_mib"]["device"] > 0
-        assert ("ratio_tf32" in found) == (what != "augment")
+        assert found["ratios"]["baseline"]["images_per_second"] > 0
+        assert found["candidates"]["harness"]["memory_mib"]["device"] > 0
+        assert ("baseline_tf32" in found["candidates"]) == (what != "augment")

@@ -1,4 +1,4 @@
-"""The wheel: one import name, everything in it, and it works far from the checkout."""
+"""The wheel has one import name, holds every file, and works outside the checkout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from tests.paths import ROOT
 
-#: what a wheel is made of; copied, because building writes into the folder that it builds
+#: sources of the wheel; copied, because building writes into the source folder
 SOURCES = ("harness", "methods", "datasets", "results/published.csv", "tests/golden",
            "pyproject.toml", "README.md", "LICENSE")  # fmt: skip
 
@@ -31,7 +31,7 @@ def _run(*arguments: str, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel, built from a copy of the checkout and without the net."""
+    """A wheel, built offline from a copy of the checkout."""
     pytest.importorskip("setuptools", minversion="77", reason="builds without isolation")
     folder = tmp_path_factory.mktemp("wheel")
     for name in SOURCES:
@@ -41,7 +41,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    # runs must not be shipped; there is one to leave out
+    # a run, which must not be shipped
     run = folder / "source" / "results" / "runs" / "a-run"
     run.mkdir(parents=True)
     (run / "record.json").write_text("{}")
@@ -53,7 +53,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, installed into a folder of its own."""
+    """A folder with the wheel installed."""
     target = tmp_path_factory.mktemp("site")
     _run("-m", "pip", "install", "--no-deps", "--no-index", "--quiet",
          "--target", str(target), str(wheel), cwd=target)  # fmt: skip
@@ -67,7 +67,7 @@ def test_one_import_name(wheel: Path) -> None:
     assert len(tops) == 2
 
 
-def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
+def test_it_holds_every_file_and_no_runs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     bundled = {"methods": "methods", "datasets": "datasets", "golden": "tests/golden"}
     expected = {"harness/py.typed", "harness/_bundled/results/published.csv"}
@@ -80,9 +80,9 @@ def test_everything_is_in_it_and_no_runs(wheel: Path) -> None:
                 inner = path.relative_to(ROOT / folder).as_posix()
                 expected.add(f"harness/_bundled/{kind}/{inner}")
     assert "harness/_bundled/methods/mskd/config.yaml" in expected
-    assert expected - names == set(), "left out"
+    assert expected - names == set(), "missing"
     extra = {name for name in names - expected if ".dist-info/" not in name}
-    assert extra == set(), "shipped, but why"
+    assert extra == set(), "unexpected"
 
 
 def test_the_command_is_installed(wheel: Path) -> None:
@@ -91,7 +91,7 @@ def test_the_command_is_installed(wheel: Path) -> None:
     assert "harness = harness.cli.main:main" in archive.read(entries).decode()
 
 
-def test_it_works_far_from_the_checkout(site: Path, tmp_path: Path) -> None:
+def test_it_works_outside_the_checkout(site: Path, tmp_path: Path) -> None:
     where = "import harness, harness.core.plugins as p; print(harness.__file__)\n"
     where += "print(p.find()['methods']['mskd'].folder)"
     package, folder = _run("-c", where, cwd=tmp_path, PYTHONPATH=str(site)).split()

@@ -1,4 +1,4 @@
-"""The commands that README and the methods' pages show are commands that work."""
+"""The commands and the code in README and the documentation work."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.cli.commands import COMMANDS
+import harness
+from harness.cli.main import COMMANDS
 from harness.experiment import compose as hydra_app
 from harness.experiment.recipe import make_recipe
 from tests.conftest import Command
 from tests.paths import ROOT
+from tests.tiny import tiny
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
          *sorted(ROOT.glob("datasets/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]  # fmt: skip
 
 
 def commands(page: Path) -> list[str]:
-    """Lines of code blocks that begin with `harness`, without their comments."""
+    """The lines of a page's code blocks that begin with `harness`, without comments."""
     return commands_in(page.read_text(encoding="utf-8"))
 
 
 def commands_in(text: str) -> list[str]:
-    """The same of a text."""
+    """As `commands`, for a text."""
     text = text.replace("\\\n", " ")
     blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
@@ -37,18 +39,18 @@ def test_commands_of(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for line in commands(page):
         words = [word for word in shlex.split(line)[1:] if not word.startswith("--plugins")]
         if "--plugins" in line or "…" in line or "my_method" in line:
-            continue  # of the reader's own folder
+            continue  # needs the reader's own folder
         assert words[0] in COMMANDS, line
         if words[0] != "run":
             continue
-        # launchers are extras, and no part of a cell
+        # launchers are optional packages and not part of the configuration
         overrides = [w for w in words[1:] if "=" in w and not w.startswith("hydra")]
         for choice in _combinations(overrides):
             make_recipe(hydra_app.compose(choice))
 
 
 def _combinations(overrides: list[str]) -> list[list[str]]:
-    """One list an option of `method=a,b` (as a multirun has), the first of other sweeps."""
+    """Overrides for each value of `method=a,b`, with the first value of other sweeps."""
     choices: list[list[str]] = [[]]
     for override in overrides:
         key, _, value = override.partition("=")
@@ -59,20 +61,40 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
 
 
 def test_use_without_training(command: Command, tmp_path: Path) -> None:
-    """The section's Python and its commands, run one after another as they stand."""
+    """The section's Python and its commands run as they are, one after another."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## Use without training\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    exec(compile(python, "README.md", "exec"), {})  # in the empty folder that `command` went to
+    exec(compile(python, "README.md", "exec"), {})  # in the empty folder of `command`
     lines = commands_in(section)
     assert [line.split()[1] for line in lines] == ["label", "score"]
     answers = [command(*shlex.split(line)[1:]) for line in lines]
     assert [answer.status for answer in answers] == [0, 0], answers
     labels = np.load(tmp_path / "labels.npy")
-    assert np.array_equal(labels, np.arange(100).repeat(12)), "a cluster is a person"
+    assert np.array_equal(labels, np.arange(100).repeat(12)), "one cluster per identity"
     assert "re-ranked mAP 100.0" in answers[1].out
 
 
+@pytest.mark.skipif(not hasattr(harness, "load_results"), reason="the functions do not exist yet")
+def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The section's Python runs, on a tiny experiment and random features."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (section,) = re.findall(r"^## Use from Python\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
+    (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert '["method=mskd", "dataset=synthetic"]' in python
+    python = python.replace('["method=mskd", "dataset=synthetic"]', "overrides")
+    monkeypatch.chdir(tmp_path)
+    features = np.random.default_rng(0).normal(size=(120, 16))
+    ids, cams = np.arange(10).repeat(12), np.tile(np.arange(6), 20)
+    sets = [
+        {"features": features[rows], "ids": ids[rows], "cams": cams[rows]}
+        for rows in (np.arange(120) % 12 == 0, np.arange(120) % 12 != 0)
+    ]
+    overrides = [x for x in tiny(tmp_path, "method=mskd") if not x.startswith("store=")]
+    names = {"overrides": overrides, "features": features, "query": sets[0], "gallery": sets[1]}
+    exec(compile(python, "README.md", "exec"), names)
+
+
 def test_pages_hold_commands() -> None:
-    """The pattern above finds something; a README without commands would pass silently."""
+    """Guard against a pattern that finds nothing."""
     assert len(commands(ROOT / "README.md")) >= 10

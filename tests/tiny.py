@@ -1,4 +1,4 @@
-"""A cell that runs in a second or two, for tests."""
+"""An experiment that runs in a second or two, for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from harness.experiment.compose import compose
 
-#: an eighth of the smallest synthetic problem: nothing is learnt, everything runs
+#: an eighth of the smallest synthetic data set: everything runs, nothing is learned
 TINY = (
     "dataset=synthetic",
     "protocol=debug",
@@ -25,11 +25,11 @@ TINY = (
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
-    """Overrides of a tiny cell whose data and records lie under `folder`."""
+    """Overrides of a tiny experiment with data and records under `folder`."""
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
     return [*TINY, *places, *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:
-    """The composed configuration of a tiny cell."""
+    """The composed configuration of a tiny experiment."""
     return compose(tiny(folder, *overrides))

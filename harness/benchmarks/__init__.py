@@ -1,1 +1,1 @@
-"""What takes how long: the label step and evaluation, stage by stage, beside their floor."""
+"""Timings on this machine: the training pipeline, the label step and evaluation."""

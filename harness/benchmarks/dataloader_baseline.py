@@ -1,38 +1,109 @@
-"""The plain pipeline's rounds: a network, a loss and Adam behind a DataLoader."""
+"""The DataLoader baseline: the pipeline that most code of the field has.
+
+Worker processes decode, resize and augment JPEG files one by one with PIL and torchvision. The
+network and the loss are those of the harness, in fp32 (or TF32) and NCHW, trained by Adam, with
+batch norm over the whole batch.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as T
 
-from harness.benchmarks import reference
-from harness.benchmarks.setting import Setting
-from harness.benchmarks.timing import Once, Round
+from harness.benchmarks.timing import Round
+from harness.benchmarks.workload import Workload
 from harness.core.precision import fp32_as
 from harness.core.throughput import synchronized_time
+from harness.data.augment import MEAN, STD
 from harness.experiment.stages import build_objective
 
+Step = Callable[[Tensor, Tensor], None]
 
-def train(
-    setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str
-) -> Once:
-    """Network, loss and Adam in a plain loop; batch norm over the whole batch."""
-    backbone = setting.backbone().to(setting.device).train()
-    objective = build_objective(setting.stage)
-    objective.prepare(len(backbone.views), backbone.dim, setting.count)
-    objective.to(setting.device)
-    with torch.no_grad():
-        setting.begin(objective, backbone)
+
+class DecodedImages(Dataset[tuple[Tensor, int]]):
+    """The workload's files, decoded and transformed one by one: (3, H, W) and the index."""
+
+    def __init__(self, workload: Workload, augmented: bool) -> None:
+        self.source, size = workload.files, workload.size
+        steps: list[object] = [T.Resize(size, T.InterpolationMode.BICUBIC)]
+        if augmented:
+            pad = int(workload.config.images.pad)
+            steps += [T.RandomHorizontalFlip(), T.Pad(pad), T.RandomCrop(size)]
+        steps += [T.ToTensor(), T.Normalize(MEAN, STD)]
+        if augmented:
+            steps.append(T.RandomErasing(p=0.5, scale=(0.02, 0.4), value=MEAN))
+        self.transform = T.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(self.source.read(index)), index
+
+
+def best_workers(images: DecodedImages, workload: Workload, batches: int) -> int:
+    """The number of worker processes with which the DataLoader alone is fastest here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    drawn = workload.drawn(batches)
+
+    def seconds(workers: int) -> float:
+        stream = _load(images, drawn, workers, workload.device)
+        next(stream)  # the start of the workers does not count
+        started = time.perf_counter()
+        for _ in stream:
+            pass
+        return synchronized_time(workload.device) - started
+
+    return min({0, 1, max(1, (cores or 1) // 2), cores or 1}, key=seconds)
+
+
+def baseline(
+    what: str, workload: Workload, images: DecodedImages, steps: int, workers: int, precision: str
+) -> Callable[[], Round]:
+    """Rounds of `train`, `extract` or `augment`, timed once the first batch has arrived."""
+    step = STEPS[what](workload) if what in STEPS else None
+
+    def once() -> Round:
+        stream = _load(images, workload.drawn(steps + 1), workers, workload.device)
+        done, waited = 0, 0.0
+        with fp32_as(precision):
+            first = len(next(stream)[0])
+            started = synchronized_time(workload.device)
+            while True:
+                asked = time.perf_counter()  # on the host, so that the GPU is not held up
+                batch = next(stream, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    break
+                if step is not None:
+                    step(*batch)
+                done += len(batch[0])
+            seconds = synchronized_time(workload.device) - started
+        # where there is no network, the first batch took as much CPU work as any other
+        return Round(done, seconds, {"waiting": waited / seconds}, 0 if step else first)
+
+    return once
+
+
+def _train(workload: Workload) -> Step:
+    device = workload.device
+    backbone = workload.backbone().to(device).train()
+    objective = build_objective(workload.stage)
+    objective.prepare(len(backbone.views), backbone.dim, workload.count)
+    objective.to(device)
+    workload.start_epoch(objective, backbone)
+    parameters = [*backbone.parameters(), *objective.parameters()]
     optimizer = torch.optim.Adam(
-        [p for p in [*backbone.parameters(), *objective.parameters()] if p.requires_grad],
-        lr=3.5e-4,
-        weight_decay=5e-4,
+        [p for p in parameters if p.requires_grad], lr=3.5e-4, weight_decay=5e-4
     )
-    labels = setting.labels.to(setting.device)
+    labels = workload.labels.to(device)
 
     def step(pixels: Tensor, indices: Tensor) -> None:
         loss = objective(backbone(pixels), labels[indices], indices)
@@ -41,51 +112,31 @@ def train(
         optimizer.step()
         objective.update()
 
-    return _timed(setting, plain, steps, workers, precision, step)
+    return step
 
 
-def extract(
-    setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str
-) -> Once:
-    backbone = setting.backbone().to(setting.device).eval()
+def _extract(workload: Workload) -> Step:
+    backbone = workload.backbone().to(workload.device).eval()
 
     @torch.no_grad()
     def step(pixels: Tensor, indices: Tensor) -> None:
         F.normalize(backbone(pixels), dim=-1)
 
-    return _timed(setting, plain, steps, workers, precision, step)
+    return step
 
 
-def augment(
-    setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str
-) -> Once:
-    return _timed(setting, plain, steps, workers, precision, None)
+STEPS: dict[str, Callable[[Workload], Step]] = {"train": _train, "extract": _extract}
 
 
-def _timed(
-    setting: Setting, plain: reference.PlainImages, steps: int, workers: int, precision: str,
-    step: Callable[[Tensor, Tensor], None] | None,
-) -> Once:  # fmt: skip
-    """Clock `steps` batches once the first has come, which costs the start of the workers."""
-
-    def once() -> Round:
-        drawn = [indices.tolist() for indices in setting.drawn(steps + 1)]
-        stream = reference.batches(plain, drawn, workers, setting.device)
-        count, waited = 0, 0.0
-        with fp32_as(precision):
-            made = len(next(stream)[0])
-            started = synchronized_time(setting.device)
-            while True:
-                asked = time.perf_counter()  # of the host: a GPU is not held up by looking
-                batch = next(stream, None)
-                waited += time.perf_counter() - asked
-                if batch is None:
-                    break
-                if step is not None:
-                    step(*batch)
-                count += len(batch[0])
-            seconds = synchronized_time(setting.device) - started
-            # no network saw the first batch: only where there is none does it count as work
-            return Round(count, seconds, waited, count if step else made + count)
-
-    return once
+def _load(
+    images: DecodedImages, drawn: Sequence[Tensor], workers: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (B, 3, H, W) and indices (B,) on the device."""
+    loader = DataLoader(
+        images,
+        batch_sampler=[indices.tolist() for indices in drawn],
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    for pixels, indices in loader:
+        yield pixels.to(device, non_blocking=True), indices.to(device, non_blocking=True)

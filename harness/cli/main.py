@@ -1,44 +1,48 @@
-"""The command line: `harness run` is Hydra's, everything else is a plain command."""
+"""The `harness` command: finds the module of a subcommand and prints errors without traceback."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli.commands import COMMANDS, report_error
+from harness.cli.parser import report_error
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.host_memory import before_torch
 
+#: subcommands; each is a module of this package that is imported when it is needed
+COMMANDS = ("run", "search", "table", "report", "show", "list", "rerun", "rm", "prepare", "eval",
+            "verify", "bench", "label", "score")  # fmt: skip
 HELP = """\
 example:  harness run method=mskd dataset=market1501
 
 usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
-  search    better hyper-parameters, honestly chosen     harness search method=mskd search.trials=50
-  table     compare what was run                         harness table --format markdown
-  report    all of it as one page for a browser          harness report --output report.html
-  show      pictures of a run: ranked lists, maps, …     harness show RUN ranked
-  list      methods, datasets, …, runs, problems         harness list methods
-  rerun     go on with what failed or was stopped        harness rerun --failed
+  search    find better hyper-parameters                 harness search method=mskd search.trials=50
+  table     compare finished runs                        harness table --format markdown
+  report    write a page about all runs for a browser    harness report --output report.html
+  show      draw ranked lists, embeddings, curves, maps  harness show RUN ranked
+  list      list methods, data sets, parts, runs, …      harness list methods
+  rerun     resume or repeat what failed or was stopped  harness rerun --failed
   rm        remove runs                                  harness rm 'mskd-*-s1-*'
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
-  bench     time training, labels … on this machine      harness bench train --reference
-  label     pseudo-labels for features of your own       harness label FEATURES.npy --out LABELS.npy
-  score     rank features of your own: mAP, Rank-k       harness score QUERY.npz GALLERY.npz
+  bench     time training, labels, … on this machine     harness bench train --baseline
+  label     make pseudo-labels for features in a file    harness label FEATURES.npy --out LABELS.npy
+  score     compute mAP and Rank-k of features           harness score QUERY.npz GALLERY.npz
 
-harness COMMAND --help tells more. Images lie under $HARNESS_DATA (or data.root=, or ./data);
-records under results/runs. --plugins DIR, or $HARNESS_PLUGINS, adds your own methods/ and
-datasets/ folders. Exit status: 0 done, 1 failed on the way, 2 refused before any work.
+harness COMMAND --help shows the options. Images are under $HARNESS_DATA, data.root= or ./data;
+records are under results/runs. --plugins DIR or $HARNESS_PLUGINS adds your own methods/,
+datasets/ and conf/. Exit status: 0 success, 1 failed while running, 2 refused before any work.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the `harness` command."""
+    """Run the command line."""
     before_torch()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -46,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except HarnessError as error:
         sys.exit(report_error(error))
     except KeyboardInterrupt:
-        hint = " The same command goes on from the last finished epoch."
+        hint = " The same command resumes from the last finished epoch."
         print(f"\nStopped.{hint if 'run' in arguments[:1] else ''}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `harness table | head`
@@ -56,32 +60,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     arguments = _take_plugins(arguments)
-    if any(a.startswith("query=") for a in arguments):  # the shell asks for completions
+    if any(argument.startswith("query=") for argument in arguments):  # shell completion
         words = os.environ.get("COMP_LINE", "").split(" ")
         if words[1:2] == ["run"]:
             os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        arguments = ["run", *(a for a in arguments if a != "run")]
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        arguments = ["run", *(argument for argument in arguments if argument != "run")]
+    command, *rest = arguments or ["help"]
+    if command in ("-h", "--help", "help"):
         print(HELP, end="")
-        return
-    if arguments[0] == "--version":
+    elif command == "--version":
         import harness
 
         print(f"harness {harness.__version__}")
-        return
-    command, rest = arguments[0], arguments[1:]
-    if command not in COMMANDS:
-        hint = did_you_mean(
-            command, COMMANDS.keys() - {"rm"}
-        )  # nobody is to be led there by a slip
+    elif command in COMMANDS:
+        importlib.import_module(f"harness.cli.{command}").main(rest)
+    else:
+        known = [name for name in COMMANDS if name != "rm"]  # never suggest `rm` for a typo
+        hint = did_you_mean(command, known)
         if "=" in command:
             hint = f"Did you mean 'harness run {' '.join(arguments)}'?"
         raise ConfigError(f"There is no command '{command}'.", hint)
-    COMMANDS[command](rest)
 
 
 def _take_plugins(arguments: list[str]) -> list[str]:
-    """Move `--plugins DIR` into the environment, so that processes started later see it too."""
+    """Move `--plugins DIR` into the environment, which processes that start later inherit."""
     rest: list[str] = []
     folders: list[str] = []
     queue = iter(arguments)
@@ -96,7 +98,7 @@ def _take_plugins(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     if folders:
-        old = [os.environ["HARNESS_PLUGINS"]] if os.environ.get("HARNESS_PLUGINS") else []
+        before = [os.environ["HARNESS_PLUGINS"]] if os.environ.get("HARNESS_PLUGINS") else []
         absolute = [str(Path(folder).absolute()) for folder in folders]
-        os.environ["HARNESS_PLUGINS"] = os.pathsep.join(absolute + old)
+        os.environ["HARNESS_PLUGINS"] = os.pathsep.join(absolute + before)
     return rest

@@ -1,8 +1,8 @@
-"""The plugs, and the values that pass between them.
+"""The interfaces of a method's parts, and the values that pass between them.
 
-A method is made of a `Backbone`, a `PseudoLabeler`, an `Objective` and a `Distiller`; images come
-from a `Dataset`. What a method may see and what it may not is a matter of type: `UnlabelledSet`
-(images, and cameras if the method declared them) goes in, `Split` (with identities) stays outside.
+A method consists of a `Backbone`, a `PseudoLabeler`, an `Objective` and a `Distiller`. It is given
+an `UnlabelledSet`: images, and cameras if it declares that it uses them. No type here holds
+identities; those that do are in `harness.data.types`, which methods do not import.
 
 Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is the global one.
 """
@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-# ----------------------------------------------------------------- what a method sees of images
+from harness.core.errors import HarnessError
 
 
 @dataclass(frozen=True)
 class UnlabelledSet:
-    """All that a method ever sees of the training set: pixels, and cameras if it declared them.
+    """The training set as methods see it.
 
-    images: (N, H, W, 3) uint8, decoded and resized once; on the GPU, in pinned memory, or
-        mapped from their file (`data.cache_location`).
+    images: (N, H, W, 3) uint8, decoded and resized; on the GPU, in pinned memory, or mapped from
+        their file (`data.cache_location`).
     cameras: (N,) int64, or None if the data set has none or the method does not use them.
     """
 
@@ -35,9 +35,6 @@ class UnlabelledSet:
 
     def __len__(self) -> int:
         return len(self.images)
-
-
-# ------------------------------------------------------------------------------- parts of a method
 
 
 class Backbone(nn.Module, ABC):
@@ -53,12 +50,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W), normalised, to embeddings (B, V, D), not yet L2-normalised."""
+        """Normalized images (B, 3, H, W) to embeddings (B, V, D), which are not L2-normalized."""
 
-    def trunk_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that initial weights are loaded into, for `optimizer.backbone_lr_mult`; all of them
-        unless a backbone tells them from its heads.
-        """
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that `optimizer.backbone_lr_mult` applies to: by default all of them."""
         return self.parameters()
 
 
@@ -67,9 +62,9 @@ class PseudoLabels:
     """Labels for all training images.
 
     labels: (N,) int64 on the CPU, 0 … K−1 with every number in use, -1 for outliers.
-    stats: plain numbers for the record and the progress line (at least clusters, outliers).
-        A labeler may count otherwise than the labels do, and says how: SpCL's gives outliers labels
-        of their own, yet they are outliers here, and labels of one image are no clusters.
+    stats: plain numbers for the record and the progress line, at least clusters and outliers. A
+        labeler may define these two differently: SpCL's labeler gives every outlier its own label,
+        but counts it as an outlier, and does not count single images as clusters.
     """
 
     labels: Tensor
@@ -87,46 +82,45 @@ class PseudoLabels:
 
 
 class PseudoLabeler(ABC):
-    """Features to labels, before each epoch or as often as `train.label_every` says.
+    """Features to labels, before each epoch or at the interval `train.label_every`.
 
-    Equal features and an equal state give equal labels. A labeler without memory of earlier epochs
-    has no state; one that has keeps it in `state_dict`, so that a killed run goes on as if nothing
-    had been.
+    Equal features and an equal state give equal labels. State that carries over from call to call
+    belongs in `state_dict`, so that a killed run resumes with the same labels.
     """
 
-    #: whether `label` looks at cameras; if so, the method has to declare `uses_cameras`
+    #: whether `label` uses cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
     #: the fewest images N that it can label with its settings
     min_images: int = 1
-    #: what to change where too few clusters are found, for error messages
+    #: what to change if too few clusters are found, for error messages
     hint: str = "Raise labeler.eps, lower labeler.min_samples"
-    #: how often `label` is called at least before its labels say anything
+    #: the number of calls after which labels are meaningful
     min_calls: int = 1
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
-        """What `uses_cameras` will be of one built with these options; asked before it is built."""
+        """Whether a labeler with these options uses cameras."""
         return cls.uses_cameras
 
     @classmethod
-    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
-        """Whether one built with these options looks at other views than the global one."""
+    def uses_parts(cls, options: Mapping[str, Any]) -> bool:
+        """Whether a labeler with these options uses other views than the global one."""
         return bool(options.get("part_weight"))
 
     def max_clusters(self, images: int) -> int | None:
-        """The most labels K that N images may get; None where there is no telling."""
+        """The most labels K that N images may get; None if that is unknown."""
         return None
 
     @abstractmethod
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D) float32, L2-normalised per view, to labels.
+        """Features (N, V, D) float32, L2-normalized per view, to labels.
 
         Raises:
-            HarnessError: features that are not finite, or too few of them.
+            HarnessError: features that are not finite, or too few images.
         """
 
     def describe(self) -> str:
-        """The settings that a person would change first, for error messages ("eps 0.6, …")."""
+        """The most important settings, for error messages ("eps 0.6, …")."""
         return type(self).__name__
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,21 +128,21 @@ class PseudoLabeler(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Go on from a `state_dict`."""
+        """Restore a `state_dict`."""
 
 
 class Objective(nn.Module, ABC):
-    """Labels to a loss. Owns its memory, which is rebuilt or kept at each epoch's start.
+    """Embeddings and labels to a loss. Owns its memory, which each epoch rebuilds or keeps.
 
     A step is `loss = objective(...)`; `loss.backward()`; `objective.update()`. Memories change in
-    `update`, after the gradient was taken with the old ones.
+    `update`, after the gradient was computed with the old ones.
     """
 
-    #: whether it looks at cameras; if so, the method has to declare `uses_cameras`
+    #: whether it uses cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
-    #: the fewest views V that it can do with
+    #: the fewest views V that it works with
     min_views: int = 1
-    #: whether `start_epoch` looks at features; if not, it gets none (0, V, D) where labels stay
+    #: whether `start_epoch` reads features; if not, it gets none (0, V, D) where labels stay
     reads_features: bool = True
     #: whether it scores labels by a trained classifier, see `logits`
     has_classifier: bool = False
@@ -157,27 +151,27 @@ class Objective(nn.Module, ABC):
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
-        """What `uses_cameras` will be of one built with these options; asked before it is built."""
+        """Whether an objective with these options uses cameras."""
         return cls.uses_cameras
 
     @classmethod
-    def takes_pooled(cls, options: Mapping[str, Any]) -> bool:
-        """Whether one built with these options needs the backbone's last view to be `pooled`, the
-        global one before its neck, which is no part; asked before it is built.
-        """
+    def needs_pooled(cls, options: Mapping[str, Any]) -> bool:
+        """Whether an objective with these options needs `pooled` as the backbone's last view."""
         return False
 
     def prepare(self, views: int, dim: int, images: int) -> None:
-        """Called once, before the optimiser is made and a checkpoint is loaded: the moment for
-        parameters and buffers whose size depends on the network or on the training set.
+        """Create parameters and buffers whose size depends on the network or the training set.
+
+        Called once, before the optimizer is made and a checkpoint is loaded.
 
         Args:
             views, dim: V and D of the backbone. images: N.
         """
 
     def features(self) -> Tensor | None:
-        """Features (N, V, D), L2-normalised per view, that the next epoch is labelled from instead
-        of freshly extracted ones; None (the default) to extract. Warm-up epochs always extract.
+        """Features (N, V, D), L2-normalized per view, to label the next epoch from.
+
+        None (the default): extract features. Warm-up epochs always extract.
         """
         return None
 
@@ -186,29 +180,29 @@ class Objective(nn.Module, ABC):
         """Set up for the epoch's labels, which may be those of the epoch before.
 
         Args:
-            features: (N, V, D) float32, L2-normalised per view, of all training images, as the
-                network gives them now.
+            features: (N, V, D) float32, L2-normalized per view, of all training images, by the
+                current network.
             labels: (N,) int64, -1 for outliers.
             cameras: (N,) int64 if the method uses them.
         """
 
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """Embeddings (B, V, D) as the backbone gives them, labels and indices (B,) → loss."""
+        """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss."""
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Scores of the epoch's K labels, of objectives with a classifier: (B, V, D) → (V, B, K).
+        """Scores of the epoch's K labels by the classifier, if there is one: (B, V, D) → (V, B, K).
 
-        The classifier is among the parameters, so that a teacher may average it.
+        The classifier is among the parameters, so that a teacher can average it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
 
     def metric_view(self, embeddings: Tensor) -> Tensor:
-        """The view whose distances its loss compares, or a distiller's may: (B, V, D) → (B, D)."""
+        """The view for losses on distances, a distiller's included: (B, V, D) → (B, D)."""
         return embeddings[:, 0]
 
     def update(self, frozen: bool = False) -> None:
-        """Let the memory take in the last batch. `frozen`: leave it as it is (warm-up epochs)."""
+        """Update the memory with the last batch. `frozen`: do not (warm-up epochs)."""
 
 
 def embed(network: Backbone, images: Tensor) -> Tensor:
@@ -218,14 +212,14 @@ def embed(network: Backbone, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees of B images.
+    """A batch of B training images.
 
-    images: (B, 3, H, W), augmented and normalised: what the student sees.
+    images: (B, 3, H, W), augmented and normalized, for the student.
     labels: (B,) int64 from 0. indices: (B,) int64 into the training set.
-    others: the same images augmented by other draws, `Distiller.copies` − 1 of them.
-    plain: the same images without augmentation, if `Distiller.wants_plain`.
-    embed: the network and images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers
-        call networks through it, so that the batch can be shared by processes and split.
+    others: further augmentations of the same images, `Distiller.augmentations` − 1 of them.
+    plain: the same images without augmentation, if `Distiller.needs_plain`.
+    embed: network, images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers call
+        networks through it, so that processes can share the batch and micro-batches split it.
     """
 
     images: Tensor
@@ -239,25 +233,25 @@ class Batch:
 class Distiller(nn.Module, ABC):
     """A teacher, and the loss that it adds.
 
-    Its parameters that take a gradient are trained along with the student, and all of its state is
-    in checkpoints.
+    Its parameters that need a gradient are trained with the student; checkpoints hold all its
+    state.
 
     Attributes:
-        copies_student: whether its `teacher` argument is a copy of the stage's untrained network,
+        copies_student: whether its argument `teacher` is a copy of the stage's untrained network,
             made when the stage begins, in place of a finished network.
-        peers: how many more students it trains: networks of the same backbone, with random weights
-            of their own where weights are random. They are its argument `peers`.
-        copies: how many differently augmented copies of each batch it needs, the student's
-            included. wants_plain: whether it needs each batch without augmentation, too.
+        peers: the number of further students that it trains, its argument `peers`: networks of the
+            same backbone, with random weights of their own where weights are random.
+        augmentations: the number of augmentations of each batch, the student's included.
+        needs_plain: whether it needs each batch without augmentation, too.
         needs_classifier: whether the objective has to score labels (`Objective.logits`).
-        keeps_order: whether it gives networks whole batches as they are, never picked or in another
-            order. Each of several processes then makes its own share of the images alone.
+        keeps_order: whether it calls networks with whole batches in their order. Each of several
+            processes then needs its own share of the images only.
     """
 
     copies_student: bool = False
     peers: int = 0
-    copies: int = 1
-    wants_plain: bool = False
+    augmentations: int = 1
+    needs_plain: bool = False
     needs_classifier: bool = False
     keeps_order: bool = False
 
@@ -267,57 +261,57 @@ class Distiller(nn.Module, ABC):
         return None
 
     @property
-    def labelled_by(self) -> tuple[Backbone, ...]:
+    def labeled_by(self) -> tuple[Backbone, ...]:
         """The networks whose mean features label the other epochs; () for the student."""
         return ()
 
     @property
     def tested(self) -> tuple[str, Backbone] | None:
-        """The network that stands for the method in tests, and how records call it; None for the
-        student. It has to be of the stage's backbone, so that it can be loaded as one.
+        """The tested network and its name in records; None for the student.
+
+        It has the architecture of the stage's backbone.
         """
         return None
 
     def prepare(self, objective: Objective) -> None:
-        """Called once, after the objective's own `prepare`, before the optimiser is made: the
-        moment for classifiers of one's own.
+        """Create classifiers, if any. Called once, after `Objective.prepare`, before the optimizer
+        is made.
         """
 
     def relabel(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Called with what the objective's `start_epoch` got, after it."""
+        """Called after `Objective.start_epoch`, with the same arguments."""
 
     @abstractmethod
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         """The extra loss.
 
-        Called in the precision that networks run in; losses that multiply matrices have to leave
-        it: `with torch.autocast(student.device.type, enabled=False)`.
+        Called under the networks' autocast; losses that multiply matrices have to disable it:
+        `with torch.autocast(student.device.type, enabled=False)`.
 
         Args:
-            student: embeddings (B, V, D) that the student makes of `batch.images`.
-            batch: the images. objective: the student's.
+            student: the student's embeddings (B, V, D) of `batch.images`.
+            objective: the student's.
         """
 
     def start_epoch(self, epoch: int) -> None:
         """Called before each epoch's iterations (−1 is a warm-up epoch)."""
 
     def step(self, student: nn.Module, objective: Objective) -> None:
-        """Called after each optimiser step, for teachers that follow the student."""
+        """Called after each optimizer step, for teachers that follow the student."""
 
 
 def check_features(features: Tensor, minimum: int = 1) -> None:
-    """Refuse features that would lead to silent wrong labels.
+    """Refuse features that would silently lead to wrong labels.
 
     Raises:
-        HarnessError: not (N, V, D), fewer than `minimum` images, not finite, or rows of zero norm.
+        HarnessError: not (N, V, D), fewer than `minimum` images, not finite, zero, or of a norm
+            other than 1.
     """
-    from harness.core.errors import HarnessError
-
     if features.dim() != 3:
         raise HarnessError(f"features must be (N, V, D), not {tuple(features.shape)}")
     if len(features) < minimum:
         raise HarnessError(
-            f"{len(features)} images are too few: this labeler looks at {minimum} neighbours",
+            f"{len(features)} images are too few: this labeler uses {minimum} neighbors",
             "Use more images or a smaller k1.",
         )
     norms = torch.linalg.vector_norm(features, dim=-1)  # one pass finds both faults
@@ -330,11 +324,11 @@ def check_features(features: Tensor, minimum: int = 1) -> None:
     if zero:
         raise HarnessError(
             f"{zero} of {norms.numel()} feature vectors are zero",
-            "The backbone collapsed or its weights do not fit.",
+            "The backbone has collapsed, or its weights do not fit.",
         )
     if bad := int(((norms - 1).abs() > 1e-2).sum()):
         raise HarnessError(
-            f"{bad} of {norms.numel()} feature vectors are not L2-normalised",
+            f"{bad} of {norms.numel()} feature vectors are not L2-normalized",
             "Divide each by its norm, view by view.",
         )
 

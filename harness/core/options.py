@@ -123,46 +123,47 @@ def _fields(target: Callable[..., Any]) -> tuple[dict[str, FieldInfo], bool]:
 
 
 def _check(field: FieldInfo, name: str, key: str, value: Any) -> None:
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-    from pydantic.errors import PydanticSchemaGenerationError
-
-    annotation, problems = field.annotation, []
-    if _is_model(annotation):
-        if isinstance(value, Mapping):
-            assert annotation is not None
-            return check_options(annotation, value, key)
-        raise ConfigError(f"{key}={_shown(value)} must be keys and values.")
-    if not _is_plain(annotation):  # an object that the configuration cannot hold
-        return
-    config = ConfigDict(strict=True, allow_inf_nan=False)
-    try:
-        TypeAdapter(_declared(field), config=config).validate_python(value)
-    except PydanticSchemaGenerationError:  # not a hint for values
-        return
-    except ValidationError as error:
-        problems = error.errors()
-    choices = list(_choices(annotation))
-    number_for_text = isinstance(value, bool | int | float) and any(
-        problem["type"] == "string_type" for problem in problems
-    )
-    true_for_one = (
-        get_origin(annotation) is Literal
-        and isinstance(value, bool)
-        and not any(choice is value for choice in choices)
-    )
-    if number_for_text or not (problems or true_for_one):
+    annotation: Any = field.annotation
+    if _is_model(annotation) and isinstance(value, Mapping):
+        return check_options(annotation, value, key)
+    problems = _problems(field, value)
+    if not problems:
         return
     limits = _range(name, _declared(field))
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     hint = "" if default is None else f"The default is {_shown(default)}."
-    if limits and any(problem["type"] in _RANGE_ERRORS for problem in problems):
+    if limits and any(kind in _RANGE_ERRORS for kind, _ in problems):
         raise ConfigError(f"{key}={_shown(value)} is out of range: {limits}.", hint)
-    for problem in problems:
-        if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-            near = did_you_mean(problem["input"], map(str, choices))
+    for kind, found in problems:
+        if kind == "literal_error" and isinstance(found, str):
+            near = did_you_mean(found, map(str, _choices(annotation)))
             hint = near if near.startswith("Did you mean") else hint
     limits = f", {limits}" if limits else ""
     raise ConfigError(f"{key}={_shown(value)} must be {_kind(annotation)}{limits}.", hint)
+
+
+def _problems(field: FieldInfo, value: Any) -> list[tuple[str, Any]]:
+    """What is wrong with a value: names of pydantic's errors, and the values that cause them."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError
+
+    hint = field.annotation
+    if _is_model(hint):
+        return [("model_type", value)]
+    if not _is_plain(hint):  # an object, which no configuration can hold
+        return []
+    if get_origin(hint) is Literal and isinstance(value, bool):  # True == 1
+        return [] if any(choice is value for choice in _choices(hint)) else [("bool_type", value)]
+    try:
+        config = ConfigDict(strict=True, allow_inf_nan=False)
+        TypeAdapter(_declared(field), config=config).validate_python(value)
+    except PydanticSchemaGenerationError:  # not a hint for values
+        return []
+    except ValidationError as error:
+        problems = [(problem["type"], problem["input"]) for problem in error.errors()]
+        number = isinstance(value, bool | int | float)
+        return [] if number and any(kind == "string_type" for kind, _ in problems) else problems
+    return []
 
 
 def _declared(field: FieldInfo) -> Any:

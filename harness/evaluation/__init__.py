@@ -1,1 +1,1 @@
-"""mAP, CMC, mINP, re-ranking and the quality of clusters. The only place that sees identities."""
+"""Ranking metrics, re-ranking and cluster quality: the only package that reads identities."""

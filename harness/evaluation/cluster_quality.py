@@ -1,4 +1,4 @@
-"""How good pseudo-labels are, against the truth: for the record only, never for training."""
+"""Quality of pseudo-labels against identities, for the record only, never for training."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ def cluster_quality(
 ) -> dict[str, float | int]:
     """Compare pseudo-labels with identities.
 
-    Counts: `clusters`, `outliers`, `identities` (how many true ones there are to find) and
-    `clustered`, the share of images that have a label.
+    Counts: `clusters`, `outliers`, `identities` (the true number) and `clustered`, the share of
+    images that have a label.
 
     Over the clustered images only:
 
     - `ari`: adjusted Rand index (Hubert and Arabie, *Comparing Partitions*, 1985);
     - `nmi`: mutual information divided by the arithmetic mean of the entropies;
     - `purity`: share of images that belong to their cluster's most frequent identity;
-    - `pair_precision`: share of the pairs within a cluster that are of one identity (1 without any
-      such pair: nothing was claimed);
-    - `pair_recall`: share of the pairs of one identity that are within a cluster (1 without any).
+    - `pair_precision`: share of the pairs within a cluster that are of one identity (1 if there are
+      no such pairs);
+    - `pair_recall`: share of the pairs of one identity that are within a cluster (1 if there are
+      none).
 
-    A labeler that leaves hard images out looks good in these, so two are also given over all
-    images, each outlier a cluster of its own: `ari_all` and `pair_recall_all`.
+    These favor labelers that leave hard images out. `ari_all` and `pair_recall_all` therefore cover
+    all images, with each outlier as a cluster of its own.
 
-    Where there is no clustered image, ari, nmi, purity and the pair shares over the clustered
-    images are 0. Images whose identity is unknown (-1) are left out of everything.
+    Without any clustered image, the metrics over clustered images are 0. Images of unknown identity
+    (-1) are ignored.
 
     Args:
         labels: (N,) integers, -1 for outliers.
         identities: (N,) integers, -1 where unknown.
 
     Returns:
-        Plain numbers; all but the counts are fractions (ari may be negative).
+        Counts and fractions (ari may be negative).
 
     Raises:
         HarnessError: shapes that do not match.
@@ -50,7 +51,7 @@ def cluster_quality(
     known = identities >= 0
     labels, identities = labels[known], identities[known]
     inlier = labels >= 0
-    clustered, truth = labels[inlier], identities[inlier]
+    clustered, ground_truth = labels[inlier], identities[inlier]
 
     # outliers become clusters of one, numbered after the last cluster
     alone = labels.astype(np.int64)
@@ -75,9 +76,9 @@ def cluster_quality(
             contingency_matrix(identities, alone, sparse=True)
         )[1]
     if len(clustered):
-        table = contingency_matrix(truth, clustered, sparse=True)
-        quality["ari"] = float(adjusted_rand_score(truth, clustered))
-        quality["nmi"] = float(normalized_mutual_info_score(truth, clustered))
+        table = contingency_matrix(ground_truth, clustered, sparse=True)
+        quality["ari"] = float(adjusted_rand_score(ground_truth, clustered))
+        quality["nmi"] = float(normalized_mutual_info_score(ground_truth, clustered))
         quality["purity"] = float(table.max(axis=0).sum() / len(clustered))
         quality["pair_precision"], quality["pair_recall"] = _pair_shares(table)
     return quality

@@ -1,8 +1,13 @@
-"""Distances of queries to the gallery, block by block: Euclidean, or checked ones from outside."""
+"""Distances of queries to gallery images or tracks, in blocks of queries.
+
+A matrix product may round identical gallery rows differently, depending on their column. All
+duplicates of a gallery row therefore take the distance of the first one, so that ties are broken by
+index on every device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -18,40 +23,86 @@ Blocks = Iterable[tuple[int, Tensor]]
 def distance_blocks(
     query: Tensor, gallery: Tensor, block: int = 512
 ) -> Iterator[tuple[int, Tensor]]:
-    """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, block by block.
+    """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, in blocks of queries.
 
     Args:
-        query, gallery: (Q, D) and (G, D), L2-normalised; computed in full float32 on the device of
+        query, gallery: (Q, D) and (G, D), L2-normalized; computed in full float32 on the device of
             `query`, whatever precision training uses.
-        block: rows at a time.
+        block: rows per block.
 
     Yields:
-        (first row, (b, G) float32), the last block being the shorter one.
+        (first row, (b, G) float32); the last block may be shorter.
     """
-    gallery = gallery.to(query.device, torch.float32).T
     two = torch.full((1,), 2.0, device=query.device)
-    for start in range(0, len(query), block):
-        rows = query[start : start + block].float()
-        with exact_matmul(query.device):
-            distances = torch.addmm(two, rows, gallery, alpha=-2)
-        yield start, distances.clamp_(min=0)
+
+    def distances(rows: Tensor, columns: Tensor) -> Tensor:
+        return torch.addmm(two, rows, columns, alpha=-2).clamp_(min=0)
+
+    return _blocks(query, gallery, block, distances)
 
 
 def product_blocks(
     query: Tensor, gallery: Tensor, block: int = 512
 ) -> Iterator[tuple[int, Tensor]]:
-    """x·y of the same rows, in full float32; each block is overwritten by the next."""
-    gallery = gallery.to(query.device, torch.float32).T
-    scratch = torch.empty(min(block, len(query)) * gallery.shape[1], device=query.device)
+    """Products x·y of the same rows in full float32; each block overwrites the previous one."""
+    scratch = torch.empty(min(block, len(query)) * len(gallery), device=query.device)
+
+    def products(rows: Tensor, columns: Tensor) -> Tensor:
+        size = len(rows), columns.shape[1]
+        return torch.mm(rows, columns, out=scratch[: size[0] * size[1]].view(size))
+
+    return _blocks(query, gallery, block, products)
+
+
+def _blocks(
+    query: Tensor, gallery: Tensor, block: int, measure: Callable[[Tensor, Tensor], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Blocks of `measure(query rows (b, D), gallery rows as columns (D, G))`."""
+    gallery = gallery.to(query.device, torch.float32).contiguous()
+    first = first_duplicates(gallery)
     for start in range(0, len(query), block):
-        rows = query[start : start + block].float()
-        out = scratch[: len(rows) * gallery.shape[1]].view(len(rows), -1)
         with exact_matmul(query.device):
-            torch.mm(rows, gallery, out=out)
-        yield start, out
+            found = measure(query[start : start + block].float(), gallery.T)
+        yield start, found if first is None else found[:, first]
 
 
-def check_normalised(side: str, features: Tensor, images: int) -> None:
+def first_duplicates(x: Tensor) -> Tensor | None:
+    """For each row of x (N, D) float32 the first row that equals it bit for bit: (N,) int64.
+
+    None if all rows differ.
+    """
+    from harness.components.labelers.duplicates import find_copies  # imports all labelers
+
+    duplicates = find_copies(x)
+    return None if duplicates is None else duplicates[0][duplicates[1]]
+
+
+def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, Tensor]]:
+    """Distances to tracks from distances to images: a track is as far away as its nearest image.
+
+    Liu et al., *A Deep Learning-Based Approach to Progressive Vehicle Re-identification for Urban
+    Surveillance*, ECCV 2016 ("image-to-track").
+
+    Args:
+        distances: pairs of (first row, (b, G)). tracks: (G,) from 0 without gaps.
+
+    Yields:
+        (first row, (b, T)), T the number of tracks.
+    """
+    track = torch.from_numpy(tracks)
+    count = int(tracks.max()) + 1
+    for start, rows in distances:
+        columns = track.to(rows.device).expand(len(rows), -1)
+        nearest = rows.new_full((len(rows), count), torch.inf)
+        yield start, nearest.scatter_reduce_(1, columns, rows, "amin")
+
+
+def check_normalized(side: str, features: Tensor, images: int) -> None:
+    """Check features (N, D) of the queries or of the gallery.
+
+    Raises:
+        HarnessError: another shape, features that are not finite or not L2-normalized.
+    """
     if features.dim() != 2 or len(features) != images:
         raise HarnessError(
             f"{side} features are {tuple(features.shape)} for {images} identities",
@@ -65,13 +116,18 @@ def check_normalised(side: str, features: Tensor, images: int) -> None:
         )
     if bad := int(((norms - 1).abs() > 1e-2).sum()):
         raise HarnessError(
-            f"{bad} of {images} {side} features are not L2-normalised",
+            f"{bad} of {images} {side} features are not L2-normalized",
             "Divide each row by its norm; rows of zeros mean that the backbone has collapsed.",
         )
 
 
 def checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
-    """Blocks from outside: complete, finite, ≥ 0, and copied, as they will be overwritten."""
+    """Blocks given by a caller, checked and copied, because ranking overwrites them.
+
+    Raises:
+        HarnessError: blocks that are incomplete or given twice, values that are negative or not
+            finite.
+    """
     missing = np.ones(queries, dtype=bool)
     for start, rows in distances:
         here = slice(start, start + len(rows))

@@ -1,6 +1,13 @@
-"""The evaluator knows the truth, and methods do not: cluster quality and test metrics come from here.
+"""The evaluator: the only code that reads identities during a run.
 
-Everything that touches identities during a run is in this file.
+Where could an identity leak? `Evaluator` holds them and has three exits:
+
+- `unlabelled` gives training its images, and camera ids where the method declares them;
+- `cluster_metrics` and `test` return numbers for the record. With `selection=oracle`, which tables
+  show, test mAP also selects the checkpoint.
+
+Import contracts keep `training`, `components` and `methods` from importing this package or the
+types that hold identities (`harness.data.types`).
 """
 
 from __future__ import annotations
@@ -23,26 +30,30 @@ from harness.data.facts import compare_with_published
 from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
-from harness.evaluation.protocol import Rule, Sides, score
+from harness.evaluation.ground_truth import GroundTruth
+from harness.evaluation.protocol import EvaluationProtocol, score
 from harness.evaluation.ranking import RankingResult
 from harness.training.extraction import extract
 
 
 @dataclass
 class Evaluator:
-    """A data set decoded at one size, with its truth.
+    """A data set decoded at one size, with its identities.
 
     Attributes:
         data: the data set without junk and without unreadable images.
         fingerprint: of the data set as it was loaded, junk and unreadable images included.
+        protocol: how `test` and `score` rank.
+        image_cache: `data.cache_location`, where training images are kept.
         skipped: names of images that could not be decoded and were left out.
-        differences: what of the data set is not as publicly known, a line each; None where nothing
-            is publicly known of it.
-        last: the ranking behind the last call of `test`. features: those of the queries (Q, D) and
-            the gallery (G, D) behind it, with keep_features. rule: another than the protocol's.
-        parts: of several data sets at once, each one's name, fingerprint, training images, cameras.
-        image_cache: where training images are wished (`data.cache_location`). place: where they are, once asked for.
-        extracted, extract_seconds: images of the test part that networks saw, and how long it took.
+        differences: differences from the published data set, a line each; None where nothing is
+            published about it.
+        parts: for joint data sets, each one's name, fingerprint, training images and cameras.
+        keep_features: whether `test` stores `features`.
+        last: the ranking of the latest `test`. features: its query (Q, D) and gallery (G, D)
+            features.
+        extracted, extract_seconds: number of test images embedded, and the time it took.
+        place: where the training images are, once `unlabelled` was called.
     """
 
     data: ReIDData
@@ -52,33 +63,22 @@ class Evaluator:
     gallery_cache: ImageCache | None
     device: torch.device
     precision: str
-    rerank: bool
+    protocol: EvaluationProtocol
     reporter: Reporter
     image_cache: str = "auto"
     skipped: list[str] = field(default_factory=list)
     differences: list[str] | None = None
-    last: RankingResult | None = None
-    rule: Rule | None = None
-    keep_features: bool = False
-    features: tuple[Tensor, ...] | None = None
     parts: list[dict[str, str | int]] = field(default_factory=list)
-    place: CacheLocation | None = None
+    keep_features: bool = False
+    last: RankingResult | None = None
+    features: tuple[Tensor, ...] | None = None
     extracted: int = 0
     extract_seconds: float = 0.0
+    place: CacheLocation | None = None
     _images: np.ndarray | Tensor | None = None
 
-    @property
-    def without_cameras(self) -> list[str]:
-        """Names of the data sets, of several at once, whose training images have no cameras."""
-        return [str(part["name"]) for part in self.parts if not part["cameras"]]
-
-    @property
-    def evaluates(self) -> bool:
-        """Whether the data set has a test part. Without identities it has none."""
-        return self.query_cache is not None
-
     def unlabelled(self, uses_cameras: bool) -> UnlabelledSet:
-        """What a method may see of the training part."""
+        """All that a method sees of the training part: images, and cameras if it declares them."""
         assert self.train_cache is not None
         cameras = as_cameras(self.data.train.cameras) if uses_cameras else None
         if self._images is None:  # all stages share them
@@ -89,8 +89,8 @@ class Evaluator:
             )
         return UnlabelledSet(self._images, cameras)
 
-    def observe(self, labels: Tensor) -> dict[str, float]:
-        """Pseudo-labels (N,) against the truth, for the record. {} if there is none."""
+    def cluster_metrics(self, labels: Tensor) -> dict[str, float]:
+        """Pseudo-labels (N,) compared with identities, for the record; {} without identities."""
         identities = self.data.train.identities
         if (identities < 0).all():
             return {}
@@ -118,14 +118,24 @@ class Evaluator:
         self.last = broadcast_from_first(lambda: self.score(features[0], features[1]))
         return self.last.as_dict()
 
-    def score(self, query: Tensor, gallery: Tensor, rule: Rule | None = None) -> RankingResult:
-        """Rank the gallery (G, D) for every query (Q, D) by the protocol's rule, or another."""
-        return score(query, gallery, self.truth, rule or self.rule or Rule(self.rerank))
+    def score(self, query: Tensor, gallery: Tensor) -> RankingResult:
+        """Rank the gallery (G, D) for every query (Q, D) by the protocol."""
+        return score(query, gallery, self.ground_truth, self.protocol)
 
     @property
-    def truth(self) -> Sides:
-        """Who is who in the test part."""
-        return Sides.of(self.data.query, self.data.gallery)
+    def ground_truth(self) -> GroundTruth:
+        """The ground truth of the test part."""
+        return GroundTruth.of(self.data.query, self.data.gallery)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether there is a test part. Data sets without identities have none."""
+        return self.query_cache is not None
+
+    @property
+    def without_cameras(self) -> list[str]:
+        """Names of the joint data sets whose training images have no cameras."""
+        return [str(part["name"]) for part in self.parts if not part["cameras"]]
 
 
 def make_evaluator(
@@ -137,15 +147,16 @@ def make_evaluator(
     on_bad_image: str,
     device: torch.device,
     precision: str,
-    rerank: bool,
     reporter: Reporter,
+    protocol: EvaluationProtocol | None = None,
     image_cache: str = "auto",
 ) -> Evaluator:
-    """Decode a data set's parts (once: they are kept under `cache`).
+    """Decode a data set, or open what was decoded before.
 
     Args:
-        size: (H, W). train: whether the training part is needed. on_bad_image: error or skip.
-        image_cache: where training images are to lie, see `harness/data/cache_location.py`.
+        size: (H, W). cache: the folder of image caches.
+        train: whether the training part is needed. on_bad_image: error or skip.
+        image_cache: where training images are kept, see `harness/data/cache_location.py`.
 
     Raises:
         DataError: images that cannot be decoded, or a test part of queries or gallery alone.
@@ -160,7 +171,7 @@ def make_evaluator(
             size,
             cache,
             on_bad_image="skip" if on_bad_image == "skip" else "error",
-            progress=_said_once(reporter, f"decoding {part} images"),
+            progress=_lazy_phase(reporter, f"decoding {part} images"),
         )
         skipped.extend(image_cache.bad)
         kept = split if len(image_cache) == len(split.images) else split.subset(image_cache.kept)
@@ -183,35 +194,34 @@ def make_evaluator(
         gallery_cache=gallery_cache,
         device=device,
         precision=precision,
-        rerank=rerank,
+        protocol=protocol or EvaluationProtocol(),
         reporter=reporter,
         image_cache=image_cache,
         skipped=skipped,
         differences=compare_with_published(data, fingerprint),
-        parts=[_described(part) for part in data.parts],
+        parts=[
+            {
+                "name": part.name,
+                "fingerprint": part.fingerprint(),
+                "train": len(part.train.images),
+                "cameras": 0 if part.train.cameras is None else len(np.unique(part.train.cameras)),
+            }
+            for part in data.parts
+        ],
     )
 
 
-def _described(part: ReIDData) -> dict[str, str | int]:
-    return {
-        "name": part.name,
-        "fingerprint": part.fingerprint(),
-        "train": len(part.train.images),
-        "cameras": 0 if part.train.cameras is None else len(np.unique(part.train.cameras)),
-    }
-
-
 def without_junk(gallery: Split) -> Split:
-    """What is ranked of a gallery. Junk never is: it is left out early."""
+    """The gallery images that are ranked; junk is dropped before it is decoded."""
     ranked = np.flatnonzero(gallery.identities != -1)
     return gallery if len(ranked) == len(gallery.identities) else gallery.subset(ranked)
 
 
 def check_matches(query: Split, gallery: Split, name: str) -> None:
-    """Refuse a test part in which no query can be answered, before any training.
+    """Check that some query has a correct gallery image, before any training.
 
     Raises:
-        DataError: there is no correct gallery image for any of them.
+        DataError: no query has one.
     """
     if query.cameras is None or gallery.cameras is None:
         possible = bool(np.isin(query.identities, gallery.identities).any())
@@ -227,12 +237,12 @@ def check_matches(query: Split, gallery: Split, name: str) -> None:
         raise DataError(
             f"No query of {name} has a correct gallery image: none of its identity"
             + ("." if query.cameras is None else " from another camera."),
-            "Check how identities and cameras are given; without cameras nothing is left out.",
+            "Check identities and cameras; without cameras only the query image is removed.",
         )
 
 
-def _said_once(reporter: Reporter, phase: str) -> Callable[[int, int], None]:
-    """A progress function that opens its phase at the first call: opened image_caches stay silent."""
+def _lazy_phase(reporter: Reporter, phase: str) -> Callable[[int, int], None]:
+    """Progress that opens its phase at the first call, so that opening a cache stays silent."""
     advance: list[Callable[[int, int], None]] = []
 
     def progress(done: int, total: int) -> None:

@@ -1,9 +1,9 @@
-"""Who is to be found by whom: identities, cameras and junk, laid out for ranking."""
+"""The ground truth of a test: identities, cameras, names and tracks, and who matches whom."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,67 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import HarnessError
+from harness.data.types import Split
 
 Integers = np.ndarray | Tensor | Sequence[int]
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
-    """Who is who, and for each query where its identity stands in the gallery.
+class GroundTruth:
+    """Identities of the queries and of the gallery, and what else decides who is ranked.
 
-    by_identity: (G,) gallery indices sorted by identity; those of query q are
-        by_identity[begin[q] : end[q]].
-    itself: (Q,) gallery index of the query image, or -1.
+    Attributes:
+        query_ids, gallery_ids: (Q,) and (G,).
+        query_cams, gallery_cams: (Q,) and (G,), where there are cameras.
+        query_names, gallery_names: Q and G image names, which only serve to find a query's own
+            image in the gallery.
+        tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
+    """
+
+    query_ids: np.ndarray
+    gallery_ids: np.ndarray
+    query_cams: np.ndarray | None = None
+    gallery_cams: np.ndarray | None = None
+    query_names: list[str] | None = None
+    gallery_names: list[str] | None = None
+    tracks: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, query: Split, gallery: Split) -> GroundTruth:
+        """The ground truth of a data set's test part."""
+        return cls(
+            query.identities,
+            gallery.identities,
+            query.cameras,
+            gallery.cameras,
+            [query.images.name(i) for i in range(len(query.images))],
+            [gallery.images.name(i) for i in range(len(gallery.images))],
+            gallery.tracks,
+        )
+
+    def without_cameras(self) -> GroundTruth:
+        """The same without cameras: only a query's own image is removed from its ranking."""
+        return replace(self, query_cams=None, gallery_cams=None)
+
+    def of_tracks(self) -> GroundTruth:
+        """The same with a gallery of tracks (T,), each with the identity and camera of its images.
+
+        Tracks of the query's identity and camera are removed, as images are.
+        """
+        _, first = np.unique(self.tracks, return_index=True)
+        cams = None if self.gallery_cams is None else self.gallery_cams[first]
+        return GroundTruth(self.query_ids, self.gallery_ids[first], self.query_cams, cams)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchIndex:
+    """The ground truth indexed for ranking: where each query's identity is in the gallery.
+
+    Attributes:
+        by_identity: (G,) gallery indices sorted by identity; those of query q are
+            by_identity[begin[q] : end[q]].
+        itself: (Q,) gallery index of the query image, or -1.
+        junk: gallery indices that are never ranked.
     """
 
     query_ids: Tensor
@@ -43,8 +93,8 @@ class Truth:
         gallery_cams: Integers | None,
         query_names: Sequence[str] | None,
         gallery_names: Sequence[str] | None,
-    ) -> Truth:
-        query, gallery = integers("query_ids", query_ids), integers("gallery_ids", gallery_ids)
+    ) -> MatchIndex:
+        query, gallery = _integers("query_ids", query_ids), _integers("gallery_ids", gallery_ids)
         for what, values, ids in (
             ("query cameras", query_cams, query),
             ("gallery cameras", gallery_cams, gallery),
@@ -64,8 +114,8 @@ class Truth:
         return cls(
             query,
             gallery,
-            None if query_cams is None else integers("query_cams", query_cams),
-            None if gallery_cams is None else integers("gallery_cams", gallery_cams),
+            None if query_cams is None else _integers("query_cams", query_cams),
+            None if gallery_cams is None else _integers("gallery_cams", gallery_cams),
             itself,
             by_identity,
             torch.searchsorted(ordered, query),
@@ -74,40 +124,38 @@ class Truth:
         )
 
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What the compiled loop reads, in its order; empty where there is nothing."""
-        nothing = torch.empty(0, dtype=torch.int64)
+        """The compiled kernel's arguments, in its order; empty arrays for what is absent."""
+        absent = torch.empty(0, dtype=torch.int64)
         cameras = (self.query_cams, self.gallery_cams)
         tensors = (self.begin, self.end, self.by_identity, self.junk, *cameras, self.itself)
-        return tuple((nothing if t is None else t).cpu().numpy() for t in tensors)
+        return tuple((absent if t is None else t).cpu().numpy() for t in tensors)
 
-    def to(self, device: torch.device) -> Truth:
-        """The same on another device; itself if it is there already."""
+    def to(self, device: torch.device) -> MatchIndex:
+        """The same on another device."""
         if self.query_ids.device == device:
             return self
         moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in vars(self).items()}
-        return Truth(**moved)
+        return MatchIndex(**moved)
+
+    def no_valid_query(self) -> HarnessError:
+        """The error that explains why no query has a correct image."""
+        matched = int(((self.end > self.begin) & (self.query_ids >= 0)).sum())
+        if matched == 0:
+            cause = "no query identity occurs in the gallery"
+            hint = "Check that both come from one data set, and how identities are parsed."
+        else:
+            cause = f"{matched} have gallery images of their identity, but all of these are removed"
+            hint = "Check how cameras are parsed; without cameras only the query image is removed."
+            if self.query_cams is None:
+                hint = "The gallery holds only the query images: check how it was split."
+        queries = len(self.query_ids)
+        return HarnessError(f"none of the {queries} queries has a correct image: {cause}", hint)
 
 
-def integers(name: str, values: Integers) -> Tensor:
-    """One list of integers, on the CPU."""
+def _integers(name: str, values: Integers) -> Tensor:
     tensor = torch.as_tensor(values).cpu()
     if tensor.dim() != 1 or tensor.is_floating_point():
         raise HarnessError(
             f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
         )
     return tensor.to(torch.int64)
-
-
-def no_valid_query(truth: Truth) -> HarnessError:
-    known = int(((truth.end > truth.begin) & (truth.query_ids >= 0)).sum())
-    if known == 0:
-        why = "no query identity occurs in the gallery"
-        hint = "Check that query and gallery come from one data set and how identities are parsed."
-    else:
-        why = f"{known} have gallery images of their identity, but all of these are removed"
-        hint = "Check how cameras are parsed; cameras=None evaluates without the camera rule."
-        if truth.query_cams is None:
-            hint = "The gallery holds only the query images themselves: check how it was split."
-    return HarnessError(
-        f"none of the {len(truth.query_ids)} queries has a correct image to find: {why}", hint
-    )

@@ -1,8 +1,8 @@
-"""Features of the test images beside a record, so that metrics need neither images nor network.
+"""Test features stored with a run, so that it can be scored again without images or network.
 
-`evaluation.keep_features=true` leaves `STAGE_features.npz` in the run's folder: float16 (79 MB for
-Market-1501's 19 281 images of 2048), the truth they are scored by, and no names: of these only a
-number remains that is equal where names are.
+`evaluation.keep_features=true` writes `STAGE_features.npz` into the run's folder: the features in
+float16 (79 MB for Market-1501's 19,281 images of 2048 dimensions) and their ground truth. Image
+names are replaced by numbers, equal where the names are equal.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch.nn import functional as F
 
 from harness.core.errors import DataError
 from harness.core.files import write_atomically
-from harness.evaluation.protocol import Sides
+from harness.evaluation.ground_truth import GroundTruth
 
 
 @dataclass(frozen=True, eq=False)
 class KeptFeatures:
-    """query: (Q, D), gallery: (G, D), float32 and L2-normalised, from float16."""
+    """Features (Q, D) and (G, D), float32 and L2-normalized, that were stored as float16."""
 
     query: Tensor
     gallery: Tensor
-    truth: Sides
+    ground_truth: GroundTruth
     fingerprint: str
 
 
 def path_of(folder: Path, stage: str) -> Path:
-    """Where a stage's features are kept."""
+    """The file of a stage's features."""
     return folder / f"{stage}_features.npz"
 
 
 def save(
-    folder: Path, stage: str, query: Tensor, gallery: Tensor, truth: Sides, fingerprint: str
+    folder: Path, stage: str, query: Tensor, gallery: Tensor, truth: GroundTruth, fingerprint: str
 ) -> None:
-    """Keep the features (Q, D) and (G, D) that a stage was tested by."""
+    """Store the features (Q, D) and (G, D) that a stage was tested with."""
     arrays: dict[str, np.ndarray] = {
         "query": query.cpu().to(torch.float16).numpy(),
         "gallery": gallery.cpu().to(torch.float16).numpy(),
@@ -60,10 +60,10 @@ def save(
 
 
 def load(folder: Path, stage: str) -> KeptFeatures | None:
-    """The features of a stage; None if none were kept.
+    """A stage's features; None if none were stored.
 
     Raises:
-        DataError: they cannot be read.
+        DataError: the file cannot be read.
     """
     path = path_of(folder, stage)
     if not path.is_file():
@@ -79,7 +79,7 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
             arrays[f"{side}_names"].astype(str).tolist() if f"{side}_names" in arrays else None
             for side in ("query", "gallery")
         ]
-        truth = Sides(
+        truth = GroundTruth(
             arrays["query_ids"], arrays["gallery_ids"], arrays.get("query_cams"),
             arrays.get("gallery_cams"), names[0], names[1], arrays.get("tracks"),
         )  # fmt: skip
@@ -87,5 +87,5 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}).",
-            "Remove it, and test by the network: harness eval RUN.",
+            "Delete it; `harness eval RUN` then computes the features again.",
         ) from error

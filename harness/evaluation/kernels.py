@@ -1,4 +1,4 @@
-"""The loop of evaluation, compiled by numba: the ranks of each query's correct images."""
+"""Evaluation kernels, compiled by numba: the ranks of each query's correct images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.core.kernels import loop
 
-#: gallery images looked at together: their distances stay in the first-level cache
+#: gallery images per pass: their distances stay in the first-level cache
 _GROUP = 4096
 #: with more correct images than this, look each gallery image up among them instead
 _MANY = 96
@@ -24,10 +24,8 @@ def score_rows(
 
     Args:
         rows: (b, G) float32, x·y of unit rows if `products`, else distances ≥ 0; overwritten.
-        begin, end: (Q,) where the query's identity stands in by_identity (G,).
-        junk: gallery images that nobody is to find.
-        query_cams, gallery_cams: (Q,) and (G,), or both empty. itself: (Q,), or empty.
-        ap, inp, rank: (Q,); a query without a correct image is left as it is.
+        begin, …, itself: see `MatchIndex`; cameras and itself may be empty.
+        ap, inp, rank: (Q,) results; entries of queries without a correct image are not written.
     """
     infinity = np.float32(np.inf)
     cameras = len(gallery_cams) > 0
@@ -66,7 +64,7 @@ def score_rows(
 
 @loop
 def _counted(row: Any, keys: Any) -> Any:
-    """The ranks of sorted keys: 1 and the images before each, counted for each by vectors."""
+    """The ranks of sorted keys, counting the images before each with vector instructions."""
     ranks = np.ones(len(keys), dtype=np.int64)
     for first in range(0, len(row), _GROUP):
         group = row[first : first + _GROUP]
@@ -96,7 +94,7 @@ def _not_above(group: Any, distance: Any) -> Any:
 
 @loop
 def _looked_up(row: Any, keys: Any) -> Any:
-    """The same by a binary search of each image among the keys."""
+    """The same ranks by a binary search for each image among the keys."""
     bits = row.view(np.int32)
     counts = np.zeros(len(keys) + 1, dtype=np.int64)
     last = keys[-1]

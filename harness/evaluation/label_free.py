@@ -1,8 +1,8 @@
-"""How good features are, as far as that can be told without a label.
+"""Criteria of feature quality that need no labels.
 
-None of these sees an identity or a pseudo-label of the run: each clusters or ranks the training
-features by fixed settings of its own, so that runs with other labelers can be compared. One sees
-cameras. How well each follows mAP was measured, see docs/search.md.
+They use neither identities nor the run's pseudo-labels. Each clusters or ranks the training
+features with fixed settings of its own, so that runs with different labelers are comparable. One
+uses cameras. docs/search.md reports how well each correlates with mAP.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from harness.core.interfaces import Backbone, UnlabelledSet
 from harness.training.extraction import extract
 
 CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
-#: pairs further apart than this share next to nothing; those at 1 share nothing and are not stored
+#: the silhouette ignores pairs with a larger Jaccard distance; at 1 they have nothing in common
 FAR = 0.99
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The fixed settings: of the k-reciprocal Jaccard distance and of DBSCAN."""
+    """Fixed settings of the k-reciprocal Jaccard distance and of DBSCAN."""
 
     k1: int = 30
     k2: int = 6
@@ -47,21 +47,21 @@ def label_free(
     reference: Reference,
     cameras: Tensor | None = None,
 ) -> dict[str, float]:
-    """Criteria of a network's training features, in percent, more is better.
+    """Criteria of a network's training features, in percent; higher is better.
 
-    - `cross_camera`: as `neighbours`, but of what is common only images of another camera than the
-      image's own count: |{j in A ∩ B: camera j ≠ camera i}| / |A ∪ B|. People walk from camera to
-      camera, and backgrounds do not.
-    - `neighbours`: what an image's k1 nearest neighbours, and those of its mirror image among the
-      mirror images, have in common: |A ∩ B| / |A ∪ B|, mean over images.
-    - `stability`: adjusted Rand index of the clusters of the features and of the mirrored ones,
-      each outlier a cluster of its own; 0 where either has fewer than two clusters.
-    - `silhouette`: of the clusters, by the Jaccard distance, as Rousseeuw has it (*Silhouettes*,
-      1987); mean over all images, 0 for outliers and where there are fewer than two clusters.
+    - `neighbours`: overlap |A ∩ B| / |A ∪ B| of an image's k1 nearest neighbors (A) with those of
+      its mirror image among the mirror images (B), mean over images.
+    - `cross_camera`: the same, but only images of another camera count as overlap:
+      |{j in A ∩ B: camera j ≠ camera i}| / |A ∪ B|. Persons appear in several cameras, backgrounds
+      do not.
+    - `stability`: adjusted Rand index between the clusters of the features and those of the
+      mirrored ones, each outlier a cluster of its own; 0 if either has fewer than two clusters.
+    - `silhouette`: of the clusters, by the Jaccard distance (Rousseeuw, *Silhouettes*, 1987); mean
+      over all images, 0 for outliers and if there are fewer than two clusters.
 
     Args:
         criteria: some of `CRITERIA`.
-        features, flipped: (N, D), L2-normalised rows, of the images and of their mirror images.
+        features, flipped: (N, D), L2-normalized, of the images and of their mirror images.
         cameras: (N,) int64, for `cross_camera`.
 
     Raises:
@@ -69,7 +69,7 @@ def label_free(
     """
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
-    made: dict[str, Callable[[], float]] = {
+    compute: dict[str, Callable[[], float]] = {
         "cross_camera": lambda: _neighbours(features, flipped, reference.k1, cameras),
         "neighbours": lambda: _neighbours(features, flipped, reference.k1),
         "stability": lambda: _stability(
@@ -78,30 +78,30 @@ def label_free(
         ),
         "silhouette": lambda: _silhouette(_graph(features, reference, FAR), reference),
     }
-    return {name: 100 * made[name]() for name in criteria}
+    return {name: 100 * compute[name]() for name in criteria}
 
 
 def no_cameras() -> ConfigError:
-    """Without cameras nobody crosses from one to another."""
+    """The error for `cross_camera` on data without cameras."""
     others = ", ".join(c for c in CRITERIA if c != "cross_camera")
     return ConfigError(
-        "The criterion cross_camera needs cameras, and the data have none.",
-        f"Choose another (search.label_free, evaluation.label_free): {others}.",
+        "The criterion cross_camera needs cameras, but the data have none.",
+        f"Set search.label_free or evaluation.label_free to one of {others}.",
     )
 
 
 def column(criterion: str) -> str:
-    """What a criterion is called in a run's history."""
+    """A criterion's key in a run's history."""
     return f"label_free_{criterion}"
 
 
 def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
-    """The criteria that a run looks at, and what they are measured by.
+    """The criteria that a run computes, and their settings.
 
-    `selection=label_free` without any means the first of `CRITERIA`.
+    `selection=label_free` without criteria uses the first of `CRITERIA`.
 
     Raises:
-        ConfigError: what is unknown, or out of range.
+        ConfigError: an unknown criterion or setting, or one that is out of range.
     """
     given = OmegaConf.to_container(config.evaluation, resolve=True)
     assert isinstance(given, dict)
@@ -120,15 +120,18 @@ def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
     known = {"k1": int(config.neighbours.k1), "k2": int(config.neighbours.k2)}
     if unknown := set(changes) - {field.name for field in fields(Reference)}:
         raise ConfigError(
-            f"evaluation.reference has no '{unknown.pop()}'.", "k1, k2, eps and min_samples."
+            f"evaluation.reference has no '{unknown.pop()}'.",
+            "Its settings are k1, k2, eps and min_samples.",
         )
     reference = Reference(**(known | changes))
     if not (1 <= reference.k2 <= reference.k1 and 0 < reference.eps <= 1):
-        raise ConfigError(f"evaluation.reference={changes} needs 1 <= k2 <= k1 and eps in (0, 1].")
+        raise ConfigError(
+            f"evaluation.reference={changes} is out of range: 1 ≤ k2 ≤ k1 and 0 < eps ≤ 1."
+        )
     return tuple(names), reference
 
 
-def judge(
+def make_label_free_test(
     criteria: Sequence[str],
     reference: Reference,
     data: UnlabelledSet,
@@ -136,10 +139,10 @@ def judge(
     device: torch.device,
     precision: str,
 ) -> Callable[[Backbone], dict[str, float]]:
-    """A function from a network to `label_free_NAME` of its global view on a training set.
+    """A function that computes `label_free_NAME` for a network's global view on a training set.
 
     Args:
-        cameras: (N,) of the set, whether its method may see them or not.
+        cameras: (N,) of the set, even if the method does not use them.
 
     Raises:
         ConfigError: a criterion that needs cameras, and there are none.
@@ -148,15 +151,15 @@ def judge(
         raise no_cameras()
 
     def measure(backbone: Backbone) -> dict[str, float]:
-        # the last axis but one of (N, H, W, 3)
+        # flip the width of (N, H, W, 3)
         mirrored = (
             data.images.flip(2) if isinstance(data.images, Tensor) else data.images[:, :, ::-1]
         )
-        pair = [
+        features, flipped = (
             extract(backbone, images, device, precision, views=1)[:, 0]
             for images in (data.images, mirrored)
-        ]
-        found = label_free(criteria, pair[0], pair[1], reference, cameras)
+        )
+        found = label_free(criteria, features, flipped, reference, cameras)
         return {column(name): value for name, value in found.items()}
 
     return measure

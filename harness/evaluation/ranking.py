@@ -1,8 +1,8 @@
-"""mAP, CMC and mINP, without ever sorting a row or holding the query × gallery matrix.
+"""mAP, CMC and mINP, computed exactly without sorting and without a query × gallery matrix.
 
 The standard protocol (Zheng et al., *Scalable Person Re-identification: A Benchmark*, ICCV 2015):
-for each query, the gallery images of the same identity *and* camera and all junk (identity -1) are
-removed; queries left without a correct image are skipped, counted and reported.
+for each query, gallery images of the same identity *and* camera and all junk (identity -1) are
+removed. Queries without a correct image are skipped and counted.
 
 With m correct images at ranks r_1 < … < r_m among the G′ gallery images that remain:
 
@@ -13,13 +13,12 @@ With m correct images at ranks r_1 < … < r_m among the G′ gallery images tha
 
 Only the ranks of the correct images are needed. The bits of non-negative float32 numbers sort as
 the numbers do, so `bits << 32 | gallery index` is one integer that orders a row, with ties broken
-by index. Placing each of them among the few correct ones and counting gives r_1 … r_m exactly; on
-the CPU compiled loops count, for each correct image, those before it.
+by index. Counting how many of these keys come before each correct image gives r_1 … r_m exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -33,15 +32,16 @@ from harness.core.kernels import in_threads, kernels, row_ranges
 from harness.core.metrics import METRICS
 from harness.evaluation.distances import (
     Blocks,
-    check_normalised,
+    check_normalized,
     checked,
     distance_blocks,
     product_blocks,
 )
-from harness.evaluation.ground_truth import Integers, Truth, no_valid_query
+from harness.evaluation.ground_truth import Integers, MatchIndex
 
-RANKS = (1, 5, 10, 20)
-#: fewer pairs than this do not pay for loading the compiled loops
+#: the k of the Rank-k metrics
+RANKS = tuple(int(key.removeprefix("rank")) for key in METRICS if key.startswith("rank"))
+#: with fewer query–gallery pairs than this, compiled kernels do not pay for loading them
 WORTH_COMPILING = 1 << 21
 
 _REMOVED = 0x7F800000 << 32  # the key of +inf: above every finite distance
@@ -51,20 +51,19 @@ _CHUNK = 1 << 22  # matrix entries counted at once: their keys take 8 bytes each
 
 @dataclass(frozen=True, eq=False)
 class RankingResult:
-    """What a ranking is worth. All metrics are fractions, 0 … 1; only `as_dict` gives percent.
+    """Metrics of a ranking. All are fractions, 0 … 1; only `as_dict` gives percent.
 
-    ap: (Q,) float64, average precision per query, NaN where the query is skipped.
-    inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
-    first_match_rank: (Q,) int64 from 1, 0 where skipped.
-    gallery: number of gallery images that were ranked, junk not counted.
-    ranks: the k at which `cmc` is given.
+    Attributes:
+        ap: (Q,) float64, average precision per query, NaN where the query is skipped.
+        inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
+        first_match_rank: (Q,) int64 from 1, 0 where skipped.
+        gallery: number of gallery images that were ranked, without junk.
     """
 
     ap: np.ndarray
     inp: np.ndarray
     first_match_rank: np.ndarray
     gallery: int
-    ranks: tuple[int, ...] = RANKS
 
     @property
     def valid(self) -> np.ndarray:
@@ -73,12 +72,12 @@ class RankingResult:
 
     @property
     def valid_queries(self) -> int:
-        """How many queries the means are taken over."""
+        """Number of queries that the metrics are means over."""
         return int(self.valid.sum())
 
     @property
     def skipped_queries(self) -> int:
-        """How many queries have no correct image in the gallery."""
+        """Number of queries without a correct image in the gallery."""
         return len(self.ap) - self.valid_queries
 
     @property
@@ -96,14 +95,9 @@ class RankingResult:
         return float((self.first_match_rank[self.valid] <= k).mean())
 
     def per_query(self) -> dict[str, np.ndarray]:
-        """The arrays that metrics are computed from, of valid queries."""
+        """The arrays of the valid queries that `METRICS` are computed from."""
         arrays = {"ap": self.ap, "inp": self.inp, "first_match_rank": self.first_match_rank}
         return {name: array[self.valid] for name, array in arrays.items()}
-
-    @property
-    def cmc(self) -> dict[int, float]:
-        """`cmc_at` for each of `ranks`."""
-        return {k: self.cmc_at(k) for k in self.ranks}
 
     def as_dict(self) -> dict[str, float | int]:
         """All `METRICS` in percent, and the counts, for JSON."""
@@ -127,91 +121,93 @@ def rank(
     query_names: Sequence[str] | None = None,
     gallery_names: Sequence[str] | None = None,
     distances: Blocks | None = None,
-    ranks: Iterable[int] = RANKS,
     block: int = 512,
 ) -> RankingResult:
     """Rank the gallery for each query and measure the ranking.
 
-    Where either side has no cameras, nothing is removed but junk and the query image itself, which
-    is the gallery image of the same name if both sides have names.
+    Where either side has no cameras, only junk and the query image itself are removed. The query
+    image is the gallery image of the same name, if both sides have names.
 
     Args:
-        query_features, gallery_features: (Q, D) and (G, D), L2-normalised. The work is done on the
-            device of the query features, in float32. May be None if `distances` is given.
+        query_features, gallery_features: (Q, D) and (G, D), L2-normalized. The computation runs on
+            the device of the query features, in float32. Not used if `distances` is given.
         query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
         query_cams, gallery_cams: (Q,) and (G,) cameras.
         query_names, gallery_names: Q and G image names; used only where there are no cameras.
         distances: other distances than the Euclidean (re-ranked ones): pairs of (first row,
-            (b, G) non-negative tensor) which together hold every query once, in any order.
-        ranks: the k of the CMC.
+            (b, G) non-negative tensor) that together hold every query once, in any order.
         block: rows of the distance matrix that exist at a time.
 
     Raises:
-        HarnessError: shapes that do not match, features that are not finite or not normalised,
+        HarnessError: shapes that do not match, features that are not finite or not normalized,
             distances that are negative, not finite or incomplete, or no query with a correct image.
     """
-    truth = Truth.of(query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names)
-    ranks = tuple(ranks)
-    if not ranks or min(ranks) < 1 or block < 1:
-        raise HarnessError(f"ranks {ranks} and block {block} must be 1 or more")
+    matches = MatchIndex.of(
+        query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names
+    )
+    queries, gallery = len(matches.query_ids), len(matches.gallery_ids)
+    if block < 1:
+        raise HarnessError(f"block {block} must be 1 or more")
     if distances is None:
         if query_features is None or gallery_features is None:
             raise HarnessError("neither features nor distances were given")
-        check_normalised("query", query_features, len(truth.query_ids))
-        check_normalised("gallery", gallery_features, len(truth.gallery_ids))
-        if query_features.shape[1] != gallery_features.shape[1]:
-            raise HarnessError(
-                f"query features have {query_features.shape[1]} dimensions, "
-                f"gallery features {gallery_features.shape[1]}"
-            )
         x, y = query_features, gallery_features
-        loops = _loops(len(x) * len(y)) if x.device.type == "cpu" else None
-        blocks = distance_blocks if loops is None else product_blocks
+        check_normalized("query", x, queries)
+        check_normalized("gallery", y, gallery)
+        if x.shape[1] != y.shape[1]:
+            raise HarnessError(
+                f"query features have {x.shape[1]} dimensions, gallery features {y.shape[1]}"
+            )
+        # compiled kernels turn products into distances themselves
+        compiled = _compiled(queries * gallery) if x.device.type == "cpu" else None
+        blocks = distance_blocks if compiled is None else product_blocks
         ap, inp, first = halving(
-            lambda rows: _score(truth, blocks(x, y, rows), loops, products=loops is not None),
+            lambda rows: _score(matches, blocks(x, y, rows), compiled, products=True),
             block,
             "evaluation",
         )
     else:
-        size = len(truth.query_ids), len(truth.gallery_ids)
-        ap, inp, first = _score(truth, checked(distances, *size), _loops(size[0] * size[1]))
+        compiled = _compiled(queries * gallery)
+        ap, inp, first = _score(matches, checked(distances, queries, gallery), compiled)
     if not first.any():
-        raise no_valid_query(truth)
-    return RankingResult(ap, inp, first, int((truth.gallery_ids >= 0).sum()), ranks)
+        raise matches.no_valid_query()
+    return RankingResult(ap, inp, first, int((matches.gallery_ids >= 0).sum()))
 
 
-def _loops(pairs: int) -> ModuleType | None:
-    """The compiled loops, where they can be had and so many pairs are worth loading them."""
+def _compiled(pairs: int) -> ModuleType | None:
     return kernels("harness.evaluation.kernels") if pairs >= WORTH_COMPILING else None
 
 
 def _score(
-    truth: Truth, blocks: Blocks, loops: ModuleType | None, products: bool = False
+    matches: MatchIndex, blocks: Blocks, compiled: ModuleType | None, products: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """AP, INP and first rank of all queries, (Q,) each; NaN, NaN and 0 where skipped.
 
     Args:
-        blocks: pairs of (first row, (b, G) distances), or x·y of unit rows if `products`.
+        blocks: pairs of (first row, (b, G) distances). products: for compiled kernels, blocks hold
+            x·y of unit rows instead.
     """
-    queries = len(truth.query_ids)
+    queries = len(matches.query_ids)
     ap, inp = np.full(queries, np.nan), np.full(queries, np.nan)
     first = np.zeros(queries, dtype=np.int64)
-    chunk = max(1, _CHUNK // max(1, len(truth.gallery_ids)))
+    chunk = max(1, _CHUNK // max(1, len(matches.gallery_ids)))
     for start, rows in blocks:
-        if loops is not None and rows.device.type == "cpu":
-            fixed = (rows.numpy(), products, start, *truth.arrays(), ap, inp, first)
+        if compiled is not None and rows.device.type == "cpu":
+            fixed = (rows.numpy(), products, start, *matches.arrays(), ap, inp, first)
             parts = row_ranges(len(rows), 4 * torch.get_num_threads())
-            in_threads(loops.score_rows, [(*fixed, *part) for part in parts])
+            in_threads(compiled.score_rows, [(*fixed, *part) for part in parts])
             continue
-        truth = truth.to(rows.device)
+        matches = matches.to(rows.device)
         for part in rows.split(chunk):
             here = slice(start, start + len(part))
             start += len(part)
-            ap[here], inp[here], first[here] = _scores(*_match_ranks(part, truth, here))
+            ap[here], inp[here], first[here] = _scores(*_match_ranks(part, matches, here))
     return ap, inp, first
 
 
-def _match_ranks(distances: Tensor, truth: Truth, here: slice) -> tuple[np.ndarray, np.ndarray]:
+def _match_ranks(
+    distances: Tensor, matches: MatchIndex, here: slice
+) -> tuple[np.ndarray, np.ndarray]:
     """Ranks of the correct images of some queries.
 
     Args:
@@ -222,35 +218,35 @@ def _match_ranks(distances: Tensor, truth: Truth, here: slice) -> tuple[np.ndarr
         (b, M) ranks from 1, ascending, and (b,) how many of them are real; the rest is padding.
     """
     device = distances.device
-    begin, end = truth.begin[here, None], truth.end[here, None]
+    begin, end = matches.begin[here, None], matches.end[here, None]
     width = int((end - begin).max())
     column = begin + torch.arange(width, device=device)
     inside = column < end
-    same = truth.by_identity[column.clamp_(max=len(truth.by_identity) - 1)]
+    same = matches.by_identity[column.clamp_(max=len(matches.by_identity) - 1)]
 
-    # what is removed goes to infinity, behind every correct image
-    if len(truth.junk):
-        distances.index_fill_(1, truth.junk, torch.inf)
-    if truth.query_cams is not None and truth.gallery_cams is not None:
-        seen = inside & (truth.gallery_cams[same] == truth.query_cams[here, None])
+    # removed images get an infinite distance, behind every correct image
+    if len(matches.junk):
+        distances.index_fill_(1, matches.junk, torch.inf)
+    if matches.query_cams is not None and matches.gallery_cams is not None:
+        seen = inside & (matches.gallery_cams[same] == matches.query_cams[here, None])
         distances[seen.nonzero()[:, 0], same[seen]] = torch.inf
-    if truth.itself is not None:
-        itself = truth.itself[here]
+    if matches.itself is not None:
+        itself = matches.itself[here]
         distances[(itself >= 0).nonzero()[:, 0], itself[itself >= 0]] = torch.inf
 
     keys = distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
     keys.bitwise_or_(torch.arange(distances.shape[1], device=device))
-    matches = keys.gather(1, same)
-    matches.masked_fill_(~inside | (matches >= _REMOVED), _NONE)
-    matches = matches.sort(dim=1).values
+    correct = keys.gather(1, same)
+    correct.masked_fill_(~inside | (correct >= _REMOVED), _NONE)
+    correct = correct.sort(dim=1).values
 
-    # slot: how many correct images stand before this entry; an entry in slot s is counted by the
+    # slot: how many correct images come before this entry; an entry in slot s counts towards the
     # ranks of the correct images s, s + 1, …
-    slots = torch.searchsorted(matches, keys.contiguous())
+    slots = torch.searchsorted(correct, keys.contiguous())
     slots += (width + 1) * torch.arange(len(slots), device=device)[:, None]
     counts = torch.bincount(slots.flatten(), minlength=len(slots) * (width + 1))
     match_ranks = counts.view(-1, width + 1).cumsum(dim=1)[:, :width]
-    return match_ranks.cpu().numpy(), (matches < _NONE).sum(dim=1).cpu().numpy()
+    return match_ranks.cpu().numpy(), (correct < _NONE).sum(dim=1).cpu().numpy()
 
 
 def _scores(ranks: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,9 +1,9 @@
 """k-reciprocal re-ranking of query–gallery distances at test time.
 
 Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017:
-d* = (1 − λ) d_J + λ d̃ (eq. 12). Query and gallery images are encoded together, but only sparsely,
-and final distances come in blocks of queries: no (Q + G)² matrix is made, only the plain Q × G one,
-which the neighbour search passes by anyway (computing it twice took a third longer).
+d* = (1 − λ) d_J + λ d̃ (eq. 12). Query and gallery images are encoded together, but as sparse rows,
+and the final distances come in blocks of queries: there is no (Q + G)² matrix, only the plain Q × G
+one, which the neighbor search computes anyway.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from harness.components.labelers.jaccard import distance_rows
 from harness.components.labelers.neighbours import compiled_for, search
 from harness.components.labelers.sparse import row_blocks
 from harness.core.errors import ConfigError, HarnessError
+from harness.evaluation.distances import first_duplicates
 
-# ||x − y||² to this power is squared, in the paper from the Euclidean distance, in the evaluators
-# of published methods from a distance that is squared already.
+# d² as a power of ||x − y||²: the paper squares the Euclidean distance, the evaluators of published
+# methods square a distance that is squared already
 _POWERS = {"squared": 2, "euclidean": 1}
 
-_ROWS = 512  # queries at a time where loops are compiled
+_ROWS = 512  # queries per block with compiled kernels
 
 
 def rerank_blocks(
@@ -34,18 +35,18 @@ def rerank_blocks(
     lam: float = 0.3,
     distance: str = "squared",
 ) -> Iterator[tuple[int, Tensor]]:
-    """Re-ranked distances, block by block of queries.
+    """Re-ranked distances, in blocks of queries.
 
     With d the distance named, d̃(i, ·) = d(i, ·)² / max d(i, ·)² over query and gallery together;
-    neighbour lists have k1 + 1 entries, the image itself included, half lists round(k1/2) + 1.
+    neighbor lists have k1 + 1 entries, the image itself included, half lists round(k1/2) + 1.
 
     Args:
-        query_features: (Q, D) float, L2-normalised.
+        query_features: (Q, D) float, L2-normalized.
         gallery_features: (G, D) float, on the same device.
         k1, k2: as in the paper.
         lam: λ, the share of the plain distance.
-        distance: `squared` takes d as the squared Euclidean distance, which the evaluators of
-            SpCL, MMT, Cluster Contrast and MSKD do; `euclidean` is the paper's.
+        distance: `squared` takes the squared Euclidean distance as d, as the evaluators of SpCL,
+            MMT, Cluster Contrast and MSKD do; `euclidean` is the paper's.
 
     Returns:
         An iterator of (first query of the block, distances (b, G) float32).
@@ -56,10 +57,13 @@ def rerank_blocks(
     """
     if not 1 <= k2 <= k1:
         raise ConfigError(
-            f"k1 {k1} and k2 {k2} are not 1 <= k2 <= k1", "The usual values are 20 and 6."
+            f"k1 {k1} and k2 {k2} are out of range: 1 ≤ k2 ≤ k1.",
+            "The usual values are 20 and 6.",
         )
     if not 0 <= lam <= 1:
-        raise ConfigError(f"lambda {lam} is not in [0, 1]", "The usual value is 0.3.")
+        raise ConfigError(
+            f"lambda {lam} is out of range: 0 ≤ lambda ≤ 1.", "The usual value is 0.3."
+        )
     if distance not in _POWERS:
         raise ConfigError(f"unknown distance '{distance}'", f"Use one of {', '.join(_POWERS)}.")
     if query_features.dim() != 2 or query_features.shape[1:] != gallery_features.shape[1:]:
@@ -83,16 +87,20 @@ def _blocks(
     assert found.farthest is not None and plain is not None
     # where all images are the same, d̃ is 0, not 0/0
     scale = found.farthest.pow(power).clamp_(min=torch.finfo(torch.float32).tiny)
+    # products of duplicates may be rounded differently: take those of the first
+    first, first_column = first_duplicates(features), first_duplicates(features[queries:])
+    scale = scale if first is None else scale[first]
     encoding = encode(features, found.ranks, k1, k2, scale, power, found.distances)
     for start, stop in _row_ranges(encoding, queries):
         rows = torch.arange(start, stop, device=features.device)
         jaccard = distance_rows([encoding], rows, first=queries)
-        normalised = plain[start:stop].pow_(power).div_(scale[rows, None])
-        yield start, jaccard.mul_(1 - lam).add_(normalised, alpha=lam)
+        squared = plain[start:stop] if first_column is None else plain[start:stop, first_column]
+        normalized = squared.pow_(power).div_(scale[rows, None])
+        yield start, jaccard.mul_(1 - lam).add_(normalized, alpha=lam)
 
 
 def _row_ranges(encoding: Encoding, queries: int) -> Iterator[tuple[int, int]]:
-    """Blocks of queries: by the size of the sums for tensors, all alike for compiled loops."""
+    """Blocks of queries: of one size for compiled kernels, else by the memory that they take."""
     if compiled_for(encoding.columns, len(encoding), "overlaps") is None:
         yield from row_blocks(encoding.terms()[:queries], len(encoding) - queries)
     else:

@@ -33,7 +33,7 @@ def check_combination(config: DictConfig, objective: Any, distiller: Any | None)
 def _check_pooled(config: DictConfig, objective: Any) -> None:
     """The view `pooled` is for objectives that ask for it, and no part of an image."""
     views = list(config.backbone.get("views", []))
-    takes = getattr(objective, "takes_pooled", None)
+    takes = getattr(objective, "needs_pooled", None)
     wanted = takes is not None and takes(config.objective)
     if wanted and (not views or views[-1] != POOLED):
         raise ConfigError(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.evaluation.evaluator import Evaluator
-    from harness.evaluation.protocol import Rule
+    from harness.evaluation.protocol import EvaluationProtocol
     from harness.results.table_model import Sheet
 
 PREFIX = "eval-"
@@ -40,7 +40,7 @@ def save(
     run: Run,
     stage: str,
     evaluator: Evaluator,
-    rule: Rule,
+    rule: EvaluationProtocol,
     dataset: Mapping[str, Any],
 ) -> Path:
     """Write a result beside a run's record; one of the same images and rule is replaced.

@@ -14,18 +14,18 @@ import yaml
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from harness.core import plugins
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.evaluation import kept_features
 from harness.evaluation.evaluator import make_evaluator
-from harness.evaluation.protocol import Rule, score
+from harness.evaluation.protocol import EvaluationProtocol, score
 from harness.evaluation.ranking import RANKS, RankingResult
 from harness.experiment import cross_domain as transfers
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
+from harness.experiment.registration import register
 from harness.experiment.stages import build
 from harness.results import evaluations
 from harness.results.store import Run, Store
@@ -57,7 +57,7 @@ def evaluate_run(
     Args:
         changes: `dataset=NAME` for another data set than the run's; `dataset.KEY=VALUE` for its
             options, and for data that have moved (records hold no places).
-        rerank, k1, k2, lam, ranks, no_cams: the rule, see `Rule`.
+        rerank, k1, k2, lam, ranks, no_cams: the rule, see `EvaluationProtocol`.
         images: by the network even where features were kept. save: write the result beside the
             record; of another data set, where `harness table --cross` looks for it.
 
@@ -65,7 +65,7 @@ def evaluate_run(
         HarnessError: no such run or stage, a rule out of range, neither features nor weights,
             missing data.
     """
-    rule = Rule(rerank, k1, k2, lam, not no_cams, tuple(ranks))
+    rule = EvaluationProtocol(rerank, k1, k2, lam, not no_cams, tuple(ranks))
     if not rerank and (k1, k2, lam) != (20, 6, 0.3):
         raise ConfigError("--k1, --k2 and --lambda are of re-ranking.", "Add --rerank.")
     rule.check()
@@ -78,7 +78,7 @@ def evaluate_run(
         raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
     if not (images or changes) and (kept := kept_features.load(found.folder, stage)):
         on = resolve_device(device)
-        result = score(kept.query.to(on), kept.gallery.to(on), kept.truth, rule)
+        result = score(kept.query.to(on), kept.gallery.to(on), kept.ground_truth, rule)
         written = None
         if save:
             written = evaluations.save(found, stage, rule, result, "features", kept.fingerprint)
@@ -99,8 +99,8 @@ def evaluate_run(
             on_bad_image=config["dataset"].get("on_bad_image", "error"),
             device=on,
             precision=_precision(config["train"]["precision"], on),
-            rerank=rule.rerank,
             reporter=reporter,
+            protocol=rule,
         )
         if not evaluator.evaluates:
             raise DataError(f"{evaluator.data.name} has no test part.", "Choose another dataset=.")
@@ -108,7 +108,6 @@ def evaluate_run(
             reporter.say("These are not the images that the run's record was made with.")
         for line in evaluator.differences or []:
             reporter.say(f"{evaluator.data.name} is not as published: {line}")
-        evaluator.rule = rule
         evaluator.test(backbone)
     assert evaluator.last is not None
     answer = _answer(found, stage, rule, evaluator.last, "network")
@@ -125,14 +124,18 @@ def evaluate_run(
     return _told(answer, rule, json, written)
 
 
-def _answer(run: Run, stage: str, rule: Rule, result: RankingResult, source: str) -> dict[str, Any]:
+def _answer(
+    run: Run, stage: str, rule: EvaluationProtocol, result: RankingResult, source: str
+) -> dict[str, Any]:
     return {
         "run": run.name, "stage": stage, "rerank": rule.rerank, "rule": rule.as_dict(),
         "source": source, **rule.metrics(result),
     }  # fmt: skip
 
 
-def _told(answer: dict[str, Any], rule: Rule, json: bool, written: Path | None) -> dict[str, Any]:
+def _told(
+    answer: dict[str, Any], rule: EvaluationProtocol, json: bool, written: Path | None
+) -> dict[str, Any]:
     """Print what came out and where it was written."""
     if json:
         print(jsonlib.dumps(answer))
@@ -171,7 +174,7 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
         name = change.partition("=")[2]
         if BETWEEN in name or "[" in name:
             raise ConfigError(f"'{change}': one data set at a time.", "Evaluate on each in turn.")
-        config["dataset"] = settings(name, plugins.register()["datasets"])
+        config["dataset"] = settings(name, register()["datasets"])
     for change in changes:
         if change in named:
             continue

@@ -23,7 +23,8 @@ from harness.core.progress import Reporter
 from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
 from harness.evaluation.evaluator import Evaluator, make_evaluator
-from harness.evaluation.label_free import column, judge, read_label_free
+from harness.evaluation.label_free import column, make_label_free_test, read_label_free
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.data_loading import load_data
 from harness.experiment.finished_networks import build_initial, load_network
 from harness.experiment.part_checks import check_images
@@ -38,7 +39,7 @@ from harness.experiment.stages import (
 )
 from harness.results import tracking
 from harness.results.store import SCHEMA, Run
-from harness.training.trainer import Parts, Trainer
+from harness.training.trainer import Components, Trainer
 
 #: entries of a stage's metrics that are counts, not metrics
 COUNTS = ("queries", "queries_without_match", "gallery")
@@ -110,7 +111,7 @@ class Experiment:
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,
                 precision=self.plan.precision,
-                rerank=bool(config.evaluation.rerank),
+                protocol=EvaluationProtocol(rerank=bool(config.evaluation.rerank)),
                 reporter=self.reporter,
                 image_cache=str(config.data.cache_location),
             )
@@ -195,12 +196,14 @@ class Experiment:
         return Trainer(
             name=stage.name,
             config=stage.config,
-            parts=Parts(backbone, build_labeler(stage), build_objective(stage), distiller),
+            components=Components(
+                backbone, build_labeler(stage), build_objective(stage), distiller
+            ),
             data=data,
             device=self.device,
             precision=self.plan.precision,
             reporter=self.reporter,
-            observe=evaluator.observe,
+            cluster_metrics=evaluator.cluster_metrics,
             test=self._test(evaluator, data),
         )
 
@@ -255,7 +258,9 @@ class Experiment:
         if not names:
             return evaluator.test
         cameras = as_cameras(evaluator.data.train.cameras)
-        measure = judge(names, reference, data, cameras, self.device, self.plan.precision)
+        measure = make_label_free_test(
+            names, reference, data, cameras, self.device, self.plan.precision
+        )
         return lambda backbone: measure(backbone) | evaluator.test(backbone)
 
     @property

@@ -1,7 +1,7 @@
-"""Naming data sets in configurations: one, several at once, and those of finished runs.
+"""Data sets in configurations: one, more than one at once, and those of finished runs.
 
-`dataset=[market1501,msmt17]` is short for `dataset=market1501+msmt17`, an option of the Hydra group
-like any other, made when it is asked for; sweeps can have several: `-m dataset=[a,b],c`.
+`dataset=[market1501,msmt17]` is short for `dataset=market1501+msmt17`, an option of the group
+`dataset` that is registered when an argument names it. Sweeps may use it: `-m dataset=[a,b],c`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from harness.core.plugins import Plugin
 
 BETWEEN = "+"
 TARGET = "harness.data.joined.JoinedDataset"
-#: settings of a data set that are its run's, not its loader's
+#: settings in a data set's section that its loader does not take
 OUTSIDE = ("name", "on_bad_image", "defaults")
 _LIST = re.compile(r"\[\s*([\w.+-]+(?:\s*,\s*[\w.+-]+)*)\s*\]")
 _JOINED = re.compile(r"[\w.-]+(?:\+[\w.-]+)+")
 
 
 def normal(argument: str) -> str:
-    """`dataset=[a,b]` as `dataset=a+b`; other arguments as they are."""
+    """`dataset=[a,b]` as `dataset=a+b`; other arguments unchanged."""
     key, equals, value = argument.partition("=")
     if key != "dataset" or not equals:
         return argument
@@ -36,7 +36,7 @@ def normal(argument: str) -> str:
 
 
 def register(arguments: Sequence[str]) -> None:
-    """Put the combinations that arguments ask for into Hydra's `ConfigStore`, beside single sets.
+    """Register the combinations that arguments name with Hydra, beside the single data sets.
 
     Raises:
         ConfigError: one of the data sets does not exist.
@@ -51,33 +51,28 @@ def register(arguments: Sequence[str]) -> None:
 
 
 def joined(names: Sequence[str], known: Mapping[str, Plugin]) -> dict[str, Any]:
-    """The configuration of several data sets: `dataset.sets.NAME.KEY` changes one of them. What the
-    first overrides outside of its own section holds for all.
+    """The configuration of data sets that are trained on together.
+
+    `dataset.sets.NAME.KEY` changes one of them. What the first one overrides outside its own
+    section holds for all.
 
     Raises:
-        ConfigError: one does not exist.
+        ConfigError: one of the data sets does not exist.
     """
     sets: dict[str, Any] = {}
-    defaults: list[Any] = []
-    for position, name in enumerate(names):
-        own = settings(name, known)
-        if position == 0:
-            defaults = own.get("defaults", [])
-        sets[_new(name, sets)] = {k: v for k, v in own.items() if k not in OUTSIDE}
+    for name in names:
+        own = {k: v for k, v in settings(name, known).items() if k not in OUTSIDE}
+        key, number = name, 2
+        while key in sets:  # one data set twice, with other options
+            key, number = f"{name}_{number}", number + 1
+        sets[key] = own
     section = {"_target_": TARGET, "name": BETWEEN.join(names), "on_bad_image": "error"}
+    defaults = settings(names[0], known).get("defaults", [])
     return {"defaults": defaults, "dataset": section | {"sets": sets}}
 
 
-def _new(name: str, taken: Mapping[str, Any]) -> str:
-    """The name, or with a number behind it where it is taken: one set with other options."""
-    number, found = 2, name
-    while found in taken:
-        found, number = f"{name}_{number}", number + 1
-    return found
-
-
 def settings(name: str, known: Mapping[str, Plugin]) -> dict[str, Any]:
-    """What a data set's own config.yaml says.
+    """The content of a data set's config.yaml.
 
     Raises:
         ConfigError: there is no such data set.
@@ -91,33 +86,28 @@ def settings(name: str, known: Mapping[str, Plugin]) -> dict[str, Any]:
 
 
 def complete(recorded: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """The section `dataset` of a finished run, which holds no places, made whole again: what is to
-    be built, with images looked for under `root`.
+    """The section `dataset` of a finished run, ready to be built.
+
+    Records hold no paths: images are looked for under `root`.
 
     Raises:
         ConfigError: one of the data sets is not installed.
     """
-    known = plugins.register()["datasets"]
-    if "sets" in recorded:
-        names = str(recorded["name"]).split(BETWEEN)
-        sets = zip(recorded["sets"].items(), names, strict=True)
-        return {
-            "_target_": TARGET,
-            "sets": {key: _whole(name, inner, root, known) for (key, inner), name in sets},
-        }
-    return _whole(str(recorded["name"]), recorded, root, known)
+    known = plugins.find()["datasets"]
+    plugins.make_importable(plugins.find())
+    names = str(recorded["name"]).split(BETWEEN)
 
+    def whole(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+        own = settings(name, known) | dict(section)
+        own = {key: value for key, value in own.items() if key not in OUTSIDE}
+        return own | ({"root": str(root)} if "root" in own else {})
 
-def _whole(
-    name: str, recorded: Mapping[str, Any], root: Path, known: Mapping[str, Plugin]
-) -> dict[str, Any]:
-    whole = settings(name, known) | dict(recorded)
-    whole = {key: value for key, value in whole.items() if key not in OUTSIDE}
-    return whole | ({"root": str(root)} if "root" in whole else {})
+    if "sets" not in recorded:
+        return whole(names[0], recorded)
+    sets = zip(recorded["sets"].items(), names, strict=True)
+    return {"_target_": TARGET, "sets": {key: whole(name, own) for (key, own), name in sets}}
 
 
 def sections(dataset: Mapping[str, Any]) -> list[Any]:
-    """The sections of single data sets in a section `dataset`: itself, or those in `sets`, the one
-    that is tested on first.
-    """
+    """The sections of single data sets in a section `dataset`; the first is tested on."""
     return list(dataset["sets"].values()) if "sets" in dataset else [dataset]

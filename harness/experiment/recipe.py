@@ -15,11 +15,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.views import count_parts
-from harness.experiment.batch_checks import check_pieces
 from harness.experiment.combinations import check_combination
+from harness.experiment.sections import STAGE_KEYS, check_sections, check_stage
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
-from harness.experiment.values import STAGE_KEYS, check_numbers, check_values
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def make_recipe(config: DictConfig) -> Recipe:
         ConfigError: values out of range, parts that cannot be combined, a stage or a teacher that
             does not exist; with the reason.
     """
-    check_values(config)
+    check_sections(config)
     name = str(config.method.name)
     uses_cameras = bool(config.method.uses_cameras)
     given: Mapping[str, Any] = config.stages or {}
@@ -71,7 +70,7 @@ def _check_untrained(config: DictConfig) -> None:
 def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
     changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
     if not isinstance(changes, DictConfig):
-        raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
+        raise ConfigError(f"stages.{name}={changes!s} must be keys and values.")
     for key in map(str, changes):
         if key not in STAGE_KEYS:
             raise ConfigError(
@@ -91,8 +90,7 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     where = f"stages.{name}: " if changes else ""
-    check_numbers(merged, where)
-    check_pieces(merged.batch, merged.train.get("micro_batch", "auto"), where)
+    check_stage(merged, where)
     stage = Stage(name, merged)
     _check_parts(stage, uses_cameras)
     _check_views(stage)
@@ -201,7 +199,7 @@ def _check_views(stage: Stage) -> None:
             f"Set labeler.part_weight below {1 / parts:g}.",
         )
     labeler = target_of(config.labeler._target_, "labeler")
-    looks = getattr(labeler, "looks_at_parts", None)
+    looks = getattr(labeler, "uses_parts", None)
     unseen = config.objective.get("part_weight") == 0 and not (looks and looks(config.labeler))
     if parts and unseen and not stage.has("distiller"):  # a teacher may have views to be followed
         raise ConfigError(
@@ -215,7 +213,7 @@ def _check_schedule(config: DictConfig) -> None:
     """Whether a labeler that goes on from its last labels is asked often enough to do so."""
     least = getattr(target_of(config.labeler._target_, "labeler"), "min_calls", 1)
     train = config.train
-    if sum(labellings(train.label_every, train.epochs)) < min(least, train.epochs):
+    if sum(label_schedule(train.label_every, train.epochs)) < min(least, train.epochs):
         raise ConfigError(
             f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
             f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",

@@ -22,6 +22,7 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import BETWEEN, sections
 from harness.experiment.plan import make_plan
+from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
@@ -51,7 +52,7 @@ def rerun(
         ConfigError: nothing to run again, or a change of something else.
         HarnessError: some failed again.
     """
-    plugins.register()
+    register()
     folder = Store(Path(store).expanduser())
     said = dict(_read(change) for change in changes)
     wanted = [folder.find(name) for name in runs] if runs else list(folder.runs())

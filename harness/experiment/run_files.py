@@ -153,7 +153,9 @@ class RunFiles:
         if evaluator.features is not None:
             query, gallery = evaluator.features
             fingerprint = evaluator.fingerprint
-            kept_features.save(self.folder, stage, query, gallery, evaluator.truth, fingerprint)
+            kept_features.save(
+                self.folder, stage, query, gallery, evaluator.ground_truth, fingerprint
+            )
 
     def save_checkpoint(
         self,

@@ -1,101 +1,170 @@
-"""Many cells of one command: run one after another, by joblib or by SLURM, each on its own account.
+"""Sweeps (`harness run -m`): launchers, and a summary of the runs that failed.
 
-Hydra's launchers run the cells; none of them is changed. A cell that fails says so at once where it
-runs, and hands its failure back as a result, so that the others go on whatever launches them. In
-the end the command tells what failed and why.
+Hydra's launchers run the jobs. A job that fails returns its error as a value, so the others go on.
+The callback `Outcomes` (harness/conf/config.yaml) collects these errors across processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
+import shutil
 import sys
 import traceback
+import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
-from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
-from omegaconf.errors import OmegaConfBaseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
+from harness.core.files import write_json
 
-#: launcher → the extra that brings it, and its module
+#: launcher → the extra that installs it, and its module
 LAUNCHERS = {
     "joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
     "submitit_local": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
     "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
 }
-#: key of a failure among what cells return
 FAILED = "failed"
+KILLED = [
+    "Its process ended without an answer.",
+    "Perhaps it was killed for lack of memory. The same command resumes it.",
+]
+#: the folder of outcomes of the sweep that runs in this process
+_folder: list[Path] = []
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a cell ended: its overrides, and its error if it failed."""
+class Outcomes(Callback):
+    """Writes how each run of a sweep ended into a file, whichever process it ran in."""
 
-    overrides: Sequence[str]
-    error: HarnessError | None
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Choose the folder; jobs in other processes receive it with this object."""
+        self.folder = Path(str(config.hydra.sweep.dir)).absolute() / f"outcomes-{uuid.uuid4().hex}"
+        _folder[:] = [self.folder]
+        if logs := OmegaConf.select(config, "hydra.launcher.submitit_folder"):
+            print(f"Jobs are submitted; their output is under {str(logs).rsplit('/%j', 1)[0]}")
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Count the run as failed until it ends: its process may be killed."""
+        self._write(config, KILLED)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Record the error that the job returned, if any."""
+        if job_return.status == JobStatus.COMPLETED:
+            self._write(config, job_return.return_value.get(FAILED))
+
+    def _write(self, config: DictConfig, failed: list[str] | None) -> None:
+        if self.folder is not None:
+            overrides = filter_overrides(list(config.hydra.overrides.task))
+            outcome = {"overrides": list(overrides), FAILED: failed}
+            write_json(self.folder / f"{int(config.hydra.job.num):06d}.json", outcome)
 
 
-def check_launcher(arguments: Sequence[str], sweeps: bool) -> None:
-    """Whether the launcher that is asked for is there, and has something to launch.
+def failure(error: Exception) -> dict[str, Any]:
+    """What a job returns that failed. Its error is printed at once."""
+    if isinstance(error, HarnessError):
+        print(f"error: {error}", file=sys.stderr)
+        return {FAILED: [error.cause, error.hint]}
+    traceback.print_exception(error)
+    return {FAILED: [f"{type(error).__name__}: {first_line(error)}", ""]}
 
-    Args:
-        arguments: of the command. sweeps: whether it is a multirun.
+
+def summarize() -> None:
+    """End a sweep.
 
     Raises:
-        ConfigError: a misspelt launcher, one whose extra is missing, or a single cell for it.
+        HarnessError: runs failed; lists each with its error.
     """
-    for argument in arguments:
-        key, _, name = argument.lstrip("+").partition("=")
-        if key != "hydra/launcher":
+    total, lines = _failures()
+    if lines:
+        count = sum(not line.startswith(" ") for line in lines)
+        raise HarnessError(
+            f"{count} of {total} runs failed; the others are in the store.", "\n  ".join(lines)
+        )
+
+
+def stopped(error: Exception) -> HarnessError:
+    """What to report if the launcher itself gave up: no queue, or a process was killed."""
+    _, lines = _failures()
+    if isinstance(error, OSError):  # the folder of Hydra's notes
+        reason = error.strerror or str(error)
+        return ConfigError(f"The store cannot be written: {reason}.", "Choose another: store=DIR.")
+    return HarnessError(
+        f"The launcher stopped ({type(error).__name__}: {first_line(error)}).",
+        "\n  ".join(
+            [
+                "Finished runs are in the store, and jobs that were submitted go on. The same "
+                "command runs the rest, and resumes what was stopped.",
+                *lines,
+            ]
+        ),
+    )
+
+
+def _failures() -> tuple[int, list[str]]:
+    """How many runs began, and lines that name those that failed; the files are removed."""
+    if not _folder:
+        return 0, []
+    folder = _folder.pop()
+    outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    shutil.rmtree(folder, ignore_errors=True)
+    each = [set(outcome["overrides"]) for outcome in outcomes]
+    shared = set.intersection(*each) if each else set()
+    lines = []
+    for outcome in outcomes:
+        if outcome[FAILED]:
+            cause, hint = outcome[FAILED]
+            own = [override for override in outcome["overrides"] if override not in shared]
+            lines.append(" ".join(own) or "the only one")
+            lines += [f"  {line}" for line in (cause, *hint.splitlines())]
+    return len(outcomes), lines
+
+
+def check_launcher(words: Sequence[str], multirun: bool) -> None:
+    """Refuse a launcher that does not exist, is not installed, or has a single job.
+
+    Raises:
+        ConfigError: with the extra to install, or what to add.
+    """
+    for word in words:
+        key, _, name = word.lstrip("+").partition("=")
+        if key != "hydra/launcher" or name == "basic":
             continue
         if name not in LAUNCHERS:
-            if name != "basic" and did_you_mean(name, LAUNCHERS).startswith("Did"):
-                raise ConfigError(
-                    f"There is no hydra/launcher '{name}'.", did_you_mean(name, LAUNCHERS)
-                )
-            continue  # another plug-in's
+            hint = did_you_mean(name, LAUNCHERS)
+            if hint.startswith("Did"):
+                raise ConfigError(f"There is no hydra/launcher '{name}'.", hint)
+            continue  # perhaps that of another Hydra plug-in
         extra, module = LAUNCHERS[name]
-        if not _there(module):
+        if not _is_installed(module):
             raise ConfigError(
                 f"hydra/launcher={name} needs a package that is not installed.",
                 f'pip install "usl-reid-harness[{extra}]"',
             )
-        if not sweeps and not any(a.startswith("-") for a in arguments):
-            raise ConfigError(
-                f"hydra/launcher={name} launches many cells; without -m there is only one.",
-                "Add -m.",
-            )
+        if not multirun and not any(word.startswith("-") for word in words):
+            raise ConfigError(f"hydra/launcher={name} launches sweeps only.", "Add -m.")
 
 
-def _there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
     except ImportError:
         return False
 
 
-def failure(error: Exception) -> dict[str, Any]:
-    """What a cell that failed returns, and says now: the others go on before the command ends."""
-    if isinstance(error, HarnessError):
-        print(f"error: {error}", file=sys.stderr)
-        known = error
-    else:
-        traceback.print_exception(error)
-        known = HarnessError(f"{type(error).__name__}: {first_line(error)}")
-    return {FAILED: [known.cause, known.hint]}
-
-
 @contextlib.contextmanager
 def as_one_job() -> Iterator[None]:
-    """The tasks that SLURM starts for a cell (`hydra.launcher.tasks_per_node`) work on it together,
-    as torchrun's processes do.
+    """Let the tasks of a SLURM job (`hydra.launcher.tasks_per_node`) share one run.
+
+    They are connected as torchrun's processes are.
     """
     if "SUBMITIT_EXECUTOR" not in os.environ or "RANK" in os.environ:
         yield
@@ -109,116 +178,3 @@ def as_one_job() -> Iterator[None]:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
     yield
     processes.shutdown()
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[list[Outcome]]:
-    """Whatever Hydra launches meanwhile, the list says how it ended."""
-    outcomes: list[Outcome] = []
-    original = Plugins.instantiate_launcher
-
-    def instantiate(*arguments: Any, **options: Any) -> Launcher:
-        return _Watched(original(*arguments, **options), outcomes)
-
-    Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign]
-    try:
-        yield outcomes
-    finally:
-        Plugins.instantiate_launcher = original  # type: ignore[method-assign]
-
-
-class _Watched(Launcher):
-    """A launcher that keeps account of its cells, and whom no cell can stop."""
-
-    def __init__(self, launcher: Launcher, outcomes: list[Outcome]) -> None:
-        self.launcher, self.outcomes = launcher, outcomes
-
-    def setup(self, **options: Any) -> None:
-        self.launcher.setup(**options)
-
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        name = type(self.launcher).__name__
-        if folder := getattr(self.launcher, "params", {}).get("submitit_folder"):
-            shown = str(folder).rsplit("/%j", 1)[0]
-            print(f"{len(job_overrides)} cells submitted; what they print is under {shown}")
-        try:
-            with _deaths_are_results():
-                results = self.launcher.launch(job_overrides, initial_job_idx)
-        except (HarnessError, HydraException, OmegaConfBaseException):
-            raise
-        except Exception as error:  # no queue, or a worker of joblib's was killed
-            raise HarnessError(
-                f"{name} stopped ({type(error).__name__}: {first_line(error)}).",
-                "What is finished is in the store. The same command does the rest, and goes on "
-                "where cells stopped.",
-            ) from error
-        for overrides, result in zip(job_overrides, results, strict=True):
-            self.outcomes.append(Outcome(overrides, _error_of(result)))
-        return [JobReturn(overrides=o, status=JobStatus.COMPLETED) for o in job_overrides]
-
-
-def _dead(error: Exception) -> JobReturn:
-    result = JobReturn(status=JobStatus.FAILED)
-    result.return_value = HarnessError(
-        f"its process ended without an answer ({type(error).__name__}: {first_line(error)}).",
-        "The same command goes on from the last finished epoch.",
-    )
-    return result
-
-
-def _error_of(result: JobReturn) -> HarnessError | None:
-    value = result._return_value  # the property raises what it finds
-    if result.status == JobStatus.COMPLETED:
-        failed = value.get(FAILED) if isinstance(value, dict) else None
-        return HarnessError(*failed) if failed else None
-    return value if isinstance(value, HarnessError) else HarnessError(first_line(value))
-
-
-@contextlib.contextmanager
-def _deaths_are_results() -> Iterator[None]:
-    """submitit raises for a job that died, before the others have been asked."""
-    job = getattr(sys.modules.get("submitit") or _submitit(), "Job", None)
-    if job is None:
-        yield
-        return
-    original = job.results
-
-    def results(self: Any) -> list[Any]:
-        try:
-            return original(self)
-        except Exception as error:
-            return [_dead(error)]
-
-    job.results = results
-    try:
-        yield
-    finally:
-        job.results = original
-
-
-def _submitit() -> Any:
-    return importlib.import_module("submitit") if _there("submitit") else None
-
-
-def summarize(outcomes: Sequence[Outcome]) -> None:
-    """The end of a sweep.
-
-    Raises:
-        HarnessError: some cells failed; names each, and why.
-    """
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
-    if not failed:
-        return
-    shared = set.intersection(*(set(outcome.overrides) for outcome in outcomes))
-    lines = []
-    for outcome in failed:
-        assert outcome.error is not None
-        own = filter_overrides([o for o in outcome.overrides if o not in shared])
-        lines += [" ".join(own) or "the only one", f"  {outcome.error.cause}"]
-        lines += [f"  {line}" for line in outcome.error.hint.splitlines()]
-    raise HarnessError(
-        f"{len(failed)} of {len(outcomes)} cells failed; the others are in the store.",
-        "\n  ".join(lines),
-    )

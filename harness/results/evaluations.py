@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 
 from harness.core.files import write_atomically, write_json
-from harness.evaluation.protocol import Rule
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import RankingResult
 from harness.results.schema import SCHEMA
 from harness.results.store import Run
 
 
 def save(
-    run: Run, stage: str, rule: Rule, result: RankingResult, source: str, fingerprint: str
+    run: Run,
+    stage: str,
+    rule: EvaluationProtocol,
+    result: RankingResult,
+    source: str,
+    fingerprint: str,
 ) -> Path:
     """Write what a rule gives.
 

@@ -1,7 +1,7 @@
 """`train.compile`: networks compiled by torch, `default` or `max-autotune`.
 
-The latter tries kernels out and, on a GPU, records CUDA graphs. Compiled code rounds otherwise than
-the eager one, so a compiled cell is a cell of its own.
+The latter benchmarks kernels and, on a GPU, records CUDA graphs. Compiled code rounds differently,
+so a compiled experiment is an experiment of its own.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.interfaces import Backbone
 
 MODES = ("off", "default", "max-autotune")
-#: how many versions of one network torch may keep: training and evaluation, whole batches and the
-#: last of a set, with and without gradients, for each of a method's networks
+#: compiled versions of one network that torch may keep: training and evaluation, whole and last
+#: batches, with and without gradients, for each of a method's networks
 VERSIONS = 64
 
 
 def check_compile(mode: object, device: torch.device) -> None:
-    """Compile a line of arithmetic, so that a missing compiler is found before any training.
+    """Compile a small function, so that a missing compiler is found before training.
 
     Raises:
-        ConfigError: an unknown mode, or torch cannot compile for the device here; with its reason.
+        ConfigError: an unknown mode, or torch cannot compile for the device, with the reason.
     """
     if mode not in MODES:
         hint = did_you_mean(str(mode), MODES)
         raise ConfigError(
             f"train.compile={mode} is unknown.",
-            'Write it as "off": YAML takes the bare word for false.' if mode is False else hint,
+            'Write "off" in quotes: YAML reads the bare word as false.' if mode is False else hint,
         )
     if mode == "off":
         return
@@ -37,7 +37,7 @@ def check_compile(mode: object, device: torch.device) -> None:
     except Exception as error:
         raise ConfigError(
             f"train.compile={mode} does not work here on {device}: {first_line(error)}",
-            "It needs a C++ compiler for a CPU, Triton for a GPU; or use train.compile=off.",
+            "Install a C++ compiler (CPU) or Triton (GPU), or use train.compile=off.",
         ) from error
 
 
@@ -45,14 +45,14 @@ def _probe(x: Tensor) -> Tensor:
     return (x.sin() * 2 + 1).relu().sum()
 
 
-def compile_networks(parts: nn.Module, mode: str) -> None:
-    """Compile every backbone in `parts`, in place: keys of state dicts and copies stay as they are.
+def compile_networks(modules: nn.Module, mode: str) -> None:
+    """Compile every backbone among `modules` in place; keys of state dicts do not change.
 
-    Nothing happens until a network is called first, with the shapes that it then has.
+    The compilation itself happens at a network's first call, for the shapes of that call.
     """
     if mode == "off":
         return
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VERSIONS)
-    for network in parts.modules():
+    for network in modules.modules():
         if isinstance(network, Backbone):
             network.compile(mode=mode)

@@ -1,4 +1,4 @@
-"""Features of a whole set, in evaluation mode, from resized images without augmentation."""
+"""Features of a whole image set, in evaluation mode and without augmentation."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ def extract(
     progress: Callable[[int, int], None] | None = None,
     views: int | None = None,
 ) -> Tensor:
-    """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalised.
+    """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalized.
+
+    The backbone's mode is restored afterwards. A thread normalizes the next batches and copies them
+    to the GPU meanwhile. Several processes share the work, and all return the same features.
 
     Args:
-        views: keep only the first so many views (the test uses the global one alone).
         progress: called with (images done, images in all).
-
-    The backbone is left in the mode in which it was found. A thread normalises the next batches,
-    and sends them to a GPU, while it works. Several processes share the work, and all return the
-    same.
+        views: number of leading views to keep (tests use the global one alone); None: all.
     """
     was_training = backbone.training
     backbone.eval()
@@ -43,7 +42,7 @@ def extract(
     kept = len(backbone.views) if views is None else views
     features = torch.empty(count, kept, backbone.dim, device=device)
     reader = ImageReader(images, device)
-    # each process has whole batches, made up as they are for one process
+    # each process computes whole batches, the same ones as a single process would
     limits = shard_bounds(count, batch)
     first, last = limits[rank()], limits[rank() + 1]
 
@@ -52,8 +51,8 @@ def extract(
             yield start, normalize(reader.span(start, start + batch), device=device)
 
     try:
-        with Prefetcher(batches(), device) as feed:
-            for start, inputs in feed:
+        with Prefetcher(batches(), device) as prefetched:
+            for start, inputs in prefetched:
                 with arithmetic(precision, device):
                     embeddings = backbone(inputs)[:, :kept]
                 features[start : start + batch] = F.normalize(embeddings.float(), dim=-1)

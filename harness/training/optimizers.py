@@ -1,8 +1,7 @@
-"""The optimiser of a stage and its learning rate, epoch by epoch.
+"""The optimizer of a stage and its learning rate, epoch by epoch.
 
-Most methods share Adam with a rate that falls by ×0.1 every 20 epochs. What differs in their
-authors' code is here: SGD, a rate that rises at first, other milestones, another rate for the
-network's trunk.
+Most methods use Adam with a rate that falls by ×0.1 every 20 epochs. This module also has what
+other authors' code needs: SGD, warm-up, milestones, and a lower rate for the backbone's trunk.
 """
 
 from __future__ import annotations
@@ -15,38 +14,23 @@ from torch import nn
 
 from harness.core.errors import ConfigError, did_you_mean
 
-#: `optimizer.name` → what the protocol card calls it
+#: `optimizer.name` → its name on the protocol card
 NAMES = {"adam": "Adam", "sgd": "SGD"}
-#: options that came after the first records, and what held before there was a choice: as long as
-#: they have these values they are on no card and in no hash
-DEFAULTS: dict[str, Any] = {
-    "name": "adam",
-    "momentum": 0.9,
-    "nesterov": False,
-    "warmup": 0,
-    "warmup_start": 0.1,
-    "steps": None,
-    "reset_with_labels": False,
-    "backbone_lr_mult": 1.0,
-}
-
-
-def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `optimizer` with all its options, also where an older config lacks some."""
-    return {**DEFAULTS, **settings}
+#: options of SGD alone, with their defaults
+_SGD_ONLY = {"momentum": 0.9, "nesterov": False}
 
 
 def learning_rate(settings: Mapping[str, Any], passed: int) -> float:
-    """The rate of an epoch.
+    """The learning rate of an epoch.
 
-    lr · w · γ^n: n counts the milestones `steps` that are reached, or else whole periods of `step`
-    epochs. w rises in a line from `warmup_start` in the first epoch to 1 in epoch `warmup`.
+    lr · w · γ^n, where n counts the milestones `steps` reached so far or, without milestones, whole
+    periods of `step` epochs. w rises linearly from `warmup_start` in the first epoch to 1 in epoch
+    `warmup`.
 
     Args:
         settings: the section `optimizer`.
-        passed: epochs since the stage's first one, those labelled by a teacher included.
+        passed: epochs since the stage's first one, epochs labeled by a teacher included.
     """
-    settings = complete(settings)
     if settings["steps"]:
         falls = sum(passed >= milestone for milestone in settings["steps"])
     else:
@@ -61,14 +45,14 @@ def learning_rate(settings: Mapping[str, Any], passed: int) -> float:
 def make_optimizer(
     settings: Mapping[str, Any], parameters: Iterable[nn.Parameter], trunk: Iterable[nn.Parameter]
 ) -> torch.optim.Optimizer:
-    """Adam or SGD, with weight decay as L2 in the gradient; neither has a state yet.
+    """Adam or SGD without state, with weight decay as L2 in the gradient.
 
     Args:
         settings: the section `optimizer`.
         parameters: all of the stage; those without gradients are left out.
-        trunk: which of these take the rate × `backbone_lr_mult`. With `backbone_lr_mult` 1 there is one group.
+        trunk: the parameters whose rate is multiplied by `backbone_lr_mult`. They form a group of
+            their own unless that is 1.
     """
-    settings = complete(settings)
     trained = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
     if float(settings["backbone_lr_mult"]) != 1.0:
@@ -81,7 +65,7 @@ def make_optimizer(
             {"params": [p for p in trained if id(p) not in slow]},
         ]
     rate, decay = float(settings["lr"]), float(settings["weight_decay"])
-    # one kernel for all parameters; on CPUs its rounding is another than that of older results
+    # the fused kernel is faster on GPUs; on CPUs it would round differently from stored results
     fused = True if trained and all(p.is_cuda for p in trained) else None
     if settings["name"] == "adam":
         return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
@@ -96,9 +80,7 @@ def make_optimizer(
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Go on from a `state_dict`, whichever device it was made on: how the arithmetic is done
-    (`fused`) is the optimiser's own matter.
-    """
+    """Load a `state_dict` made on any device; `fused` stays as this device needs it."""
     groups = [
         {**theirs, "fused": ours.get("fused")}
         for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=True)
@@ -107,14 +89,13 @@ def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> No
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its rate: `rate`, times the group's own factor if it has one."""
+    """Set every group's rate to `rate`, times the group's own factor if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = rate * float(group.get("scale", 1.0))
 
 
 def describe(settings: Mapping[str, Any]) -> str:
-    """The line on the protocol card."""
-    settings = complete(settings)
+    """The optimizer's line on the protocol card."""
     name = NAMES[settings["name"]]
     if settings["name"] == "sgd":
         nesterov = "Nesterov " if settings["nesterov"] else ""
@@ -135,15 +116,14 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 
 def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
-    """What the ranges of single numbers do not say.
+    """Check the options that depend on each other.
 
     Args:
-        settings: the section `optimizer`. where: begins the message ("stages.student: ").
+        settings: the section `optimizer`. where: prefix of the message ("stages.student: ").
 
     Raises:
         ConfigError: an unknown name, milestones that do not rise, or momentum for Adam.
     """
-    settings = complete(settings)
     name, steps = settings["name"], settings["steps"]
     if name not in NAMES:
         raise ConfigError(
@@ -156,14 +136,14 @@ def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
         if not whole or list(steps) != sorted(set(steps)):
             raise ConfigError(
                 f"{where}optimizer.steps={steps} must be epochs in rising order, each 1 or more.",
-                "For example optimizer.steps=[20,40]; null goes by optimizer.step.",
+                "For example optimizer.steps=[20,40]; null uses optimizer.step instead.",
             )
-    given = [key for key in ("momentum", "nesterov") if settings[key] != DEFAULTS[key]]
-    if name == "adam" and given:
-        raise ConfigError(
-            f"{where}optimizer.{given[0]}={settings[given[0]]} means nothing to Adam.",
-            f"Choose optimizer.name=sgd, or optimizer.{given[0]}={DEFAULTS[given[0]]}.",
-        )
+    for key, default in _SGD_ONLY.items():
+        if name == "adam" and settings[key] != default:
+            raise ConfigError(
+                f"{where}optimizer.{key}={settings[key]} has no effect on Adam.",
+                f"Set optimizer.name=sgd or optimizer.{key}={default}.",
+            )
     if settings["nesterov"] and not settings["momentum"]:
         raise ConfigError(
             f"{where}optimizer.nesterov=true needs momentum.", "The usual value is 0.9."

@@ -19,19 +19,19 @@ from harness.training.micro_batches import MicroBatches
 OUT_OF_MEMORY = "out of memory"
 
 
-class _DoesNotFit(Exception):
-    """Some process ran out of memory, maybe another one."""
+class _OutOfMemory(Exception):
+    """This process or another one ran out of GPU memory."""
 
 
 @dataclass
 class Step:
-    """Forward, backward, update.
+    """Forward pass, backward pass and optimizer update.
 
     Attributes:
-        backbone, objective, distiller: the stage's. trained: all of them, for their state.
-        batch: B. samples_per_bn: images of a batch-norm group, 0 for B.
-        micro_batch: images a piece as the user wants it, or 0: as many as fit.
-        micro_batches: how batches are split; smaller whenever the GPU's memory turned out too small.
+        trained: backbone, objective and distiller as one module, for their state.
+        batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
+        micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
+        micro_batches: how batches are split; they get smaller when GPU memory is too small.
     """
 
     backbone: Backbone
@@ -54,30 +54,30 @@ class Step:
         )
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
-        #: parameters of which each process has its share of the gradient
+        #: parameters whose gradients are sums over processes
         self.shared_out = {id(p) for network in self.networks for p in network.parameters()}
         self.start_epoch()
 
     @property
     def share(self) -> int:
-        """Images of a batch that this process computes."""
+        """Number of images of a batch that this process computes."""
         return self.batch // world_size()
 
     def start_epoch(self) -> None:
-        """Tie the processes together, so that rounding on unlike GPUs does not add up."""
+        """Copy the first process's state, so that rounding differences of GPUs do not accumulate."""
         state = [*self.trained.parameters(), *self.trained.buffers()]
         collectives.broadcast_tensors([t.data for t in state])
         self._tried = False
         self.buffers = [b for network in self.networks for b in network.buffers()]
 
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
-        """One optimiser step; returns the loss, detached.
+        """One optimizer step; returns the loss, detached.
 
         Raises:
-            TrainingError: not even the smallest piece fits into memory.
+            TrainingError: not even the smallest micro-batch fits into memory.
         """
-        # Several processes have to agree at every try, and do in an epoch's first step alone; never
-        # where they wait for each other inside of the network, which cannot be cut anyway.
+        # Each try needs agreement between processes, so they only try in an epoch's first step, and
+        # never if batch norms synchronize inside the network: such batches cannot be split anyway.
         alone = not is_distributed()
         tries = self.micro_batch == 0 and (
             alone or not (self._tried or self.micro_batches.synchronized)
@@ -86,9 +86,9 @@ class Step:
             try:
                 loss = self._gradients(batch, optimizer, tries)
                 break
-            except (torch.OutOfMemoryError, _DoesNotFit) as error:
+            except (torch.OutOfMemoryError, _OutOfMemory) as error:
                 problem = str(error)
-            self._split(problem, tries)  # not in `except`, whose traceback holds on to tensors
+            self._split(problem, tries)  # outside `except`, whose traceback keeps tensors alive
         self._tried = True
         self.scaler.step(optimizer)
         self.scaler.update()
@@ -98,10 +98,10 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer, tries: bool) -> Tensor:
-        """Set the gradients of a batch; or, where memory does not do, leave networks as they were.
+        """Set the gradients of a batch; without enough memory, leave networks unchanged.
 
         Raises:
-            torch.OutOfMemoryError, _DoesNotFit: it does not, here or elsewhere.
+            torch.OutOfMemoryError, _OutOfMemory: this or another process ran out of memory.
         """
         optimizer.zero_grad(set_to_none=True)
         if not tries:
@@ -115,7 +115,7 @@ class Step:
                 except torch.OutOfMemoryError as error:
                     problem = str(error) or OUT_OF_MEMORY
                 self._agree(problem)
-            except _DoesNotFit:
+            except _OutOfMemory:
                 before.restore()
                 raise
             finally:
@@ -138,16 +138,19 @@ class Step:
         return loss.detach()
 
     def _agree(self, problem: str) -> None:
-        """All processes go on together (nobody has a problem), or try again together.
+        """Check that no process ran out of memory, so that all of them continue or try again.
+
+        Args:
+            problem: this process's error message, "" without one.
 
         Raises:
-            _DoesNotFit: one of them has.
+            _OutOfMemory: a process did.
         """
         if not collectives.all_agree(not problem, self.device):
-            raise _DoesNotFit(problem or "another process ran out of memory")
+            raise _OutOfMemory(problem or "another process ran out of memory")
 
     def _split(self, problem: str, tries: bool) -> None:
-        """Halve the pieces, in whole batch-norm groups."""
+        """Halve the micro-batches, in whole batch-norm groups."""
         size = self.micro_batches.size or self.share
         if not tries or size <= self.group:
             raise self._too_small(size, problem)
@@ -155,25 +158,23 @@ class Step:
         self.micro_batches.size = -(-groups // 2) * self.group
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        whose = f"its {self.share} of {self.batch} images" if is_distributed() else (
-            f"batches of {self.batch} images"
-        )  # fmt: skip
+        share = f"{self.share} of " if is_distributed() else ""
         say_once(
-            f"the GPU is short of memory: a step computes {whose} in pieces of "
-            f"{self.micro_batches.size}, with equal results (train.micro_batch={self.micro_batches.size} spares "
-            "the trying)"
+            f"the GPU is short of memory: steps split {share}{self.batch} images into micro-batches "
+            f"of {self.micro_batches.size}, with equal results "
+            f"(train.micro_batch={self.micro_batches.size} skips the search)"
         )
 
     def _too_small(self, size: int, problem: str) -> TrainingError:
-        cures = []
+        hints = []
         if size > self.group:
-            cures.append(f"Set train.micro_batch={-(-size // self.group // 2) * self.group}")
+            hints.append(f"Set train.micro_batch={-(-size // self.group // 2) * self.group}")
         elif over_whole_batch(self.samples_per_bn, self.batch):
-            cures.append("Set batch.samples_per_bn (0 needs the whole batch at once)")
-        cures += ["use more GPUs (torchrun)", "train.precision=bf16"]
-        text = ", ".join(cures)
+            hints.append("Set batch.samples_per_bn (0 needs the whole batch at once)")
+        hints += ["use more GPUs (torchrun)", "train.precision=bf16"]
+        text = ", ".join(hints)
         return TrainingError(
-            f"The GPU's memory does not hold a piece of {size} images: "
+            f"The GPU's memory does not hold a micro-batch of {size} images: "
             f"{(problem or OUT_OF_MEMORY).splitlines()[0]}",
             f"{text[0].upper()}{text[1:]} or smaller images. The last checkpoint, if there is one, "
             "is kept.",
@@ -181,7 +182,7 @@ class Step:
 
 
 class _State:
-    """What a forward pass changes: running statistics, and the position of random numbers."""
+    """State that a forward pass changes: running statistics and random number generators."""
 
     def __init__(self, buffers: Sequence[Tensor], device: torch.device) -> None:
         self.buffers = buffers
@@ -192,11 +193,11 @@ class _State:
         self.random = torch.get_rng_state()
         self.device = device
         if device.type == "cuda":
-            self.random_there = torch.cuda.get_rng_state(device)
+            self.device_random = torch.cuda.get_rng_state(device)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Set it back."""
+        """Set the state back."""
         for kind, flat in self.kept:
             alike = [b for b in self.buffers if b.dtype == kind]
             parts = flat.split([b.numel() for b in alike])
@@ -204,4 +205,4 @@ class _State:
                 buffer.copy_(part.view(buffer.shape))
         torch.set_rng_state(self.random)
         if self.device.type == "cuda":
-            torch.cuda.set_rng_state(self.random_there, self.device)
+            torch.cuda.set_rng_state(self.device_random, self.device)

@@ -1,4 +1,4 @@
-"""One table for all benchmarks: seconds, peak memory, and both as multiples of our own.
+"""Benchmarks beside dense code: one table of seconds and peak memory at the end.
 
 python -m pytest tests/benchmarks --benchmark-enable -m "slow or not slow"
 """
@@ -17,23 +17,24 @@ from harness.core.host_memory import PeakMemory
 _rows: list[tuple[str, str, float, float]] = []
 
 
-@pytest.fixture(autouse=True)
-def all_threads(benchmark: Any) -> Iterator[None]:
-    """Where time counts, all cores work; where only results do, one is enough."""
+@pytest.fixture
+def all_threads() -> Iterator[None]:
+    """Compute with all cores."""
     before = torch.get_num_threads()
-    if not benchmark.disabled:
-        torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(os.cpu_count() or 1)
     yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture
-def measure(benchmark: Any) -> Callable[..., Any]:
-    """Time `function()` under pytest-benchmark and note its peak memory; returns its result."""
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Time `function()` under pytest-benchmark and measure its peak memory; returns its result."""
+    if not benchmark.disabled:
+        request.getfixturevalue("all_threads")
 
     def run(group: str, name: str, function: Callable[[], Any], rounds: int = 1) -> Any:
         benchmark.group = group
-        if name == "ours":  # compiled loops are loaded before the clock starts
+        if name == "harness":  # compiles the kernels before the clock starts
             function()
         with PeakMemory() as peak:
             result = benchmark.pedantic(function, rounds=rounds, iterations=1)
@@ -48,10 +49,10 @@ def measure(benchmark: Any) -> Callable[..., Any]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not _rows:
         return
-    ours = {group: (s, m) for group, name, s, m in _rows if name == "ours"}
-    terminalreporter.section("ours and the dense oracle")
+    harness = {group: (s, m) for group, name, s, m in _rows if name == "harness"}
+    terminalreporter.section("multiples of the harness")
     for group, name, seconds, mib in sorted(_rows):
-        s, m = ours.get(group, (seconds, mib))
+        s, m = harness.get(group, (seconds, mib))
         terminalreporter.write_line(
             f"{group:42} {name:8} {seconds:9.3f} s ({seconds / s:6.1f} ×) "
             f"{mib:8.0f} MiB ({mib / max(m, 1):6.1f} ×)"

@@ -1,9 +1,9 @@
-"""The same work as it is usually done: dense N×N arrays, a loop over images, sorted rows.
+"""The label step and evaluation in the usual way: dense N×N arrays, a loop over images, sorting.
 
-Written to be fast within that plan (one matrix product, top-k instead of a full sort for labels,
-float32 throughout, sets as masks), so that ratios to it say something. Kept from the published
-procedure: a dense V, for each image the overlap with all images, a dense distance matrix for
-scikit-learn's DBSCAN, an argsort of the whole query × gallery matrix.
+Optimized within that approach, so that ratios to it are meaningful: one matrix product, top-k
+instead of a full sort for labels, float32 throughout, sets as masks. Kept from the published code:
+a dense V, the overlap of each image with all others, a dense distance matrix for scikit-learn's
+DBSCAN, an argsort of the whole query × gallery matrix.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def _encoding(cost: np.ndarray, ranks: np.ndarray, k1: int, k2: int) -> np.ndarray:
-    """V (N, N) float32 from costs (N, N) and neighbour lists (N, L)."""
+    """V (N, N) float32 from costs (N, N) and neighbor lists (N, L)."""
     n = len(ranks)
     half = round(k1 / 2) + 1
     in_full = np.zeros((n, n), dtype=bool)
@@ -42,7 +42,7 @@ def _encoding(cost: np.ndarray, ranks: np.ndarray, k1: int, k2: int) -> np.ndarr
 
 
 def _jaccard(v: np.ndarray, rows: int) -> np.ndarray:
-    """Distances (rows, N) of the first rows, by the published walk over an inverted index."""
+    """Distances (rows, N) of the first rows, with the inverted index of the published code."""
     n = len(v)
     holders = [np.flatnonzero(column) for column in np.ascontiguousarray(v.T)]
     out = np.empty((rows, n), dtype=np.float32)
@@ -61,7 +61,7 @@ def distances(features: Tensor, k1: int, k2: int) -> np.ndarray:
     ranks = products.topk(k1, dim=1).indices
     itself = torch.arange(len(features))
     wrong = (ranks[:, 0] != itself).nonzero()[:, 0]
-    for i in wrong.tolist():  # rounding, or a copy, put another image first
+    for i in wrong.tolist():  # rounding or a duplicate put another image first
         others = ranks[i][ranks[i] != i][: k1 - 1]
         ranks[i] = torch.cat([itself[i : i + 1], others])
     cost = products.mul_(-2).add_(2).clamp_(min=0).numpy()
@@ -95,7 +95,7 @@ def metrics(
 
 
 def reranked(query: Tensor, gallery: Tensor, k1: int, k2: int, lam: float) -> np.ndarray:
-    """k-reciprocal re-ranked distances (Q, G), the squared distances squared again as published."""
+    """k-reciprocal re-ranked distances (Q, G); squares are squared again, as published."""
     x = torch.cat([query, gallery])
     d = (2 - 2 * x @ x.T).clamp_(min=0).square_()
     d /= d.amax(dim=1, keepdim=True)

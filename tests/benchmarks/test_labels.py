@@ -1,4 +1,4 @@
-"""The label step beside the dense procedure, on the same features in the same run."""
+"""The label step beside dense code: equal labels, timed on the same features."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from harness.benchmarks.features import CAMERAS, SIZES, clustered
+from harness.benchmarks.features import CAMERAS, SIZES, synthetic_features
 from harness.components.labelers import JaccardDBSCAN
 from tests.benchmarks import dense
 
-#: images → identities
+#: (images, identities)
 SMALL, MARKET = (1_500, 90), SIZES["market1501"]["train"]
 MSMT = SIZES["msmt17"]["train"]
 SIZED = [SMALL, pytest.param(MARKET, marks=pytest.mark.slow)]
@@ -22,7 +22,8 @@ SIZED = [SMALL, pytest.param(MARKET, marks=pytest.mark.slow)]
 
 @functools.cache
 def features(images: int, identities: int, views: int = 1) -> Tensor:
-    return clustered(images, identities, CAMERAS["market1501"], views).features
+    (drawn,) = synthetic_features([images], identities, CAMERAS["market1501"], views)
+    return drawn.features
 
 
 @functools.cache
@@ -31,18 +32,19 @@ def dense_labels(images: int, identities: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZED)
-@pytest.mark.parametrize("name", ["ours", "dense"])
+@pytest.mark.parametrize("name", ["harness", "dense"])
 def test_one_view(measure: Callable[..., Any], name: str, size: tuple[int, int]) -> None:
     x = features(*size)
 
-    def ours() -> np.ndarray:
+    def by_harness() -> np.ndarray:
         return JaccardDBSCAN().label(x).labels.numpy()
 
-    def theirs() -> np.ndarray:
+    def by_dense_code() -> np.ndarray:
         dense_labels.cache_clear()
         return dense_labels(*size)
 
-    found = measure(f"labels, {size[0]:,} images", name, ours if name == "ours" else theirs)
+    work = by_harness if name == "harness" else by_dense_code
+    found = measure(f"labels, {size[0]:,} images", name, work)
     np.testing.assert_array_equal(found, dense_labels(*size))
     assert 0 < (found < 0).sum() < len(found) and found.max() > 20
 
@@ -53,7 +55,7 @@ def test_back_ends(measure: Callable[..., Any], search: str, size: tuple[int, in
     if search == "faiss":
         pytest.importorskip("faiss")
     x = features(*size)
-    name = "ours" if search == "torch" else search
+    name = "harness" if search == "torch" else search
     found = measure(
         f"search by torch and faiss, {size[0]:,}",
         name,
@@ -66,12 +68,12 @@ def test_back_ends(measure: Callable[..., Any], search: str, size: tuple[int, in
 def test_market_three_views(measure: Callable[..., Any]) -> None:
     x = features(*MARKET, views=3)
     labeler = JaccardDBSCAN(part_weight=0.15)
-    found = measure("labels, 12,936 images, three views", "ours", lambda: labeler.label(x))
+    found = measure("labels, 12,936 images, three views", "harness", lambda: labeler.label(x))
     assert found.clusters > 100
 
 
 @pytest.mark.slow
 def test_msmt17_size(measure: Callable[..., Any]) -> None:
     x = features(*MSMT)
-    found = measure("labels, 32,621 images", "ours", lambda: JaccardDBSCAN().label(x))
+    found = measure("labels, 32,621 images", "harness", lambda: JaccardDBSCAN().label(x))
     assert found.clusters > 100

@@ -1,19 +1,17 @@
-"""Figures of the pipeline: measured, written, shown; and the steps that wait for a GPU."""
+"""`harness bench`: what it measures, prints, writes and refuses."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torchvision import transforms as T
 
-from harness.benchmarks import figures, gpu, reference
-from harness.benchmarks.gpu import Step, go
-from harness.core.errors import HarnessError
+from harness.benchmarks.dataloader_baseline import DecodedImages
+from harness.benchmarks.workload import Workload, as_files
 from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
 from harness.data.image_files import ImageFiles
@@ -24,36 +22,63 @@ from tests.paths import ROOT
 SMALL = ("protocol=debug", "dataset.identities=6", "backbone.widths=[8,16]",
          "backbone.strides=[1,2]", "images.height=32", "images.width=16", "images.pad=2",
          "train.precision=fp32")  # fmt: skip
-OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48", "--json")
+OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48")
 
 
 @pytest.mark.parametrize("what", ["train", "extract", "augment"])
-def test_measured_beside_a_plain_pipeline(what: str, command: Command, tmp_path: Path) -> None:
-    output = ("--output", "figures", "--note", "a small one")
-    answer = command(
-        "bench", what, *SMALL, *OPTIONS, "--steps", "3", "--reference", "--workers", "0", *output
-    )
+def test_pipeline_beside_the_dataloader_baseline(
+    what: str, command: Command, tmp_path: Path
+) -> None:
+    baseline = ("--baseline", "--workers", "0", "--output", "timings")
+    answer = command("bench", what, *SMALL, *OPTIONS, "--steps", "3", *baseline, "--json")
     assert answer.status == 0, answer.err
     found = json.loads(answer.out)
-    assert found["what"] == what and found["note"] == "a small one"
+    assert found["what"] == what and found["setting"]["steps"] == 3
     assert found["setting"]["batch"] == 16 and found["setting"]["image_cache"] == "mmap"
-    for name in ("harness", "reference"):
-        one = found[name]
+    for name in ("harness", "baseline"):
+        one = found["candidates"][name]
         assert len(one["rounds"]) == 2 and min(one["rounds"]) > 0
         assert min(one["rounds"]) <= one["images_per_second"] <= max(one["rounds"])
-        assert 0 <= one["waiting"] <= 1 and one["images_per_core_second"] > 0
-    assert found["ratio"] > 0 and found["reference"]["workers"] == 0
+        assert one["images_per_core_second"] > 0
+        if name == "baseline" or what == "train":
+            assert 0 <= one["waiting"] <= 1
+    assert found["ratios"]["baseline"]["images_per_second"] > 0
+    assert found["candidates"]["baseline"]["workers"] == 0
     assert found["machine"]["threads"] == torch.get_num_threads()
-    (path,) = (tmp_path / "figures").glob("*.json")
-    assert path.name == figures.file_name(found) and path.name.startswith(f"{what}-")
-    assert json.loads(path.read_text()) == found
-    page = command("bench", "page", "--folder", "figures")
-    assert f"| {what} |" in page.out and "a small one" in page.out
+    (path,) = (tmp_path / "timings").glob("*.json")
+    assert path.name.startswith(f"{what}-") and json.loads(path.read_text()) == found
+
+
+def test_the_fastest_number_of_workers_is_chosen(command: Command) -> None:
+    options = (*SMALL, *OPTIONS, "--steps", "1", "--baseline", "--json")
+    found = json.loads(command("bench", "augment", *options).out)
+    assert found["candidates"]["baseline"]["workers"] >= 0
 
 
 def test_table_on_a_terminal(command: Command) -> None:
-    answer = command("bench", "train", *SMALL, *OPTIONS[:-1], "--steps", "1")
-    assert answer.status == 0 and "waiting for data" in answer.out and "images/s" in answer.out
+    answer = command("bench", "train", *SMALL, *OPTIONS, "--steps", "1")
+    assert answer.status == 0, answer.err
+    assert "waiting" in answer.out and "images_per_second" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "candidate", "key"),
+    [
+        (("labels", "--images", "400", "--views", "2"), "labels", "seconds_search"),
+        (("eval", "--scale", "0.02"), "eval", "mAP"),
+        (("eval", "--scale", "0.02", "--rerank"), "eval", "mAP"),
+    ],
+)
+def test_synthetic_features(
+    arguments: tuple[str, ...], candidate: str, key: str, command: Command
+) -> None:
+    common = ("bench", *arguments, "--repeats", "1", "--device", "cpu")
+    found = json.loads(command(*common, "--json").out)
+    assert set(found["candidates"]) == {"product", candidate}
+    assert found["candidates"][candidate][key] > 0
+    ratio = found["ratios"][candidate]["images_per_second"]
+    answer = command(*common)
+    assert ratio > 0 and f"times as fast as {candidate}" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -61,117 +86,51 @@ def test_table_on_a_terminal(command: Command) -> None:
     [
         (("method=direct_transfer",), "does not train"),
         (("--images", "8"), "8 images are fewer than a batch of 16"),
-        (("--repeats", "0"), "1 repeat"),
+        (("--repeats", "0"), "must be a whole number from 1"),
         (("batch.imagse=2",), "imagse"),
         (("train.precision=fp16",), "needs a GPU"),
         (("data.cache_location=pinned",), "needs a GPU"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:
-    found = command("bench", "augment", *SMALL, "--device", "cpu", "--images", "48", *arguments)
+    found = command("bench", "augment", *SMALL, *OPTIONS, *arguments)
     assert found.status == 2 and answer in found.err
 
 
-def test_the_plain_pipeline_sees_the_same_images(tmp_path: Path) -> None:
-    """Files, decoded and resized by PIL: what the image cache holds, but for augmentation."""
-    from harness.benchmarks.setting import Setting
+def test_unknown_benchmarks_are_refused(command: Command) -> None:
+    found = command("bench", "tarin")
+    assert found.status == 2 and "'train'" in found.err
 
-    setting = Setting(SMALL, torch.device("cpu"), 20, tmp_path)
-    assert isinstance(setting.files, ImageFiles), "JPEGs were written, as nothing was on disk"
-    plain = setting.plain(train=False)
+
+def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
+    """Files decoded and resized by PIL equal the image cache, augmentation aside."""
+    workload = Workload(SMALL, torch.device("cpu"), 20, tmp_path)
+    assert isinstance(workload.files, ImageFiles), "synthetic images are written as JPEGs"
+    plain = DecodedImages(workload, augmented=False)
     pixels = torch.stack([plain[i][0] for i in range(4)])
-    assert torch.equal(pixels, normalize(np.asarray(setting.image_cache[:4])))
-    train = setting.plain(train=True)
-    kinds = [type(step) for step in train.transform.transforms]
+    assert torch.equal(pixels, normalize(np.asarray(workload.image_cache[:4])))
+    augmented = DecodedImages(workload, augmented=True)
+    kinds = [type(step) for step in augmented.transform.transforms]
     assert kinds == [T.Resize, T.RandomHorizontalFlip, T.Pad, T.RandomCrop, T.ToTensor,
                      T.Normalize, T.RandomErasing]  # fmt: skip
-    again = reference.as_files(Subset(setting.files, np.arange(3)), tmp_path / "nowhere")
-    assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, (
-        "files are taken as they are"
-    )
+    again = as_files(Subset(workload.files, np.arange(3)), tmp_path / "nowhere")
+    assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, "files stay"
 
 
-# -------------------------------------------------------------------------------- figures and page
-
-
-def test_committed_figures_are_shown_in_the_docs() -> None:
-    found = figures.load(ROOT / "results" / "bench")
-    assert {each["what"] for each in found} >= {"train", "extract", "augment"}
+def test_committed_timings_are_in_the_docs() -> None:
     page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
-    assert figures.table(found) in page, "harness bench page --output docs/pipeline.md"
-    for each in found:
-        assert each["machine"]["device"] and each["harness"]["rounds"]
-        text = json.dumps(each)
+    kinds = set()
+    for path in (ROOT / "results" / "bench").glob("*.json"):
+        text = path.read_text(encoding="utf-8")
         assert "/work" not in text and "/home" not in text
-
-
-def test_a_page_is_written_between_its_lines(command: Command, tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{figures.BEGIN}\nold\n{figures.END}\nafter\n")
-    assert command("bench", "page", "--folder", "none", "--output", "page.md").status == 0
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "| what |" in text
-    assert "old" not in text
-    page.write_text("no lines")
-    assert command("bench", "page", "--output", "page.md").status == 1
-    assert page.read_text() == "no lines"
-
-
-# ----------------------------------------------------------------------------- what waits for a GPU
-
-
-def step(name: str, code: str) -> Step:
-    return Step(name, ("-c", code))
-
-
-def test_steps_go_on_where_they_stopped(tmp_path: Path) -> None:
-    told: list[str] = []
-    log = tmp_path / "log"
-    write = f"open({str(log)!r}, 'a').write({{!r}})"
-    todo = [
-        step("one", write.format("1")),
-        step("two", "import time; time.sleep(60)"),
-        step("three", write.format("3")),
-    ]
-    marks = tmp_path / "marks"
-    assert go(todo, marks, "v1", 2 / 60, told.append) == ["two", "three"]
-    todo[1] = step("two", write.format("2"))
-    assert go(todo, marks, "v1", None, told.append) == []
-    assert log.read_text() == "123" and "one: done before" in told
-    assert go(todo, marks, "v2", None, told.append) == []
-    assert log.read_text() == "123123", "another commit or another GPU begins anew"
-
-
-def test_a_step_that_fails_ends_it(tmp_path: Path) -> None:
-    todo = [step("bad", "raise SystemExit(3)"), step("never", "")]
-    with pytest.raises(HarnessError, match="'bad' failed with status 3"):
-        go(todo, tmp_path, "v", None, lambda text: None)
-    assert not (tmp_path / "never").exists()
-
-
-def test_the_steps_are_commands_that_there_are(command: Command, monkeypatch: Any) -> None:
-    """Each would be understood on a machine with a GPU."""
-    from harness.experiment.compose import compose
-    from harness.experiment.recipe import make_recipe
-
-    names = []
-    for each in gpu.steps("results/runs"):
-        names.append(each.name)
-        if each.command[:2] != ("-m", "harness"):
-            assert each.command[:3] == ("-m", "pytest", "-m") and "gpu" in each.command[3]
-            continue
-        words = list(each.command[2:])
-        if words[0] == "run":
-            make_recipe(compose([word for word in words[1:] if "=" in word]))
-        elif words[0] == "bench":
-            monkeypatch.setattr(
-                "harness.benchmarks.command._measure", lambda *a, **k: names.append("ok")
-            )
-            assert command(*words).status == 0
-    assert names.count("ok") == 4 and "MSKD as published" in names
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="would begin")
-def test_without_a_gpu_it_says_so(command: Command) -> None:
-    answer = command("bench", "gpu")
-    assert answer.status == 2 and "no GPU" in answer.err
+        found = json.loads(text)
+        kinds.add(found["what"])
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {found['what']} |"))
+        harness, baseline = (found["candidates"][name] for name in ("harness", "baseline"))
+        assert found["machine"]["device"] in row and harness["rounds"]
+        for one in (harness, baseline):
+            rate = one["images_per_second"]
+            assert (f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}") in row
+        for ratio in found["ratios"]["baseline"].values():
+            assert f"{ratio:.1f} ×" in row
+    assert kinds >= {"train", "extract", "augment"}

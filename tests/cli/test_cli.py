@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.cli.commands import COMMANDS
+from harness.cli.main import COMMANDS
 from harness.experiment.compose import compose
 from harness.results.store import Store
 from tests.conftest import Command

@@ -30,6 +30,7 @@ from harness.core.interfaces import (
 from harness.data.types import Dataset
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
+from harness.experiment.registration import register
 from harness.experiment.stages import build, build_backbone
 
 CONF = Path(harness.__file__).parent / "conf"
@@ -227,8 +228,8 @@ def test_distiller(name: str) -> None:
     objective.start_epoch(features, labels)
     distiller.relabel(features, labels)
     before = {k: v.clone() for k, v in teacher.named_parameters()}
-    images = torch.randn(distiller.copies + 1, 12, 3, 32, 16)
-    plain = images[-1] if distiller.wants_plain else None
+    images = torch.randn(distiller.augmentations + 1, 12, 3, 32, 16)
+    plain = images[-1] if distiller.needs_plain else None
     batch = Batch(images[0], labels, torch.arange(12), tuple(images[1:-1]), plain)
     student = torch.randn(12, 1, teacher.dim, requires_grad=True)
     distiller.start_epoch(0)
@@ -241,7 +242,7 @@ def test_distiller(name: str) -> None:
     peers = [p for p in distiller.parameters() if p.requires_grad]
     assert bool(peers) == bool(kind.peers) and all(p.grad is not None for p in peers)
     own = build_backbone(config_of("backbone", "small"))
-    for network in (*distiller.labelled_by, *([distiller.tested[1]] if distiller.tested else [])):
+    for network in (*distiller.labeled_by, *([distiller.tested[1]] if distiller.tested else [])):
         own.load_state_dict(network.state_dict())  # of the stage's backbone, as records say
     distiller.step(own, objective)
 
@@ -249,7 +250,7 @@ def test_distiller(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(plugins.find()["datasets"]))
 def test_dataset_config_fits_its_class(name: str) -> None:
     """Every option in the config is an argument of the class, and the other way round."""
-    plugins.register()
+    register()
     node = compose(["method=direct_transfer", f"dataset={name}"]).dataset
     kind = get_class(node._target_)
     assert issubclass(kind, Dataset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pydantic import BaseModel, Field, PositiveInt
 
 from harness.components import backbones, distillers, labelers, objectives
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Plain:
     """A plug-in part without declarations: type hints at most."""
 
-    def __init__(
+    def __init__(  # type: ignore[no-untyped-def]
         self,
         k: int = 30,
         eps: float = 0.6,
@@ -38,7 +38,7 @@ class Plain:
         views: Sequence[str] = ("global",),
         sizes: Mapping[str, int] | None = None,
         rest: Any = None,
-        bare=1,  # type: ignore[no-untyped-def]
+        bare=1,
     ) -> None:
         pass
 
@@ -61,7 +61,7 @@ class Declared:
 
 
 class Inner(BaseModel):
-    lr: float = Field(0.1, gt=0)
+    lr: Annotated[float, Field(gt=0)] = 0.1
 
 
 class Section(BaseModel):
@@ -70,7 +70,7 @@ class Section(BaseModel):
     epochs: Annotated[int, Field(ge=1, description="epochs of a stage")] = 50
     precision: Literal["fp32", "bf16"] = "fp32"
     inner: Inner | None = None
-    of: Inner = Field(default_factory=Inner)
+    of: Inner = Inner()
 
 
 def refusal(target: Callable[..., Any], **values: Any) -> tuple[str, str]:
@@ -116,9 +116,10 @@ def parts() -> list[tuple[str, str, Callable[..., Any]]]:
     found = []
     for group in ("backbone", "labeler", "objective", "distiller"):
         for path in sorted((CONF / group).glob("*.yaml")):
-            target = OmegaConf.load(path).get("_target_")
-            if target is not None:
-                found.append((group, path.stem, get_object(target)))
+            node = OmegaConf.load(path)
+            assert isinstance(node, DictConfig)
+            if node.get("_target_") is not None:
+                found.append((group, path.stem, get_object(node._target_)))
     return found
 
 
@@ -127,9 +128,8 @@ def test_every_part_declares_each_option(group: str, name: str, target: Callable
     options = options_of(target)
     assert options and all(option.meaning for option in options)
     node = compose(["method=direct_transfer", "objective=cluster_memory", f"{group}={name}"])[group]
-    values = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(values, dict)
-    values.pop("_target_")
+    values = {str(key): node[key] for key in node if key != "_target_"}
+    values = {k: list(v) if isinstance(v, ListConfig) else v for k, v in values.items()}
     assert set(values) <= {option.name for option in options}
     check_options(target, values, group)
     defaults = {option.name: option.default for option in options}

@@ -10,6 +10,7 @@ import pytest
 
 from harness.core import plugins
 from harness.core.errors import ConfigError
+from harness.experiment import registration
 from harness.experiment.compose import compose
 from harness.results.store import Store
 from tests.conftest import Command
@@ -104,7 +105,7 @@ def forget() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith(plugins.ALIAS):
             del sys.modules[name]
-    plugins.register()
+    registration.register()
 
 
 @pytest.mark.parametrize("way", ["--plugins DIR", "--plugins=DIR", "HARNESS_PLUGINS"])
@@ -239,14 +240,14 @@ def test_a_broken_config_is_named(tmp_path: Path, text: str, said: str) -> None:
     config = write_method(tmp_path, "broken") / "config.yaml"
     config.write_text(text)
     with pytest.raises(ConfigError, match=said) as refusal:
-        plugins.register([str(tmp_path)])
+        registration.register([str(tmp_path)])
     assert str(config) in refusal.value.cause
 
 
 def test_folders_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         plugins.find([str(tmp_path / "nowhere")])
-    with pytest.raises(ConfigError, match="neither methods/ nor datasets/"):
+    with pytest.raises(ConfigError, match="neither methods/ nor datasets/ nor conf/"):
         plugins.find([str(tmp_path)])
 
 

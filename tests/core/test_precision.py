@@ -23,7 +23,7 @@ from tests.same import assert_same
 from tests.tiny import tiny_config
 
 CPU = torch.device("cpu")
-VIEWS = ("global", "upper", "lower")
+VIEWS: Any = ("global", "upper", "lower")
 
 
 def loss_and_gradient(
@@ -50,7 +50,7 @@ def loss_and_gradient(
         ("small", "fp16", 0.001, 0.999),
     ],
 )
-def test_close_to_fp32(name: str, precision: str, loss: float, cosine: float) -> None:
+def test_close_to_fp32(name: Any, precision: str, loss: float, cosine: float) -> None:
     """Losses within a share of fp32's, gradients within an angle, both far from chance."""
     torch.manual_seed(0)
     network: Backbone = (

@@ -90,7 +90,7 @@ def test_peaks_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = tiny_config(tmp_path, "method=cluster_contrast")
     with monkeypatch.context() as patch:
         patch.setattr("harness.experiment.run_files.peak_memory", lambda device: {"host": 123456.0})
-        patch.setattr("harness.experiment.run.Experiment._finish", killed)
+        patch.setattr("harness.experiment.experiment.Experiment.write_record", killed)
         with pytest.raises(Killed):
             run_experiment(config)
     assert run_experiment(config).record["memory_mib"]["host"] == 123456.0

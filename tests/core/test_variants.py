@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.core.variants import vary
+from harness.experiment import registration
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
@@ -153,7 +154,7 @@ def test_what_a_variant_changes_and_what_it_keeps(
     (folder / "variants" / "other.yaml").write_text("- a list\n")
     monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path))
     with pytest.raises(ConfigError, match=r"variants/other\.yaml must hold keys and values"):
-        plugins.register()
+        registration.register()
 
 
 def test_the_method_itself_stays() -> None:

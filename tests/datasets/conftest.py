@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from harness.core.plugins import register
+from harness.experiment.registration import register
 
 
 @pytest.fixture(scope="session")

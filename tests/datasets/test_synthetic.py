@@ -6,19 +6,15 @@ import importlib
 import pickle
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 from harness.core.errors import ConfigError
 from harness.data.types import Dataset, ReIDData, Split
-from harness.experiment.plan import make_plan
-from tests.tiny import tiny_config
 
 PIXEL_SUM = 110_110_406
 Make = Callable[..., Dataset]
@@ -233,18 +229,6 @@ def test_pickled_it_draws_the_same(default: ReIDData) -> None:
     copy = pickle.loads(pickle.dumps(default.train.images))
     assert copy.rendered and copy.name(7) == default.train.images.name(7)
     assert copy.read(7).tobytes() == default.train.images.read(7).tobytes()
-
-
-def test_a_total_that_is_not_given_changes_no_name(tmp_path: Path) -> None:
-    """Cells from before there was a choice are found again."""
-    config = tiny_config(tmp_path, "method=direct_transfer")
-    assert config.dataset.total_images is None
-    without = config.copy()
-    OmegaConf.set_struct(without, False)
-    del without.dataset["total_images"]
-    assert make_plan(config, "fp32").hash == make_plan(without, "fp32").hash
-    config.dataset.total_images = 900
-    assert make_plan(config, "fp32").hash != make_plan(without, "fp32").hash
 
 
 def test_examples_on_its_page(dataset_module: Callable[[str], ModuleType]) -> None:

@@ -11,7 +11,7 @@ from harness.evaluation import ranking
 
 @pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
 def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test of this folder runs with compiled loops, whatever the size, and without any."""
+    """Every test of this folder runs with compiled kernels, whatever the size, and without."""
     if request.param == "compiled" and kernels("harness.evaluation.kernels") is None:
         pytest.skip("numba is not installed")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Criteria without labels: what they reward, what they punish, and that they see no label."""
+"""Label-free criteria: what they reward and what they penalize."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ REFERENCE = Reference(k1=8, k2=3)
 
 
 def features(spread: float, camera_shift: float, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """People around centres, seen by three cameras, each with a shift of its own, and their mirror
-    images: (N, D), (N, D), cameras (N,).
+    """Features of 20 identities in three cameras, each with a shift, and of the mirror images.
+
+    Returns:
+        (N, D), (N, D) and cameras (N,).
     """
     generator = torch.Generator().manual_seed(seed)
-    people = torch.arange(20).repeat_interleave(9)
+    identities = torch.arange(20).repeat_interleave(9)
     cameras = torch.arange(180) % 3
-    centres = torch.randn(20, 32, generator=generator)
+    centers = torch.randn(20, 32, generator=generator)
     shifts = camera_shift * torch.randn(3, 32, generator=generator)
-    clean = centres[people] + shifts[cameras]
+    clean = centers[identities] + shifts[cameras]
     pair = [
         F.normalize(clean + spread * torch.randn(180, 32, generator=generator), dim=-1)
         for _ in range(2)
@@ -42,16 +44,16 @@ def measured(spread: float, camera_shift: float) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", CRITERIA)
-def test_tighter_people_are_better(name: str) -> None:
+def test_tighter_identities_are_better(name: str) -> None:
     tight, loose, noise = (measured(spread, 0.0)[name] for spread in (0.2, 0.7, 30.0))
     assert 100 >= tight > loose > noise
     assert noise < 12
 
 
-def test_only_cross_camera_sees_features_that_know_the_camera() -> None:
+def test_only_cross_camera_detects_features_that_encode_the_camera() -> None:
     fair, biased = measured(0.4, 0.0), measured(0.2, 3.0)
     assert biased["cross_camera"] < 0.5 * fair["cross_camera"]
-    assert biased["neighbours"] > 2 * biased["cross_camera"], "it takes cameras for people"
+    assert biased["neighbours"] > 2 * biased["cross_camera"], "it mistakes cameras for identities"
 
 
 def test_perfect_features() -> None:
@@ -59,7 +61,7 @@ def test_perfect_features() -> None:
     found = label_free(CRITERIA, x, x, Reference(k1=9, k2=1), cameras)
     assert found["neighbours"] == found["stability"] == 100
     assert found["silhouette"] > 99
-    # of the 8 images nearest to one, 6 are of other cameras; the ninth is somebody else
+    # of the 8 images nearest to one, 6 are of other cameras; the ninth neighbor is another identity
     assert 60 < found["cross_camera"] < 80
 
 
@@ -69,7 +71,7 @@ def test_they_need_no_cameras(name: str) -> None:
     assert label_free([name], x, y, REFERENCE) == label_free([name], x, y, REFERENCE, cameras)
 
 
-def test_without_cameras_nobody_crosses() -> None:
+def test_cross_camera_needs_cameras() -> None:
     x, y, _ = features(0.3, 0.3)
     with pytest.raises(ConfigError, match="needs cameras"):
         label_free(["cross_camera"], x, y, REFERENCE)
@@ -88,13 +90,13 @@ def test_options() -> None:
     assert read_label_free(config) == (("silhouette",), Reference(k1=15, k2=4))
     config.evaluation.reference = {"k1": 20, "eps": 0.5}
     assert read_label_free(config)[1] == Reference(k1=20, k2=4, eps=0.5)
-    for key, value, told in (
+    for key, value, message in (
         ("label_free", ["silhouete"], "Did you mean 'silhouette'"),
         ("reference", {"k3": 1}, "has no 'k3'"),
-        ("reference", {"k1": 2, "k2": 3}, "1 <= k2 <= k1"),
+        ("reference", {"k1": 2, "k2": 3}, "1 ≤ k2 ≤ k1"),
     ):
         broken = config.copy()
         broken.evaluation[key] = value
         with pytest.raises(ConfigError, match="evaluation") as error:
             read_label_free(broken)
-        assert told in str(error.value)
+        assert message in str(error.value)

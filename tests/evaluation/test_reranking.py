@@ -8,9 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from harness.components.labelers import sparse
+from harness.components.labelers.neighbours import Neighbours, search
 from harness.core.errors import ConfigError, HarnessError
+from harness.evaluation import reranking
 from harness.evaluation.reranking import rerank_blocks
 from tests.components.labelers.cases import blobs, lattice
 from tests.oracles import jaccard as oracle
@@ -18,7 +21,7 @@ from tests.paths import GOLDEN
 
 
 def rerank(query: Tensor, gallery: Tensor, **settings: Any) -> np.ndarray:
-    """All blocks put together, which they have to fit."""
+    """All blocks concatenated; each must start where the last one ended."""
     blocks, rows = [], 0
     for start, block in rerank_blocks(query, gallery, **settings):
         assert start == rows
@@ -73,10 +76,42 @@ def test_agrees_with_the_oracle(
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
 
 
-def test_images_that_are_all_the_same_are_at_no_distance() -> None:
+def test_identical_images_have_distance_zero() -> None:
     same = blobs(1, 1).expand(8, -1)
     found = rerank(same[:2], same[2:], k1=20, k2=1, lam=0.3)
     np.testing.assert_allclose(found, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("distance", ["squared", "euclidean"])
+@pytest.mark.parametrize("seed", range(3))
+def test_duplicate_rows_differ_only_where_the_definition_does(
+    distance: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the float64 oracle gives duplicates one distance, so do we, bit for bit, even if the
+    products of every other image are rounded differently.
+    """
+
+    def rounded(*arguments: Any, **options: Any) -> Neighbours:
+        found = search(*arguments, **options)
+        assert found.kept is not None and found.farthest is not None
+        for rows in (found.kept.T, found.farthest):
+            rows[::2] = rows[::2].nextafter(torch.tensor(torch.inf))
+        return found
+
+    monkeypatch.setattr(reranking, "search", rounded)
+    generator = torch.Generator().manual_seed(seed)
+    different = F.normalize(torch.randn(40, 67, generator=generator), dim=1)
+    rows = different[torch.randint(40, (120,), generator=generator)]
+    query, gallery = rows[:30], rows[30:]
+    found = rerank(query, gallery, k1=9, k2=3, lam=0.3, distance=distance)
+    power = {"euclidean": 1, "squared": 2}[distance]
+    expected = oracle.rerank(query.numpy(), gallery.numpy(), 9, 3, 0.3, power)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    same = (gallery[:, None] == gallery[None]).all(dim=2).nonzero().numpy()
+    pairs = np.array([(i, j) for i, j in same if i < j])
+    equal = np.abs(expected[:, pairs[:, 0]] - expected[:, pairs[:, 1]]) < 1e-12
+    assert equal.sum() > 1000
+    np.testing.assert_array_equal(found[:, pairs[:, 0]][equal], found[:, pairs[:, 1]][equal])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tracks ranked in place of images, against a ranking written out by hand."""
+"""Ranking of tracks instead of images, against a ranking written out by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 
 from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
-from harness.evaluation.distances import distance_blocks
+from harness.evaluation.distances import distance_blocks, track_blocks
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.ground_truth import GroundTruth
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import rank
-from harness.evaluation.tracks import of_tracks, track_blocks
 from harness.experiment.compose import compose
 from harness.experiment.plan import make_plan
 
@@ -29,7 +30,7 @@ def features(count: int, seed: int) -> torch.Tensor:
     return torch.nn.functional.normalize(rows, dim=1)
 
 
-def test_a_track_is_as_near_as_its_nearest_image() -> None:
+def test_the_distance_to_a_track_is_that_of_its_nearest_image() -> None:
     split = gallery()
     assert split.tracks is not None
     query, images = features(9, 1), features(60, 2)
@@ -47,30 +48,31 @@ def test_average_precision_over_tracks() -> None:
     split = gallery()
     assert split.tracks is not None and split.cameras is not None
     query, images = features(9, 1), features(60, 2)
-    people, seen_by = np.arange(9) % 5, np.arange(9) % 4
-    identities, cameras = of_tracks(split.identities, split.cameras, split.tracks)
-    assert cameras is not None
+    ids, cams = np.arange(9) % 5, np.arange(9) % 4
+    query_split = Split(ImageFiles(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), ids, cams)
+    tracks = GroundTruth.of(query_split, split).of_tracks()
+    assert tracks.gallery_cams is not None
     result = rank(
-        None, None, people, identities, seen_by, cameras,
+        None, None, ids, tracks.gallery_ids, cams, tracks.gallery_cams,
         distances=track_blocks(distance_blocks(query, images), split.tracks),
     )  # fmt: skip
     assert result.gallery == 20
     plain = torch.cat([rows for _, rows in distance_blocks(query, images)]).numpy()
     for q in range(9):
         nearest = {t: plain[q, split.tracks == t].min() for t in range(20)}
-        kept = [t for t in nearest if (t % 5, t // 5 % 4) != (people[q], seen_by[q])]
+        kept = [t for t in nearest if (t % 5, t // 5 % 4) != (ids[q], cams[q])]
         order = sorted(kept, key=lambda t: nearest[t])
-        hits = [place for place, t in enumerate(order, start=1) if t % 5 == people[q]]
+        hits = [place for place, t in enumerate(order, start=1) if t % 5 == ids[q]]
         expected = np.mean([n / place for n, place in enumerate(hits, start=1)])
         assert abs(result.ap[q] - expected) < 1e-9
     # the evaluator does the same with a gallery that has tracks
-    asked = Split(ImageFiles(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), people, seen_by)
     evaluator = object.__new__(Evaluator)
-    evaluator.rerank, evaluator.data = False, ReIDData("made", asked, asked, split)
+    evaluator.protocol = EvaluationProtocol()
+    evaluator.data = ReIDData("made", query_split, query_split, split)
     np.testing.assert_array_equal(evaluator.score(query, images).ap, result.ap)
 
 
-def test_they_stand_on_the_protocol_card() -> None:
+def test_the_protocol_card_says_that_tracks_are_ranked() -> None:
     """Rows of tracks and of images never share a table."""
     plain, tracks = (
         make_plan(compose(["method=direct_transfer", "dataset=veri776", *more]), "fp32").card

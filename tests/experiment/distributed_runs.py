@@ -44,7 +44,7 @@ def states() -> Iterator[dict[str, dict[str, Tensor]]]:
     def spied(self: Experiment, name: str, metrics: Any, trainer: Trainer) -> None:
         state = {k: v.clone() for k, v in trainer.trained.state_dict().items() if _is_tensor(v)}
         for key in ("memory", "hard", "mean"):
-            value = getattr(trainer.parts.objective, key, None)
+            value = getattr(trainer.components.objective, key, None)
             if isinstance(value, Tensor):
                 state[f"objective's {key}"] = value.clone()
         found[name] = state

@@ -1,6 +1,6 @@
-"""The table of crossings is true: what it lets pass trains, what it refuses is refused in time.
+"""The table of combinations is true: what it lets pass trains, what it refuses is refused in time.
 
-A sample runs here; `-m slow` runs every crossing that the table has.
+A sample runs here; `-m slow` runs every combination that the table has.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.combination_table import GROUPS, MAX, RUN, Combination, crossings, options, page
 from harness.core.errors import ConfigError
+from harness.experiment.combination_table import (
+    GROUPS,
+    MAX,
+    RUN,
+    Combination,
+    combinations,
+    options,
+    page,
+)
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
@@ -21,7 +29,7 @@ from tests.conftest import Command
 from tests.paths import ROOT
 from tests.tiny import tiny, tiny_config
 
-PAGE = ROOT / "docs" / "crossings.md"
+PAGE = ROOT / "docs" / "combinations.md"
 #: what an option needs where there are a hundred images of twelve people
 TINY_NEEDS = {"kmeans": ["labeler.clusters=8"]}
 OPTIONAL = {"infomap": "infomap"}
@@ -29,8 +37,8 @@ OPTIONAL = {"infomap": "infomap"}
 
 @pytest.fixture(scope="module")
 def table() -> list[Combination]:
-    """All crossings."""
-    return list(crossings())
+    """All combinations."""
+    return list(combinations())
 
 
 Ran = Callable[[Combination], Run]
@@ -38,25 +46,27 @@ Ran = Callable[[Combination], Run]
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """`ran(crossing)`: two tiny epochs of it, with a teacher of its views if it needs one."""
-    folder = tmp_path_factory.mktemp("crossings")
+    """`ran(combination)`: two tiny epochs of it, with a teacher of its views if it needs one."""
+    folder = tmp_path_factory.mktemp("combinations")
 
-    def run(crossing: Combination) -> Run:
-        overrides = [x for x in crossing.overrides if not x.startswith("distiller.teacher")]
-        if crossing.verdict == RUN:
-            views = ",".join(compose([f"method={crossing.method}"]).backbone.views)
+    def run(combination: Combination) -> Run:
+        overrides = [x for x in combination.overrides if not x.startswith("distiller.teacher")]
+        if combination.verdict == RUN:
+            views = ",".join(compose([f"method={combination.method}"]).backbone.views)
             teacher = run_experiment(
                 tiny_config(folder, "method=direct_transfer", f"backbone.views=[{views}]")
             )
             overrides.append(f"distiller.teacher={teacher.folder}")
-        return run_experiment(tiny_config(folder, *overrides, *TINY_NEEDS.get(crossing.option, [])))
+        return run_experiment(
+            tiny_config(folder, *overrides, *TINY_NEEDS.get(combination.option, []))
+        )
 
     return run
 
 
 def test_the_page_is_the_table(table: list[Combination]) -> None:
     assert page(table) == PAGE.read_text(encoding="utf-8"), (
-        "make it anew: harness list crossings --format markdown --output docs/crossings.md"
+        "make it anew: harness list combinations --format markdown --output docs/combinations.md"
     )
 
 
@@ -82,8 +92,8 @@ def test_a_sample_of_what_passes_trains(table: list[Combination], ran: Ran) -> N
 
 @pytest.mark.slow
 def test_all_that_passes_trains(table: list[Combination], ran: Ran) -> None:
-    for crossing in _passed(table):
-        _trains(ran(crossing))
+    for combination in _passed(table):
+        _trains(ran(combination))
 
 
 def test_every_option_passes_somewhere(table: list[Combination]) -> None:
@@ -96,20 +106,20 @@ def test_every_option_passes_somewhere(table: list[Combination]) -> None:
 def test_what_is_refused_is_refused_before_any_work(
     table: list[Combination], tmp_path: Path
 ) -> None:
-    refused = [crossing for crossing in table if not crossing.verdict]
+    refused = [combination for combination in table if not combination.verdict]
     assert refused
-    for crossing in refused:
+    for combination in refused:
         with pytest.raises(ConfigError) as caught:
-            if crossing.group == "backbone":  # which the tiny cell's settings do not fit
-                make_recipe(compose(crossing.overrides))
-            run_experiment(tiny_config(tmp_path, *crossing.overrides))
-        assert crossing.reason == f"{caught.value.cause} {caught.value.hint}".strip()
+            if combination.group == "backbone":  # which the tiny cell's settings do not fit
+                make_recipe(compose(combination.overrides))
+            run_experiment(tiny_config(tmp_path, *combination.overrides))
+        assert combination.reason == f"{caught.value.cause} {caught.value.hint}".strip()
         assert caught.value.hint
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.skipif(find_spec("infomap") is None, reason="the package infomap is not installed")
-def test_two_crossings_at_once(tmp_path: Path) -> None:
+def test_two_combinations_at_once(tmp_path: Path) -> None:
     """`labeler=infomap backbone=resnet50_views`: the views are the backbone's, and are trained."""
     small = ("backbone.widths", "backbone.strides")
     given = [x for x in tiny(tmp_path) if not x.startswith(small)]
@@ -162,12 +172,12 @@ def test_a_later_stage_is_refused_before_the_first_trains(tmp_path: Path) -> Non
 def test_listed(
     table: list[Combination], command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("harness.cli.combination_table.crossings", lambda: iter(table))
-    lines = command("list", "crossings").out.splitlines()
+    monkeypatch.setattr("harness.experiment.combination_table.combinations", lambda: iter(table))
+    lines = command("list", "combinations").out.splitlines()
     assert len(lines) == len(table)
     assert any(line.startswith("mskd distiller=none") and "refused: " in line for line in lines)
-    assert command("list", "crossings", "--format", "markdown").out == page(table)
-    command("list", "crossings", "--format", "markdown", "--output", "c.md")
+    assert command("list", "combinations", "--format", "markdown").out == page(table)
+    command("list", "combinations", "--format", "markdown", "--output", "c.md")
     assert (tmp_path / "c.md").read_text(encoding="utf-8") == page(table)
-    for wrong in (["crossings", "--output", "c.md"], ["methods", "--format", "markdown"]):
+    for wrong in (["combinations", "--output", "c.md"], ["methods", "--format", "markdown"]):
         assert command("list", *wrong).status == 2

@@ -233,7 +233,9 @@ def test_init_that_is_not_there(source: Run, folder: Path, tmp_path: Path) -> No
     bare.mkdir()
     for name in ("config.json", "record.json"):
         (bare / name).write_bytes((source.folder / name).read_bytes())
-    with pytest.raises(ConfigError, match=r"kept no weights \(train\.pt is missing\)"):
+    with pytest.raises(
+        ConfigError, match=r"kept no weights of its stage 'train' \(train\.pt is missing\)"
+    ):
         run(bare)
     (bare / "record.json").unlink()
     with pytest.raises(ConfigError, match="is not finished"):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from harness.evaluation import kept_features
-from harness.evaluation.protocol import Rule, Sides, score
+from harness.evaluation.ground_truth import GroundTruth
+from harness.evaluation.protocol import EvaluationProtocol, score
 from harness.experiment import evaluate
 from harness.experiment.evaluate import evaluate_run
 from harness.experiment.run import run_experiment
@@ -92,8 +93,8 @@ def test_command(run: Run, command: Command) -> None:
         assert 100 * np.nanmean(arrays["train_ap"]) == pytest.approx(written["metrics"]["mAP"])
     assert (run.folder / "record.json").read_bytes() == record, "the record stays as it is"
     for words_, said in {
-        "--k1 3": "Add --rerank", "--rerank --k1 3 --k2 6": "1 <= k2 <= k1",
-        "--rerank --lambda 2": "[0, 1]", "--ranks 0": "1 or more", "--ranks x": "--ranks",
+        "--k1 3": "Add --rerank", "--rerank --k1 3 --k2 6": "1 ≤ k2 ≤ k1",
+        "--rerank --lambda 2": "0 ≤ lambda ≤ 1", "--ranks 0": "1 or more", "--ranks x": "--ranks",
     }.items():  # fmt: skip
         answer = command("eval", run.name, *store, *words_.split())
         assert answer.status == 2 and said in answer.err, (words_, answer.err)
@@ -117,12 +118,12 @@ def test_without_cameras_only_the_query_itself_is_removed() -> None:
     features = features.float()
     ids, cams = np.arange(30) % 5, np.arange(30) % 3
     names = [f"image {place}" for place in range(30)]
-    sides = Sides(ids[:10], ids, cams[:10], cams, names[:10], names)
+    sides = GroundTruth(ids[:10], ids, cams[:10], cams, names[:10], names)
     distances = (2 - 2 * features[:10] @ features.T).clamp(min=0).numpy()
     plain = (ids[:10].tolist(), ids.tolist())
     for rule, known in (
-        (Rule(cameras=False), (None, None, names[:10], names)),
-        (Rule(), (cams[:10].tolist(), cams.tolist(), names[:10], names)),
+        (EvaluationProtocol(cameras=False), (None, None, names[:10], names)),
+        (EvaluationProtocol(), (cams[:10].tolist(), cams.tolist(), names[:10], names)),
     ):
         ap, _, first = rank_slowly(distances, *plain, *known)
         found = score(features[:10], features, sides, rule)

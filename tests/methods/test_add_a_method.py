@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from harness.core import plugins
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
+from harness.experiment.registration import register
 from harness.experiment.stages import build_labeler
 from harness.results.store import Store
 from tests.conftest import Command
@@ -36,7 +37,7 @@ def forget() -> Iterator[None]:
     for name in set(sys.modules) - modules:
         if name.startswith(plugins.ALIAS):
             del sys.modules[name]
-    plugins.register()
+    register()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from harness.components.objectives import ExclusiveMemory
 from harness.experiment.compose import compose
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 from harness.training.optimizers import learning_rate
 from harness.training.trainer import Trainer
 from tests.tiny import TINY, tiny, tiny_config
@@ -105,14 +105,14 @@ def test_buc_as_published() -> None:
     """20 epochs of 0.1 and then 0.01, 18 times two of 0.01; a tenth of that below pooling."""
     config = compose(["method=buc", "dataset=market1501", "protocol=published"])
     train = config.train
-    made = [e for e, n in enumerate(labellings(train.label_every, train.epochs)) if n]
+    made = [e for e, n in enumerate(label_schedule(train.label_every, train.epochs)) if n]
     assert made == [0, *range(20, 56, 2)] and train.epochs == 56
     rates = [learning_rate(config.optimizer, epoch) for epoch in range(56)]
     np.testing.assert_allclose(rates, [0.1] * 16 + [0.01] * 40, rtol=1e-12)
     assert (config.backbone.last_stride, config.backbone.neck) == (2, "embedding")
     common = compose(["method=buc", "dataset=market1501", "protocol=common"])
     assert (common.backbone.last_stride, common.backbone.neck) == (1, "bn")
-    assert sum(labellings(common.train.label_every, common.train.epochs)) == 19
+    assert sum(label_schedule(common.train.label_every, common.train.epochs)) == 19
 
 
 def test_bucs_groups_and_fresh_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""When labels are made: the schedule, and a training loop that keeps to it."""
+"""The label schedule, and a training loop that follows it."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.training.extraction import extract
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 from tests.tiny import tiny_config
 
 
-def made(label_every: Any, epochs: int) -> dict[int, int]:
+def labeled(label_every: Any, epochs: int) -> dict[int, int]:
     """Epoch → how often labels are made before it."""
-    return {epoch: n for epoch, n in enumerate(labellings(label_every, epochs)) if n}
+    return {epoch: n for epoch, n in enumerate(label_schedule(label_every, epochs)) if n}
 
 
-def test_every_epoch_unless_told_otherwise() -> None:
-    assert labellings(1, 5) == labellings([1], 5) == [1] * 5
-    assert labellings(2, 5) == [1, 0, 1, 0, 1]
-    assert labellings(9, 5) == [1, 0, 0, 0, 0]
+def test_every_so_many_epochs() -> None:
+    assert label_schedule(1, 5) == label_schedule([1], 5) == [1] * 5
+    assert label_schedule(2, 5) == [1, 0, 1, 0, 1]
+    assert label_schedule(9, 5) == [1, 0, 0, 0, 0]
 
 
-def test_the_rhythm_of_buc() -> None:
+def test_the_schedule_of_buc() -> None:
     """20 epochs, then 18 times 2."""
     theirs = {0: 1} | dict.fromkeys(range(20, 56, 2), 1)
-    assert made([20, 2], 56) == theirs
-    assert made([20 / 56, 2 / 56], 56) == theirs
-    assert made([3, 1, 2], 8) == {0: 1, 3: 1, 4: 1, 6: 1}
+    assert labeled([20, 2], 56) == theirs
+    assert labeled([20 / 56, 2 / 56], 56) == theirs
+    assert labeled([3, 1, 2], 8) == {0: 1, 3: 1, 4: 1, 6: 1}
 
 
 @given(first=st.floats(0.001, 0.999), later=st.floats(0.02, 0.999), epochs=st.integers(1, 60))
-def test_shares_are_made_up_for_where_epochs_are_few(
+def test_short_trainings_label_as_often_as_long_ones(
     first: float, later: float, epochs: int
 ) -> None:
-    found = labellings([first, later], epochs)
+    found = label_schedule([first, later], epochs)
     assert len(found) == epochs and found[0] >= 1
-    # as often as in a long training, but for those whose end is rounded to the last one's
-    often = sum(labellings([first, later], 1000))
+    # as often as in a long training, except for ends that are rounded to the last epoch
+    often = sum(label_schedule([first, later], 1000))
     assert abs(sum(found) - often) <= 1 / (2 * epochs * later) + 1
 
 
@@ -76,15 +76,15 @@ def test_refused_with_cause(case: str) -> None:
     assert cause in refusal.value.cause
 
 
-def test_labels_that_would_never_merge_are_refused() -> None:
+def test_schedules_that_never_merge_are_refused() -> None:
     usual = ["method=cluster_contrast", "dataset=synthetic", "labeler=bottom_up"]
     with pytest.raises(ConfigError, match="makes labels once in 16 epochs, but BottomUp needs 2"):
         make_recipe(compose([*usual, "train.label_every=[20,2]"]))
     make_recipe(compose([*usual, "train.label_every=[15,2]"]))
-    make_recipe(compose([*usual, "train.epochs=1"]))  # no rhythm could help
+    make_recipe(compose([*usual, "train.epochs=1"]))  # no schedule could help
 
 
-def test_the_card_knows_auto_and_leaves_the_rhythm_to_the_method() -> None:
+def test_auto_iterations_are_on_the_card_and_label_schedules_are_not() -> None:
     usual = compose(["method=cluster_contrast", "dataset=synthetic"])
     auto, rare, random = (
         compose(["method=cluster_contrast", "dataset=synthetic", override])
@@ -101,7 +101,7 @@ def test_the_card_knows_auto_and_leaves_the_rhythm_to_the_method() -> None:
 
 
 class Spy:
-    """What was asked for, in order: E extraction, L labels, S start of an epoch."""
+    """Calls in order: E extraction, L labels, S start of an epoch."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, objective: str) -> None:
         from harness.components import objectives
@@ -132,7 +132,9 @@ class Spy:
             monkeypatch.setattr(labeler, "label", label)
 
 
-def test_labels_last_and_memories_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_persist_and_memories_are_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spy = Spy(monkeypatch, "ClusterMemory")
     run = run_experiment(
         tiny_config(tmp_path, "method=cluster_contrast", "train.label_every=[2,1]",
@@ -145,7 +147,7 @@ def test_labels_last_and_memories_do_not(tmp_path: Path, monkeypatch: pytest.Mon
     assert ["seconds_label" in row for row in rows] == [True, False, True, True]
 
 
-def test_no_features_where_nobody_looks_at_them(
+def test_features_that_nothing_reads_are_not_extracted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch, "ExclusiveMemory")
@@ -159,8 +161,8 @@ def test_no_features_where_nobody_looks_at_them(
     assert clusters[0] == clusters[1] > clusters[2] > clusters[3]
 
 
-def test_several_labellings_at_once(tmp_path: Path) -> None:
-    """Few epochs merge as far as many do."""
+def test_several_labelings_at_once(tmp_path: Path) -> None:
+    """A short training merges as many clusters as a long one."""
     ends = []
     for place, label_every in (("few", "[0.5,0.125]"), ("many", "1")):
         run = run_experiment(
@@ -171,11 +173,11 @@ def test_several_labellings_at_once(tmp_path: Path) -> None:
         ends.append([row["clusters"] for row in run.history()])
     images, merges = ends[1][0], ends[1][0] - ends[1][1]
     assert ends[1] == [images, images - merges, images - 2 * merges]
-    made_by_few = labellings([0.5, 0.125], 3)
+    made_by_few = label_schedule([0.5, 0.125], 3)
     assert ends[0][-1] == images - (sum(made_by_few) - 1) * merges and sum(made_by_few) > 3
 
 
-def test_auto_takes_the_batches_that_labelled_images_fill(tmp_path: Path) -> None:
+def test_auto_iterations_are_the_batches_that_labeled_images_fill(tmp_path: Path) -> None:
     run = run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "train.iterations=auto"))
     images = run.record["dataset"]["train"]
     for row in run.history():

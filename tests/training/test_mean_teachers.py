@@ -1,4 +1,4 @@
-"""MMT and ICE from end to end: several networks, several copies of a batch, one training loop."""
+"""MMT and ICE from end to end: several networks and several copies of each batch."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_resumed_or_repeated_the_numbers_are_the_same(
 def test_the_record_is_of_the_tested_network(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The teacher is saved, said, and found again by the stage's own backbone."""
+    """The teacher is saved and named in the record, and loads as the stage's backbone."""
     trainers: list[Trainer] = []
     step = Trainer._step
 
@@ -88,11 +88,11 @@ def test_the_record_is_of_the_tested_network(
     (trainer,) = trainers
     said, network = trainer.tested_network
     assert said == name
-    student, saved = trainer.parts.backbone.state_dict(), _weights(run)
+    student, saved = trainer.components.backbone.state_dict(), _weights(run)
     assert all(torch.equal(saved[key], value) for key, value in network.state_dict().items())
     assert any(not torch.equal(saved[key], value) for key, value in student.items())
     loaded = load_network(run, "train")
-    assert loaded.views == trainer.parts.backbone.views
+    assert loaded.views == trainer.components.backbone.views
     again = evaluate_run(str(run.folder), data_root=str(tmp_path / "data"), device="cpu")
     assert again["mAP"] == run.record["metrics"]["mAP"]
 
@@ -113,7 +113,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
 
 @pytest.mark.parametrize(("method", "plain"), [("mmt", False), ("ice", True)])
 def test_copies_of_a_batch(method: str, plain: bool, tmp_path: Path, batches: list[Batch]) -> None:
-    """One more copy, by other draws; the student's own is what it would be without the other."""
+    """A second copy has other draws, and does not change the first one."""
     run_experiment(tiny_config(tmp_path / "copies", f"method={method}"))
     with_copies = list(batches)
     batches.clear()
@@ -121,7 +121,7 @@ def test_copies_of_a_batch(method: str, plain: bool, tmp_path: Path, batches: li
     for many, one in zip(with_copies[:2], batches[:2], strict=True):
         assert len(many.others) == 1 and not one.others
         assert (many.plain is not None) == plain and one.plain is None
-        if method == "ice":  # its first labels are of the same network; MMT's are of two
+        if method == "ice":  # its first labels come from the same network; MMT's from two
             assert torch.equal(many.images, one.images)
         assert not torch.equal(many.images, many.others[0])
         assert many.labels.shape == many.indices.shape == (len(many.images),)
@@ -142,8 +142,10 @@ def test_two_students_with_random_weights_differ(
     with pytest.raises(KeyError):  # nothing was trained, so there is nothing to record
         run_experiment(run)
     (trainer,) = found
-    distiller: Any = trainer.parts.distiller
-    pairs = zip(trainer.parts.backbone.parameters(), distiller.student.parameters(), strict=True)
+    distiller: Any = trainer.components.distiller
+    pairs = zip(
+        trainer.components.backbone.parameters(), distiller.student.parameters(), strict=True
+    )
     assert any(not torch.equal(a, b) for a, b in pairs)
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     own = [*distiller.student.parameters(), *distiller.hard.parameters()]

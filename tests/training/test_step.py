@@ -1,4 +1,4 @@
-"""A batch that does not fit is computed in pieces: nobody can tell from the result."""
+"""Batches that do not fit into memory are split, with equal results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.tiny import tiny, tiny_config
 
 
 def _little_memory(patch: pytest.MonkeyPatch, images: int, when: str) -> list[int]:
-    """A GPU that trains so many images at once; the list gets the size of each trained piece."""
+    """Limit training to so many images at once; returns the list of trained micro-batch sizes."""
     forward, sizes = ReIDNet.forward, []
 
     def limited(self: ReIDNet, batch: Tensor) -> Tensor:
@@ -55,10 +55,10 @@ SOONER = ("mskd", "ice", "pplr", "cap", "spcl")  # the others in the slow tests
 @pytest.mark.parametrize(
     "cell", [c if c in SOONER else pytest.param(c, marks=pytest.mark.slow) for c in CELLS]
 )
-def test_going_on_in_pieces(
+def test_out_of_memory_splits_batches(
     cell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Memory ends in the middle of a step; the step is made all the same."""
+    """Memory runs out in the middle of a step, and the step is repeated in micro-batches."""
     when = "backward" if cell in ("mskd", "ice") else "forward"
     whole, expected = run_whole(tmp_path / "whole", CELLS[cell])
     errors._noticed.clear()
@@ -77,7 +77,7 @@ def test_going_on_in_pieces(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 8, 12])  # 12 leaves a rest of 4
 @pytest.mark.parametrize("cell", CELLS)
-def test_pieces_as_asked_for(cell: str, size: int, tmp_path: Path) -> None:
+def test_micro_batches_of_a_given_size(cell: str, size: int, tmp_path: Path) -> None:
     settings = (*CELLS[cell], "train.epochs=1")
     whole, expected = run_whole(tmp_path / "whole", settings)
     split, state = run_whole(tmp_path / "split", (*settings, f"train.micro_batch={size}"))
@@ -86,7 +86,7 @@ def test_pieces_as_asked_for(cell: str, size: int, tmp_path: Path) -> None:
         assert_states_alike(tensors, state[stage])
 
 
-def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
+def test_micro_batches_are_recomputed_for_their_gradients() -> None:
     """Against the whole batch in double precision, statistics and gradients exactly."""
     torch.manual_seed(0)
     images, weight = torch.randn(12, 3, 16, 8).double(), torch.randn(12, 2, 8).double()
@@ -111,7 +111,7 @@ def test_each_piece_takes_its_gradient_and_keeps_nothing() -> None:
     assert {int(count) for count in tracked} == {1}
 
 
-def test_without_gradient_pieces_are_computed_once() -> None:
+def test_without_gradients_micro_batches_are_computed_once() -> None:
     network = small(widths=(4,), strides=(1,))
     set_samples_per_bn(network, 4)
     sizes: list[int] = []
@@ -140,7 +140,7 @@ def test_calling_a_network_never_splits_its_batch() -> None:
         ((GROUPS, "train.micro_batch=8"), 4, "train.micro_batch=4"),
     ],
 )
-def test_what_cannot_be_cut_smaller_ends_with_the_cure(
+def test_the_smallest_micro_batch_that_does_not_fit_raises_with_a_hint(
     settings: tuple[str, ...],
     images: int,
     hint: str,
@@ -167,8 +167,8 @@ def test_refused_when_composed(settings: tuple[str, ...], reason: str, tmp_path:
         make_recipe(compose(tiny(tmp_path, "method=cluster_contrast", *settings)))
 
 
-def test_pieces_are_no_setting_of_the_cell(tmp_path: Path) -> None:
-    """Nor of a stage: the cell's name, card and stored configuration do not know of them."""
+def test_micro_batches_are_no_setting_of_the_experiment(tmp_path: Path) -> None:
+    """Nor of a stage: they do not change the name, the card or the stored configuration."""
     from harness.experiment.plan import make_plan
 
     plain, cut, staged = (

@@ -1,4 +1,4 @@
-"""Real shortage of memory, and NCCL: `pytest -m gpu`."""
+"""Real out-of-memory errors, and NCCL: `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def _on_gpu(folder: Path, *overrides: str) -> Run:
 
 
 def _assert_close(one: Run, other: Run) -> None:
-    """Sums in another order, by kernels chosen for another size."""
+    """Equal up to the order of sums."""
     for ours, theirs in zip(one.history(), other.history(), strict=True):
         assert ours["clusters"] == theirs["clusters"]
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["cluster_contrast", "mmt"])
-def test_a_gpu_that_is_too_small(
+def test_a_gpu_with_too_little_memory(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = (f"method={method}", *LARGE)

@@ -1,4 +1,4 @@
-"""Parts that need more of the training loop than labels and batches."""
+"""The training loop: components that outlive epochs, resuming, and which features are read."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _weights(run: Run) -> dict[str, Tensor]:
 def test_interrupted_and_resumed(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memories, classifiers and averages that outlive an epoch go on where they were."""
+    """Memories, classifiers and averages that outlive an epoch are resumed."""
     overrides = ("method=cluster_contrast", *CROSSED[case], "train.epochs=3")
     whole = run_experiment(tiny_config(tmp_path / "whole", *overrides))
     steps = [0]
@@ -69,7 +69,7 @@ def test_interrupted_and_resumed(
         with pytest.raises(KeyboardInterrupt):
             run_experiment(tiny_config(tmp_path / "parts", *overrides))
     resumed = run_experiment(tiny_config(tmp_path / "parts", *overrides))
-    assert steps[0] == last, "it did go on, and did not start afresh"
+    assert steps[0] == last, "it resumed instead of starting again"
     assert resumed.record["metrics"] == whole.record["metrics"]
     for ours, theirs in zip(resumed.history(), whole.history(), strict=True):
         assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
@@ -77,9 +77,7 @@ def test_interrupted_and_resumed(
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def test_a_renewed_optimizer_has_no_moments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reset_optimizer_has_no_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: dict[str, list[int]] = {}
     original = Trainer._step
     case = ""
@@ -101,7 +99,7 @@ def test_a_renewed_optimizer_has_no_moments(
     assert steps == {"false": [1, 2, 3, 4], "true": [1, 2, 1, 2]}
 
 
-def test_labels_come_from_the_memory_once_it_lives(
+def test_labels_come_from_the_memory_after_the_first_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SpCL extracts before its first epoch, and never again."""

@@ -36,7 +36,7 @@ class ReIDNet(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         return self.heads(self.trunk(images))
 
-    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
 
 

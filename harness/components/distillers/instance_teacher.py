@@ -33,8 +33,8 @@ class InstanceTeacher(AveragedTeacher):
     batch in an order of its own, which matters where statistics are taken over parts of a batch.
     """
 
-    copies = 2
-    wants_plain = True
+    augmentations = 2
+    needs_plain = True
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class InstanceTeacher(AveragedTeacher):
         self.terms = torch.empty(0)
 
     @property
-    def labelled_by(self) -> tuple[Backbone, ...]:
+    def labeled_by(self) -> tuple[Backbone, ...]:
         return (self._teacher,)
 
     @property

@@ -41,7 +41,7 @@ class MutualTeachers(AveragedTeacher):
     """
 
     peers = 1
-    copies = 2
+    augmentations = 2
     needs_classifier = True
     keeps_order = True
 
@@ -81,7 +81,7 @@ class MutualTeachers(AveragedTeacher):
         return self._teacher, self._other_teacher
 
     @property
-    def labelled_by(self) -> tuple[Backbone, ...]:
+    def labeled_by(self) -> tuple[Backbone, ...]:
         return self.teachers
 
     @property

@@ -65,7 +65,7 @@ class KMeans(PseudoLabeler):
         self.views = views
 
     @classmethod
-    def looks_at_parts(cls, options: Mapping[str, Any]) -> bool:
+    def uses_parts(cls, options: Mapping[str, Any]) -> bool:
         return options.get("views") == "mean"
 
     def max_clusters(self, images: int) -> int:

@@ -73,7 +73,7 @@ class SoftmaxTriplet(Objective):
         self.terms = torch.empty(0)
 
     @classmethod
-    def takes_pooled(cls, options: Mapping[str, Any]) -> bool:
+    def needs_pooled(cls, options: Mapping[str, Any]) -> bool:
         return bool(options.get("before_neck", False))
 
     def prepare(self, views: int, dim: int, images: int) -> None:

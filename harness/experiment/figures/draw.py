@@ -112,7 +112,7 @@ def _ranked(run: Run, subject: Callable[[], Subject], wanted: Wanted) -> Figure:
     it = subject()
     found = ranked.rankings(it, wanted.queries, wanted.count, wanted.top, wanted.seed)
     what = f"{wanted.queries} queries" if wanted.queries in ranked.CHOICES else "chosen queries"
-    rule = ", re-ranked" if it.test.rerank else ""
+    rule = ", re-ranked" if it.test.protocol.rerank else ""
     return ranked.draw(it, found, f"{run.name} ({it.stage}): {what}{rule}")
 
 

@@ -18,13 +18,14 @@ from harness.core.interfaces import Backbone, PseudoLabeler
 from harness.core.progress import Reporter
 from harness.data.image_cache import ImageCache
 from harness.evaluation.evaluator import Evaluator, make_evaluator
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.evaluate import choose
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import complete
 from harness.experiment.stages import build
 from harness.results.store import Run
 from harness.training.extraction import extract
-from harness.training.label_schedule import labellings
+from harness.training.label_schedule import label_schedule
 
 
 @dataclass
@@ -67,8 +68,8 @@ class Subject:
             on_bad_image=self.config["dataset"].get("on_bad_image", "error"),
             device=self.device,
             precision=self.precision,
-            rerank=bool(self.config["evaluation"].get("rerank", False)),
             reporter=self.reporter,
+            protocol=EvaluationProtocol(bool(self.config["evaluation"].get("rerank", False))),
         )
         known = self.run.record.get("dataset", {}).get("fingerprint")
         if known not in (None, made.fingerprint):
@@ -134,7 +135,7 @@ class Subject:
         train = merged.train
         times = 1
         if labeler.min_calls > 1:
-            times = sum(labellings(train.get("label_every", 1), int(train.epochs)))
+            times = sum(label_schedule(train.get("label_every", 1), int(train.epochs)))
         self.reporter.phase("labels")
         for _ in range(times):
             found = labeler.label(features, cameras).labels

@@ -199,7 +199,7 @@ def _tell(outcome: Outcome, names: Sequence[str], say: Any) -> None:
 
 
 def _folders() -> list[Any]:
-    from harness.core.plugins import search_folders
+    from harness.experiment.registration import search_folders
 
     return search_folders()
 

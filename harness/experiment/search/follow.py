@@ -24,7 +24,7 @@ from harness.core.interfaces import as_cameras
 from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter
 from harness.evaluation.evaluator import make_evaluator
-from harness.evaluation.label_free import CRITERIA, judge
+from harness.evaluation.label_free import CRITERIA, make_label_free_test
 from harness.experiment.data_loading import load_data
 from harness.experiment.search.plan import Plan, make_plan
 from harness.experiment.search.storage import original
@@ -64,7 +64,6 @@ def measure(plan: Plan) -> pd.DataFrame:
             on_bad_image=config.dataset.get("on_bad_image", "error"),
             device=device,
             precision=precision,
-            rerank=False,
             reporter=Reporter(),
         )
 
@@ -73,7 +72,7 @@ def measure(plan: Plan) -> pd.DataFrame:
     cameras = as_cameras(trained.data.train.cameras)
     criteria = CRITERIA if cameras is not None else CRITERIA[1:]
     data = trained.unlabelled(False)
-    look = judge(criteria, plan.reference, data, cameras, device, precision)
+    look = make_label_free_test(criteria, plan.reference, data, cameras, device, precision)
     for trial in counted(study.get_trials()):
         first = f"trial-{original(trial):04d}"
         names = [first, *(f"{first}-{k}" for k in range(1, settings.seeds))]

@@ -108,7 +108,7 @@ def _rows(
 ) -> dict[int, np.ndarray]:
     """Query → distances (G,) to all gallery images, re-ranked if the protocol says so."""
     blocks: Blocks
-    if evaluator.rerank:
+    if evaluator.protocol.rerank:
         from harness.evaluation.reranking import rerank_blocks
 
         blocks, places = rerank_blocks(query, gallery), {index: index for index in chosen}

@@ -29,7 +29,7 @@ def _stride(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("arch", "stride_in"), STRIDES)
-def test_where_the_strides_are(arch: str, stride_in: str) -> None:
+def test_where_the_strides_are(arch: Any, stride_in: Any) -> None:
     with torch.device("meta"):  # no weights needed to look at strides
         trunk = resnet(arch, weights="none", stride_in=stride_in).trunk
     found = [
@@ -48,7 +48,7 @@ def test_where_the_strides_are(arch: str, stride_in: str) -> None:
 
 
 @pytest.mark.parametrize("stride_in", ["3x3", "1x1"])
-def test_the_map_of_the_usual_input(stride_in: str) -> None:
+def test_the_map_of_the_usual_input(stride_in: Any) -> None:
     network = resnet("resnet50", weights="none", stride_in=stride_in,
                      views=["global", "upper", "lower"]).eval()  # fmt: skip
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from harness.core.interfaces import Backbone, Batch
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 3])
 
 
-def _network(views: tuple[str, ...] = ("global",)) -> Backbone:
+def _network(views: Any = ("global",)) -> Backbone:
     torch.manual_seed(0)
     return small(widths=(4, 8), strides=(1, 2), views=views)
 
@@ -89,5 +90,5 @@ def test_batches_are_permuted_before_statistics_of_parts() -> None:
 
 def test_the_teacher_labels_and_is_tested() -> None:
     distiller = InstanceTeacher(_network())
-    assert distiller.labelled_by == (distiller.teacher,)
+    assert distiller.labeled_by == (distiller.teacher,)
     assert distiller.tested == ("mean teacher", distiller.teacher)

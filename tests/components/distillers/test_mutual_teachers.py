@@ -136,7 +136,7 @@ def test_a_checkpoint_holds_all_of_it() -> None:
 def test_modes_and_roles() -> None:
     student, _, distiller = _parts()
     assert distiller.student.training and all(t.training for t in distiller.teachers)
-    assert distiller.labelled_by == distiller.teachers
+    assert distiller.labeled_by == distiller.teachers
     assert distiller.tested == ("mean teacher of the first student", distiller.teachers[0])
     assert all(torch.equal(a, b) for a, b in zip(
         student.parameters(), distiller.teachers[0].parameters(), strict=True))  # fmt: skip

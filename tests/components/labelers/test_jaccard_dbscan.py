@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tests.components.labelers.cases import blobs, golden
 
 
 @pytest.mark.parametrize("search", ["auto", "faiss"])
-def test_mskd_labels_from_features(search: str) -> None:
+def test_mskd_labels_from_features(search: Any) -> None:
     if search == "faiss":
         pytest.importorskip("faiss")
     case = golden("mskd_pipeline")

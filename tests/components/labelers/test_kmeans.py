@@ -69,7 +69,7 @@ def test_views() -> None:
     features = torch.stack([blobs(40, 1, seed=7), told, told], dim=1)
     truth = np.repeat(np.arange(4), 10)
 
-    def agree(views: str) -> bool:
+    def agree(views: Any) -> bool:
         labels = KMeans(clusters=4, restarts=20, views=views).label(features).labels
         return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == 4
 

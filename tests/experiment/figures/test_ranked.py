@@ -15,6 +15,7 @@ from harness.core.progress import Reporter
 from harness.data.image_source import ImageSource
 from harness.data.types import ReIDData, Split
 from harness.evaluation.evaluator import Evaluator
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.figures.subject import Subject
 from harness.results.figures.ranked import choose, draw, nearest, rankings
 from harness.results.palette import RIGHT, WRONG
@@ -96,7 +97,7 @@ def evaluator(
     split = Split(names, np.array(gallery), array, None if tracks is None else np.array(tracks))
     data = ReIDData("made up", split, query, split)
     cpu = torch.device("cpu")
-    return Evaluator(data, "", None, None, None, cpu, "fp32", False, Reporter())
+    return Evaluator(data, "", None, None, None, cpu, "fp32", EvaluationProtocol(), Reporter())
 
 
 DISTANCES = np.array([0.0, 0.5, 0.1, 0.4, 0.2])

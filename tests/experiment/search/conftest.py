@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.core import plugins
+from harness.experiment.registration import register
 
 
 @pytest.fixture(autouse=True)
@@ -20,4 +21,4 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if name.startswith(plugins.ALIAS):
             del sys.modules[name]
     monkeypatch.undo()
-    plugins.register()
+    register()

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose as compose_run
+from harness.experiment.registration import register
 from harness.experiment.search.check import defaults, settle
 from harness.experiment.search.config_location import locator
 from harness.experiment.search.plan import Composer, make_plan, part_options
@@ -160,7 +161,7 @@ def test_the_line_of_a_methods_file_is_told(
     assert told in error.value.cause
     assert f"Mend {file}:14." in error.value.hint
     monkeypatch.undo()
-    plugins.register()
+    register()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""`harness bench`: time the pipeline, the label step or evaluation on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.cli.parser import Parser
+
+ABOUT = {
+    "train": "Images per second of training: the steps of a run, on images of a data set.",
+    "extract": "Images per second of feature extraction.",
+    "augment": "Images per second of augmented batches, without a network.",
+    "labels": "The label step on synthetic features, beside the matrix products that it needs.",
+    "eval": "Evaluation on synthetic features, beside the matrix product that it needs.",
+    "gpu": "Everything that needs a GPU: its tests, the timings, MSKD as published. "
+    "The same command continues where it was stopped.",
+}
+EXAMPLES = {
+    "labels": "harness bench labels --views 3",
+    "eval": "harness bench eval --rerank",
+    "gpu": "harness bench gpu --minutes 9",
+}
+PIPELINE = ("train", "extract", "augment")
+
+
+def main(arguments: Sequence[str]) -> None:
+    what, *rest = arguments or [""]
+    if what not in ABOUT:
+        what, rest = "", list(arguments)
+        parser = Parser("bench", "harness bench train --baseline", "Time a part of the harness.")
+        parser.add_argument("what", choices=ABOUT, help="see harness bench WHAT --help")
+        parser.parse_args(rest)
+    example = EXAMPLES.get(what, f"harness bench {what} dataset=market1501 --baseline")
+    parser = Parser(f"bench {what}", example, ABOUT[what])
+    if what == "gpu":
+        parser.add_argument("--minutes", type=float, help="stop after this time")
+        parser.add_argument("--store", default="results/runs", help="folder of runs")
+        from harness.benchmarks import gpu
+
+        gpu.run(**vars(parser.parse_args(rest)))
+        return
+    if what in PIPELINE:
+        parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in harness run")
+        parser.add_argument("--images", type=_count, default=1024, help="use at most this many")
+        parser.add_argument("--steps", type=_count, help="batches per round; default 50 on a GPU")
+        parser.add_argument("--baseline", dest="with_baseline", action="store_true",
+                            help="in turns with DataLoader, PIL and fp32")  # fmt: skip
+        parser.add_argument("--workers", type=int, help="of the DataLoader; default: the fastest")
+    else:
+        sizes = ["market1501", "msmt17"]
+        parser.add_argument("--size", default=sizes[0], choices=sizes, help="of this data set")
+    if what == "labels":
+        parser.add_argument("--images", type=_count, help="another number of images")
+        parser.add_argument("--views", type=_count, default=1, help="views of each image")
+    if what == "eval":
+        parser.add_argument("--scale", type=float, default=1.0, help="a share of the test set")
+        parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
+    parser.add_argument("--repeats", type=_count, default=3, help="rounds after the warm-up")
+    parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+    parser.add_argument("--threads", type=_count, help="CPU threads; default: all")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", metavar="FOLDER", help="write WHAT-DEVICE.json there")
+    options = vars(parser.parse_intermixed_args(rest))
+    threads, as_json, output = (options.pop(key) for key in ("threads", "json", "output"))
+    import torch
+
+    from harness.benchmarks import evaluation, labels, pipeline, timing
+    from harness.core.precision import resolve_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    options["device"] = resolve_device(options["device"])
+    if what in PIPELINE:
+        result = pipeline.measure(what, **options)
+    else:
+        result = (labels if what == "labels" else evaluation).measure(**options)
+    print(json.dumps(result)) if as_json else _show(result)
+    if output:
+        path = timing.save(result, output)
+        if not as_json:
+            print(path)
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    """Print a table with a column for each candidate, the setting and the ratios."""
+    import pandas as pd
+
+    machine, candidates = result["machine"], result["candidates"]
+    print(f"{result['what']} on {machine['device']}, {machine['threads']} threads")
+    print(", ".join(f"{key} {value}" for key, value in result["setting"].items()))
+    table = pd.json_normalize(list(candidates.values())).set_index(pd.Index(candidates))
+    print(table.astype(object).T.fillna("").to_string())
+    first = next(iter(candidates))
+    for name, ratio in result["ratios"].items():
+        wall, cpu = ratio["images_per_second"], ratio["images_per_core_second"]
+        print(f"{first} is {wall} times as fast as {name} ({cpu} times by CPU time)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 1")
+    return int(text)

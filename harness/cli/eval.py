@@ -1,0 +1,40 @@
+"""`harness eval`: test a finished run again."""
+
+from __future__ import annotations
+
+from harness.cli.parser import Parser
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("eval", "harness eval RUN --rerank")
+    parser.usage = "harness eval RUN [dataset=NAME] [dataset.KEY=VALUE …] [OPTION …]"
+    parser.add_argument("run", help="name of a run, the beginning of the name, or its folder")
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        metavar="CHANGE",
+        help="dataset=OTHER, or dataset.KEY=VALUE if files have moved",
+    )
+    parser.add_argument("--stage", help="whose network is tested; default: the last stage")
+    parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
+    parser.add_argument("--k1", type=int, default=20, metavar="K", help="its neighbours (20)")
+    parser.add_argument("--k2", type=int, default=6, metavar="K", help="its query expansion (6)")
+    parser.add_argument(
+        "--lambda", dest="lam", type=float, default=0.3, metavar="L",
+        help="its weight of the original distance (0.3)",
+    )  # fmt: skip
+    parser.add_argument("--ranks", type=_numbers, default=(1, 5, 10, 20), help="others: 1,3,50")
+    parser.add_argument("--no-cams", action="store_true", help="ignore cameras")
+    parser.add_argument("--images", action="store_true", help="ignore features that were kept")
+    parser.add_argument("--save", action="store_true", help="write the result beside the record")
+    parser.add_store()
+    parser.add_data()
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_intermixed_args(arguments)
+    from harness.experiment.evaluate import evaluate_run
+
+    evaluate_run(**vars(options))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(","))

@@ -1,0 +1,135 @@
+"""`harness list`: what can be chosen, and what was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.cli.parser import Parser
+from harness.core.errors import ConfigError, did_you_mean
+
+#: name on the command line → configuration group
+PARTS = {
+    "backbones": "backbone",
+    "labelers": "labeler",
+    "objectives": "objective",
+    "distillers": "distiller",
+    "protocols": "protocol",
+    "experiments": "experiment",
+}
+KNOWN = ("methods", "datasets", *PARTS, "combinations", "searches", "runs", "problems")
+
+
+def main(arguments: list[str]) -> None:
+    parser = Parser("list", "harness list methods", f"Lists: {', '.join(KNOWN)}.")
+    parser.add_argument("what", nargs="?", default="methods", help="one of the lists above")
+    parser.add_store()
+    parser.add_argument(
+        "--format", default="terminal", choices=["terminal", "markdown"], help="of combinations"
+    )
+    parser.add_argument("--output", help="write combinations to this file as Markdown")
+    options = parser.parse_args(arguments)
+    plurals = {known: known for known in KNOWN} | {known[:-1]: known for known in KNOWN}
+    plurals["search"] = "searches"
+    if options.what not in plurals:
+        raise ConfigError(
+            f"There is no list of '{options.what}'.", did_you_mean(options.what, KNOWN)
+        )
+    what = plurals[options.what]
+    if what == "combinations":
+        _show_combinations(options.format, options.output)
+    elif options.format != "terminal" or options.output is not None:
+        raise ConfigError("--format and --output apply to harness list combinations only.")
+    else:
+        _print(what, _rows(what, Path(options.store)))
+
+
+def _rows(what: str, store: Path) -> list[tuple[str, str]]:
+    """(name, description) of each entry of a list."""
+    if what in ("runs", "problems"):
+        from harness.results.run_status import state
+        from harness.results.store import Store
+        from harness.results.store_check import of_files
+
+        runs = list(Store(store).runs())
+        if what == "runs":
+            return [(run.name, str(state(run))) for run in runs]
+        return [(problem.run, problem.text) for problem in of_files(runs)]
+    if what == "searches":
+        from harness.experiment.registration import presets
+
+        return [(name, _description(path)) for name, path in sorted(presets().items())]
+    from harness.core import plugins
+
+    if what in PARTS:
+        files = plugins.options(PARTS[what])
+        return [(name, _description(path)) for name, path in sorted(files.items())]
+    rows = []
+    for plugin in sorted(plugins.find()[what].values(), key=lambda plugin: plugin.name):
+        origin = "" if plugin.origin == "built in" else f" [{plugin.origin}: {plugin.folder}]"
+        rows.append((plugin.name, plugin.summary + origin))
+        for variant, path in plugin.variants.items():
+            rows.append((f"{plugin.name}/{variant}", _description(path)))
+    return rows
+
+
+def _description(path: Path) -> str:
+    """The first sentence of a configuration file's comment, or of the class that it builds."""
+    from harness.core import plugins
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = [line for line in lines if not line.startswith("# @")]
+    comment = []
+    for line in head:
+        if line.startswith("#"):
+            comment.append(line[1:].strip())
+        elif comment or line.strip():
+            break
+    if comment:
+        return plugins.first_sentence(" ".join(comment))
+    config = plugins.load_config(path)
+    if target := config.get("_target_"):
+        from hydra.utils import get_object
+
+        plugins.make_importable(plugins.find())
+        return plugins.first_sentence(str(get_object(target).__doc__ or "").split("\n\n")[0])
+    based = [str(name) for name in config.get("defaults") or [] if name != "_self_"]
+    changes = [f"{key}={value}" for key, value in config.items() if key != "defaults"]
+    return f"{', '.join(based)} with {', '.join(changes)}" if based else ", ".join(changes)
+
+
+def _print(what: str, rows: list[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not rows:
+        console.print(f"No {what}.")
+    elif not console.is_terminal:  # for grep and cut: one line each
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            print(f"{name:<{width}}   {text}".rstrip())
+    else:
+        grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column()
+        for name, text in rows:
+            grid.add_row(name, text)
+        console.print(grid, markup=False)
+
+
+def _show_combinations(style: str, output: str | None) -> None:
+    """Print which methods run with which parts, a line each or as docs/combinations.md."""
+    from harness.core.files import write_text
+    from harness.experiment import combination_table
+
+    if output is not None and style != "markdown":
+        raise ConfigError("--output needs --format markdown.")
+    found = list(combination_table.combinations())
+    if output is not None:
+        write_text(Path(output), combination_table.page(found))
+    elif style == "markdown":
+        print(combination_table.page(found), end="")
+    else:
+        for one in found:
+            name = f"{one.method} {one.group}={one.option}"
+            print(f"{name:<48} {one.verdict or f'refused: {one.reason}'}")

@@ -1,0 +1,49 @@
+"""The argument parser of the commands, and how errors are printed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from harness.core.errors import ConfigError, DataError, HarnessError
+
+
+class Parser(argparse.ArgumentParser):
+    """Help that begins with an example, and errors in the form of all others."""
+
+    def __init__(self, command: str, example: str, description: str = "") -> None:
+        super().__init__(prog=f"harness {command}", description=description)
+        self.example = example
+
+    def format_help(self) -> str:
+        return f"example:  {self.example}\n\n{super().format_help()}"
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
+
+    def add_store(self) -> None:
+        self.add_argument("--store", default="results/runs", help="folder of runs")
+
+    def add_data(self) -> None:
+        """Options of commands that read the images of a run."""
+        self.add_argument("--data-root", metavar="DIR", help="default: $HARNESS_DATA or ./data")
+        self.add_argument(
+            "--cache", metavar="DIR", help="decoded images; default: DATA_ROOT/.harness"
+        )
+        self.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+
+    def add_compute(self) -> None:
+        """Options of commands on features from files."""
+        self.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
+        self.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+        self.add_argument("--force", action="store_true", help="overwrite existing files")
+        self.add_argument("--json", action="store_true", help="print JSON; notes go to stderr")
+
+
+def report_error(error: HarnessError) -> int:
+    """Print an error; returns the exit status."""
+    print(f"error: {error.cause}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+    return 2 if isinstance(error, ConfigError | DataError) else 1

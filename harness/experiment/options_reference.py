@@ -1,0 +1,137 @@
+"""The reference of all options: `harness list options` and docs/options.md.
+
+Everything in it comes from declarations: the sections of a configuration
+(`harness.experiment.sections`), the constructors of parts and data sets, and the defaults in their
+YAML files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from harness.core import plugins
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.options import REQUIRED, Option, options_of
+from harness.core.paths import CONF
+from harness.experiment.sections import SECTIONS, Settings
+
+PARTS = ("backbone", "labeler", "objective", "distiller")
+HEAD = """\
+# Options
+
+Every option of `harness run`, with its kind, range, default and meaning. This page is generated:
+`harness list options --format markdown --output docs/options.md`. A method, data set or protocol
+may have other defaults: `harness run method=NAME --cfg job` shows them all.
+"""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options that belong together.
+
+    title: for people. prefix: before each option's name ("labeler.").
+    """
+
+    title: str
+    prefix: str
+    meaning: str
+    options: tuple[Option, ...]
+
+
+def groups(name: str | None = None) -> list[Group]:
+    """All groups of options, or those of one section, part or data set.
+
+    Args:
+        name: for example `train`, `labeler`, `jaccard_dbscan` or `dataset`.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    found = list(_groups())
+    if name is None:
+        return found
+    chosen = [group for group in found if name in _names(group)]
+    if not chosen:
+        known = [known for group in found for known in _names(group)]
+        raise ConfigError(f"There are no options of '{name}'.", did_you_mean(name, known))
+    return chosen
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return (group.prefix.removesuffix(".") or "top", group.title.rpartition("=")[2])
+
+
+def _groups() -> Iterator[Group]:
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    yield Group("top", "", _first_line(Settings), tuple(_with_defaults(Settings, defaults)))
+    for name, section in SECTIONS.items():
+        options = tuple(_with_defaults(section, defaults.get(name) or {}))
+        yield Group(name, f"{name}.", _first_line(section), options)
+    found = plugins.find()
+    plugins.make_importable(found)
+    for part in PARTS:
+        for name, path in sorted(plugins.options(part).items()):
+            values = OmegaConf.to_container(plugins.load_config(path), resolve=False)
+            assert isinstance(values, dict)
+            if values.get("_target_"):
+                yield _part(f"{part}={name}", part, values)
+    for name, plugin in sorted(found["datasets"].items()):
+        config = plugins.load_config(plugin.folder / "config.yaml")
+        values = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(values, dict)
+        yield _part(f"dataset={name}", "dataset", values)
+
+
+def _part(title: str, prefix: str, values: dict[Any, Any]) -> Group:
+    target = get_object(values["_target_"])
+    options = tuple(o for o in _with_defaults(target, values) if o.name in values)
+    return Group(title, f"{prefix}.", _first_line(target), options)
+
+
+def _with_defaults(target: Any, defaults: dict[Any, Any]) -> Iterator[Option]:
+    """The options of a target with the defaults of its YAML file."""
+    for option in options_of(target):
+        default = defaults.get(option.name, option.default)
+        yield Option(
+            option.name, option.kind, option.range, default, option.meaning, option.choices
+        )
+
+
+def _first_line(target: Any) -> str:
+    return " ".join(str(target.__doc__ or "").split("\n\n")[0].split())
+
+
+def shown_default(option: Option) -> str:
+    """The default as the command line takes it; '' if a value has to be given."""
+    if option.default is REQUIRED or option.default == "???":
+        return ""
+    if isinstance(option.default, str):
+        return option.default
+    return yaml.safe_dump(option.default, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def markdown() -> str:
+    """docs/options.md."""
+    lines = [HEAD]
+    for group in groups():
+        lines += [f"## {group.title}", "", group.meaning, ""]
+        if group.options:
+            lines += [
+                "| option | kind | range | default | meaning |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+        for option in group.options:
+            default = shown_default(option)
+            cells = (
+                f"`{group.prefix}{option.name}`", option.kind, option.range,
+                f"`{default}`" if default else "", option.meaning,
+            )  # fmt: skip
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"

@@ -1,0 +1,177 @@
+"""Register plug-ins with Hydra: methods, data sets, parts, protocols and search presets.
+
+Everything goes into Hydra's `ConfigStore`, beside the files of harness/conf. Importing this module
+also registers the resolvers that configuration files use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from harness.core import plugins
+from harness.core.errors import ConfigError
+from harness.core.paths import CHECKOUT, CONF
+from harness.core.plugins import CONF_GROUPS, Plugin, load_config
+from harness.core.variants import chosen_parts, overridden, vary
+from harness.core.views import count_parts
+
+#: the state of all files when the `ConfigStore` was last filled: path, time and size
+_registered: list[tuple[Path, int, int]] = []
+
+
+def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
+    """Find all plug-ins, make them importable, and put their configurations into `ConfigStore`.
+
+    Files are read again only if one has changed, so that each run of a sweep can call this.
+
+    Returns:
+        Methods and data sets: kind → name → plug-in.
+
+    Raises:
+        ConfigError: a file that is not a valid YAML mapping; names it.
+    """
+    found = plugins.find(extra)
+    plugins.make_importable(found)
+    added = {
+        (group, name): path
+        for group in CONF_GROUPS
+        for name, path in plugins.options(group, extra).items()
+        if CONF not in path.parents
+    }
+    every = [plugin for kind in found.values() for plugin in kind.values()]
+    paths = [path for x in every for path in (x.folder / "config.yaml", *x.variants.values())]
+    paths += [*added.values(), *presets().values()]
+    files = [(path.absolute(), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    if files and files == _registered:
+        return found
+    _registered.clear()
+    _clear()
+    for plugin in found["methods"].values():
+        _store_method(plugin)
+    for plugin in found["datasets"].values():
+        node = load_config(plugin.folder / "config.yaml")
+        # nested here: a config whose package is `dataset` could not override /protocol
+        _store("dataset", plugin.name, {"defaults": node.pop("defaults", []), "dataset": node})
+    for (group, name), path in added.items():
+        header = re.search(r"^# @package (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        _store(group, name, load_config(path), header[1] if header else None)
+    for name, path in presets().items():
+        _store("search", name, load_config(path))
+    _registered.extend(files)
+    return found
+
+
+def options() -> dict[str, list[str]]:
+    """Every configuration group that the command line may choose from: group → names."""
+    found = plugins.find()
+    known = {group: list(plugins.options(group)) for group in CONF_GROUPS}
+    known["method"] = [
+        name
+        for plugin in found["methods"].values()
+        for name in (plugin.name, *(f"{plugin.name}/{variant}" for variant in plugin.variants))
+    ]
+    return known | {"dataset": list(found["datasets"]), "search": list(presets())}
+
+
+def search_folders() -> list[Path]:
+    """Where finished searches are stored: HARNESS_SEARCHES or ./results/searches, the checkout."""
+    named = os.environ.get("HARNESS_SEARCHES") or "results/searches"
+    return [Path(named).expanduser(), CHECKOUT / "results" / "searches"]
+
+
+def presets() -> dict[str, Path]:
+    """Results of searches, for `+search=NAME`: name → file.
+
+    The best trial is NAME; other trials of a Pareto front are NAME-TRIAL.
+    """
+    found: dict[str, Path] = {}
+    for folder in search_folders():
+        for path in sorted(folder.glob("*/preset*.yaml")):
+            found.setdefault(path.parent.name + path.stem.removeprefix("preset"), path)
+    return found
+
+
+def if_parts(value: float, *, _root_: DictConfig) -> float:
+    """`${if_parts:0.2}`: the value if the backbone has part views, else 0.
+
+    Without a loss of their own, part views would never be trained. So objectives weight them as
+    MSKD does (λ2 = 0.2) as soon as there are any.
+    """
+    backbone = _root_.get("backbone")
+    views = backbone.get("views") if isinstance(backbone, DictConfig) else None
+    return value if views is not None and count_parts(views) else 0.0
+
+
+OmegaConf.register_new_resolver("if_parts", if_parts, replace=True)
+
+
+def _store(group: str, name: str, node: object, package: str | None = "_global_") -> None:
+    ConfigStore.instance().store(group=group, name=name, node=node, package=package)
+
+
+def _clear() -> None:
+    """Forget what was registered: a plug-in folder may no longer be named."""
+    repo = ConfigStore.instance().repo
+    for group in list(repo):
+        if group in ("method", "dataset", "search", *CONF_GROUPS) or group.startswith("method_"):
+            repo[group].clear()
+
+
+def _store_method(plugin: Plugin) -> None:
+    """Register a method and its variants."""
+    path = plugin.folder / "config.yaml"
+    method = load_config(path)
+    for variant, changes in plugin.variants.items():
+        node = vary(method, load_config(changes), f"{plugin.name}_{variant}")
+        _store_one(f"{plugin.name}/{variant}", node, changes)
+    _store_one(plugin.name, method, path)
+
+
+def _store_one(method: str, node: DictConfig, path: Path) -> None:
+    """Register a method's config in pieces, each under the choice that it holds for.
+
+    A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
+    eps of its DBSCAN must not be merged. Such sections are stored under the choice's name, and
+    conf/config.yaml looks up the final choice. `published: {backbone: …}` holds for that backbone
+    under `protocol=published`. The block `search:` is read by `harness search` only.
+
+    Args:
+        method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
+
+    Raises:
+        ConfigError: `published` or `search` has the wrong form.
+    """
+    folder, _, stem = method.rpartition("/")
+
+    def store_override(kind: str, name: str, settings: object) -> None:
+        group = f"method_overrides_{kind}"
+        _store(f"{group}/{folder}" if folder else group, name, settings)
+
+    if "search" in node:
+        search = node.pop("search")
+        if not isinstance(search, DictConfig) or not isinstance(search.get("space"), DictConfig):
+            raise ConfigError(f"{path}: `search` must hold `space`, with keys and their ranges.")
+        for part, option in chosen_parts(node).items():
+            if part in search.space:
+                space = {"search": {"space": {part: search.space.pop(part)}}}
+                store_override(f"space_{part}", f"{stem}-{option}", space)
+        store_override("search", stem, {"search": search})
+    for part, option in chosen_parts(node).items():
+        if isinstance(node.get(part), DictConfig):
+            store_override(part, f"{stem}-{option}", {part: node.pop(part)})
+    if "published" in node:
+        published = node.pop("published")
+        if not isinstance(published, DictConfig) or list(published) != ["backbone"]:
+            raise ConfigError(
+                f"{path}: `published` must hold a section `backbone`, and nothing else.",
+                "protocol=published takes all other settings from the method's config anyway.",
+            )
+        option = overridden(node).get("backbone", "resnet50")
+        store_override("backbone", f"{stem}-{option}-published", published)
+    _store(f"method/{folder}" if folder else "method", stem, node)

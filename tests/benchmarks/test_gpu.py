@@ -1,0 +1,65 @@
+"""`harness bench gpu`: finished steps are not repeated, and every step is a valid command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.benchmarks import gpu, pipeline
+from harness.core.errors import HarnessError
+from harness.experiment.compose import compose
+from harness.experiment.recipe import make_recipe
+from tests.conftest import Command
+
+
+def test_steps_continue_where_they_stopped(tmp_path: Path) -> None:
+    lines: list[str] = []
+    log = tmp_path / "log"
+    write = f"open({str(log)!r}, 'a').write({{!r}})"
+    todo = {
+        "one": ["-c", write.format("1")],
+        "two": ["-c", "import time; time.sleep(60)"],
+        "three": ["-c", write.format("3")],
+    }
+    marks = tmp_path / "marks"
+    assert gpu.do(todo, marks, "v1", 2 / 60, lines.append) == ["two", "three"]
+    todo["two"] = ["-c", write.format("2")]
+    assert gpu.do(todo, marks, "v1", None, lines.append) == []
+    assert log.read_text() == "123" and "one: already done" in lines
+    assert gpu.do(todo, marks, "v2", None, lines.append) == []
+    assert log.read_text() == "123123", "another commit or another GPU starts afresh"
+
+
+def test_a_failing_step_is_the_last(tmp_path: Path) -> None:
+    todo = {"bad": ["-c", "raise SystemExit(3)"], "never": ["-c", ""]}
+    with pytest.raises(HarnessError, match="'bad' failed with status 3"):
+        gpu.do(todo, tmp_path, "v", None, lambda text: None)
+    assert not (tmp_path / "never").exists()
+
+
+def test_every_step_is_a_valid_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+
+    def measure(what: str, **options: Any) -> dict[str, Any]:
+        timed.append(what)
+        raise HarnessError("not here")
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    steps = gpu.steps("results/runs")
+    for arguments in steps.values():
+        if arguments[:2] != ["-m", "harness"]:
+            assert arguments[:3] == ["-m", "pytest", "-m"] and "gpu" in arguments[3]
+        elif arguments[2] == "run":
+            make_recipe(compose([word for word in arguments[3:] if "=" in word]))
+        elif arguments[2] == "bench":
+            assert "not here" in command(*arguments[2:]).err
+    assert timed == ["augment", "extract", "train", "train"] and "MSKD as published" in steps
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would begin")
+def test_without_a_gpu_it_is_refused(command: Command) -> None:
+    answer = command("bench", "gpu")
+    assert answer.status == 2 and "no GPU" in answer.err

@@ -1,0 +1,54 @@
+"""Candidates take turns; summaries are medians, ratios are taken within a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from harness.benchmarks.timing import Candidate, Round, compare
+
+CPU = torch.device("cpu")
+
+
+def test_candidates_take_turns_and_ratios_are_of_a_round() -> None:
+    order: list[str] = []
+
+    def rounds(name: str, *seconds: float) -> Callable[[], Round]:
+        clock = iter(seconds)
+
+        def once() -> Round:
+            order.append(name)
+            return Round(100, next(clock), {"waiting": 0.25})
+
+        return once
+
+    # the machine slows down by ten from the second round on; the warm-up round does not count
+    candidates = [
+        Candidate("a", rounds("a", 99.0, 1.0, 10.0, 10.0), {"workers": 2}),
+        Candidate("b", rounds("b", 99.0, 2.0, 20.0, 30.0)),
+    ]
+    found = compare("train", {"batch": 4}, candidates, 3, CPU)
+    assert order == ["a", "b"] * 4
+    assert found["candidates"]["a"]["rounds"] == [100.0, 10.0, 10.0]
+    assert found["candidates"]["a"]["images_per_second"] == 10.0
+    assert found["candidates"]["a"]["spread"] == 9.0, "(100 - 10) / 10"
+    assert found["candidates"]["a"]["workers"] == 2 and found["candidates"]["a"]["waiting"] == 0.25
+    assert found["candidates"]["b"]["seconds"] == 20.0
+    assert found["ratios"]["b"]["images_per_second"] == 2.0, "not that of medians of other rounds"
+    assert found["setting"] == {"batch": 4} and found["machine"]["threads"]
+
+
+def test_images_prepared_before_the_clock_starts_count_as_cpu_work() -> None:
+    def work(prepared: int) -> Callable[[], Round]:
+        def once() -> Round:
+            sum(range(2_000_000))
+            return Round(100, 1.0, prepared=prepared)
+
+        return once
+
+    candidates = [Candidate("all", work(900)), Candidate("part", work(0))]
+    ratios = compare("augment", {}, candidates, 3, CPU)["ratios"]["part"]
+    assert ratios["images_per_second"] == 1.0
+    assert ratios["images_per_core_second"] == pytest.approx(10, rel=0.6)
