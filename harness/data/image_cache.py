@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 import zlib
@@ -17,14 +16,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.core.errors import DataError, HarnessError
-from harness.core.files import DISK_FULL, unique_suffix
+from harness.core.files import write_atomically, write_text
 from harness.core.hashing import hexdigest
 from harness.data import rendering
 from harness.data.image_source import ImageSource
@@ -158,37 +157,23 @@ def _build(
     progress: Progress | None,
 ) -> None:
     """Decode all images and write both files; the array is renamed last, when all is complete."""
-    cache = array.parent
+
+    def write(file: IO[bytes]) -> None:
+        _remove_stale(array.parent)
+        _check_space(array.parent, len(source) * size[0] * size[1] * 3)
+        meta = _write(source, size, file, on_bad_image, progress)
+        write_text(sidecar, json.dumps(meta))
+
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
-        with _temporary(array) as temporary, temporary.open("wb") as file:
-            _check_space(cache, len(source) * size[0] * size[1] * 3)
-            meta = _write(source, size, file, on_bad_image, progress)
-            file.flush()
-            os.fsync(file.fileno())  # so that a crash never leaves an empty file
-            with _temporary(sidecar) as note:
-                note.write_text(json.dumps(meta), encoding="utf-8")
-                note.replace(sidecar)
-            temporary.replace(array)
+        write_atomically(array, write)
     except _ReadError as error:
         raise _read_failed(error.__cause__) from error
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise HarnessError(
-                f"The disk of the cache folder {cache} became full while decoding images",
-                "Free some space there, or choose another folder with data.cache_dir=",
-            ) from error
-        raise HarnessError(
-            f"The cache folder {cache} cannot be written: {error.strerror or error}",
-            "Choose another folder with data.cache_dir=",
-        ) from error
 
 
 def _write(
     source: ImageSource,
     size: tuple[int, int],
-    file: BinaryIO,
+    file: IO[bytes],
     on_bad_image: str,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -269,7 +254,7 @@ def _decoded(source: ImageSource, size: tuple[int, int]) -> Iterator[Decoded]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -279,16 +264,6 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 class _ReadError(Exception):
     """An image could not be read; distinguishes this from errors in writing the cache."""
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A temporary file name beside `path`, removed in the end unless renamed."""
-    temporary = path.with_name(f"{path.name}.{unique_suffix()}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _remove_stale(cache: Path) -> None:
