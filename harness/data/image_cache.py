@@ -11,9 +11,6 @@ import json
 import shutil
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -25,16 +22,12 @@ from torch import Tensor
 from harness.core.errors import DataError, HarnessError
 from harness.core.files import write_atomically, write_text
 from harness.core.hashing import hexdigest
-from harness.data import rendering
+from harness.data.decoding import Progress, ReadError, decode
 from harness.data.image_source import ImageSource
-from harness.data.rendering import Decoded
 
 FORMAT = 1  # raise it when pixels or files change: older image caches are then rebuilt
-CHUNK = 16  # images per task: amortizes the cost of a task, yet spreads well over threads
 CHECKED = 256  # rows compared with their checksums when an image cache is opened
 STALE = 24 * 3600  # seconds after which a temporary file must be of a killed run
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -119,9 +112,9 @@ def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]
         DataError: an image cannot be read from disk.
     """
     try:
-        decoded = _decode_all(source, (8, 8), progress)
+        decoded = decode(source, (8, 8), progress)
         return [source.name(index) for index, (pixels, _) in enumerate(decoded) if pixels is None]
-    except _ReadError as error:
+    except ReadError as error:
         raise _read_failed(error.__cause__) from error
 
 
@@ -166,7 +159,7 @@ def _build(
 
     try:
         write_atomically(array, write)
-    except _ReadError as error:
+    except ReadError as error:
         raise _read_failed(error.__cause__) from error
 
 
@@ -188,7 +181,7 @@ def _write(
     kept: list[int] = []
     crcs: list[int] = []
     bad: list[str] = []
-    for index, (pixels, crc) in enumerate(_decode_all(source, size, progress)):
+    for index, (pixels, crc) in enumerate(decode(source, size, progress)):
         if pixels is None:
             bad.append(source.name(index))
             continue
@@ -205,65 +198,12 @@ def _write(
     return {"shape": [len(kept), *size, 3], "kept": kept, "bad": bad, "crc32": crcs}
 
 
-def _decode_all(
-    source: ImageSource, size: tuple[int, int], progress: Progress | None
-) -> Iterator[Decoded]:
-    """Decode all images in order, with progress."""
-    total = len(source)
-    for done, decoded in enumerate(_decoded(source, size), start=1):
-        yield decoded
-        if progress is not None and (done % CHUNK == 0 or done == total):
-            progress(done, total)
-
-
-def _decoded(source: ImageSource, size: tuple[int, int]) -> Iterator[Decoded]:
-    """Decode images on all cores, in threads (Pillow releases the GIL) or rendering processes.
-
-    Memory is bounded by the tasks in flight, two per core.
-    """
-    if rendering.use_processes(source):
-        try:
-            yield from rendering.render(source, size)
-        except OSError as error:
-            raise _ReadError from error
-        return
-
-    def task(start: int) -> list[Decoded]:
-        return [one(index) for index in range(start, min(start + CHUNK, len(source)))]
-
-    def one(index: int) -> Decoded:
-        try:
-            image = source.read(index)
-        except OSError as error:
-            if error.errno is None:  # damaged content, not a failing disk
-                return None, 0
-            raise _ReadError from error
-        return rendering.resize(image, size)
-
-    workers = rendering.cores()
-    with ThreadPoolExecutor(workers) as pool:
-        tasks: deque[Future[list[Decoded]]] = deque()
-        try:
-            for start in range(0, len(source), CHUNK):
-                tasks.append(pool.submit(task, start))
-                if len(tasks) > 2 * workers:
-                    yield from tasks.popleft().result()
-            while tasks:
-                yield from tasks.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 # -------------------------------------------------------------------------------- files and errors
-
-
-class _ReadError(Exception):
-    """An image could not be read; distinguishes this from errors in writing the cache."""
 
 
 def _remove_stale(cache: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.core.errors import DataError, HarnessError
 from harness.core.files import explain_write_errors
-from harness.data.image_cache import Progress
+from harness.data.decoding import Progress
 from harness.data.prepare.archives import Member, Source, check_sizes, explain_damage
 from harness.data.prepare.layouts import FoundLayout
 
