@@ -148,9 +148,7 @@ def test_copied_batches_equal_those_of_the_device() -> None:
     for name, source in sources.items():
         reader, draws = ImageReader(source, device), generator(2)
 
-        def batches(
-            reader: ImageReader = reader, draws: torch.Generator = draws
-        ) -> Any:
+        def batches(reader: ImageReader = reader, draws: torch.Generator = draws) -> Any:
             for indices in drawn:
                 images, rows = reader.rows(indices)
                 parameters = augment.draw(len(indices), draws)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 from harness.cli.parser import Parser
+from harness.core.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
@@ -31,9 +35,32 @@ def main(arguments: list[str]) -> None:
     parser.add_data()
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_intermixed_args(arguments)
-    from harness.experiment.evaluate import evaluate_run
+    if not options.rerank and (options.k1, options.k2, options.lam) != (20, 6, 0.3):
+        raise ConfigError("--k1, --k2 and --lambda apply to re-ranking.", "Add --rerank.")
+    from rich.console import Console
 
-    evaluate_run(**vars(options))
+    from harness.core.progress import Reporter
+    from harness.evaluation.protocol import EvaluationProtocol
+    from harness.experiment.evaluate import describe, evaluate_run
+
+    answer = evaluate_run(
+        options.run,
+        options.changes,
+        stage=options.stage,
+        protocol=EvaluationProtocol(
+            options.rerank, options.k1, options.k2, options.lam, not options.no_cams, options.ranks
+        ),
+        store=options.store,
+        data_root=options.data_root,
+        cache_dir=options.cache,
+        device=options.device,
+        images=options.images,
+        save=options.save,
+        reporter=Reporter(Console(stderr=True, highlight=False)) if options.json else None,
+    )
+    if written := answer.pop("written", None):
+        print(f"written: {written}", file=sys.stderr)
+    print(json.dumps(answer) if options.json else describe(answer))
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -48,12 +48,12 @@ def _rows(what: str, store: Path) -> list[tuple[str, str]]:
     if what in ("runs", "problems"):
         from harness.results.run_status import state
         from harness.results.store import Store
-        from harness.results.store_check import of_files
+        from harness.results.store_check import file_problems
 
         runs = list(Store(store).runs())
         if what == "runs":
             return [(run.name, str(state(run))) for run in runs]
-        return [(problem.run, problem.text) for problem in of_files(runs)]
+        return [(problem.run, problem.text) for problem in file_problems(runs)]
     if what == "searches":
         from harness.experiment.registration import presets
 

@@ -44,23 +44,28 @@ def main(arguments: list[str]) -> None:
         show_published(options.format, options.dataset, options.output)
         return
     by_dataset = options.by_dataset
-    show(
-        Options(
-            store=options.store,
-            style=options.format,
-            dataset=options.dataset,
-            where=options.where,
-            sort=options.sort,
-            metrics=_words(options.metrics) or ("mAP", "rank1"),
-            rows=_words(options.rows) or (("method",) if by_dataset else ()),
-            columns=_words(options.columns) or (("dataset",) if by_dataset else ()),
-            selection=options.selection,
-            reverse=options.reverse,
-            compared=None if options.compare is None else tuple(options.compare),
-            output=options.output,
-            cross=options.cross,
-        )
+    wanted = Options(
+        store=options.store,
+        style=options.format,
+        dataset=options.dataset,
+        where=options.where,
+        sort=options.sort,
+        metrics=_words(options.metrics) or ("mAP", "rank1"),
+        rows=_words(options.rows) or (("method",) if by_dataset else ()),
+        columns=_words(options.columns) or (("dataset",) if by_dataset else ()),
+        selection=options.selection,
+        reverse=options.reverse,
+        compared=None if options.compare is None else tuple(options.compare),
+        output=options.output,
     )
+    if not options.cross:
+        show(wanted)
+        return
+    if wanted.pivots or wanted.compared is not None:
+        raise ConfigError("--cross excludes --rows, --columns, --by-dataset and --compare.")
+    from harness.experiment.cross_domain import tables
+
+    show(wanted, tables(wanted.store, wanted.dataset, wanted.condition, wanted.metrics))
 
 
 def _words(text: str | None) -> tuple[str, ...]:

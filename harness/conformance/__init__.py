@@ -1,4 +1,4 @@
-"""`harness verify`: every method's arithmetic against numbers that its authors' code produced."""
+"""`harness verify`: every method's arithmetic against numbers from its authors' own code."""
 
 from harness.conformance.cases import Check
 from harness.conformance.runner import show, verify

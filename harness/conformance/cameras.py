@@ -1,10 +1,10 @@
-"""Golden cases of CAP, ICE and PPLR: camera proxies, the losses on them, part agreement."""
+"""Golden cases of CAP, ICE and PPLR: camera proxies, their losses, and part agreement."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,26 +23,16 @@ from harness.components.objectives.proxies import (
     cross_camera,
     ice_camera,
 )
-from harness.conformance.cases import Check, Vectors, case, close, equal
+from harness.conformance.cases import DISTANCE, Check, Vectors, case, close, gradient
 from harness.core.interfaces import Backbone, Batch
 
-EXACT, DISTANCE = 1e-9, 2e-6
 #: ICE's proxies were made in float32 by its authors' code
 IN_FLOAT32 = 1e-7
-FEW_MANY = ("few", "many")
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array))
-
-
-def _grad(loss: Tensor, x: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
-    return gradient
+SIZES = ("few", "many")
 
 
 def _proxies(z: Vectors, prefix: str, features: Tensor, of_image: Tensor) -> Proxies:
-    labels, cameras = (_tensor(z[f"{prefix}_proxy_{what}"]) for what in ("labels", "cams"))
+    labels, cameras = z.tensors(f"{prefix}_proxy_labels", f"{prefix}_proxy_cams")
     return Proxies(features, labels, cameras, of_image)
 
 
@@ -52,48 +42,48 @@ def _proxies(z: Vectors, prefix: str, features: Tensor, of_image: Tensor) -> Pro
 @case("cap_proxies")
 def cap_proxies(z: Vectors) -> Iterator[Check]:
     """From features and cameras to distances, labels and proxies."""
-    features, cameras = _tensor(z["features"]), _tensor(z["cams"])
+    features, cameras = z.tensors("features", "cams")
     k1, k2 = int(z["k1"]), int(z["k2"])
     encoding = encode(features, nearest(features, k1), k1, k2)
     rows = distance_rows([encoding], torch.arange(len(z["dist_first40"])))
-    yield close("distance", rows, z["dist_first40"], DISTANCE)
-    labeler = JaccardDBSCAN(eps=float(z["eps"]), min_samples=int(z["min_samples"]), k1=k1, k2=k2)
+    yield z.close("distance", rows, "dist_first40", DISTANCE)
+    labeler = JaccardDBSCAN(eps=z.number("eps"), min_samples=int(z["min_samples"]), k1=k1, k2=k2)
     labels = labeler.label(features[:, None]).labels
-    yield equal("labels", labels, z["labels"])
-    proxies = camera_proxies(features, _tensor(z["labels"]), cameras)
-    yield close("proxies", proxies.features, z["proxies"], DISTANCE)
+    yield z.equal("labels", labels, "labels")
+    proxies = camera_proxies(features, z.tensor("labels"), cameras)
+    yield z.close("proxies", proxies.features, "proxies", DISTANCE)
     counts = torch.bincount(proxies.cameras)
-    yield equal("proxies of each camera", counts, z["proxies_per_camera"])
-    yield equal("proxy of each image", proxies.of_image, z["proxy_label_of_image"])
+    yield z.equal("proxies of each camera", counts, "proxies_per_camera")
+    yield z.equal("proxy of each image", proxies.of_image, "proxy_label_of_image")
 
 
 @case("cap_loss")
 def cap_loss(z: Vectors) -> Iterator[Check]:
     """Loss, gradient and memory over two steps, before and after the loss across cameras."""
-    yield equal("first epoch across cameras", CameraProxies().inter_epoch, z["crosscam_epoch"])
-    yield equal("negatives", HARD_NEGATIVES, z["bg_knn"])
-    for size in FEW_MANY:
-        labels, cameras = (_tensor(z[f"{size}_data_{what}"]) for what in ("labels", "cams"))
+    yield z.equal("first epoch across cameras", CameraProxies().inter_epoch, "crosscam_epoch")
+    yield z.equal("negatives", HARD_NEGATIVES, "bg_knn")
+    for size in SIZES:
+        labels, cameras = z.tensors(f"{size}_data_labels", f"{size}_data_cams")
         numbered = camera_proxies(torch.ones(len(labels), 1), labels, cameras)
-        yield equal(f"{size} proxy labels", numbered.labels, z[f"{size}_proxy_labels"])
-        yield equal(f"{size} proxy cameras", numbered.cameras, z[f"{size}_proxy_cams"])
+        yield z.equal(f"{size} proxy labels", numbered.labels, f"{size}_proxy_labels")
+        yield z.equal(f"{size} proxy cameras", numbered.cameras, f"{size}_proxy_cams")
         for kind in ("intra", "both"):
             name = f"{size}_{kind}"
-            objective = CameraProxies(float(z["temperature"]), float(z["memory_rate"]))
+            objective = CameraProxies(z.number("temperature"), z.number("memory_rate"))
             objective.has_inter_camera = kind == "both"
-            memory = _tensor(z[f"{size}_memory0"])[None]
+            memory = z.tensor(f"{size}_memory0")[None]
             objective.proxies = _proxies(z, size, memory, numbered.of_image)
             for step in (1, 2):
-                x = _tensor(z[f"{size}_inputs{step}"])[:, None].requires_grad_()
-                indices = _tensor(z[f"{size}_indexes{step}"])
-                # the published gradient is that of rows which are normalised already
+                x = z.tensor(f"{size}_inputs{step}")[:, None].requires_grad_()
+                targets, indices = z.tensors(f"{size}_targets{step}", f"{size}_indexes{step}")
+                # the published gradient is for rows that are already normalized
                 own = numbered.of_image[indices]
-                gradient = _grad(objective.terms(x, own, objective.proxies)[0], x)[:, 0]
-                loss = objective(x, _tensor(z[f"{size}_targets{step}"]), indices)
+                grad = gradient(objective.terms(x, own, objective.proxies)[0], x)[:, 0]
+                loss = objective(x, targets, indices)
                 objective.update()
-                yield close(f"{name} loss {step}", loss, z[f"{name}_loss{step}"], EXACT)
-                yield close(f"{name} gradient {step}", gradient, z[f"{name}_grad{step}"], EXACT)
-                yield close(f"{name} memory {step}", memory[0], z[f"{name}_memory{step}"], EXACT)
+                yield z.close(f"{name} loss {step}", loss, f"{name}_loss{step}")
+                yield z.close(f"{name} gradient {step}", grad, f"{name}_grad{step}")
+                yield z.close(f"{name} memory {step}", memory[0], f"{name}_memory{step}")
 
 
 # ------------------------------------------------------------------------------------------- ICE
@@ -101,41 +91,41 @@ def cap_loss(z: Vectors) -> Iterator[Check]:
 
 @case("ice_losses")
 def ice_losses(z: Vectors) -> Iterator[Check]:
-    """Cluster centres, proxies, the four terms and their gradients."""
-    yield equal("negatives", HARD_NEGATIVES, z["bg_knn"])
-    for size in FEW_MANY:
-        features, labels, cameras = (
-            _tensor(z[f"{size}_data_{what}"]) for what in ("features", "labels", "cams")
+    """Cluster centers, proxies, the four terms and their gradients."""
+    yield z.equal("negatives", HARD_NEGATIVES, "bg_knn")
+    for size in SIZES:
+        features, labels, cameras = z.tensors(
+            *(f"{size}_data_{what}" for what in ("features", "labels", "cams"))
         )
-        centres = cluster_means(features[:, None], labels)[0]
-        yield close(f"{size} centres", centres, z[f"{size}_centers"], EXACT)
+        centers = cluster_means(features[:, None], labels)[0]
+        yield z.close(f"{size} centers", centers, f"{size}_centers")
         ours = camera_proxies(features, labels, cameras)
-        yield close(f"{size} proxies", ours.features, z[f"{size}_proxies"], IN_FLOAT32)
-        yield equal(f"{size} proxy labels", ours.labels, z[f"{size}_proxy_labels"])
-        yield equal(f"{size} proxy cameras", ours.cameras, z[f"{size}_proxy_cams"])
-        proxies = _proxies(z, size, _tensor(z[f"{size}_proxies"]), ours.of_image)
-        x = _tensor(z[f"{size}_student_view1"]).requires_grad_()
-        y, u = (_tensor(z[f"{size}_teacher_{what}"]) for what in ("view2", "weak"))
-        targets, cams = _tensor(z[f"{size}_targets"]), _tensor(z[f"{size}_cams"])
+        yield z.close(f"{size} proxies", ours.features, f"{size}_proxies", IN_FLOAT32)
+        yield z.equal(f"{size} proxy labels", ours.labels, f"{size}_proxy_labels")
+        yield z.equal(f"{size} proxy cameras", ours.cameras, f"{size}_proxy_cams")
+        proxies = _proxies(z, size, z.tensor(f"{size}_proxies"), ours.of_image)
+        x = z.tensor(f"{size}_student_view1").requires_grad_()
+        y, u = z.tensors(f"{size}_teacher_view2", f"{size}_teacher_weak")
+        targets, cams = z.tensors(f"{size}_targets", f"{size}_cams")
         terms = {
             "ccl": ice.cluster_contrast(
-                x, centres, targets, float(z["tau_c"]), float(z["epsilon"])
+                x, centers, targets, z.number("tau_c"), z.number("epsilon")
             ),
-            "vcl": ice.hard_instance(x, y, targets, float(z["tau_v"])),
-            "cam": ice_camera(x, targets, cams, proxies, float(z["cam_temperature"])),
-            "kl": ice.consistency(x, y, u, float(z["scale_kl"]), float(z["kl_factor"])),
+            "vcl": ice.hard_instance(x, y, targets, z.number("tau_v")),
+            "cam": ice_camera(x, targets, cams, proxies, z.number("cam_temperature")),
+            "kl": ice.consistency(x, y, u, z.number("scale_kl"), z.number("kl_factor")),
         }
         for name, term in terms.items():
-            yield close(f"{size} {name}", term, z[f"{size}_loss_{name}"], EXACT)
-            yield close(f"{size} {name} gradient", _grad(term, x), z[f"{size}_grad_{name}"], EXACT)
+            yield z.close(f"{size} {name}", term, f"{size}_loss_{name}")
+            yield z.close(f"{size} {name} gradient", gradient(term, x), f"{size}_grad_{name}")
         loss = torch.stack(list(terms.values())).sum()
-        yield close(f"{size} loss", loss, z[f"{size}_loss"], EXACT)
-        yield close(f"{size} gradient", _grad(loss, x), z[f"{size}_grad"], EXACT)
-        yield from _ice_step(z, size, centres, proxies)
+        yield z.close(f"{size} loss", loss, f"{size}_loss")
+        yield z.close(f"{size} gradient", gradient(loss, x), f"{size}_grad")
+        yield from _ice_step(z, size, centers, proxies)
 
 
-class _Given(Backbone):
-    """A network whose embeddings are its parameters; those of images (B, D) are the images."""
+class _Fixed(Backbone):
+    """A network whose parameters are its embeddings; for images (B, D) it returns the images."""
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
@@ -146,39 +136,35 @@ class _Given(Backbone):
         return images[:, None]
 
 
-def _ice_step(z: Vectors, size: str, centres: Tensor, proxies: Proxies) -> Iterator[Check]:
-    """The sum of the four terms from the method's parts, and the teacher's update."""
-    objective = ProxyContrast(
-        float(z["tau_c"]), float(z["epsilon"]), 1.0, float(z["cam_temperature"])
-    )
-    objective.centers = centres[None]
-    cameras = _tensor(z[f"{size}_cams"])
-    # the batch is of no images of the set: any proxy of a camera tells which camera it is
+def _ice_step(z: Vectors, size: str, centers: Tensor, proxies: Proxies) -> Iterator[Check]:
+    """The sum of the four terms from the method's components, and the teacher's update."""
+    tau_c, tau_cam = z.number("tau_c"), z.number("cam_temperature")
+    objective = ProxyContrast(tau_c, z.number("epsilon"), 1.0, tau_cam)
+    objective.centers = centers[None]
+    cameras, labels = z.tensors(f"{size}_cams", f"{size}_targets")
+    # an image's proxy only determines its camera: take any proxy of that camera
     of_image = (proxies.cameras == cameras[:, None]).to(torch.int64).argmax(dim=1)
     objective.proxies = Proxies(proxies.features[None], proxies.labels, proxies.cameras, of_image)
-    student, teacher = (
-        {key: _tensor(z[f"{size}_{who}_{key}"]) for key in ("view1", "view2", "weak")}
-        for who in ("student", "teacher")
-    )
+    views = ("view1", "view2", "weak")
+    one, two, weak = z.tensors(*(f"{size}_teacher_{view}" for view in views))
     distiller = InstanceTeacher(
-        _Given(teacher["view1"]),
-        hard_temperature=float(z["tau_v"]),
-        soft_temperature=float(z["scale_kl"]),
-        soft_factor=float(z["kl_factor"]),
-        alpha=float(z["alpha"]),
+        _Fixed(one),
+        hard_temperature=z.number("tau_v"),
+        soft_temperature=z.number("scale_kl"),
+        soft_factor=z.number("kl_factor"),
+        alpha=z.number("alpha"),
     )
-    x = student["view1"].requires_grad_()
-    labels, indices = _tensor(z[f"{size}_targets"]), torch.arange(len(cameras))
-    batch = Batch(teacher["view1"], labels, indices, (teacher["view2"],), teacher["weak"])
+    x = z.tensor(f"{size}_student_view1").requires_grad_()
+    indices = torch.arange(len(cameras))
+    batch = Batch(one, labels, indices, (two,), weak)
     loss = objective(x[:, None], labels, indices) + distiller(x[:, None], batch, objective)
-    yield close(f"{size} step loss", loss, z[f"{size}_loss"], EXACT)
-    yield close(f"{size} step gradient", _grad(loss, x), z[f"{size}_grad"], EXACT)
+    yield z.close(f"{size} step loss", loss, f"{size}_loss")
+    yield z.close(f"{size} step gradient", gradient(loss, x), f"{size}_grad")
     for view in ("view1", "view2"):
-        average = _Given(teacher[view])
-        InstanceTeacher(average, alpha=float(z["alpha"])).step(_Given(student[view].detach()))
-        yield close(
-            f"{size} teacher's update", average.rows, z[f"{size}_teacher_{view}_after_ema"], EXACT
-        )
+        average = _Fixed(z.tensor(f"{size}_teacher_{view}"))
+        student = _Fixed(z.tensor(f"{size}_student_{view}"))
+        InstanceTeacher(average, alpha=z.number("alpha")).step(student)
+        yield z.close(f"{size} teacher's update", average.rows, f"{size}_teacher_{view}_after_ema")
 
 
 # ------------------------------------------------------------------------------------------ PPLR
@@ -187,91 +173,79 @@ def _ice_step(z: Vectors, size: str, centres: Tensor, proxies: Proxies) -> Itera
 @case("pplr_score")
 def pplr_score(z: Vectors) -> Iterator[Check]:
     """Agreement scores from features."""
-    whole, parts = _tensor(z["features_global"]), _tensor(z["features_part"])
-    features = torch.cat([whole[:, None], parts.transpose(1, 2)], dim=1)
-    yield close("score", cross_agreement(features, int(z["k"])), z["score"], DISTANCE)
+    features = _views(z, "features")
+    yield z.close("score", cross_agreement(features, int(z["k"])), "score", DISTANCE)
 
 
 @case("pplr_losses")
 def pplr_losses(z: Vectors) -> Iterator[Check]:
     """Each term alone, then whole steps, before and after AALS, with and without cameras."""
-    yield equal("negatives", HARD_NEGATIVES, z["num_hards"])
-    labels, cameras = _tensor(z["targets"]), _tensor(z["cams"])
-    agreement = _tensor(z["agreement"])
-    logits = _views(z["logits_global"], z["logits_part"]).transpose(0, 1).requires_grad_()
-    embeddings = _views(z["emb_global"], z["emb_part"]).requires_grad_()
+    yield z.equal("negatives", HARD_NEGATIVES, "num_hards")
+    labels, cameras, agreement = z.tensors("targets", "cams", "agreement")
+    logits = _views(z, "logits").transpose(0, 1).requires_grad_()
+    embeddings = _views(z, "emb").requires_grad_()
 
-    pglr = pplr.refined_global(logits, labels, agreement, float(z["beta"]))
-    gradient = _grad(pglr, logits)
-    yield close("PGLR", pglr, z["pglr_loss"], EXACT)
-    yield close("PGLR gradient", gradient[0], z["pglr_grad"], EXACT)
-    yield close("PGLR gradient of the parts", gradient[1:].abs().max(), 0.0, 0.0)
+    pglr = pplr.refined_global(logits, labels, agreement, z.number("beta"))
+    grad = gradient(pglr, logits)
+    yield z.close("PGLR", pglr, "pglr_loss")
+    yield z.close("PGLR gradient", grad[0], "pglr_grad")
+    yield close("PGLR gradient of the parts", grad[1:].abs().max(), 0.0, 0.0)
     aals = pplr.smoothed_by_agreement(logits[1], labels, agreement[:, 0])
-    yield close("AALS", aals, z["aals_part0_loss"], EXACT)
-    yield close("AALS gradient", _grad(aals, logits)[1], z["aals_part0_grad"], EXACT)
-    smooth = view_cross_entropies(logits[1:], labels, float(z["epsilon"]))[0]
-    yield close("label-smoothed CE", smooth, z["ce_smooth_part0_loss"], EXACT)
-    yield close(
-        "label-smoothed CE gradient", _grad(smooth, logits)[1], z["ce_smooth_part0_grad"], EXACT
-    )
+    smooth = view_cross_entropies(logits[1:], labels, z.number("epsilon"))[0]
     triplet = soft_triplet(embeddings[:, 0], labels)
-    yield close("triplet", triplet, z["softtriplet_loss"], EXACT)
-    yield close("triplet gradient", _grad(triplet, embeddings)[:, 0], z["softtriplet_grad"], EXACT)
-    for size in FEW_MANY:
-        term = cross_camera(
-            embeddings, labels, cameras, _both(z, size), float(z["cam_temperature"])
-        )[0]
-        yield close(f"{size} camera", term, z[f"{size}_cam_loss"], EXACT)
-        yield close(
-            f"{size} camera gradient",
-            _grad(term, embeddings)[:, 0],
-            z[f"{size}_cam_grad"],
-            EXACT,
-        )
-    yield from _pplr_steps(z, embeddings, logits, labels, agreement, cameras)
+    for name, key, term, slope in (
+        ("AALS", "aals_part0", aals, gradient(aals, logits)[1]),
+        ("label-smoothed CE", "ce_smooth_part0", smooth, gradient(smooth, logits)[1]),
+        ("triplet", "softtriplet", triplet, gradient(triplet, embeddings)[:, 0]),
+    ):
+        yield z.close(name, term, f"{key}_loss")
+        yield z.close(f"{name} gradient", slope, f"{key}_grad")
+    temperature = z.number("cam_temperature")
+    for size in SIZES:
+        term = cross_camera(embeddings, labels, cameras, _both(z, size), temperature)[0]
+        slope = gradient(term, embeddings)[:, 0]
+        yield z.close(f"{size} camera", term, f"{size}_cam_loss")
+        yield z.close(f"{size} camera gradient", slope, f"{size}_cam_grad")
+    for kind, epoch in itertools.product(("plain", "cam"), (4, 5)):
+        yield from _pplr_step(z, kind, epoch, embeddings, logits)
 
 
-def _views(whole: np.ndarray, parts: np.ndarray) -> Tensor:
-    """(B, X) and (B, X, P) → (B, 1 + P, X)."""
-    return torch.cat([_tensor(whole)[:, None], _tensor(parts).transpose(1, 2)], dim=1)
+def _views(z: Vectors, name: str) -> Tensor:
+    """The global view (B, X) and the parts (B, X, P) as (B, 1 + P, X)."""
+    whole, parts = z.tensors(f"{name}_global", f"{name}_part")
+    return torch.cat([whole[:, None], parts.transpose(1, 2)], dim=1)
 
 
 def _both(z: Vectors, size: str) -> Proxies:
     """Proxies of the global view and of the parts."""
-    features = torch.cat([_tensor(z[f"{size}_proxies"])[None], _tensor(z[f"{size}_proxies_part"])])
-    return _proxies(z, size, features, torch.empty(0, dtype=torch.int64))
+    whole, parts = z.tensors(f"{size}_proxies", f"{size}_proxies_part")
+    return _proxies(z, size, torch.cat([whole[None], parts]), torch.empty(0, dtype=torch.int64))
 
 
-def _pplr_steps(
-    z: Vectors, x: Tensor, logits: Tensor, labels: Tensor, agreement: Tensor, cameras: Tensor
-) -> Iterator[Check]:
-    for kind in ("plain", "cam"):
-        weight = float(z["lambda_cam"]) if kind == "cam" else 0.0
-        for epoch in (4, 5):
-            name = f"step_{kind}_epoch{epoch}"
-            objective = PartRefinement(
-                beta=float(z["beta"]), smoothing=float(z["epsilon"]), camera_weight=weight,
-                aals_epoch=int(z["aals_epoch"]),
-            )  # fmt: skip
-            objective.has_aals = epoch >= objective.aals_epoch
-            objective.proxies = _both(z, "many") if kind == "cam" else None
-            known = cameras if kind == "cam" else None
-            terms = objective.terms(x, logits, labels, agreement, known)
-            loss = terms.total(weight)
-            yield close(f"{name} PGLR", terms.refined, z[f"{name}_gce"], EXACT)
-            yield close(f"{name} triplet", terms.triplet, z[f"{name}_tri"], EXACT)
-            yield close(f"{name} parts", terms.parts, z[f"{name}_pce"], EXACT)
-            yield close(f"{name} loss", loss, z[f"{name}_loss"], EXACT)
-            by_x, by_logits = _grad(loss, x), _grad(loss, logits)
-            for what, ours in (
-                ("emb_global", by_x[:, 0]),
-                ("logits_global", by_logits[0]),
-                ("logits_part", by_logits[1:].permute(1, 2, 0)),
-            ):
-                theirs = z[f"{name}_grad_{what}"]
-                yield close(f"{name} gradient of {what}", ours, theirs, EXACT)
-            if kind == "cam":
-                yield close(f"{name} camera", terms.camera, z[f"{name}_cam"], EXACT)
-                theirs = z[f"{name}_grad_emb_part"]
-                ours = by_x[:, 1:].transpose(1, 2)
-                yield close(f"{name} gradient of emb_part", ours, theirs, EXACT)
+def _pplr_step(z: Vectors, kind: str, epoch: int, x: Tensor, logits: Tensor) -> Iterator[Check]:
+    name, uses_cameras = f"step_{kind}_epoch{epoch}", kind == "cam"
+    labels, cameras, agreement = z.tensors("targets", "cams", "agreement")
+    weight = z.number("lambda_cam") if uses_cameras else 0.0
+    objective = PartRefinement(
+        beta=z.number("beta"), smoothing=z.number("epsilon"), camera_weight=weight,
+        aals_epoch=int(z["aals_epoch"]),
+    )  # fmt: skip
+    objective.has_aals = epoch >= objective.aals_epoch
+    objective.proxies = _both(z, "many") if uses_cameras else None
+    terms = objective.terms(x, logits, labels, agreement, cameras if uses_cameras else None)
+    loss = terms.total(weight)
+    yield z.close(f"{name} PGLR", terms.refined, f"{name}_gce")
+    yield z.close(f"{name} triplet", terms.triplet, f"{name}_tri")
+    yield z.close(f"{name} parts", terms.parts, f"{name}_pce")
+    yield z.close(f"{name} loss", loss, f"{name}_loss")
+    by_x, by_logits = gradient(loss, x), gradient(loss, logits)
+    slopes = {
+        "emb_global": by_x[:, 0],
+        "logits_global": by_logits[0],
+        "logits_part": by_logits[1:].permute(1, 2, 0),
+    }
+    if uses_cameras:
+        slopes["emb_part"] = by_x[:, 1:].transpose(1, 2)
+        yield z.close(f"{name} camera", terms.camera, f"{name}_cam")
+    for what, slope in slopes.items():
+        yield z.close(f"{name} gradient of {what}", slope, f"{name}_grad_{what}")

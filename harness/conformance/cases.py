@@ -1,7 +1,7 @@
-"""What a golden case is: a function from the arrays of one `NAME.npz` to checks.
+"""Golden cases: each is a function from the arrays of one `NAME.npz` to checks.
 
-Tolerances are those that come with the vectors: 1e-9 in float64 (1e-8 through GeM or batch norm),
-2e-6 for float32 distances, nothing at all for labels, ranks and counts.
+Tolerances come with the vectors: 1e-9 in float64 (1e-8 through GeM or batch norm), 2e-6 for float32
+distances, and 0 for labels, ranks and counts.
 """
 
 from __future__ import annotations
@@ -11,26 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
-
-class Vectors(dict[str, np.ndarray]):
-    """The arrays of one file, and the folder of its neighbours."""
-
-    def __init__(self, path: Path) -> None:
-        with np.load(path, allow_pickle=False) as file:
-            super().__init__((key, file[key]) for key in file.files)
-        self.folder = path.parent
-
-    def neighbour(self, name: str) -> Vectors | None:
-        """The arrays of `name.npz` in the same folder, if it is there."""
-        path = self.folder / f"{name}.npz"
-        return Vectors(path) if path.is_file() else None
+EXACT, THROUGH_NORM, DISTANCE = 1e-9, 1e-8, 2e-6
 
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity of a case: its largest absolute error, and how large it may be."""
+    """The largest absolute error of one quantity, and the tolerance."""
 
     quantity: str
     error: float
@@ -40,6 +29,38 @@ class Check:
     def passed(self) -> bool:
         """False for NaN, too."""
         return self.error <= self.tolerance
+
+
+class Vectors(dict[str, np.ndarray]):
+    """The arrays of one file."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as file:
+            super().__init__((key, file[key]) for key in file.files)
+        self.folder = path.parent
+
+    def neighbor(self, name: str) -> Vectors | None:
+        """The arrays of `name.npz` in the same folder; None if it does not exist."""
+        path = self.folder / f"{name}.npz"
+        return Vectors(path) if path.is_file() else None
+
+    def tensor(self, key: str) -> Tensor:
+        """A copy of one array."""
+        return torch.from_numpy(np.array(self[key]))
+
+    def tensors(self, *keys: str) -> tuple[Tensor, ...]:
+        return tuple(self.tensor(key) for key in keys)
+
+    def number(self, key: str) -> float:
+        return float(self[key])
+
+    def close(self, quantity: str, ours: object, key: str, tolerance: float = EXACT) -> Check:
+        """Compare numbers with the array `key`."""
+        return close(quantity, ours, self[key], tolerance)
+
+    def equal(self, quantity: str, ours: object, key: str) -> Check:
+        """Compare integers with the array `key`."""
+        return equal(quantity, ours, self[key])
 
 
 Case = Callable[[Vectors], Iterator[Check]]
@@ -57,7 +78,7 @@ def case(name: str) -> Callable[[Case], Case]:
 
 
 def close(quantity: str, ours: object, theirs: object, tolerance: float) -> Check:
-    """Compare numbers; NaN equals NaN. A difference of shape is an infinite error."""
+    """Compare numbers; NaN equals NaN. Different shapes are an infinite error."""
     a, b = _array(ours), _array(theirs)
     if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
         return Check(quantity, float("inf"), tolerance)
@@ -70,6 +91,12 @@ def equal(quantity: str, ours: object, theirs: object) -> Check:
     a, b = _array(ours), _array(theirs)
     wrong = float("inf") if a.shape != b.shape else float((a != b).sum())
     return Check(quantity, wrong, 0.0)
+
+
+def gradient(loss: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a loss with respect to x, with the graph kept for further losses."""
+    (found,) = torch.autograd.grad(loss, x, retain_graph=True)
+    return found
 
 
 def _array(value: object) -> np.ndarray:

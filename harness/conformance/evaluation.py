@@ -7,42 +7,31 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from harness.conformance.cases import Check, Vectors, case, close
+from harness.conformance.cases import DISTANCE, Check, Vectors, case
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
-
-EXACT, DISTANCE = 1e-9, 2e-6
 
 
 @case("eval")
 def evaluation(z: Vectors) -> Iterator[Check]:
-    """Metrics from features and from re-ranked distances; the distances themselves."""
-    query, gallery = (torch.from_numpy(z[f"{part}_features"]) for part in ("query", "gallery"))
-    yield from _metrics("", _ranked(z, distances=None), z)
-    yield from _metrics("rerank_", _ranked(z, torch.from_numpy(z["rerank_dist"])), z)
-    settings = int(z["rerank_k1"]), int(z["rerank_k2"]), float(z["rerank_lambda"])
+    """Metrics from features and from re-ranked distances, and the distances themselves."""
+    query, gallery = z.tensors("query_features", "gallery_features")
+    truth = z["query_ids"], z["gallery_ids"], z["query_cams"], z["gallery_cams"]
+    yield from _metrics("", rank(query, gallery, *truth), z)
+    distances = [(0, z.tensor("rerank_dist"))]
+    yield from _metrics("rerank_", rank(None, None, *truth, distances=distances), z)
+    settings = int(z["rerank_k1"]), int(z["rerank_k2"]), z.number("rerank_lambda")
     for key, kind in (("rerank_dist", "squared"), ("rerank_dist_from_euclidean", "euclidean")):
         blocks = rerank_blocks(query, gallery, *settings, distance=kind)
-        ours = torch.cat([block for _, block in sorted(blocks, key=lambda b: b[0])])
-        yield close(f"re-ranked distance, {kind}", ours, z[key], DISTANCE)
-    reranked = rank(
-        None, None, z["query_ids"], z["gallery_ids"], z["query_cams"], z["gallery_cams"],
-        distances=rerank_blocks(query, gallery, *settings),
-    )  # fmt: skip
-    yield close("re-ranked mAP from features", reranked.mAP, z["rerank_mAP"], 5e-7)
-
-
-def _ranked(z: Vectors, distances: torch.Tensor | None) -> RankingResult:
-    features = [torch.from_numpy(z[f"{part}_features"]) for part in ("query", "gallery")]
-    return rank(
-        features[0], features[1], z["query_ids"], z["gallery_ids"], z["query_cams"],
-        z["gallery_cams"], distances=None if distances is None else iter([(0, distances)]),
-    )  # fmt: skip
+        ours = torch.cat([block for _, block in blocks])
+        yield z.close(f"re-ranked distance, {kind}", ours, key, DISTANCE)
+    reranked = rank(None, None, *truth, distances=rerank_blocks(query, gallery, *settings))
+    yield z.close("re-ranked mAP from features", reranked.mAP, "rerank_mAP", 5e-7)
 
 
 def _metrics(prefix: str, ours: RankingResult, z: Vectors) -> Iterator[Check]:
     name = "re-ranked " if prefix else ""
     curve = np.array([ours.cmc_at(k) for k in range(1, len(z[f"{prefix}cmc"]) + 1)])
-    yield close(f"{name}mAP", ours.mAP, z[f"{prefix}mAP"], EXACT)
-    yield close(f"{name}AP of each query", ours.ap, z[f"{prefix}ap_per_query"], EXACT)
-    yield close(f"{name}CMC", curve, z[f"{prefix}cmc"], EXACT)
+    yield z.close(f"{name}mAP", ours.mAP, f"{prefix}mAP")
+    yield z.close(f"{name}AP of each query", ours.ap, f"{prefix}ap_per_query")
+    yield z.close(f"{name}CMC", curve, f"{prefix}cmc")

@@ -1,4 +1,4 @@
-"""Runs the golden cases that a folder holds vectors for, and prints what they say."""
+"""Runs the golden cases of a folder and prints their results."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ MODULES = (cameras, evaluation, labels, memories, mmt, mskd, schedules)
 
 
 def golden_folder() -> Path:
-    """The vectors that come with the project: of the checkout, or of the installed wheel."""
+    """The vectors of the checkout or of the installed wheel."""
     return shipped("tests/golden", "")
 
 
 def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
-    """Run all cases that `folder` holds: (case, its checks).
+    """Run all cases of a folder; yields each case's name and checks.
 
-    An array that a case needs and the file lacks is a failed check, not a crash.
+    A damaged file or a missing array is a failed check.
 
     Raises:
-        ConfigError: the folder does not exist or holds no known vectors.
+        ConfigError: the folder does not exist or has no known vectors.
     """
     folder = folder or golden_folder()
     known = [name for name in sorted(CASES) if (folder / f"{name}.npz").is_file()]
     if not known:
         raise ConfigError(
-            f"{folder} holds no vectors that are known here.",
+            f"{folder} has no known vectors.",
             f"Expected files: {', '.join(f'{name}.npz' for name in sorted(CASES))}.",
         )
     for name in known:
@@ -49,7 +49,7 @@ def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
 
 
 def _merged(checks: list[Check]) -> list[Check]:
-    """Checks of the same quantity over steps and settings as one, with the largest error."""
+    """One check per quantity, with the largest error over steps and settings."""
     worst: dict[tuple[str, float], Check] = {}
     for check in checks:
         quantity = re.sub(r"(_step\d|_m\d\d| \d)(?= |$)", "", check.quantity)
@@ -60,7 +60,7 @@ def _merged(checks: list[Check]) -> list[Check]:
 
 
 def show(folder: str | None = None) -> bool:
-    """Print a table of all checks, those of one quantity in one row; whether all passed."""
+    """Print all checks, one row per quantity. Returns whether all passed."""
     grid = Table("Case", "Quantity", "Largest error", "Tolerance", "")
     for column in grid.columns[2:4]:
         column.justify = "right"

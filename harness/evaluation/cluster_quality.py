@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
+from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from torch import Tensor
 
 from harness.core.errors import HarnessError
@@ -72,25 +71,18 @@ def cluster_quality(
     }
     if len(labels):
         quality["ari_all"] = float(adjusted_rand_score(identities, alone))
-        quality["pair_recall_all"] = _pair_shares(
-            contingency_matrix(identities, alone, sparse=True)
-        )[1]
+        quality["pair_recall_all"] = _pair_shares(identities, alone)[1]
     if len(clustered):
         table = contingency_matrix(ground_truth, clustered, sparse=True)
         quality["ari"] = float(adjusted_rand_score(ground_truth, clustered))
         quality["nmi"] = float(normalized_mutual_info_score(ground_truth, clustered))
         quality["purity"] = float(table.max(axis=0).sum() / len(clustered))
-        quality["pair_precision"], quality["pair_recall"] = _pair_shares(table)
+        quality["pair_precision"], quality["pair_recall"] = _pair_shares(ground_truth, clustered)
     return quality
 
 
-def _pair_shares(table: csr_matrix) -> tuple[float, float]:
-    """Pair precision and recall from an identities × clusters table of counts."""
-
-    def pairs(counts: np.ndarray) -> float:
-        counts = np.asarray(counts, dtype=np.float64)
-        return float((counts * (counts - 1)).sum() / 2)
-
-    both = pairs(table.data)
-    claimed, true = pairs(table.sum(axis=0)), pairs(table.sum(axis=1))
-    return (both / claimed if claimed else 1.0, both / true if true else 1.0)
+def _pair_shares(identities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Pair precision and recall."""
+    (_, wrong), (missed, right) = pair_confusion_matrix(identities, labels)
+    within, true = right + wrong, right + missed
+    return float(right / within) if within else 1.0, float(right / true) if true else 1.0

@@ -58,6 +58,7 @@ class GroundTruth:
 
         Tracks of the query's identity and camera are removed, as images are.
         """
+        assert self.tracks is not None
         _, first = np.unique(self.tracks, return_index=True)
         cams = None if self.gallery_cams is None else self.gallery_cams[first]
         return GroundTruth(self.query_ids, self.gallery_ids[first], self.query_cams, cams)

@@ -8,11 +8,13 @@ uses cameras. docs/search.md reports how well each correlates with mAP.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
@@ -23,6 +25,7 @@ from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import nearest, search
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.interfaces import Backbone, UnlabelledSet
+from harness.core.options import check_options
 from harness.training.extraction import extract
 
 CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
@@ -34,10 +37,10 @@ FAR = 0.99
 class Reference:
     """Fixed settings of the k-reciprocal Jaccard distance and of DBSCAN."""
 
-    k1: int = 30
-    k2: int = 6
-    eps: float = 0.6
-    min_samples: int = 4
+    k1: Annotated[int, Field(ge=1)] = 30
+    k2: Annotated[int, Field(ge=1)] = 6
+    eps: Annotated[float, Field(gt=0, le=1)] = 0.6
+    min_samples: Annotated[int, Field(ge=1)] = 4
 
 
 def label_free(
@@ -65,7 +68,7 @@ def label_free(
         cameras: (N,) int64, for `cross_camera`.
 
     Raises:
-        ConfigError: a criterion that needs cameras, and there are none.
+        ConfigError: a criterion needs cameras, but there are none.
     """
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
@@ -117,17 +120,11 @@ def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
             )
     if not names:
         return (), Reference()
+    check_options(Reference, changes, "evaluation.reference")
     known = {"k1": int(config.neighbours.k1), "k2": int(config.neighbours.k2)}
-    if unknown := set(changes) - {field.name for field in fields(Reference)}:
-        raise ConfigError(
-            f"evaluation.reference has no '{unknown.pop()}'.",
-            "Its settings are k1, k2, eps and min_samples.",
-        )
     reference = Reference(**(known | changes))
-    if not (1 <= reference.k2 <= reference.k1 and 0 < reference.eps <= 1):
-        raise ConfigError(
-            f"evaluation.reference={changes} is out of range: 1 ≤ k2 ≤ k1 and 0 < eps ≤ 1."
-        )
+    if reference.k2 > reference.k1:
+        raise ConfigError(f"evaluation.reference={changes} is out of range: 1 ≤ k2 ≤ k1.")
     return tuple(names), reference
 
 

@@ -1,10 +1,8 @@
-"""`harness eval`: test the network of a finished run again, by another rule, without training."""
+"""Test the network of a finished run again, by another evaluation protocol or on other data."""
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,63 +10,61 @@ from typing import Any
 import torch
 import yaml
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.evaluation import kept_features
-from harness.evaluation.evaluator import make_evaluator
+from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol, score
-from harness.evaluation.ranking import RANKS, RankingResult
-from harness.experiment import cross_domain as transfers
+from harness.evaluation.ranking import RANKS
+from harness.experiment import cross_domain
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
 from harness.experiment.stages import build
 from harness.results import evaluations
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
 
 def evaluate_run(
     run: str,
     changes: Sequence[str] = (),
     stage: str | None = None,
-    rerank: bool = False,
-    store: str = "results/runs",
-    data_root: str | None = None,
-    cache: str | None = None,
+    protocol: EvaluationProtocol | None = None,
+    store: str | Path = "results/runs",
+    data_root: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     device: str = "auto",
-    json: bool = False,
-    k1: int = 20,
-    k2: int = 6,
-    lam: float = 0.3,
-    ranks: Sequence[int] = RANKS,
-    no_cams: bool = False,
     images: bool = False,
     save: bool = False,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Metrics in percent of a run's network; printed, and not written into its record.
+    """Test the network of a finished run again, without training; the record does not change.
 
-    Features that the run kept (evaluation.keep_features) are scored at once; else its network sees
-    the images again.
+    Features that the run kept (`evaluation.keep_features`) are ranked at once; otherwise the
+    network embeds the test images.
 
     Args:
-        changes: `dataset=NAME` for another data set than the run's; `dataset.KEY=VALUE` for its
-            options, and for data that have moved (records hold no places).
-        rerank, k1, k2, lam, ranks, no_cams: the rule, see `EvaluationProtocol`.
-        images: by the network even where features were kept. save: write the result beside the
-            record; of another data set, where `harness table --cross` looks for it.
+        run: its name, the beginning of the name, or its folder.
+        changes: `dataset=NAME` to test on another data set; `dataset.KEY=VALUE` for its options,
+            and for data that have moved, because records hold no paths.
+        stage: whose network; None: the last one's. protocol: None: the standard one.
+        images: use the network even if features were kept.
+        save: write the result beside the record; of another data set, where
+            `harness table --cross` finds it.
+
+    Returns:
+        The metrics in percent, with `run`, `stage`, `rule`, `source` and, where they apply,
+        `dataset` and `written`.
 
     Raises:
-        HarnessError: no such run or stage, a rule out of range, neither features nor weights,
-            missing data.
+        HarnessError: no such run or stage, a protocol out of range, neither features nor weights,
+            or missing data.
     """
-    rule = EvaluationProtocol(rerank, k1, k2, lam, not no_cams, tuple(ranks))
-    if not rerank and (k1, k2, lam) != (20, 6, 0.3):
-        raise ConfigError("--k1, --k2 and --lambda are of re-ranking.", "Add --rerank.")
-    rule.check()
+    protocol = protocol or EvaluationProtocol()
+    protocol.check()
     found = Store(Path(store)).find(run)
     stages = list(found.record.get("stages", {}))
     if not stages:
@@ -76,83 +72,86 @@ def evaluate_run(
     stage = stage or stages[-1]
     if stage not in stages:
         raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
+    on = resolve_device(device)
+    answer = {"run": found.name, "stage": stage, "rerank": protocol.rerank,
+              "rule": protocol.as_dict()}  # fmt: skip
     if not (images or changes) and (kept := kept_features.load(found.folder, stage)):
-        on = resolve_device(device)
-        result = score(kept.query.to(on), kept.gallery.to(on), kept.ground_truth, rule)
-        written = None
+        result = score(kept.query.to(on), kept.gallery.to(on), kept.ground_truth, protocol)
+        answer |= {"source": "features", **protocol.metrics(result)}
         if save:
-            written = evaluations.save(found, stage, rule, result, "features", kept.fingerprint)
-        return _told(_answer(found, stage, rule, result, "features"), rule, json, written)
+            answer["written"] = str(
+                evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
+            )
+        return answer
     config = found.config()
     other = choose(config, changes)
-    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
-    on = resolve_device(device)
-    if on.type == "cpu":
-        keep_freed_memory()
-    backbone = load_network(found, stage).to(on)
-    with Reporter(Console(stderr=True, highlight=False) if json else None) as reporter:
-        evaluator = make_evaluator(
-            build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
-            (int(config["images"]["height"]), int(config["images"]["width"])),
-            Path(cache).expanduser() if cache else root / ".harness",
-            train=False,
-            on_bad_image=config["dataset"].get("on_bad_image", "error"),
-            device=on,
-            precision=_precision(config["train"]["precision"], on),
-            reporter=reporter,
-            protocol=rule,
-        )
+    with reporter or Reporter() as reporter:
+        evaluator = _evaluator(config, on, protocol, data_root, cache_dir, reporter)
         if not evaluator.evaluates:
             raise DataError(f"{evaluator.data.name} has no test part.", "Choose another dataset=.")
         if not other and evaluator.fingerprint != found.record["dataset"]["fingerprint"]:
             reporter.say("These are not the images that the run's record was made with.")
         for line in evaluator.differences or []:
             reporter.say(f"{evaluator.data.name} is not as published: {line}")
-        evaluator.test(backbone)
+        evaluator.test(load_network(found, stage).to(on))
     assert evaluator.last is not None
-    answer = _answer(found, stage, rule, evaluator.last, "network")
-    written = None
+    answer |= {"source": "network", **protocol.metrics(evaluator.last)}
     if other:
         answer["dataset"] = evaluator.data.name
-        if save:
-            section = sections(config["dataset"])[0]
-            written = transfers.save(found, stage, evaluator, rule, section)
+    if save and other:
+        section = sections(config["dataset"])[0]
+        answer["written"] = str(cross_domain.save(found, stage, evaluator, protocol, section))
     elif save:
-        written = evaluations.save(
-            found, stage, rule, evaluator.last, "network", evaluator.fingerprint
+        answer["written"] = str(
+            evaluations.save(
+                found, stage, protocol, evaluator.last, "network", evaluator.fingerprint
+            )
         )
-    return _told(answer, rule, json, written)
-
-
-def _answer(
-    run: Run, stage: str, rule: EvaluationProtocol, result: RankingResult, source: str
-) -> dict[str, Any]:
-    return {
-        "run": run.name, "stage": stage, "rerank": rule.rerank, "rule": rule.as_dict(),
-        "source": source, **rule.metrics(result),
-    }  # fmt: skip
-
-
-def _told(
-    answer: dict[str, Any], rule: EvaluationProtocol, json: bool, written: Path | None
-) -> dict[str, Any]:
-    """Print what came out and where it was written."""
-    if json:
-        print(jsonlib.dumps(answer))
-    else:
-        words = [f" on {answer['dataset']}" if "dataset" in answer else "",
-                 " re-ranked" if rule.rerank else "",
-                 "" if rule.cameras else " without cameras"]  # fmt: skip
-        shown = [k for k in rule.ranks if k != 20 or tuple(rule.ranks) != tuple(RANKS)]
-        shares = "  ".join(f"Rank-{k} {answer[f'rank{k}']:.1f}" for k in shown)
-        print(
-            f"{answer['run']} ({answer['stage']}){''.join(words)}: mAP {answer['mAP']:.1f}  "
-            f"{shares}  mINP {answer['mINP']:.1f}"
-            + ("  [from kept features, float16]" if answer["source"] == "features" else "")
-        )
-    if written:
-        print(f"written: {written}", file=sys.stderr)
     return answer
+
+
+def _evaluator(
+    config: dict[str, Any],
+    device: torch.device,
+    protocol: EvaluationProtocol,
+    data_root: str | Path | None,
+    cache_dir: str | Path | None,
+    reporter: Reporter,
+) -> Evaluator:
+    """The test part of a run's data set."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
+    return make_evaluator(
+        build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
+        (int(config["images"]["height"]), int(config["images"]["width"])),
+        Path(cache_dir).expanduser() if cache_dir else root / ".harness",
+        train=False,
+        on_bad_image=config["dataset"].get("on_bad_image", "error"),
+        device=device,
+        precision=_precision(config["train"]["precision"], device),
+        reporter=reporter,
+        protocol=protocol,
+    )
+
+
+def describe(answer: dict[str, Any]) -> str:
+    """One line for people."""
+    rule = answer["rule"]
+    words = [
+        f" on {answer['dataset']}" if "dataset" in answer else "",
+        " re-ranked" if answer["rerank"] else "",
+        "" if rule["cameras"] else " without cameras",
+    ]
+    usual = tuple(rule["ranks"]) == tuple(RANKS)
+    shares = "  ".join(
+        f"Rank-{k} {answer[f'rank{k}']:.1f}" for k in rule["ranks"] if not (usual and k == 20)
+    )
+    kept = "  [from kept features, float16]" if answer["source"] == "features" else ""
+    return (
+        f"{answer['run']} ({answer['stage']}){''.join(words)}: mAP {answer['mAP']:.1f}  "
+        f"{shares}  mINP {answer['mINP']:.1f}{kept}"
+    )
 
 
 def _precision(trained_in: str, device: torch.device) -> str:

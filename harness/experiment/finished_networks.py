@@ -15,8 +15,7 @@ from harness.components.backbones.weights import read_state
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 from harness.experiment.stages import Stage, build_backbone
-from harness.results.provenance import trained_on
-from harness.results.store import Run, Store
+from harness.results.store import Run, Store, trained_on
 
 
 @dataclass(frozen=True)

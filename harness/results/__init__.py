@@ -1,4 +1,4 @@
-"""Results: what a finished cell leaves, where it is kept, and the tables made of it.
+"""Results: the records that finished runs leave, the store that holds them, and tables of them.
 
 In a notebook, `harness.results.load("results/runs")` is a tidy pandas table of all finished runs.
 """

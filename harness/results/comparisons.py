@@ -1,38 +1,34 @@
-"""What may be compared: runs of one data set and protocol; a row a method, mean ± std of seeds."""
+"""Comparisons: runs of one data set and protocol, one row per method, mean ± std over seeds."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import UNHASHED
+from harness.core.metrics import METRICS
 from harness.results import published
-from harness.results.row_labels import crossings, variants
-from harness.results.store import Run, Store, frame
+from harness.results.row_labels import configurations, labelled
+from harness.results.store import EXPERIMENT, Run, Store, frame
 
-#: columns that tell two runs of one cell from two repeats
-ONE_CELL = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
-#: what a cell costs, as columns
-COSTS = ("images_per_second", "hours", "gpu_hours")
-METRICS = {"mAP": "mAP", "rank1": "Rank-1", "rank5": "Rank-5", "rank10": "Rank-10", "mINP": "mINP"}
+#: columns for the cost of a run → their heading and decimals
+COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "gpu_hours": ("GPU-hours", 2)}
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One table: its data set, its protocol card and its rows.
 
-    data: the data's fingerprint where the store holds several of this name, else ''.
-    rows: method (the label), cameras, selection, tuned, seeds, each metric with its _std,
-        images_per_second, hours and gpu_hours (of the whole cell, in its last stage's
-        row), device, published
-        numbers; and where they come from: runs (names) and stage.
+    data: the data's fingerprint where the store holds more than one set of this name, else ''.
+    rows: method (the label), full (the label with whole option names), cameras, selection, tuned,
+        seeds, each metric with its _std, images_per_second, hours and gpu_hours (of the whole run,
+        in the row of its last stage), device, published numbers, final, name (of the method),
+        stage, and runs (names).
     store: where the runs are.
     unlike: how the data differ from the published data set of this name; '' if they do not.
     """
@@ -53,60 +49,49 @@ class Comparison:
 
     @property
     def warning(self) -> str:
-        """What is wrong with the data; '' if nothing is known to be."""
+        """How the data differ from the published set; '' if they are not known to."""
         return warning(self.unlike)
 
     @property
     def caption(self) -> str:
-        """What was held equal, in words."""
+        """What was held equal, as a sentence."""
         return caption(self.card, self.rows["selection"])
-
-    @property
-    def held(self) -> str:
-        """What was held equal as `key value; key value`."""
-        return held(self.card, self.rows["selection"])
 
     @property
     def searches(self) -> str:
         """How the settings of tuned rows were found; '' if there are none."""
-        told = {}
-        for row in self.rows[self.rows["tuned"] != ""].to_dict("records"):
-            tuned = Run(Path(self.store) / str(row["runs"][0])).record["protocol"]["tuned"]
-            told[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
-        searches = "; ".join(f"{name}: {text}" for name, text in told.items())
-        return f"Searches that settings come from: {searches}." if told else ""
+        found = {}
+        for runs in self.rows.loc[self.rows["tuned"] != "", "runs"]:
+            tuned = Run(Path(self.store) / runs[0]).record["protocol"]["tuned"]
+            found[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
+        searches = "; ".join(f"{name}: {text}" for name, text in found.items())
+        return f"Searches that settings come from: {searches}." if searches else ""
 
     @property
     def sources(self) -> str:
-        """Where the published numbers of its rows were read; '' if it has none."""
+        """Where the published numbers were read; '' if there are none."""
         if "published_in" not in self.rows:
             return ""
         rows = self.rows.dropna(subset=["published_in"])
-        pairs = zip(rows["method"], rows["published_in"], strict=True)
-        read = "; ".join(": ".join(map(str, pair)) for pair in pairs)
+        read = "; ".join(rows["method"] + ": " + rows["published_in"])
         return f"Published numbers were read in, for {read}."
 
 
-def held(card: Mapping[str, Any], selections: Iterable[str]) -> str:
-    """What rows have in common, as `key value; key value`.
+def caption(card: Mapping[str, Any], selections: Iterable[str]) -> str:
+    """What a table holds equal, as a sentence.
 
     Args:
-        card: any one row's protocol card. selections: of all rows, as they may differ in it.
+        card: the protocol card of any row. selections: of all rows, which may differ in it.
     """
     shown = {key: value for key, value in card.items() if key not in UNHASHED and key != "name"}
-    how = sorted(set(selections))
-    if len(how) == 1:
-        shown["selection"] = how[0]
-    return "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
-
-
-def caption(card: Mapping[str, Any], selections: Iterable[str]) -> str:
-    """What a table holds equal, in words; arguments as those of `held`."""
-    return f"Protocol `{card['name']}` ({card['hash']}): {held(card, selections)}."
+    if len(how := set(selections)) == 1:
+        shown["selection"] = how.pop()
+    held = "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
+    return f"Protocol `{card['name']}` ({card['hash']}): {held}."
 
 
 def warning(unlike: str) -> str:
-    """What is to be said of data that differ from what was published; '' if they do not."""
+    """A note on data that differ from what was published; '' if they do not."""
     if not unlike:
         return ""
     return (
@@ -125,46 +110,39 @@ def comparisons(
     """The tables of a store.
 
     Args:
-        dataset: only this one. where: a condition on the columns of `store.load`, as pandas' query
-            takes it ("seed < 3 and cameras"). sort: a metric (best last; mAP if
-            it is None), or `method`.
-        found: the store's runs, where they have been read already.
+        dataset: only this one. where: a condition on the columns of `store.frame`, as pandas'
+            query takes it ("seed < 3 and cameras"). sort: a metric (best last; by default mAP), a
+            cost or `method`.
+        found: the store's runs, if they have been read already.
 
     Raises:
-        ConfigError: nothing finished, nothing of that data set, nothing left, or a condition or
-            sort key that is none.
+        ConfigError: there is no such run, or the condition or sort key is not valid.
     """
     store = Path(store)
     found = list(Store(store).runs()) if found is None else list(found)
-    runs = finished(found, store, dataset)
-    if sort is not None:
-        check_sort(sort)
+    runs = selected(found, store, dataset, where, sort)
     cards = {run.record["protocol"]["hash"]: run.record["protocol"]
              for run in found if run.finished}  # fmt: skip
-    several = runs.groupby("dataset")["data"].nunique() > 1
-    if where is not None:
-        runs = filtered(runs, where)
-    # the same cell under two names (name=…) is one repeat, not two; `problems` tells of it
-    runs = runs.drop_duplicates([*ONE_CELL, "stage"])
-    runs = runs.assign(crossing=crossings(runs, store))
-    for key, group in runs.groupby(["dataset", "data", "protocol_hash"], sort=True):
-        name, data, protocol = map(str, key)
-        if dataset in (None, name):
-            unlike = max(group["unlike"])  # records from before the check have ''
-            rows = _rows(group, name, cards[protocol], store, bool(unlike))
-            rows = rows.sort_values(sort or "mAP", kind="stable", na_position="first")
-            rows = rows.reset_index(drop=True)
-            shown = data if several[name] else ""
-            yield Comparison(name, shown, cards[protocol], rows, store, unlike)
+    tables = ["dataset", "data", "protocol_hash"]
+    runs = labelled(runs, configurations(runs["run"], store), tables)
+    for (name, _, protocol), group in runs.groupby(tables, sort=True):
+        unlike = max(group["unlike"])
+        rows = _rows(group, cards[protocol]["name"], unlike)
+        rows = in_order(rows, sort or "mAP").reset_index(drop=True)
+        yield Comparison(name, group["told_data"].iloc[0], cards[protocol], rows, store, unlike)
 
 
-def finished(found: Iterable[Run], store: Path, dataset: str | None = None) -> pd.DataFrame:
-    """The table of finished runs.
+def selected(
+    found: Sequence[Run], store: Path, dataset: str | None, where: str | None, sort: str | None
+) -> pd.DataFrame:
+    """The `frame` of finished runs without duplicates, and `told_data`: the fingerprint where the
+    store holds more than one data set of this name, else ''. Arguments as of `comparisons`.
 
     Raises:
-        ConfigError: there is none, or none of that data set.
+        ConfigError: there is no such run, or the condition or sort key is not valid.
     """
-    found = list(found)
+    if sort is not None and sort not in (keys := [*METRICS, *COSTS, "method"]):
+        raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
     runs = frame(found)
     if runs.empty:
         damaged = sum(run.problem is not None for run in found)
@@ -173,24 +151,24 @@ def finished(found: Iterable[Run], store: Path, dataset: str | None = None) -> p
             + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
             "Make one: harness run method=mskd dataset=synthetic.",
         )
-    if dataset is not None and dataset not in set(runs["dataset"]):
-        raise ConfigError(
-            f"No finished run is of data set '{dataset}'.", did_you_mean(dataset, runs["dataset"])
-        )
-    return runs
-
-
-def check_sort(sort: str) -> None:
-    """Refuse a sort key that is no column."""
-    if sort not in (keys := [*METRICS, *COSTS, "method"]):
-        raise ConfigError(f"--sort {sort}: there is no such column.", did_you_mean(sort, keys))
+    if dataset is not None:
+        if dataset not in set(runs["dataset"]):
+            raise ConfigError(
+                f"No finished run is of data set '{dataset}'.",
+                did_you_mean(dataset, runs["dataset"]),
+            )
+        runs = runs[runs["dataset"] == dataset]
+    ambiguous = runs.groupby("dataset")["data"].transform("nunique") > 1
+    told = runs["data"].where(ambiguous, "")
+    runs = filtered(runs, where) if where is not None else runs
+    return runs.assign(told_data=told).drop_duplicates([*EXPERIMENT, "stage"])
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows for which a condition holds.
 
     Raises:
-        ConfigError: it is no condition on these columns, or nothing is left.
+        ConfigError: it is not a condition on these columns, or nothing is left.
     """
     try:
         kept = runs.query(where, engine="python")
@@ -200,7 +178,7 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
             f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".',
         ) from error
     if not isinstance(kept, pd.DataFrame):
-        raise ConfigError(f"--where '{where}' is no condition.")
+        raise ConfigError(f"--where '{where}' is not a condition.")
     if kept.empty:
         raise ConfigError(
             f"No finished run fits '{where}'.",
@@ -209,55 +187,48 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     return kept
 
 
-def averages(runs: pd.DataFrame, metrics: Iterable[str]) -> dict[str, float]:
-    """Mean of each metric over runs, and `_std`: NaN for a single one."""
-    found: dict[str, float] = {}
-    for metric in metrics:
-        values = runs[metric].to_numpy(dtype=float)
-        found[metric] = float(values.mean())
-        found[f"{metric}_std"] = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return found
+def in_order(rows: pd.DataFrame, sort: str) -> pd.DataFrame:
+    """Rows sorted by a column, the best metric last."""
+    ascending = sort not in METRICS or METRICS[sort].higher_is_better
+    return rows.sort_values(sort, ascending=ascending, kind="stable", na_position="first")
 
 
-def costs(runs: pd.DataFrame, final: bool) -> dict[str, float]:
-    """Medians over runs of `COSTS`; hours are the whole cell's, and stand with its last stage."""
-    found = {"images_per_second": _median(runs["images_per_second"])}
-    found["hours"] = _median(runs["seconds"]) / 3600 if final else math.nan
-    found["gpu_hours"] = _median(runs["gpu_hours"]) if final else math.nan
-    return found
+def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """One row per group: the mean and `_std` of each metric, medians of `COSTS`, the number of
+    seeds, devices, runs, and (of the first run) the method's name, the stage and whether it is the
+    last one.
+
+    A mean over seeds of which one lacks the metric is missing, and so is the std of a single seed.
+    Hours are those of the whole run and are given for its last stage.
+    """
+    runs = runs.assign(
+        hours=(runs["seconds"] / 3600).where(runs["final"]),
+        gpu_hours=runs["gpu_hours"].where(runs["final"]),
+    )
+    groups = runs.groupby(list(keys), sort=False, dropna=False)
+    metrics = groups[list(METRICS)]
+    first = [key for key in ("name", "stage", "final") if key not in keys]
+    return pd.concat(
+        [
+            metrics.agg(lambda values: values.mean(skipna=False)),
+            metrics.agg(lambda values: values.std(skipna=False)).add_suffix("_std"),
+            groups[list(COSTS)].median(),
+            groups["seed"].nunique().rename("seeds"),
+            groups["device"].agg(lambda found: ", ".join(sorted(set(found.dropna().map(str))))),
+            groups[first].first(),
+            groups["run"].agg(tuple).rename("runs"),
+        ],
+        axis=1,
+    ).reset_index()
 
 
-def _median(column: pd.Series) -> float:
-    """NaN where there is no number."""
-    values = column.to_numpy(dtype=float)
-    values = values[~np.isnan(values)]
-    return float(np.median(values)) if len(values) else math.nan
-
-
-def _rows(
-    runs: pd.DataFrame, dataset: str, card: dict[str, Any], store: Path, unlike: bool
-) -> pd.DataFrame:
-    """One row a method, stage, crossing and variant."""
-    runs = runs.assign(variant=variants(runs, store))
-    rows = []
-    keys = ["method", "stage", "final", "crossing", "variant", "cameras", "selection", "tuned"]
-    for values, group in runs.groupby(keys, sort=False):
-        method, stage, final, crossing, variant, cameras, selection, tuned = values
-        label = method if final else f"{method} ({stage})"
-        apart = ", ".join(str(text) for text in (crossing, variant, tuned) if text)
-        row: dict[str, Any] = {
-            "method": f"{label} [{apart}]" if apart else label,
-            "cameras": "yes" if cameras else "no",
-            "selection": selection,
-            "tuned": tuned,
-            "seeds": group["seed"].nunique(),
-        }
-        row |= averages(group, METRICS) | costs(group, bool(final))
-        row["device"] = ", ".join(sorted({str(d) for d in group["device"].dropna()}))
-        row["final"] = bool(final)
-        row["name"], row["stage"] = str(method), str(stage)
-        row["runs"] = tuple(group["run"])
-        if final and not crossing and not unlike and not tuned:
-            row |= published.beside(dataset, card["name"], str(method), bool(cameras))
-        rows.append(row)
-    return pd.DataFrame(rows)
+def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:
+    """One row per label and whatever else must not be averaged."""
+    rows = summarize(runs, ["method", "full", "name", "stage", "final", "crossing", "cameras",
+                            "selection", "tuned"])  # fmt: skip
+    dataset, found = runs["dataset"].iloc[0], rows.to_dict("records")
+    for row in found:
+        if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
+            row |= published.beside(dataset, protocol, row["name"], bool(row["cameras"]))
+        row["cameras"] = "yes" if row["cameras"] else "no"
+    return pd.DataFrame(found).drop(columns="crossing")

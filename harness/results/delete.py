@@ -1,37 +1,36 @@
-"""`harness rm RUN…`: runs go, one by one, never one that is running."""
+"""`harness rm RUN…`: delete runs, never one that is running."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.results.row_labels import config_or_none
-from harness.results.run_status import State, state
+from harness.results.run_status import state
 from harness.results.store import Run, Store
 
 
-def chosen(store: Store, patterns: Sequence[str]) -> list[Run]:
-    """The runs that names and patterns (`mskd-*-s1-*`) mean, by name.
+def matching(store: Store, patterns: Sequence[str]) -> list[Run]:
+    """The runs that whole names and patterns (`mskd-*-s1-*`) match, by name.
 
     Raises:
-        ConfigError: one that fits nothing. Beginnings of names are not enough: what goes is gone.
+        ConfigError: one matches nothing. Beginnings of names are refused, as deletion is final.
     """
     runs = {run.name: run for run in store.runs()}
-    found: dict[str, Run] = {}
+    found: set[str] = set()
     for pattern in patterns:
-        fitting = [name for name in runs if name == pattern or fnmatchcase(name, pattern)]
+        fitting = {name for name in runs if name == pattern or fnmatchcase(name, pattern)}
         if not fitting:
-            begun = sorted(name for name in runs if name.startswith(pattern))
             hint = did_you_mean(pattern, runs) or "The store is empty."
-            if begun:  # what goes is gone: a beginning alone is not enough
+            if begun := sorted(name for name in runs if name.startswith(pattern)):
                 hint = f"Give the whole name ({begun[0]}), or '{pattern}*'."
             raise ConfigError(f"There is no run '{pattern}' in {store.folder}.", hint)
-        found |= {name: runs[name] for name in fitting}
-    return [found[name] for name in sorted(found)]
+        found |= fitting
+    return [runs[name] for name in sorted(found)]
 
 
 def remove(
@@ -40,26 +39,32 @@ def remove(
     yes: bool = False,
     ask: Callable[[str], str] = input,
 ) -> list[str]:
-    """Remove runs with all that lies in their folders; asks first, unless `yes`.
+    """Delete the folders of runs after a confirmation, unless `yes`.
 
     Returns:
-        The names of those that went.
+        The names of the deleted runs.
 
     Raises:
-        ConfigError: a name that fits nothing, or nobody there to be asked.
-        HarnessError: one of them is running. The others are gone.
+        ConfigError: a name that matches nothing, or no terminal to confirm at.
+        HarnessError: one of them is running. The others are deleted.
     """
     folder = Store(Path(store))
-    runs = chosen(folder, patterns)
-    states = {run.name: state(run) for run in runs}
-    for name, found in states.items():
-        print(f"{name}   {found}")
-    for line in _needed(folder, {run.name for run in runs}):
+    runs = matching(folder, patterns)
+    kinds: Counter[str] = Counter()
+    for run in runs:
+        found = state(run)
+        kinds[found.kind] += 1
+        print(f"{run.name}   {found}")
+    for line in _dependants(folder, {run.name for run in runs}):
         print(line)
     if not yes:
         if ask is input and not sys.stdin.isatty():
-            raise ConfigError("Nothing was removed: nobody is there to be asked.", "Add --yes.")
-        if ask(f"Remove {_count(states.values())} for good? [y/N] ").strip().lower() != "y":
+            raise ConfigError(
+                "Nothing was removed: there is no terminal to confirm at.", "Add --yes."
+            )
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        runs_word = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+        if ask(f"Remove {runs_word} ({counts}) for good? [y/N] ").strip().lower() != "y":
             print("Nothing was removed.")
             return []
     removed, running = [], []
@@ -68,6 +73,8 @@ def remove(
             _remove(run)
             removed.append(run.name)
         except HarnessError:
+            if not run.running:
+                raise
             running.append(run.name)
     print(f"Removed {len(removed)}.")
     if running:
@@ -78,11 +85,11 @@ def remove(
 
 
 def _remove(run: Run) -> None:
-    """Under its lock, and first by another name: nobody sees half a run."""
+    """Rename the folder under its lock, then delete it: readers never see half a run."""
     lock = run.lock()
     try:
         hidden = run.folder.with_name(f".removed-{run.name}")
-        shutil.rmtree(hidden, ignore_errors=True)  # what an earlier removal left, if it was killed
+        shutil.rmtree(hidden, ignore_errors=True)  # left by a removal that was killed
         run.folder.rename(hidden)
         shutil.rmtree(hidden)
     except OSError as error:
@@ -91,18 +98,15 @@ def _remove(run: Run) -> None:
         lock.release()
 
 
-def _needed(store: Store, names: set[str]) -> Iterable[str]:
-    """Which of them other runs took their teacher from."""
+def _dependants(store: Store, names: set[str]) -> Iterable[str]:
+    """Notes on other runs whose teacher is among those to be deleted."""
     for run in store.runs():
         if run.name in names:
             continue
-        teachers = (config_or_none(run.folder) or {}).get("teachers") or {}
+        try:
+            teachers = run.config().get("teachers")
+        except HarnessError:
+            continue
         for described in teachers.values() if isinstance(teachers, dict) else ():
             if (teacher := str(described).split(" ")[0]) in names:
                 yield f"note: {run.name} was taught by {teacher}"
-
-
-def _count(states: Iterable[State]) -> str:
-    kinds = [found.kind for found in states]
-    parts = [f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds))]
-    return f"{len(kinds)} run{'s' if len(kinds) > 1 else ''} ({', '.join(parts)})"

@@ -1,8 +1,8 @@
-"""Numbers that papers report, from `results/published.csv`: beside measured ones, never among them.
+"""Numbers published in papers, from `results/published.csv`, shown beside measured ones.
 
-Columns: method (the name that a row of ours has to have), name (of the paper's method), venue,
-year, setting, uses_cameras (yes, sampler, no, …), dataset, mAP, rank1, rank5, rank10 (per cent,
-may be empty), backbone, read_in (where the number was read).
+Columns: method (its name here), name (in the paper), venue, year, setting, uses_cameras (yes,
+sampler, no, …), dataset, mAP, rank1, rank5, rank10 (percent, may be empty), backbone, read_in
+(where the number was read).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pandas as pd
 
 from harness.core.paths import shipped
 
-#: protocols whose runs may stand beside published numbers
+#: protocols whose runs can be compared with published numbers
 COMPARABLE = ("common", "published")
 #: `uses_cameras` of a published number that a run without cameras does not reproduce
 WITH_CAMERAS = ("yes", "sampler")
@@ -35,7 +35,7 @@ COLUMNS = {
 
 @cache
 def table() -> pd.DataFrame:
-    """The whole list; empty where it is not installed. Do not change it."""
+    """The whole list; empty if it is not installed. Shared: do not modify it."""
     path = shipped("results", "published.csv")
     if path.is_file():
         return pd.read_csv(path)
@@ -43,12 +43,12 @@ def table() -> pd.DataFrame:
 
 
 def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str, float | str]:
-    """What may stand beside a row: `published_mAP`, `published_rank1`, `published_in`; or nothing.
+    """The `published_mAP`, `published_rank1` and `published_in` of a row, or nothing.
 
     Args:
-        dataset, protocol: names. method: the row's, of the method with its own parts.
-        cameras: whether the run saw cameras. A published number of a method that did is no match
-            for a run without.
+        dataset, protocol: names. method: of the row, a method with its own parts.
+        cameras: whether the run used camera labels. A run without does not reproduce the published
+            number of a method that does.
     """
     if protocol not in COMPARABLE:
         return {}
@@ -66,13 +66,6 @@ def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str,
     }
 
 
-def cells(dataset: str) -> list[list[str]]:
-    """The rows of a data set as text, in the order of `COLUMNS`, best mAP last."""
-    rows = table()
-    rows = rows[rows["dataset"] == dataset].sort_values("mAP", kind="stable")
-    return [[_text(row[key]) for key in COLUMNS] for row in rows.to_dict("records")]
-
-
 def _text(value: object) -> str:
     if isinstance(value, float):
         return "–" if pd.isna(value) else f"{value:.1f}"
@@ -80,12 +73,14 @@ def _text(value: object) -> str:
 
 
 def page(dataset: str | None = None) -> str:
-    """All of it in Markdown, a table a data set."""
+    """All of it in Markdown: a table per data set, best mAP last."""
     lines = [HEAD]
     for name, title in TITLES.items():
         if dataset in (None, name):
             lines += [f"### {title}", "", "| " + " | ".join(COLUMNS.values()) + " |"]
             lines.append("| --- | --- | ---: | --- |" + " ---: |" * 4 + " --- | --- |")
-            lines += ["| " + " | ".join(row) + " |" for row in cells(name)]
+            rows = table()[table()["dataset"] == name].sort_values("mAP", kind="stable")
+            for row in rows[[*COLUMNS]].itertuples(index=False):
+                lines.append("| " + " | ".join(map(_text, row)) + " |")
             lines.append("")
     return "\n".join(lines)

@@ -1,8 +1,14 @@
-"""What a row of a table is called: a method, what it is crossed with, and which variant it is."""
+"""Row labels: the method, parts that are not its own, and options that differ from its defaults.
+
+`mskd`, `mskd (teacher)`, `mskd [distiller=none]`, `mskd [eps=0.5, k1=20]`. Methods, parts and
+defaults are read from configuration files as text; nothing of them is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,112 +19,14 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import HarnessError
 from harness.core.paths import CONF
-from harness.core.variants import chosen_parts, vary
+from harness.core.variants import chosen_parts, overridden, vary
+from harness.core.views import count_parts
 from harness.results.store import Run
 
-
-def crossings(runs: pd.DataFrame, store: Path) -> pd.Series:
-    """'' where a run has its method's own parts; else the others, as `distiller=none`.
-
-    A method with another labeler, objective or distiller is another method: its row says so even
-    if it is the only one, and no published number stands beside it. Runs of methods that are no
-    longer there, or that left no configuration, count as what they call themselves.
-    """
-    own = _own_targets()
-    found = {}
-    for run, method in runs[["run", "method"]].drop_duplicates().itertuples(index=False):
-        found[run] = ""
-        if method in own:
-            if (config := config_or_none(store / str(run))) is None:
-                continue
-            has = flat({part: config.get(part) for part in own[method]})
-            found[run] = ", ".join(
-                f"{part}={_option(part, has[f'{part}._target_'])}"
-                for part, target in own[method].items()
-                if has.get(f"{part}._target_", target) != target
-            )
-    return runs["run"].map(found)
-
-
-def _own_targets() -> dict[str, dict[str, str | None]]:
-    """Name of a method or variant → part → what builds it, as their configs have it."""
-    found = {}
-    for plugin in plugins.find()["methods"].values():
-        node = plugins.load_config(plugin.folder / "config.yaml")
-        nodes = {str(OmegaConf.select(node, "method.name") or plugin.name): node}
-        for variant, path in plugin.variants.items():
-            name = f"{plugin.name}_{variant}"
-            nodes[name] = vary(node, plugins.load_config(path), name)
-        for name, config in nodes.items():
-            found[name] = dict(_targets(config))
-    return found
-
-
-def _targets(config: DictConfig) -> Iterator[tuple[str, str | None]]:
-    """(part, what builds it) of a method's config, where that can be told."""
-    for part, option in chosen_parts(config).items():
-        target = OmegaConf.select(config, f"{part}._target_")
-        if target is not None:
-            yield part, str(target)
-        elif str(option) in _options(part):
-            yield part, _options(part)[str(option)]
-
-
-@cache
-def _options(part: str) -> dict[str, str | None]:
-    """Option → what it builds, of the harness's own options for a part."""
-    files = sorted((CONF / part).glob("*.yaml"))
-    return {path.stem: OmegaConf.select(OmegaConf.load(path), "_target_") for path in files}
-
-
-def _option(part: str, target: str | None) -> str:
-    """What a part is called: its option, or its class where no option builds it."""
-    names = [name for name, built in _options(part).items() if built == target]
-    return names[0] if names else str(target).rsplit(".", 1)[-1]
-
-
-def variants(runs: pd.DataFrame, store: Path, shown: Collection[str] = ()) -> pd.Series:
-    """'' where a row has one configuration; else what sets each apart, as `key=value`.
-
-    Cells of one method, crossing and protocol that differ in anything but the seed are never
-    averaged.
-
-    Args:
-        runs: with the columns `crossing` and `tuned`. shown: keys whose values stand elsewhere in
-            the table.
-    """
-    found = pd.Series("", index=runs.index)
-    for _, group in runs.groupby(["method", "crossing", "tuned"]):
-        if group["settings"].nunique() == 1:
-            continue
-        first = group.drop_duplicates("settings")
-        configs = {
-            str(row.settings): flat(config_or_none(store / str(row.run)) or {})
-            for row in first.itertuples()
-        }
-        keys = sorted({key for config in configs.values() for key in config} - {"seed", "name"})
-        differ = [k for k in keys if len({str(c.get(k)) for c in configs.values()}) > 1]
-        apart = [k for k in differ if k not in shown]
-        labels = {
-            settings: ", ".join(f"{k}={config.get(k)}" for k in apart[:3])
-            for settings, config in configs.items()
-        }
-        told = {
-            (label, *(str(configs[settings].get(k)) for k in shown))
-            for settings, label in labels.items()
-        }
-        if len(told) < len(labels):  # three keys do not tell them apart, or none does
-            labels = {settings: settings for settings in labels}
-        found[group.index] = group["settings"].map(labels)
-    return found
-
-
-def config_or_none(folder: Path) -> dict[str, Any] | None:
-    """A run's configuration, None if it cannot be read: its record is a result all the same."""
-    try:
-        return Run(folder).config()
-    except HarnessError:
-        return None
+#: a configuration as dotted keys
+Flat = Mapping[str, Any]
+#: options that a label names, and characters of a value that it shows
+MAX_OPTIONS, MAX_VALUE = 3, 24
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -126,3 +34,193 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix.removesuffix("."): node}
     return {k: v for key, inner in node.items() for k, v in flat(inner, f"{prefix}{key}.").items()}
+
+
+def configurations(names: Iterable[object], store: Path) -> dict[str, Flat]:
+    """Run → its configuration; empty if it cannot be read."""
+    found: dict[str, Flat] = {}
+    for name in dict.fromkeys(map(str, names)):
+        try:
+            found[name] = flat(Run(store / name).config())
+        except (HarnessError, RecursionError):
+            found[name] = {}
+    return found
+
+
+def labelled(
+    runs: pd.DataFrame,
+    configs: Mapping[str, Flat],
+    tables: Sequence[str],
+    shown: Collection[str] = (),
+) -> pd.DataFrame:
+    """Runs with `method` as the label, the method's `name`, and two more columns:
+
+    - `crossing`: parts that are not the method's own, as `distiller=none`, else ''. A method with
+      another labeler, objective or distiller is another method, even if it is the only row.
+    - `full`: the label with all options, their whole keys and values.
+
+    Options are part of a label only where runs of the method differ in them, and only if they are
+    not the method's defaults. Runs that differ in anything but the seed never share a label.
+
+    Args:
+        runs: as of `store.frame`. configs: of `configurations`. tables: columns that separate
+            tables. shown: fields that have a column of their own in the table.
+    """
+    recipes = {method: recipe(str(method)) for method in runs["method"].unique()}
+    crossing = {
+        run: _crossing(recipes[method], configs[run])
+        for run, method in zip(runs["run"], runs["method"], strict=True)
+    }
+    runs = runs.assign(crossing=runs["run"].map(crossing), name=runs["method"], short="", full="")
+    for (method, *_), group in runs.groupby(["method", *tables, "crossing", "tuned"]):
+        if group["settings"].nunique() > 1:
+            first = group.drop_duplicates("settings").set_index("settings")["run"]
+            variants = {str(settings): configs[run] for settings, run in first.items()}
+            for column, texts in _variants(variants, recipes[method], shown).items():
+                runs.loc[group.index, column] = group["settings"].map(texts)
+    stage = (" (" + runs["stage"] + ")").mask(runs["final"] | ("stage" in shown), "")
+    for column, options in (("full", "full"), ("method", "short")):
+        apart = runs[["crossing", options, "tuned"]].agg(
+            lambda texts: ", ".join(text for text in texts if text), axis=1
+        )
+        runs[column] = runs["name"] + stage + (" [" + apart + "]").mask(apart == "", "")
+    return runs.drop(columns="short")
+
+
+def recipe(method: str) -> DictConfig | None:
+    """The configuration file of a method or variant; None if it is not installed."""
+    for plugin in plugins.find()["methods"].values():
+        if method == plugin.name:
+            return plugins.load_config(plugin.folder / "config.yaml")
+        if path := plugin.variants.get(method.removeprefix(f"{plugin.name}_")):
+            node = plugins.load_config(plugin.folder / "config.yaml")
+            return vary(node, plugins.load_config(path), method)
+    return None
+
+
+@cache
+def _options(part: str) -> dict[str, DictConfig]:
+    """Option → its configuration file, of the harness's own options for a part."""
+    return {path.stem: plugins.load_config(path) for path in sorted((CONF / part).glob("*.yaml"))}
+
+
+def _option(part: str, target: object) -> str:
+    """The option that builds a part; its class's name where there is none."""
+    names = [name for name, node in _options(part).items() if node.get("_target_") == target]
+    return names[0] if names else str(target).rsplit(".", 1)[-1]
+
+
+def _foreign_parts(node: DictConfig, config: Flat) -> dict[str, str]:
+    """Part → option, of the parts of a run that are not its method's own."""
+    found = {}
+    for part, option in chosen_parts(node).items():
+        own = _options(part).get(str(option), {}).get("_target_")
+        own = OmegaConf.select(node, f"{part}._target_", default=own)
+        if (has := config.get(f"{part}._target_", own)) != own:
+            found[part] = _option(part, has)
+    return found
+
+
+def _crossing(node: DictConfig | None, config: Flat) -> str:
+    parts = {} if node is None else _foreign_parts(node, config)
+    return ", ".join(f"{part}={option}" for part, option in parts.items())
+
+
+def _variants(
+    variants: Mapping[str, Flat], node: DictConfig | None, shown: Collection[str]
+) -> dict[str, dict[str, str]]:
+    """`short` and `full` → settings → the options that set them apart."""
+    keys = sorted({key for config in variants.values() for key in config} - {"seed", "name"})
+    keys = [key for key in keys if len({str(c.get(key)) for c in variants.values()}) > 1]
+    default = {} if node is None else defaults(node, next(iter(variants.values())))
+    changed = {
+        settings: {
+            key: config.get(key)
+            for key in keys
+            if key not in shown and not is_default(key, config, default)
+        }
+        for settings, config in variants.items()
+    }
+    named = [key for key in keys if any(key in values for values in changed.values())]
+    short = {}
+    for settings, values in changed.items():
+        texts = [_text(key, value, named) for key, value in values.items()]
+        more = ["…"] if len(texts) > MAX_OPTIONS else []
+        short[settings] = ", ".join([*texts[:MAX_OPTIONS], *more])
+    rows = {s: (short[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
+    count = Counter(rows.values())
+    for settings, config in variants.items():
+        if count[rows[settings]] > 1 or not config:  # these options do not set it apart
+            short[settings] = settings
+    full = {
+        settings: ", ".join(f"{key}={value}" for key, value in values.items()) or short[settings]
+        for settings, values in changed.items()
+    }
+    return {"short": short, "full": full}
+
+
+def _text(key: str, value: object, keys: Sequence[str]) -> str:
+    """`labeler.eps=0.5` as short as it is clear among the keys of a table: `eps=0.5`."""
+    part, _, last = key.rpartition(".")
+    if last == "_target_":
+        return f"{part}={_option(part, value)}"
+    words = key.split(".")
+    endings = (".".join(words[place:]) for place in range(len(words) - 1, -1, -1))
+    name = next(e for e in endings if sum(f".{other}".endswith(f".{e}") for other in keys) == 1)
+    text = str(value).rsplit("/", 1)[-1]
+    return f"{name}={text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + '…'}"
+
+
+def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
+    """The defaults of a method as dotted keys, composed as conf/config.yaml says, for the parts,
+    protocol and data set that a run has. Interpolations stay as text.
+    """
+    name = config.get("protocol.name")
+    protocol = [n for group in ("protocol", "experiment") for n in _file(CONF / group, name)]
+    groups = {"backbone": "resnet50", **overridden(node)}
+    for changes in protocol:
+        groups |= overridden(changes)
+    foreign = _foreign_parts(node, config)
+    parts = {**chosen_parts(node), **foreign, "backbone": groups["backbone"]}
+    layers: list[Any] = [OmegaConf.load(CONF / "config.yaml")]
+    layers += [{part: _options(part).get(str(option))} for part, option in parts.items()]
+    layers.append(OmegaConf.masked_copy(node, [str(key) for key in node if key not in foreign]))
+    layers += protocol
+    if name == "published":
+        layers.append(node.get("published", {}))
+    dataset = plugins.find()["datasets"].get(str(config.get("dataset.name")))
+    if dataset is not None:
+        layers.append({"dataset": plugins.load_config(dataset.folder / "config.yaml")})
+    found: dict[str, Any] = {}
+    for layer in layers:
+        found |= flat(OmegaConf.to_container(OmegaConf.create(layer)))
+    return found
+
+
+def _file(folder: Path, name: object) -> Iterator[DictConfig]:
+    """A configuration file, after those that its defaults list names: `[demo, _self_]`."""
+    if (folder / f"{name}.yaml").is_file():
+        node = plugins.load_config(folder / f"{name}.yaml")
+        for other in node.get("defaults") or []:
+            yield from _file(folder, other)
+        yield node
+
+
+def is_default(key: str, config: Flat, default: Flat) -> bool:
+    """Whether an option of a run is its default. Defaults that follow other options follow those of
+    the run.
+    """
+    return key in default and bool(config.get(key) == _resolved(default[key], config))
+
+
+def _resolved(value: Any, config: Flat) -> Any:
+    """A default, its interpolation evaluated with the options of a run."""
+    if not isinstance(value, str) or not value.startswith("${"):
+        return value
+    if found := re.fullmatch(r"\$\{([\w.]+)\}", value):
+        return config.get(found[1])
+    if found := re.fullmatch(r"\$\{oc\.select:([\w.]+),(.*)\}", value):
+        return config.get(found[1], _resolved(found[2], config))
+    if found := re.fullmatch(r"\$\{if_parts:([\d.]+)\}", value):
+        return float(found[1]) if count_parts(config.get("backbone.views") or []) else 0.0
+    return value

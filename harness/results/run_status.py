@@ -1,4 +1,4 @@
-"""How far a run has come: finished, running, failed, unfinished or damaged."""
+"""The status of a run: finished, running, failed, unfinished or damaged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.files import write_json
-from harness.results.store import Run
+from harness.results.store import UNREADABLE_JSON, Run
 
 FAILED = "failed.json"
 
 
 @dataclass(frozen=True)
 class State:
-    """kind: finished, running, failed, unfinished or damaged. detail: its numbers, how far it came
-    or why it did not.
+    """kind: finished, running, failed, unfinished or damaged. detail: its metrics, its last epoch,
+    or why it failed.
     """
 
     kind: str
@@ -59,22 +59,22 @@ def _after(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def failure(run: Run) -> dict[str, Any] | None:
-    """Why a run failed: error, hint, kind, stage, epoch, time and, of what nobody foresaw, the
-    traceback. None if it did not.
+    """Why a run failed: error, hint, kind, stage, epoch, time and, for unexpected errors, the
+    traceback. None if it did not fail.
     """
     try:
         found = json.loads((run.folder / FAILED).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except UNREADABLE_JSON:
         found = None
     return found if isinstance(found, dict) else {"error": f"{FAILED} cannot be read"}
 
 
 @contextmanager
 def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]]) -> Iterator[None]:
-    """Leave `failed.json` in a run's folder if what is done here fails; an older one goes. Who
-    stops a run (Ctrl-C, a scheduler) makes it unfinished, not failed.
+    """Write `failed.json` to a run's folder if an exception passes; delete an older one. A run that
+    is stopped (Ctrl-C, a scheduler) is unfinished, not failed.
     """
     (run.folder / FAILED).unlink(missing_ok=True)
     try:
@@ -91,6 +91,6 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
             "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
             "traceback": None if known else "".join(format_exception(error)),
         }
-        with suppress(HarnessError):  # a full disk is reason enough; the first error is told
+        with suppress(HarnessError):  # the disk may be full; the first error counts
             write_json(run.folder / FAILED, note)
         raise

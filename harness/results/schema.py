@@ -1,107 +1,157 @@
-"""What a record has to hold, and how older ones are brought up to that.
+"""The schema of record.json, declared once. Every record is validated when it is read.
 
-Files on disk are never rewritten: `read` migrates in memory, one step a schema. A new schema is a
-number, a step in `STEPS`, and a frozen record of the one before under tests/results/frozen/.
-
-1   the first.
-2   says what the first left to the reader: `evaluated`, `dataset.not_as_published` and
-    `unreadable`, each stage's `network` and `images_per_second`.
+Sections may hold more than is declared here; what is declared is what tables, reports and
+checks rely on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core.hashing import card_hash
 
-SCHEMA = 2
-METRICS = ("mAP", "rank1", "rank5", "rank10", "mINP")
-#: section of a record → what tables need of it, and of which kind
-NEEDED: dict[str, dict[str, type]] = {
-    "experiment": {"method": str, "dataset": str, "seed": int},
-    "protocol": {"name": str, "hash": str, "cameras": bool, "selection": str},
-    "dataset": {},
-    "environment": {},
-    "metrics": dict.fromkeys(METRICS, float),
-}
+SCHEMA = 1
+#: metrics that an evaluated record cannot lack; others may have been added after it was written
+REQUIRED = ("mAP", "rank1")
+
+Metrics = dict[str, float]
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("it is not finite")
+    if isinstance(value, dict) or (isinstance(value, list) and any(
+        isinstance(item, list | dict) for item in value
+    )):  # fmt: skip
+        raise ValueError("it is nested")
+    return value
+
+
+class _Section(BaseModel):
+    """No coercion of types, and no nan or inf."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class Experiment(_Section):
+    """Method × data set × protocol × seed (the protocol has a section of its own)."""
+
+    method: str
+    dataset: str
+    seed: int
+
+
+class Tuned(_Section):
+    """The search that found the settings."""
+
+    search: str
+    criterion: str
+    by: str
+    trials: int
+
+
+class ProtocolCard(_Section):
+    """All that was held equal, as key and value, with a hash over it."""
+
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_printable)]]
+    name: str
+    hash: str
+    cameras: bool
+    selection: str
+    tuned: Tuned | None = None
+
+
+class Stage(_Section):
+    """One training phase: its metrics in percent, and what it cost."""
+
+    metrics: Metrics
+    epoch: int | None = None
+    images_per_second: float | None = None
+    extract_images_per_second: float | None = None
+    waiting: float | None = None
+    seconds: dict[str, float | None] | None = None
+    label_seconds: dict[str, float | None] | None = None
+
+
+class DatasetPart(_Section):
+    """One of the data sets that were joined."""
+
+    name: str
+    fingerprint: str
+
+
+class Dataset(_Section):
+    """The images. `not_as_published` is null where nothing is publicly known of them."""
+
+    fingerprint: str = ""
+    not_as_published: list[str] | None = None
+    parts: list[DatasetPart] = []
+
+
+class Init(_Section):
+    """The finished run that training began from."""
+
+    trained_on: str | None = None
+
+
+class Environment(_Section):
+    """Where it ran."""
+
+    device: str | None = None
+    cpu: str | None = None
+
+
+class Record(_Section):
+    """What a finished run leaves."""
+
+    experiment: Experiment
+    settings: str
+    protocol: ProtocolCard
+    evaluated: bool = True
+    metrics: Metrics
+    stages: Annotated[dict[str, Stage], Field(min_length=1)]
+    dataset: Dataset
+    environment: Environment
+    seconds: float
+    devices: int = 1
+    device_hours: float | None = None
+    memory_mib: dict[str, float] = {}
+    init: Init | None = None
+    networks_of: str | None = None
+    finished: str | None = None
 
 
 def read(raw: Any) -> dict[str, Any] | str:
-    """A record as this version has it, or what is wrong with it, in words.
-
-    Args:
-        raw: what stands in record.json; it is changed.
-    """
-    if not isinstance(raw, dict) or type(schema := raw.get("schema")) is not int:
-        return "record.json is of another schema"
-    if schema > SCHEMA:
-        return f"record.json is of schema {schema}, which a newer harness wrote"
-    if schema not in (*STEPS, SCHEMA):
-        return f"record.json is of another schema ({schema})"
-    record = raw
-    while (schema := record["schema"]) < SCHEMA:
-        STEPS[schema](record)
-        record["schema"] = schema + 1
-    if missing := list(_missing(record)):
-        return f"record.json lacks {', '.join(missing)}"
-    card = record["protocol"]
+    """A record as it was written, or what is wrong with it, in words."""
+    if not isinstance(raw, dict):
+        return "record.json does not hold a JSON object"
+    if type(raw.get("schema")) is not int or raw["schema"] != SCHEMA:
+        return f"record.json has schema {raw.get('schema')!r}, and this version reads {SCHEMA}"
+    try:
+        Record.model_validate(raw)
+    except ValidationError as error:
+        return f"record.json {_in_words(error)}"
+    found = {f"stages.{name}.metrics": stage["metrics"] for name, stage in raw["stages"].items()}
+    found["metrics"] = raw["metrics"]
+    lacking = [f"{place}.{key}" for place in found for key in REQUIRED if key not in found[place]]
+    if raw.get("evaluated", True) and lacking:
+        return f"record.json lacks {', '.join(lacking)}"
+    card = raw["protocol"]
     if (own := card_hash(card)) != card["hash"]:
         return f"record.json has protocol hash {card['hash']}, but its card gives {own}"
-    return record
+    return raw
 
 
-def _from_1(record: dict[str, Any]) -> None:
-    record.setdefault("evaluated", True)
-    record.setdefault("environment", {})
-    data = record.setdefault("dataset", {})
-    if isinstance(data, dict):
-        data.setdefault("not_as_published", None)
-        data.setdefault("unreadable", [])
-    stages = record.get("stages")
-    for name, stage in stages.items() if isinstance(stages, dict) else ():
-        if isinstance(stage, dict):
-            stage.setdefault("network", "untrained" if name == "initial" else "student")
-            stage.setdefault("images_per_second", None)
-
-
-#: schema → what makes a record of it one of the next, in place; it may meet any damage
-STEPS: dict[int, Callable[[dict[str, Any]], None]] = {1: _from_1}
-
-
-def _missing(record: dict[str, Any]) -> Iterator[str]:
-    """What tables need of a record and it does not have, or not of that kind. Of data without a
-    test part there are no metrics.
-    """
-    needed = NEEDED if record.get("evaluated", True) else NEEDED | {"metrics": {}}
-    for section, keys in needed.items():
-        inner = record.get(section)
-        if not isinstance(inner, dict):
-            yield section
-            continue
-        for key, kind in keys.items():
-            if not _is(kind, inner.get(key)):
-                yield f"{section}.{key}"
-    if not isinstance(record.get("settings"), str):
-        yield "settings"
-    stages = record.get("stages")
-    if not isinstance(stages, dict) or not stages:
-        yield "stages"
-        return
-    for name, stage in stages.items():
-        metrics = stage.get("metrics") if isinstance(stage, dict) else None
-        if not isinstance(metrics, dict):
-            yield f"stages.{name}.metrics"
-            continue
-        for key, kind in needed["metrics"].items():
-            if not _is(kind, metrics.get(key)):
-                yield f"stages.{name}.metrics.{key}"
-
-
-def _is(kind: type, value: object) -> bool:
-    if kind is float:
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            return False
-        return math.isfinite(value)
-    return type(value) is kind
+def _in_words(error: ValidationError) -> str:
+    """The missing fields, or else the first one that is not valid."""
+    errors = error.errors(include_url=False, include_input=False)
+    fields = {".".join(map(str, e["loc"])): e for e in errors}
+    missing = [field for field, e in fields.items() if e["type"] == "missing"]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    field, first = next(iter(fields.items()))
+    message = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    return f"has no valid {field} ({message})"

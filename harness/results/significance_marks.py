@@ -1,4 +1,4 @@
-"""Which rows of a table lead: the best, and all that are not significantly behind it."""
+"""Significance marks: the best row of a metric, and all that are not significantly behind it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,22 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.metrics import METRICS, in_tables
 from harness.core.tuned import ORACLE
-from harness.results import marks_cache as lead_cache
 from harness.results.comparisons import Comparison
 from harness.results.significance import Bootstrap, Difference, holm
 from harness.results.store_check import UNREADABLE
 
-#: the level of intervals, and what is called significant
+#: the level of intervals, and of what is called significant
 LEVEL = 0.95
-#: metric → its value for each query, from average precision and rank of the first match
-PER_QUERY = {
-    "mAP": lambda ap, first: ap,
-    "rank1": lambda ap, first: first <= 1,
-    "rank5": lambda ap, first: first <= 5,
-    "rank10": lambda ap, first: first <= 10,
-}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of a table and their difference in a metric, in points of per cent.
+    """Two rows of a table and their difference in a metric, in percentage points.
 
-    p: corrected for all pairs that were compared with it. by_person: whether queries of one person
-        were drawn together, or each on its own.
+    p: corrected for all pairs that were compared with it. by_identity: whether queries of one
+        identity were drawn together, or each on its own.
     """
 
     a: str
@@ -42,104 +35,106 @@ class Pair:
     metric: str
     difference: Difference
     p: float
-    by_person: bool
+    by_identity: bool
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: a row's label, its runs, and the stage that was tested."""
+    """A row to be compared: its label, its runs, and the stage that was tested."""
 
     label: str
     runs: tuple[str, ...]
     stage: str
 
-    def files(self, store: Path) -> list[Path]:
-        """Where its results by query are kept."""
-        return [store / run / "per_query.npz" for run in self.runs]
+
+@dataclass(frozen=True)
+class SignificanceMarks:
+    """Rows of a metric that are printed bold (no row is significantly better) and underlined."""
+
+    best: frozenset[str]
+    second: frozenset[str]
+
+    def of(self, label: str) -> str:
+        """'best', 'second' or ''."""
+        return "best" if label in self.best else "second" if label in self.second else ""
 
 
 class Queries:
-    """What every query of a test set found, by entry; read once."""
+    """Per-query results of the entries that kept them for the same queries."""
 
     def __init__(self, store: Path, entries: Sequence[Entry]) -> None:
-        self.store, self.entries = store, {entry.label: entry for entry in entries}
-        self._values: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        self._drawn: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
         self._identities: np.ndarray | None = None
+        found = {entry.label: self._read(store, entry) for entry in entries}
+        #: label → array of `Metric.arrays` → its values (S, Q), of seeds and queries
+        self.arrays = {label: arrays for label, arrays in found.items() if arrays is not None}
+        if len({len(arrays["first_match_rank"][0]) for arrays in self.arrays.values()}) > 1:
+            self.arrays = {}
+        self._means: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
 
-    @cached_property
-    def known(self) -> list[str]:
-        """Entries whose runs all kept results by query, for the same queries."""
-        found = [label for label, entry in self.entries.items() if self._read(entry)]
-        counts = {self._values[label][0].shape[1] for label in found}
-        return found if len(counts) <= 1 else []
-
-    def _read(self, entry: Entry) -> bool:
-        ap, first = [], []
-        for path in entry.files(self.store):
+    def _read(self, store: Path, entry: Entry) -> dict[str, np.ndarray] | None:
+        """What all runs of an entry kept; None without ranks, or if runs had other queries."""
+        runs = []
+        for run in entry.runs:
             try:
-                with np.load(path) as arrays:
-                    ap.append(arrays[f"{entry.stage}_ap"])
-                    first.append(arrays[f"{entry.stage}_first_match_rank"])
-                    if self._identities is None and "query_identity" in arrays:
-                        self._identities = arrays["query_identity"]
+                with np.load(store / run / "per_query.npz") as file:
+                    stored = {key.removeprefix(f"{entry.stage}_"): key for key in file.files}
+                    wanted = {name for metric in METRICS.values() for name in metric.arrays}
+                    runs.append({name: file[stored[name]] for name in wanted & stored.keys()})
+                    if self._identities is None and "query_identity" in stored:
+                        self._identities = file["query_identity"]
             except UNREADABLE:
-                return False
-        if len({len(values) for values in ap}) != 1:
-            return False
-        self._values[entry.label] = np.stack(ap).astype(float), np.stack(first)
-        return True
+                return None
+        names = set.intersection(*(set(arrays) for arrays in runs))
+        lengths = {len(array) for arrays in runs for array in arrays.values()}
+        if "first_match_rank" not in names or len(lengths) != 1:
+            return None
+        return {name: np.stack([arrays[name] for arrays in runs]) for name in names}
 
     @cached_property
     def _valid(self) -> np.ndarray:
-        """(Q,) the queries that have a correct image to find: the same for all."""
-        return np.all([(self._values[label][1] > 0).all(0) for label in self.known], axis=0)
+        """(Q,) the queries that have a correct match: the same for all."""
+        ranks = [arrays["first_match_rank"] for arrays in self.arrays.values()]
+        return np.all([(rank > 0).all(0) for rank in ranks], axis=0)
+
+    @property
+    def by_identity(self) -> bool:
+        """Whether the identities of the queries are known."""
+        return self._identities is not None and len(self._identities) == len(self._valid)
 
     @cached_property
     def bootstrap(self) -> Bootstrap | None:
-        """Draws that all comparisons share; none of fewer than two people."""
-        people = self._identities
-        if people is None or len(people) != len(self._valid):
-            people = np.arange(len(self._valid))
-        people = people[self._valid]
-        return Bootstrap(people) if len(np.unique(people)) >= 2 else None
+        """Draws that all comparisons share; None for fewer than two identities."""
+        if not self.arrays:
+            return None
+        drawn = self._identities if self.by_identity else np.arange(len(self._valid))
+        assert drawn is not None
+        drawn = drawn[self._valid]
+        return Bootstrap(drawn) if len(np.unique(drawn)) >= 2 else None
 
-    @property
-    def by_person(self) -> bool:
-        """Whether it is known whose queries they are."""
-        return self._identities is not None and len(self._identities) == len(self._valid)
-
-    def values(self, label: str, metric: str) -> np.ndarray:
-        """(S, Q) of seeds and queries, in per cent."""
-        ap, first = (values[:, self._valid] for values in self._values[label])
-        return 100.0 * PER_QUERY[metric](ap, first).astype(float)
+    def has(self, label: str, metric: str) -> bool:
+        """Whether an entry kept the arrays of a metric."""
+        return set(METRICS[metric].arrays) <= self.arrays.get(label, {}).keys()
 
     def pairs(self, pairs: Sequence[tuple[str, str]], metric: str) -> list[Pair]:
         """Differences of rows, with p-values corrected for this many (Holm, 1979)."""
         found = [self._difference(a, b, metric) for a, b in pairs]
         corrected = holm([difference.p for difference in found])
         return [
-            Pair(a, b, metric, difference, p, self.by_person)
+            Pair(a, b, metric, difference, p, self.by_identity)
             for (a, b), difference, p in zip(pairs, found, corrected, strict=True)
         ]
 
     def _difference(self, a: str, b: str, metric: str) -> Difference:
         assert self.bootstrap is not None
         for label in (a, b):
-            if (label, metric) not in self._drawn:
-                values = self.values(label, metric)
-                mean = float(values.mean())
-                self._drawn[label, metric] = mean, self.bootstrap.means(values)
-        (mean_a, means_a), (mean_b, means_b) = self._drawn[a, metric], self._drawn[b, metric]
+            if (label, metric) not in self._means:
+                arrays = {
+                    name: values[:, self._valid] for name, values in self.arrays[label].items()
+                }
+                values = 100.0 * METRICS[metric].values(arrays).astype(float)
+                self._means[label, metric] = float(values.mean()), self.bootstrap.means(values)
+        (mean_a, means_a), (mean_b, means_b) = self._means[a, metric], self._means[b, metric]
         return self.bootstrap.difference(mean_a - mean_b, means_a, means_b, LEVEL)
-
-
-@dataclass(frozen=True)
-class Marks:
-    """Rows of a metric that are printed bold (no row is significantly better) and underlined."""
-
-    best: frozenset[str]
-    second: frozenset[str]
 
 
 def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
@@ -147,53 +142,45 @@ def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
     return (rows["selection"] == "oracle") | rows["tuned"].str.contains(ORACLE, regex=False)
 
 
-def marks(comparison: Comparison) -> dict[str, Marks]:
-    """Metric → which rows lead. Competing are last stages whose checkpoint and settings were not
-    chosen on the test set. Without results by query nothing shows that a lead is one: the metric
-    has no marks.
+def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
+    """Metric → marks. Competing are last stages whose checkpoint and settings were not chosen on
+    the test set. A metric without per-query results of every competing row has no marks.
     """
     rows = comparison.rows
     competing = rows[rows["final"] & ~chosen_on_test(rows)]
     scores = {
-        metric: dict(zip(competing["method"], competing[metric], strict=True))
-        for metric in PER_QUERY
+        key: dict(zip(competing["method"], competing[key], strict=True)) for key in in_tables()
     }
-    return leading(Path(comparison.store), _entries(competing.to_dict("records")), scores)
+    return mark_entries(Path(comparison.store), _entries(competing.to_dict("records")), scores)
 
 
-def leading(
+def mark_entries(
     store: Path, entries: Sequence[Entry], scores: Mapping[str, Mapping[str, float]]
-) -> dict[str, Marks]:
-    """Metric → which entries lead, of those that were tested on the same queries.
+) -> dict[str, SignificanceMarks]:
+    """Metric → marks of entries that were tested on the same queries.
 
     Args:
-        scores: metric → label → mean over seeds, in per cent.
+        scores: metric → label → mean over seeds, in percent.
     """
     if len(entries) < 2:
         return {}
-    if sum(len(entry.runs) for entry in entries) < lead_cache.LEAST:
-        return _leading(store, entries, scores)
-    with lead_cache.opened(store, entries, scores) as kept:
-        if kept.marks is None:
-            found = _leading(store, entries, scores)
-            kept.marks = {m: (sorted(x.best), sorted(x.second)) for m, x in found.items()}
-        return {m: Marks(frozenset(b), frozenset(s)) for m, (b, s) in kept.marks.items()}
-
-
-def _leading(
-    store: Path, entries: Sequence[Entry], scores: Mapping[str, Mapping[str, float]]
-) -> dict[str, Marks]:
     queries = Queries(store, entries)
-    if len(queries.known) < len(entries) or queries.bootstrap is None:
-        return {}
     found = {}
     for metric, means in scores.items():
-        order = sorted(means, key=lambda label: -means[label])
+        tested = all(queries.has(e.label, metric) for e in entries)
+        if queries.bootstrap is None or not tested or np.isnan(list(means.values())).any():
+            continue
+        order = _best_first(means, metric)
         behind = queries.pairs([(order[0], other) for other in order[1:]], metric)
         best = {order[0], *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
         rest = [label for label in order if label not in best]
-        found[metric] = Marks(frozenset(best), frozenset(rest[:1]))
+        found[metric] = SignificanceMarks(frozenset(best), frozenset(rest[:1]))
     return found
+
+
+def _best_first(means: Mapping[str, float], metric: str) -> list[str]:
+    sign = -1 if METRICS[metric].higher_is_better else 1
+    return sorted(means, key=lambda label: sign * means[label])
 
 
 def _entries(rows: Iterable[Mapping[Any, Any]]) -> list[Entry]:
@@ -204,14 +191,14 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
     """All pairs of the rows that are named, the better one first.
 
     Args:
-        names: labels of rows; none of them for all last stages.
+        names: labels of rows; if empty, all last stages.
 
     Raises:
-        ConfigError: there is no such row, or its runs kept no results by query.
+        ConfigError: there is no such row, or its runs kept no per-query results.
     """
-    if metric not in PER_QUERY:
+    if metric not in METRICS:
         raise ConfigError(
-            f"{metric} cannot be compared query by query.", did_you_mean(metric, PER_QUERY)
+            f"{metric} cannot be compared query by query.", did_you_mean(metric, METRICS)
         )
     rows = comparison.rows
     by_label = {str(row["method"]): row for row in rows.to_dict("records")}
@@ -220,15 +207,19 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
     for name in wanted:
         if name not in by_label:
             raise ConfigError(
-                f"There is no row '{name}' in {comparison.title}.",
-                did_you_mean(name, by_label),
+                f"There is no row '{name}' in {comparison.title}.", did_you_mean(name, by_label)
             )
-        if name not in queries.known or queries.bootstrap is None:
+        if not queries.has(name, metric):
             raise ConfigError(
-                f"The runs of '{name}' ({', '.join(by_label[name]['runs'])}) lack "
-                "per_query.npz, or it is of other queries.",
-                "Run them again with overwrite=always.",
+                f"The runs of '{name}' ({', '.join(by_label[name]['runs'])}) lack per-query "
+                f"results of {metric} (per_query.npz), or have them for other queries.",
+                "Add them: harness run … overwrite=only-missing; or run again: overwrite=always.",
             )
-    order = sorted(wanted, key=lambda name: -float(by_label[name][metric]))
+    if queries.bootstrap is None:
+        raise ConfigError(
+            f"The queries of {comparison.title} have fewer than two identities.",
+            "A bootstrap over identities needs more.",
+        )
+    order = _best_first({name: float(by_label[name][metric]) for name in wanted}, metric)
     pairs = [(a, b) for place, a in enumerate(order) for b in order[place + 1 :]]
     return queries.pairs(pairs, metric)

@@ -1,22 +1,23 @@
-"""The store: one folder a cell. Safe with many writers: a folder has one owner at a time.
+"""The store: one folder per run. Many processes may write to it, but only one to each folder.
 
 results/runs/mskd-market1501-s0-1a2b3c4d/
-    record.json      what came out: written once, last; a folder without it is unfinished
-    config.json      the resolved configuration
-    history.json     one row an epoch
-    per_query.npz    average precision and first match of every query, by stage
-    checkpoint.pt    to resume from, while unfinished
-    failed.json      why it stopped, if it did by an error
-    <stage>.pt       the network at the end of each stage
+    record.json            the results, written once, at the end; without it a run is unfinished
+    config.json            the resolved configuration
+    history.json           one row per epoch
+    per_query.npz          average precision and first match of every query, by stage
+    checkpoint.pt          to resume from, while unfinished
+    failed.json            the error, if one stopped the run
+    <stage>.pt             the network at the end of each stage
     <stage>_features.npz   features of the test images, with evaluation.keep_features=true
-    evaluation-*.json      metrics by another rule, from harness eval --save
+    evaluation-*.json      metrics by another evaluation protocol, from harness eval --save
+    eval-*.json            metrics on another data set, from harness eval dataset=… --save
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,30 +26,31 @@ from filelock import FileLock, Timeout
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.files import make_folder
+from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
 from harness.results import schema
-from harness.results.schema import METRICS, SCHEMA
+from harness.results.schema import SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["METRICS", "SCHEMA", "Run", "Store", "load"]
+__all__ = ["EXPERIMENT", "SCHEMA", "Run", "Store", "describe", "frame", "load", "trained_on"]
+#: columns that identify an experiment. Two runs that agree in them are duplicates: tables count one
+EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
 SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
-#: seconds to wait for a run's lock: who only looks whether it is held lets go at once
-PATIENCE = 2.0
+#: seconds to wait for a run's lock; status checks hold it for a moment only
+LOCK_TIMEOUT = 2.0
 LOCK = ".lock"
+#: errors of a JSON file that is missing, damaged or nested too deeply
+UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One cell's folder.
-
-    known: what record.json holds, where the store's index has it already.
-    """
+    """The folder of one experiment."""
 
     folder: Path
-    known: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -56,19 +58,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has a record that reads and is of this schema."""
+        """Whether it has a valid record."""
         return self.problem is None and bool(self._record)
 
     @cached_property
     def _record(self) -> dict[str, Any] | str:
         """The record, or what is wrong with it."""
-        if self.known is not None:
-            return schema.read(self.known)
         try:
             raw = json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, RecursionError) as error:
+        except UNREADABLE_JSON as error:
             return f"record.json cannot be read ({error})"
         return schema.read(raw)
 
@@ -96,16 +96,17 @@ class Run:
         Raises:
             HarnessError: the run has none.
         """
+        found, cause = None, None
         try:
             found = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            if isinstance(found, dict):
-                return found
-        except (OSError, ValueError) as error:
-            raise HarnessError(f"{self.folder} has no readable config.json.") from error
-        raise HarnessError(f"{self.folder} has no readable config.json.")
+        except UNREADABLE_JSON as error:
+            cause = error
+        if not isinstance(found, dict):
+            raise HarnessError(f"{self.folder} has no readable config.json.") from cause
+        return found
 
     def history(self) -> list[dict[str, Any]]:
-        """One row an epoch; empty before the first.
+        """One row per epoch; empty before the first.
 
         Raises:
             HarnessError: it is damaged.
@@ -115,7 +116,7 @@ class Run:
             rows = json.loads((self.folder / "history.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
+        except UNREADABLE_JSON as error:
             raise HarnessError(
                 f"{self.folder}: history.json cannot be read ({error}).", hint
             ) from error
@@ -124,15 +125,15 @@ class Run:
         return rows
 
     def lock(self) -> FileLock:
-        """The right to write here; let go by the system when the process dies.
+        """The exclusive right to write here. The system releases it when the process dies.
 
         Raises:
-            HarnessError: another process has it, or the folder cannot be written.
+            HarnessError: another process holds it, or the folder cannot be written.
         """
         make_folder(self.folder)
         lock = FileLock(self.folder / LOCK)
         try:
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
             raise HarnessError(
                 f"Another process is running {self.name}.",
@@ -147,8 +148,8 @@ class Run:
 
     @property
     def running(self) -> bool:
-        """Whether a process, on this machine or another, has it now. Where its lock cannot be
-        opened (another's store, to look at), no.
+        """Whether a process, on this machine or another, holds the lock. False where the lock
+        cannot be opened (a read-only store).
         """
         if not (self.folder / LOCK).is_file():
             return False
@@ -170,20 +171,20 @@ class Store:
     folder: Path
 
     def run(self, name: str) -> Run:
-        """The folder of one cell, there or not."""
+        """The run of this name, whether it exists or not."""
         return Run(self.folder / name)
 
     def runs(self) -> Iterator[Run]:
-        """All cells, by name."""
-        from harness.results import index  # which makes runs
-
-        return index.runs(self.folder)
+        """All runs, by name: folders with a configuration or a record."""
+        for path in sorted(self.folder.glob("[!.]*")):
+            if (path / "config.json").is_file() or (path / "record.json").is_file():
+                yield Run(path)
 
     def find(self, name: str) -> Run:
-        """A run by its folder, its name, or the beginning of its name if only one fits.
+        """A run by its folder, its name, or the beginning of its name if that is unique.
 
         Raises:
-            ConfigError: none or several fit.
+            ConfigError: no run fits, or more than one.
         """
         path = Path(name).expanduser()
         if (path / "config.json").is_file():
@@ -201,36 +202,45 @@ class Store:
         )
 
 
-def _device(environment: dict[str, Any]) -> str | None:
-    """The GPU's name, or the processor's."""
-    device = environment.get("device")
-    return environment.get("cpu") or device if device == "CPU" else device
+def trained_on(record: Mapping[str, Any]) -> str:
+    """What a run's network was trained on; with `init=RUN`, what that run was trained on first."""
+    name = str(record["experiment"]["dataset"])
+    before = (record.get("init") or {}).get("trained_on")
+    if all(result.get("epoch") is None for result in record["stages"].values()):
+        return str(before) if before else "–"
+    return f"{before} → {name}" if before else name
 
 
-def _gpu_hours(record: dict[str, Any]) -> float | None:
-    """Hours of the whole cell times its GPUs; None on a CPU."""
-    seconds = record.get("seconds")
-    if record["environment"].get("device") in (None, "CPU") or seconds is None:
-        return None
-    return float(record.get("device_hours", seconds * record.get("devices", 1) / 3600))
-
-
-def _cost(record: dict[str, Any]) -> dict[str, Any]:
-    """What a whole cell took. Before it was counted, a cell ran on one device."""
-    devices, seconds = record.get("devices", 1), record.get("seconds")
-    hours = None if seconds is None else seconds * devices / 3600
-    peak = record.get("memory_mib", {})
+def describe(run: Run) -> dict[str, Any]:
+    """The columns of `frame` that all stages of a finished run share."""
+    record = run.record
+    experiment, card, data = record["experiment"], record["protocol"], record["dataset"]
+    environment, peak = record["environment"], record.get("memory_mib", {})
+    devices, on_cpu = record.get("devices", 1), environment.get("device") in (None, "CPU")
+    hours = record.get("device_hours")
+    hours = record["seconds"] * devices / 3600 if hours is None else hours
     return {
+        "run": run.name,
+        "method": experiment["method"],
+        "dataset": experiment["dataset"],
+        "data": data.get("fingerprint", "")[:8],
+        "unlike": "; ".join(data.get("not_as_published") or []),
+        "protocol": card["name"],
+        "protocol_hash": card["hash"],
+        "seed": experiment["seed"],
+        "settings": record["settings"],
+        "cameras": card["cameras"],
+        "selection": card["selection"],
+        "tuned": row_mark(card),
+        "finished": record.get("finished"),
+        "seconds": record["seconds"],
+        "gpu_hours": None if on_cpu else hours,
+        "device": (environment.get("cpu") if on_cpu else None) or environment.get("device"),
         "devices": devices,
-        "device_hours": record.get("device_hours", hours),
+        "device_hours": hours,
         "memory_host": peak.get("host"),
         "memory_device": peak.get("device"),
     }
-
-
-def _phases(stage: dict[str, Any]) -> dict[str, Any]:
-    seconds, steps = stage.get("seconds") or {}, stage.get("label_seconds") or {}
-    return {f"seconds_{phase}": seconds.get(phase, steps.get(phase)) for phase in PHASES}
 
 
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
@@ -239,17 +249,17 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
 
 
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
-    """Finished runs as a tidy table: one row a stage of a run (and one for untrained runs).
+    """Finished runs as a tidy table: one row per stage, and one for an untrained run.
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
-    (fingerprint), unlike (how they differ from what was published, '' if they do not or nothing is
-    known), protocol, protocol_hash, seed, settings (hash of all but the seed), cameras, selection,
-    tuned (the search that its settings come from, '' if none), the metrics in percent,
-    images_per_second, extract_images_per_second, waiting (the share of training that the network
-    waited for data), seconds (of the whole cell), gpu_hours (missing on a CPU), device, devices,
-    device_hours, memory_host and memory_device (peak MiB), the seconds_… of the stage's phases:
-    extract, label (with its parts search, jaccard, cluster), train, test, and finished (day). What
-    an older record lacks is missing. Damaged records are left out; `Run.problem` tells of them.
+    (fingerprint), unlike (how the data differ from what was published, '' if they do not or nothing
+    is known), protocol, protocol_hash, seed, settings (hash of everything but the seed), cameras,
+    selection, tuned (the search that found the settings, '' if none), the metrics in percent,
+    images_per_second, extract_images_per_second, waiting (the share of training time that the
+    network waited for data), seconds (of the whole run), gpu_hours (missing on a CPU), device,
+    devices, device_hours, memory_host and memory_device (peak MiB), the seconds_… of the stage's
+    phases: extract, label (with its parts search, jaccard, cluster), train, test, and finished
+    (day). Values that a record lacks are missing. Damaged records are left out: see `Run.problem`.
     """
     import pandas as pd
 
@@ -257,37 +267,18 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     for run in runs:
         if not run.finished:
             continue
-        record = run.record
-        cell, card = record["experiment"], record["protocol"]
-        unlike = record.get("dataset", {}).get("not_as_published") or []
-        base = {
-            "run": run.name,
-            "method": cell["method"],
-            "dataset": cell["dataset"],
-            "data": record.get("dataset", {}).get("fingerprint", "")[:8],
-            "unlike": "; ".join(unlike),
-            "protocol": card["name"],
-            "protocol_hash": card["hash"],
-            "seed": cell["seed"],
-            "settings": record["settings"],
-            "cameras": card["cameras"],
-            "selection": card["selection"],
-            "tuned": row_mark(card),
-            "finished": record.get("finished"),
-            "seconds": record.get("seconds"),
-            "gpu_hours": _gpu_hours(record),
-            "device": _device(record["environment"]),
-            **_cost(record),
-        }
-        stages = record["stages"]
+        base, stages = describe(run), run.record["stages"]
         for position, (stage, result) in enumerate(stages.items(), start=1):
             if not result["metrics"]:  # not evaluated
                 continue
+            seconds = (result.get("label_seconds") or {}) | (result.get("seconds") or {})
             rows.append(
                 base
                 | {"stage": stage, "final": position == len(stages)}
+                | dict.fromkeys(METRICS)
                 | result["metrics"]
                 | {key: result.get(key) for key in SPEEDS}
-                | _phases(result)
+                | {f"seconds_{phase}": seconds.get(phase) for phase in PHASES}
             )
-    return pd.DataFrame(rows)
+    numbers = [*METRICS, *SPEEDS, "gpu_hours"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)) if rows else pd.DataFrame()

@@ -1,7 +1,7 @@
-"""What is wrong in a store: records that are damaged, contradict themselves, or are there twice.
+"""Checks a store for records that are damaged, contradictory, or duplicates.
 
-Tables leave damaged ones out and say so; a cell that is there twice counts once. `harness list
-problems` reads every file of every run; tables, which have to be quick, the records alone.
+Tables leave damaged records out and say so; a duplicate experiment counts once. `harness list
+problems` reads every file of every run; tables, which have to be fast, only the records.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 
 from harness.core.errors import HarnessError
-from harness.results.store import Run
+from harness.results.store import EXPERIMENT, Run, describe
 
-#: points of per cent that a recorded mAP may be off the mean of its queries', which are float32
+#: percentage points by which a recorded mAP may differ from the mean over its float32 queries
 ROUNDING = 0.01
-#: what np.load raises of a file that is no whole .npz
+#: what np.load raises for a damaged .npz
 UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """run: its name. text: what is wrong. left_out: whether tables do without the run for it."""
+    """run: its name. text: what is wrong. left_out: whether tables leave the run out."""
 
     run: str
     text: str
@@ -35,21 +35,22 @@ class Problem:
         return f"{'left out' if self.left_out else 'note'}: {self.run}: {self.text}"
 
 
-def of_records(runs: Iterable[Run]) -> Iterator[Problem]:
-    """What the records alone show: damage, other protocols' hashes, cells that are there twice."""
-    cells: dict[tuple[Any, ...], str] = {}
+def record_problems(runs: Iterable[Run]) -> Iterator[Problem]:
+    """What the records alone show: damage, other protocols' hashes, duplicates."""
+    names: dict[tuple[Any, ...], str] = {}
     for run in runs:
         if run.problem:
             yield Problem(run.name, run.problem, left_out=True)
         elif run.finished:
-            first = cells.setdefault(_cell(run.record), run.name)
+            columns = describe(run)
+            first = names.setdefault(tuple(columns[key] for key in EXPERIMENT), run.name)
             if first != run.name:
                 yield Problem(run.name, f"is the same experiment as {first}, and counts once")
 
 
-def of_files(runs: Sequence[Run]) -> Iterator[Problem]:
+def file_problems(runs: Sequence[Run]) -> Iterator[Problem]:
     """All that can be checked without images and networks."""
-    yield from of_records(runs)
+    yield from record_problems(runs)
     for run in runs:
         for text in (*_in_config(run), *_in_history(run)):
             yield Problem(run.name, text)
@@ -58,30 +59,21 @@ def of_files(runs: Sequence[Run]) -> Iterator[Problem]:
                 yield Problem(run.name, text)
 
 
-def _cell(record: dict[str, Any]) -> tuple[Any, ...]:
-    experiment = record["experiment"]
-    data = str(record["dataset"].get("fingerprint", ""))[:8]
-    return (experiment["method"], experiment["dataset"], data, record["protocol"]["hash"],
-            record["settings"], experiment["seed"])  # fmt: skip
-
-
 def _in_config(run: Run) -> Iterator[str]:
     """The configuration and the record have to be of one experiment."""
     try:
         config = run.config()
     except HarnessError:
-        yield "config.json cannot be read: tables cannot tell its variant, nor a rerun its settings"
+        yield "config.json cannot be read: its options are missing from row labels and for a rerun"
         return
-    if not run.finished or not config:
+    if not run.finished:
         return
-    experiment = run.record["experiment"]
-    method = config.get("method")
-    said = method.get("name") if isinstance(method, dict) else None
-    for word, here, there in (
-        ("method", said, experiment["method"]), ("seed", config.get("seed"), experiment["seed"]),
-    ):  # fmt: skip
-        if here is not None and here != there:
-            yield f"config.json says {word} {here}, the record {there}"
+    method, experiment = config.get("method"), run.record["experiment"]
+    found = {"method": method.get("name") if isinstance(method, dict) else None,
+             "seed": config.get("seed")}  # fmt: skip
+    for key, value in found.items():
+        if value is not None and value != experiment[key]:
+            yield f"config.json says {key} {value}, the record {experiment[key]}"
 
 
 def _in_history(run: Run) -> Iterator[str]:
@@ -92,14 +84,14 @@ def _in_history(run: Run) -> Iterator[str]:
 
 
 def _in_record(record: dict[str, Any]) -> Iterator[str]:
-    """Numbers that cannot be, or contradict each other."""
+    """Numbers that are impossible or contradict each other."""
     last = list(record["stages"].values())[-1]["metrics"]
     if record["metrics"] != last:
         yield "its metrics are not those of its last stage"
     for name, stage in record["stages"].items():
         for key, value in stage["metrics"].items():
             if (key == "mAP" or key.startswith("rank")) and not 0 <= value <= 100:
-                yield f"{name}: {key} {value} is no percentage"
+                yield f"{name}: {key} {value} is not a percentage"
 
 
 def _in_queries(run: Run) -> Iterator[str]:
@@ -107,7 +99,7 @@ def _in_queries(run: Run) -> Iterator[str]:
     path = run.folder / "per_query.npz"
     if not path.is_file():
         if run.record["metrics"]:
-            yield "per_query.npz is missing: no table can say whether its lead is one"
+            yield "per_query.npz is missing: no difference to it can be tested for significance"
         return
     try:
         with np.load(path) as arrays:

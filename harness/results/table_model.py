@@ -1,22 +1,30 @@
-"""Tables as they are written, whatever the format: columns, cells, and what stands below."""
+"""Tables in any format: columns, cells with numbers and marks, and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
 
-from harness.results.comparisons import METRICS, Comparison
-from harness.results.significance_marks import LEVEL, Marks, Pair, chosen_on_test, marks
+from harness.core.metrics import METRICS, in_tables
+from harness.results.comparisons import COSTS, Comparison
+from harness.results.significance_marks import (
+    LEVEL,
+    Pair,
+    SignificanceMarks,
+    chosen_on_test,
+    significance_marks,
+)
 
-ORACLE = "best on test (oracle)"
+CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell: words, or a number with its deviation.
+    """Text, or a number with its standard deviation.
 
     mark: 'best' (bold), 'second' (underlined) or ''.
     """
@@ -44,14 +52,19 @@ class Column:
     numeric: bool = True
     group: str = ""
 
+    @property
+    def heading(self) -> str:
+        """Both on one line."""
+        return f"{self.group} {self.title}".strip()
+
 
 @dataclass(frozen=True)
-class Sheet:
-    """One table to be written.
+class Table:
+    """One table.
 
-    methods: what each row's method is called in its folder, '' if it has none; for citations.
-    notes: sentences below it, the protocol first. kind: '' for methods by metrics, else what it
-        is: `compare` or `pivot`.
+    methods: the name of each row's method for citations, '' if it has none.
+    notes: sentences below it, the protocol first. kind: '' for the leaderboard, else `compare` or
+        `pivot`.
     """
 
     title: str
@@ -63,68 +76,74 @@ class Sheet:
     protocol: str = ""
     kind: str = ""
 
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """(heading, width) of the row above the headings; empty if no column has a group."""
+        found = [(name, len(list(same))) for name, same in groupby(c.group for c in self.columns)]
+        return found if any(name for name, _ in found) else []
+
 
 def number(value: Any, std: Any = None, digits: int = 1, mark: str = "") -> Cell:
-    """A cell for a number, '–' if there is none."""
+    """A cell for a number, '–' if it is missing."""
     if value is None or pd.isna(value):
         return Cell("–")
     return Cell("", float(value), None if std is None or pd.isna(std) else float(std), digits, mark)
 
 
-def sheet(comparison: Comparison) -> Sheet:
-    """A comparison's table: methods by metrics, seeds, throughput, published numbers."""
+def values() -> dict[str, tuple[str, int]]:
+    """What a table can show of a row → its heading and decimals."""
+    metrics = {key: (metric.label, metric.decimals) for key, metric in METRICS.items()}
+    return {**metrics, "seeds": ("Seeds", 0), **COSTS}
+
+
+def numbers(
+    row: Mapping[Any, Any], shown: Iterable[str], marks: Mapping[str, SignificanceMarks], label: str
+) -> list[Cell]:
+    """The cells of a row for some of `values`."""
+    return [
+        number(row.get(key), row.get(f"{key}_std"), values()[key][1],
+               marks[key].of(label) if key in marks else "")
+        for key in shown
+    ]  # fmt: skip
+
+
+def leaderboard(comparison: Comparison) -> Table:
+    """The table of a comparison: methods by metrics, seeds, costs, published numbers."""
     rows = comparison.rows
-    led = marks(comparison)
+    marks = significance_marks(comparison)
+    shown = [*in_tables(), "seeds", *(key for key in COSTS if key != "gpu_hours")]
+    if rows["gpu_hours"].notna().any():
+        shown.append("gpu_hours")
     columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
-    columns += [Column(title) for title in METRICS.values()]
-    columns += [Column("Seeds"), Column("Images/s"), Column("Hours")]
-    if gpus := bool(rows["gpu_hours"].notna().any()):
-        columns.append(Column("GPU-hours"))
-    shown = "published_mAP" in rows
-    if shown:
-        columns += [Column("mAP", group="Published"), Column("Rank-1", group="Published")]
-    if oracle := bool((rows["selection"] != "last").any()):
+    columns += [Column(values()[key][0]) for key in shown]
+    in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
+    columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
+    checkpoints = rows["selection"].replace(CHECKPOINTS)
+    if chosen := bool((rows["selection"] != "last").any()):
         columns.append(Column("Checkpoint", numeric=False))
     body = []
-    for row in rows.to_dict("records"):
-        cells = [Cell(str(row["method"])), Cell(str(row["cameras"]))]
-        for metric in METRICS:
-            mark = mark_of(str(row["method"]), led.get(metric))
-            cells.append(number(row[metric], row[f"{metric}_std"], mark=mark))
-        cells.append(number(row["seeds"], digits=0))
-        cells.append(number(row["images_per_second"], digits=0))
-        cells.append(number(row["hours"], digits=2))
-        if gpus:
-            cells.append(number(row["gpu_hours"], digits=2))
-        if shown:
-            cells += [number(row.get("published_mAP")), number(row.get("published_rank1"))]
-        if oracle:
-            cells.append(Cell(ORACLE if row["selection"] == "oracle" else str(row["selection"])))
-        body.append(tuple(cells))
-    return Sheet(
-        comparison.title,
-        tuple(columns),
-        tuple(body),
-        tuple(rows["name"]),
-        tuple(
-            note
-            for note in (
-                comparison.warning,
-                comparison.caption,
-                comparison.searches,
-                leading_note(led) or _why_none(rows),
-                _where(rows),
-                comparison.sources,
-            )
-            if note
-        ),
-        comparison.dataset,
-        str(comparison.card["name"]),
-    )
+    for row, checkpoint in zip(rows.to_dict("records"), checkpoints, strict=True):
+        cells = [Cell(row["method"]), Cell(row["cameras"])]
+        cells += numbers(row, shown, marks, row["method"])
+        cells += [number(row[f"published_{key}"], None, METRICS[key].decimals) for key in in_papers]
+        body.append((*cells, Cell(checkpoint)) if chosen else tuple(cells))
+    devices = sorted(set(rows["device"]) - {""})
+    notes = [
+        comparison.warning,
+        comparison.caption,
+        comparison.searches,
+        marks_note(marks) or _why_unmarked(rows),
+        f"Hours and images/s on {'; '.join(devices)}." if devices else "",
+        comparison.sources,
+    ]
+    return Table(
+        comparison.title, tuple(columns), tuple(body), tuple(rows["name"]),
+        tuple(filter(None, notes)), comparison.dataset, str(comparison.card["name"]),
+    )  # fmt: skip
 
 
-def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
-    """Pairs of methods: difference, interval, p corrected for their number."""
+def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
+    """Pairs of methods: difference, interval, and p corrected for the number of pairs."""
     columns = (Column("A", numeric=False), Column("B", numeric=False), Column("A − B"),
                Column("from"), Column("to"), Column("p"),
                Column("Seeds", numeric=False))  # fmt: skip
@@ -134,50 +153,34 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Sheet:
         body.append((
             Cell(pair.a), Cell(pair.b),
             number(d.value, mark="best" if pair.p < 1 - LEVEL else ""),
-            number(d.low), number(d.high), Cell(p_value(pair.p)),
+            number(d.low), number(d.high), Cell("< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}"),
             Cell(f"{d.seeds[0]}, {d.seeds[1]}"),
         ))  # fmt: skip
-    metric = METRICS[pairs[0].metric] if pairs else "mAP"
-    return Sheet(
-        f"{metric} on {comparison.title}",
-        columns,
-        tuple(body),
-        ("",) * len(body),
-        tuple(filter(None, (_explained(pairs), comparison.warning, comparison.caption))),
-        comparison.dataset,
-        str(comparison.card["name"]),
-        "compare",
-    )
-
-
-def p_value(p: float) -> str:
-    """In three places."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    notes = (_explained(pairs), comparison.warning, comparison.caption)
+    return Table(
+        f"{METRICS[pairs[0].metric].label} on {comparison.title}", columns, tuple(body),
+        ("",) * len(body), tuple(filter(None, notes)), comparison.dataset,
+        str(comparison.card["name"]), "compare",
+    )  # fmt: skip
 
 
 def _explained(pairs: Sequence[Pair]) -> str:
-    if not pairs:
-        return ""
-    one = any(min(pair.difference.seeds) < 2 for pair in pairs)
+    one_seed = any(min(pair.difference.seeds) < 2 for pair in pairs)
     return (
-        f"Points of per cent; {LEVEL:.0%} intervals of a paired bootstrap over "
-        f"{pairs[0].difference.people} {'people' if pairs[0].by_person else 'queries'}"
-        + (" (and seeds, where both have several)" if one else " and over seeds")
+        f"Percentage points; {LEVEL:.0%} intervals of a paired bootstrap over "
+        f"{pairs[0].difference.identities} "
+        + ("identities" if pairs[0].by_identity else "queries")
+        + (" (and seeds, where both have more than one)" if one_seed else " and over seeds")
         + f"; p of no difference, corrected for {len(pairs)} comparison"
         + ("s" if len(pairs) > 1 else "")
         + " (Holm). Bold: significant."
-        + (" With one seed only these very networks are compared, not the methods." if one else "")
+        + (" With one seed, only these networks are compared, not the methods." if one_seed else "")
     )
 
 
-def mark_of(label: str, led: Marks | None) -> str:
-    if led is None:
-        return ""
-    return "best" if label in led.best else "second" if label in led.second else ""
-
-
-def leading_note(led: Mapping[str, Marks]) -> str:
-    if not led:
+def marks_note(marks: Mapping[str, SignificanceMarks]) -> str:
+    """What bold and underlined mean; '' if nothing is marked."""
+    if not marks:
         return ""
     return (
         "Bold: the best, and every row that is not significantly behind it (paired bootstrap, "
@@ -185,16 +188,11 @@ def leading_note(led: Mapping[str, Marks]) -> str:
     )
 
 
-def _why_none(rows: pd.DataFrame) -> str:
-    """Why nothing is bold where several rows compete; '' where none do."""
+def _why_unmarked(rows: pd.DataFrame) -> str:
+    """Why nothing is bold although at least two rows compete."""
     if (rows["final"] & ~chosen_on_test(rows)).sum() < 2:
         return ""
     return (
-        "Nothing is bold: the runs of some rows have no results by query (per_query.npz), or of "
-        "other queries, so no lead can be tested."
+        "Nothing is bold: the runs of some rows have no per-query results (per_query.npz), or have "
+        "them for other queries, so no difference can be tested."
     )
-
-
-def _where(rows: pd.DataFrame) -> str:
-    devices = sorted({str(device) for device in rows["device"] if device})
-    return f"Hours and images/s on {'; '.join(devices)}." if devices else ""

@@ -9,27 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.core.errors import ConfigError, did_you_mean, first_line
+from harness.core.errors import ConfigError, first_line
 from harness.core.interfaces import Backbone
 
-MODES = ("off", "default", "max-autotune")
 #: compiled versions of one network that torch may keep: training and evaluation, whole and last
 #: batches, with and without gradients, for each of a method's networks
 VERSIONS = 64
 
 
-def check_compile(mode: object, device: torch.device) -> None:
+def check_compile(mode: str, device: torch.device) -> None:
     """Compile a small function, so that a missing compiler is found before training.
 
     Raises:
-        ConfigError: an unknown mode, or torch cannot compile for the device, with the reason.
+        ConfigError: torch cannot compile for the device, with the reason.
     """
-    if mode not in MODES:
-        hint = did_you_mean(str(mode), MODES)
-        raise ConfigError(
-            f"train.compile={mode} is unknown.",
-            'Write "off" in quotes: YAML reads the bare word as false.' if mode is False else hint,
-        )
     if mode == "off":
         return
     try:

@@ -1,7 +1,7 @@
 """The optimizer of a stage and its learning rate, epoch by epoch.
 
 Most methods use Adam with a rate that falls by ×0.1 every 20 epochs. This module also has what
-other authors' code needs: SGD, warm-up, milestones, and a lower rate for the backbone's trunk.
+other authors' code needs: SGD, warm-up, milestones, and a lower rate for the pretrained layers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError
 
 #: `optimizer.name` → its name on the protocol card
 NAMES = {"adam": "Adam", "sgd": "SGD"}
@@ -43,20 +43,22 @@ def learning_rate(settings: Mapping[str, Any], passed: int) -> float:
 
 
 def make_optimizer(
-    settings: Mapping[str, Any], parameters: Iterable[nn.Parameter], trunk: Iterable[nn.Parameter]
+    settings: Mapping[str, Any],
+    parameters: Iterable[nn.Parameter],
+    pretrained: Iterable[nn.Parameter],
 ) -> torch.optim.Optimizer:
     """Adam or SGD without state, with weight decay as L2 in the gradient.
 
     Args:
         settings: the section `optimizer`.
         parameters: all of the stage; those without gradients are left out.
-        trunk: the parameters whose rate is multiplied by `backbone_lr_mult`. They form a group of
+        pretrained: the parameters whose rate is multiplied by `backbone_lr_mult`, in a group of
             their own unless that is 1.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
     if float(settings["backbone_lr_mult"]) != 1.0:
-        slow = {id(p) for p in trunk}
+        slow = {id(p) for p in pretrained}
         groups = [
             {
                 "params": [p for p in trained if id(p) in slow],
@@ -122,24 +124,16 @@ def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
         settings: the section `optimizer`. where: prefix of the message ("stages.student: ").
 
     Raises:
-        ConfigError: an unknown name, milestones that do not rise, or momentum for Adam.
+        ConfigError: milestones that do not rise, or momentum for Adam.
     """
-    name, steps = settings["name"], settings["steps"]
-    if name not in NAMES:
+    steps = list(settings["steps"] or [])
+    if steps != sorted(set(steps)):
         raise ConfigError(
-            f"{where}optimizer.name={name} is unknown.", did_you_mean(str(name), NAMES)
+            f"{where}optimizer.steps={steps} must be epochs in rising order.",
+            "For example optimizer.steps=[20,40]; null uses optimizer.step instead.",
         )
-    if steps is not None:
-        whole = not isinstance(steps, str) and all(
-            isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in steps
-        )
-        if not whole or list(steps) != sorted(set(steps)):
-            raise ConfigError(
-                f"{where}optimizer.steps={steps} must be epochs in rising order, each 1 or more.",
-                "For example optimizer.steps=[20,40]; null uses optimizer.step instead.",
-            )
     for key, default in _SGD_ONLY.items():
-        if name == "adam" and settings[key] != default:
+        if settings["name"] == "adam" and settings[key] != default:
             raise ConfigError(
                 f"{where}optimizer.{key}={settings[key]} has no effect on Adam.",
                 f"Set optimizer.name=sgd or optimizer.{key}={default}.",

@@ -64,7 +64,7 @@ class Step:
         return self.batch // world_size()
 
     def start_epoch(self) -> None:
-        """Copy the first process's state, so that rounding differences of GPUs do not accumulate."""
+        """Copy the first process's state, so that rounding differences do not accumulate."""
         state = [*self.trained.parameters(), *self.trained.buffers()]
         collectives.broadcast_tensors([t.data for t in state])
         self._tried = False
@@ -160,8 +160,8 @@ class Step:
             torch.cuda.empty_cache()
         share = f"{self.share} of " if is_distributed() else ""
         say_once(
-            f"the GPU is short of memory: steps split {share}{self.batch} images into micro-batches "
-            f"of {self.micro_batches.size}, with equal results "
+            f"the GPU is short of memory: steps split {share}{self.batch} images into "
+            f"micro-batches of {self.micro_batches.size}, with equal results "
             f"(train.micro_batch={self.micro_batches.size} skips the search)"
         )
 

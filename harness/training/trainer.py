@@ -145,8 +145,10 @@ class Trainer:
 
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
-        trunks = (p for network in networks for p in network.pretrained_parameters())
-        self.optimizer = make_optimizer(self.config.optimizer, self.trained.parameters(), trunks)
+        pretrained = (p for network in networks for p in network.pretrained_parameters())
+        self.optimizer = make_optimizer(
+            self.config.optimizer, self.trained.parameters(), pretrained
+        )
 
     def _labelings(self, epoch: int) -> int:
         """How often the labeler runs before an epoch; 0 keeps the labels of the previous one."""

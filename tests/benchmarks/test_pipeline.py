@@ -103,7 +103,7 @@ def test_unknown_benchmarks_are_refused(command: Command) -> None:
 
 
 def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
-    """Files decoded and resized by PIL equal the image cache, augmentation aside."""
+    """ImageFiles decoded and resized by PIL equal the image cache, augmentation aside."""
     workload = Workload(SMALL, torch.device("cpu"), 20, tmp_path)
     assert isinstance(workload.files, ImageFiles), "synthetic images are written as JPEGs"
     plain = DecodedImages(workload, augmented=False)

@@ -1,4 +1,4 @@
-"""`harness verify`: passes on the vectors, and on nothing else."""
+"""`harness verify` passes on the vectors and fails on changed ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.conformance import verify
 from harness.conformance.cases import CASES, Check, Vectors, close, equal
 from harness.conformance.runner import golden_folder
 from harness.core.errors import ConfigError
+from harness.experiment.compose import compose
 from tests.conftest import Command
 
 
@@ -26,7 +27,7 @@ def test_all_vectors_pass(command: Command) -> None:
 
 
 def tampered(folder: Path, name: str, key: str, change: float | None) -> None:
-    """A copy of one vector file with one number changed, or one array left out."""
+    """Write a copy of one file with one number changed, or one array left out."""
     with np.load(golden_folder() / f"{name}.npz") as file:
         arrays = {k: np.array(file[k]) for k in file.files}
     if change is None:
@@ -59,7 +60,7 @@ def test_a_changed_number_fails(
     assert "FAILED" in answer.out
 
 
-def test_a_lacking_array_is_a_failed_check(tmp_path: Path, command: Command) -> None:
+def test_a_missing_array_is_a_failed_check(tmp_path: Path, command: Command) -> None:
     tampered(tmp_path, "cluster_contrast", "targets2", None)
     ((_, checks),) = verify(tmp_path)
     failed = [check for check in checks if not check.passed]
@@ -68,13 +69,30 @@ def test_a_lacking_array_is_a_failed_check(tmp_path: Path, command: Command) -> 
     assert command("verify", str(tmp_path)).status == 1
 
 
+def test_constants_come_from_the_vectors(tmp_path: Path) -> None:
+    """Schedules of another base rate pass, and the shipped base rate is the methods' own."""
+    with np.load(golden_folder() / "lr_schedules.npz") as file:
+        arrays = {key: np.array(file[key]) for key in file.files}
+    for name in ("cap", "ice", "mskd"):
+        config = compose([f"method={name}", "dataset=market1501", "protocol=published"])
+        assert config.optimizer.lr == arrays["base_lr"]
+    arrays["base_lr"] *= 2
+    arrays["cap_lr_per_epoch"] *= 2
+    arrays["ice_lr_per_epoch"] *= 2
+    for key in ("steplr20_epoch_and_lr", "mskd_student_epoch_and_lr"):
+        arrays[key][:, 1] *= 2
+    np.savez(tmp_path / "lr_schedules.npz", **arrays)  # type: ignore[arg-type]
+    ((_, checks),) = verify(tmp_path)
+    assert len(checks) == 6 and all(check.passed for check in checks)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file", b"no archive"])
 def test_a_damaged_file_is_a_failed_check(tmp_path: Path, content: bytes) -> None:
     shutil.copy(golden_folder() / "lr_schedules.npz", tmp_path)
     (tmp_path / "cluster_contrast.npz").write_bytes(content)
     checks = dict(verify(tmp_path))
     assert [check.passed for check in checks["cluster_contrast"]] == [False]
-    assert all(check.passed for check in checks["lr_schedules"]), "the others go on"
+    assert all(check.passed for check in checks["lr_schedules"]), "the other cases still run"
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
@@ -85,14 +103,14 @@ def test_pickled_arrays_are_not_loaded(tmp_path: Path) -> None:
 
 def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -> None:
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ConfigError, match="no vectors that are known"):
+    with pytest.raises(ConfigError, match="no known vectors"):
         list(verify(tmp_path))
     assert command("verify", str(tmp_path)).status == 2
 
 
 @pytest.mark.parametrize("name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss"])
-def test_float32_keeps_what_float64_proves(name: str) -> None:
-    """Training runs in float32; the vectors come with the bound 1e-5 for that."""
+def test_the_same_cases_pass_in_float32(name: str) -> None:
+    """Training runs in float32, for which the bound is 1e-5."""
     vectors = Vectors(golden_folder() / f"{name}.npz")
     for key, array in vectors.items():
         if array.dtype == np.float64:

@@ -92,8 +92,10 @@ def test_options() -> None:
     assert read_label_free(config)[1] == Reference(k1=20, k2=4, eps=0.5)
     for key, value, message in (
         ("label_free", ["silhouete"], "Did you mean 'silhouette'"),
-        ("reference", {"k3": 1}, "has no 'k3'"),
+        ("reference", {"k3": 1}, "no option 'evaluation.reference.k3'"),
         ("reference", {"k1": 2, "k2": 3}, "1 ≤ k2 ≤ k1"),
+        ("reference", {"k2": 0}, "evaluation.reference.k2=0"),
+        ("reference", {"eps": 1.5}, "evaluation.reference.eps=1.5"),
     ):
         broken = config.copy()
         broken.evaluation[key] = value

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from harness.core.errors import HarnessError
+from harness.core.metrics import METRICS, Metric
 from harness.evaluation.distances import distance_blocks, product_blocks
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import RankingResult, rank
 from tests.oracles.ranking import rank_slowly
 from tests.paths import GOLDEN
@@ -106,6 +108,19 @@ def test_by_hand() -> None:
         "gallery": 5,
     }
     assert json.loads(json.dumps(result.as_dict())) == result.as_dict()
+
+
+def test_a_new_metric_is_in_every_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    worst = Metric("worst", "Worst", ("inp", "ap"), lambda inp, ap: np.minimum(inp, ap))
+    monkeypatch.setitem(METRICS, "worst", worst)
+    result = rank(*FEATURES, *TRUTH)
+    expected = 100 * np.minimum(result.inp, result.ap)[result.valid].mean()
+    assert result.as_dict()["worst"] == pytest.approx(expected)
+    metrics = EvaluationProtocol(ranks=(3,)).metrics(result)
+    assert metrics["worst"] == pytest.approx(expected)
+    assert [key for key in metrics if key in METRICS or key.startswith("rank")] == [
+        "mAP", "rank3", "mINP", "worst",
+    ]  # fmt: skip
 
 
 @st.composite

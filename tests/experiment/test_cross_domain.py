@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
+from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment import cross_domain as transfers
 from harness.experiment.compose import compose
 from harness.experiment.evaluate import evaluate_run
@@ -77,7 +78,13 @@ def test_another_rule_is_another_protocol(
 ) -> None:
     evaluate_run(str(source.folder), OTHER, data_root=str(folder / "data"), save=True)
     assert len(list(source.folder.glob("eval-*.json"))) == 1, "replaced"
-    evaluate_run(str(source.folder), OTHER, rerank=True, data_root=str(folder / "data"), save=True)
+    evaluate_run(
+        str(source.folder),
+        OTHER,
+        protocol=EvaluationProtocol(rerank=True),
+        data_root=str(folder / "data"),
+        save=True,
+    )
     rows = transfers.load(folder / "runs")
     assert len(rows) == 3 and rows["protocol_hash"].nunique() == 2
     next(p for p in source.folder.glob("eval-*.json") if "re-ranking" in p.read_text()).unlink()
@@ -106,6 +113,19 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
         answer = command("table", "--cross", "--store", store, *wrong)
         assert answer.status == 2 and word in answer.err
     assert "no finished runs" in command("table", "--cross", "--store", str(folder)).err
+
+
+def test_a_duplicate_under_another_name_counts_once(
+    source: Run, tested: dict[str, float], folder: Path, tmp_path: Path, command: Command
+) -> None:
+    """In every table: duplicates are found by settings and seed, not by the folder's name."""
+    for name in (source.name, "copy", "and-another"):
+        shutil.copytree(source.folder, tmp_path / name)
+    store = ["--store", str(tmp_path), "--format", "markdown"]
+    for words in (["--cross"], ["--by-dataset", "--metrics", "mAP,seeds"], []):
+        once = command("table", "--store", str(source.folder.parent), *store[2:], *words).out
+        assert "±" not in once and command("table", *store, *words).out == once, words
+    assert f"{tested['mAP']:.1f}" in command("table", *store, "--cross").out
 
 
 @pytest.mark.parametrize(

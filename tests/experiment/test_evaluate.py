@@ -52,13 +52,13 @@ def test_from_features_as_from_the_network(run: Run) -> None:
     assert by_network["mAP"] == pytest.approx(run.record["metrics"]["mAP"])
     assert by_features["mAP"] == pytest.approx(by_network["mAP"], abs=0.1)
     assert by_features["queries"] == by_network["queries"]
-    several: list[dict[str, Any]] = [
-        {"rerank": True, "k1": 5, "k2": 2, "lam": 0.5},
-        {"no_cams": True},
+    protocols = [
+        EvaluationProtocol(rerank=True, k1=5, k2=2, lam=0.5),
+        EvaluationProtocol(cameras=False),
     ]
-    for options in several:
+    for protocol in protocols:
         pair = [
-            evaluate_run(run.name, **options, images=images, **places(run))["mAP"]
+            evaluate_run(run.name, protocol=protocol, images=images, **places(run))["mAP"]
             for images in (False, True)
         ]
         assert pair[0] == pytest.approx(pair[1], abs=0.5)

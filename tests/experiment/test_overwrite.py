@@ -16,7 +16,7 @@ from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
-from harness.results.store_check import of_files
+from harness.results.store_check import file_problems
 from harness.training.trainer import Trainer
 from tests.tiny import tiny_config
 
@@ -91,7 +91,7 @@ def test_results_by_query_and_metrics_that_are_missing_come_back(root: Path) -> 
         np.testing.assert_allclose(arrays["train_ap"], ap, atol=1e-6)
         assert "query_identity" in arrays
     assert again.record["metrics"]["rank20"] == record["metrics"]["rank20"]
-    assert again.record["seconds"] == record["seconds"] and not list(of_files([again]))
+    assert again.record["seconds"] == record["seconds"] and not list(file_problems([again]))
 
 
 @pytest.mark.usefixtures("untrained")
@@ -119,7 +119,7 @@ def test_another_evaluation_is_made_by_the_networks_that_are_there(root: Path) -
     assert "re-ranking" in run.record["protocol"]["evaluation"]
     assert run.record["metrics"] != source.record["metrics"]
     assert run.record["seconds"] >= source.record["seconds"]
-    assert not list(of_files([run])) and (run.folder / "train.pt").is_file()
+    assert not list(file_problems([run])) and (run.folder / "train.pt").is_file()
     assert [row["loss"] for row in run.history()] == [row["loss"] for row in source.history()]
     assert not any("mAP" in row for row in run.history()), "measured by another rule"
 

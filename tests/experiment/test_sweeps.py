@@ -72,7 +72,7 @@ def test_a_sweep_ends_with_what_failed_and_why(
     answer = command(*_sweep(tmp_path, plugins, "error,bug,none"))
     assert answer.status == 1
     assert _finished(tmp_path) == {"none"}
-    last = answer.err[answer.err.index("error: 2 of 3 cells failed") :].splitlines()
+    last = answer.err[answer.err.index("error: 2 of 3 runs failed") :].splitlines()
     assert last[1:] == [
         "  labeler.end=error", "    It did not work.", "    Try another.",
         "  labeler.end=bug", "    KeyError: 'a bug'",
@@ -91,7 +91,7 @@ def test_joblib(command: Command, tmp_path: Path, plugins: str) -> None:
     more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     answer = command(*_sweep(tmp_path, plugins, "error,none", *more))
     assert answer.status == 1 and _finished(tmp_path) == {"none"}
-    assert "1 of 2 cells failed" in answer.err and "It did not work." in answer.err
+    assert "1 of 2 runs failed" in answer.err and "It did not work." in answer.err
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_joblib_whose_worker_is_killed(command: Command, tmp_path: Path, plugins
     more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     answer = command(*_sweep(tmp_path, plugins, "none,kill", *more))
     assert answer.status == 1
-    assert "JoblibLauncher stopped" in answer.err and "The same command" in answer.err
+    assert "The launcher stopped" in answer.err and "The same command" in answer.err
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_submitit(command: Command, tmp_path: Path, plugins: str) -> None:
     answer = command(*_sweep(tmp_path, plugins, "kill,error,none", *more))
     assert answer.status == 1 and _finished(tmp_path) == {"none"}
     assert "3 cells submitted" in answer.out
-    assert "2 of 3 cells failed" in answer.err and "It did not work." in answer.err
+    assert "2 of 3 runs failed" in answer.err and "It did not work." in answer.err
     assert "ended without an answer" in answer.err
 
 
@@ -134,7 +134,7 @@ def test_submitit_with_several_tasks_a_cell(command: Command, tmp_path: Path) ->
 def test_launchers_that_are_not_there(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "_there", lambda module: False)
+    monkeypatch.setattr(sweeps, "_is_installed", lambda module: False)
     run = ("run", "-m", "method=direct_transfer", *tiny(tmp_path))
     for launcher, extra in (("joblib", "joblib"), ("submitit_slurm", "slurm")):
         answer = command(*run, f"hydra/launcher={launcher}")

@@ -103,7 +103,9 @@ def _shards() -> None:
     with pytest.raises(HarnessError, match="equally"):
         collectives.local_share(4 * count + 1)
     own = collectives.local_share(8 * count)
-    made = collectives.local_rows(8 * count, lambda rows: torch.ones(rows.stop - rows.start, 3, 2, 2))
+    made = collectives.local_rows(
+        8 * count, lambda rows: torch.ones(rows.stop - rows.start, 3, 2, 2)
+    )
     assert torch.isfinite(made[own]).all() and int(torch.isnan(made).sum()) == 96 * (count - 1)
 
 

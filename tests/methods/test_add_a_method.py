@@ -1,4 +1,4 @@
-"""docs/add-a-method.md, done as it says: its files in an empty folder, its commands one by one."""
+"""docs/add-a-method.md: its files in an empty folder, and its commands one by one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES = dict(re.findall(r"^`(mine/\S+)`:\n\n```\w+\n(.*?)```$", TEXT, re.DOTALL 
 
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
-    """What a test registers is gone after it."""
+    """Unregister the plug-ins of a test."""
     modules = set(sys.modules)
     yield
     for name in set(sys.modules) - modules:
@@ -54,7 +54,7 @@ def lines(*names: str) -> int:
     return sum(bool(line.strip()) for name in names for line in FILES[name].splitlines())
 
 
-def test_it_is_as_short_as_it_says() -> None:
+def test_the_page_counts_its_lines() -> None:
     assert {Path(name).name for name in FILES} == {
         "config.yaml", "method.py", "README.md", "all_images.yaml",
     }  # fmt: skip
@@ -67,7 +67,7 @@ def test_it_is_as_short_as_it_says() -> None:
 
 @pytest.mark.usefixtures("mine")
 def test_its_commands_run_to_the_end(command: Command, tmp_path: Path) -> None:
-    """On the tiny data set, in an empty folder; the last prints a row for each run before."""
+    """On the tiny data set; the last command prints a row for each run."""
     small = [x for x in tiny(tmp_path) if not x.startswith(("dataset=", "store="))]
     answers = []
     for line in commands_in(TEXT.split("## 6. Run it")[1]):
@@ -87,7 +87,7 @@ def test_its_commands_run_to_the_end(command: Command, tmp_path: Path) -> None:
 
 
 def test_its_labels_are_the_papers(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two tight clusters and what lies between them, that keeps no label."""
+    """An image between two tight clusters keeps no label."""
     monkeypatch.setenv("HARNESS_PLUGINS", str(mine))
     chosen = ["method=pul", "labeler.clusters=2", "labeler.threshold=0.9"]
     config = compose([*chosen, "protocol=published"])
@@ -102,7 +102,7 @@ def test_its_labels_are_the_papers(mine: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_nothing_else_is_edited(mine: Path) -> None:
-    """The folder is all there is to it: the harness has never heard of PUL."""
+    """No file outside the folder mentions PUL."""
     assert [path.name for path in (mine / "methods").iterdir()] == ["pul"]
     root = PAGE.parents[1]
     for folder in ("harness", "methods", "datasets"):

@@ -1,7 +1,7 @@
-"""SpCL and BUC as methods: what they do from epoch to epoch, also cut off in between.
+"""SpCL and BUC from epoch to epoch, also when interrupted.
 
-BUC is run as published too, on a small network: its own optimiser, sampler, rhythm, augmentation
-and neck.
+BUC also runs as published on a small network, with its optimizer, sampler, label schedule,
+augmentation and neck.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.training.optimizers import learning_rate
 from harness.training.trainer import Trainer
 from tests.tiny import TINY, tiny, tiny_config
 
-#: of a small cell: everything that makes BUC's published protocol but the network's size
+#: BUC's published protocol on a small network
 PUBLISHED = [
     "method=buc", "protocol=published", "backbone=resnet18", "backbone.weights=none",
     "backbone.last_stride=2", "backbone.neck=embedding", "train.epochs=4",
@@ -32,12 +32,12 @@ PUBLISHED = [
 
 
 def places(folder: Path) -> list[str]:
-    """Where a cell's data and records lie."""
+    """The folders of data and records."""
     return [f"store={folder}/runs", f"data.root={folder}/data"]
 
 
 def overrides(case: str, folder: Path) -> list[str]:
-    """What runs a case."""
+    """The overrides of a case."""
     if case == "buc, published":
         return [*PUBLISHED, *places(folder)]
     return tiny(folder, f"method={case}", "train.epochs=4")
@@ -58,13 +58,13 @@ def same(one: Run, other: Run) -> None:
 def test_interrupted_in_every_epoch_and_resumed(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each start gets one epoch further; labels are an epoch's own, or those of the one before."""
+    """Each start gets one epoch further, with new labels or those of the previous epoch."""
     whole = run_experiment(compose(overrides(case, tmp_path / "whole")))
     steps = [row["iterations"] for row in whole.history()]
     assert len(steps) == 4
     original = Trainer._step
     for epoch in range(1, 4):
-        # through the epoch that was cut off before, into the middle of the next one
+        # finish the interrupted epoch, then stop in the middle of the next one
         left = [steps[epoch - 1] + steps[epoch] // 2]
 
         def interrupted(*arguments: Any, left: list[int] = left) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_spcl_labels_from_its_memory_by_the_first_epochs_threshold(tmp_path: Pat
     assert ["seconds_extract" in row for row in rows] == [True, False, False]
     assert len({row["label_threshold"] for row in rows}) == 1
     for row in rows:
-        assert row["label_singles"] >= row["outliers"] > 0, "outliers are trained on, alone"
+        assert row["label_singles"] >= row["outliers"] > 0, "outliers are trained as single images"
         assert 0 < row["clusters"] < run.record["dataset"]["train"]
 
 
@@ -102,7 +102,7 @@ def test_buc_merges_until_a_tenth_is_left(tmp_path: Path) -> None:
 
 
 def test_buc_as_published() -> None:
-    """20 epochs of 0.1 and then 0.01, 18 times two of 0.01; a tenth of that below pooling."""
+    """A rate of 0.1, then 0.01; labels after 20 epochs and then after every two."""
     config = compose(["method=buc", "dataset=market1501", "protocol=published"])
     train = config.train
     made = [e for e, n in enumerate(label_schedule(train.label_every, train.epochs)) if n]
@@ -115,7 +115,9 @@ def test_buc_as_published() -> None:
     assert sum(label_schedule(common.train.label_every, common.train.epochs)) == 19
 
 
-def test_bucs_groups_and_fresh_optimiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bucs_parameter_groups_and_reset_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[list[float], bool]] = []
     original = Trainer._step
 
@@ -129,7 +131,7 @@ def test_bucs_groups_and_fresh_optimiser(tmp_path: Path, monkeypatch: pytest.Mon
     ends = np.cumsum([0, *(row["iterations"] for row in run.history())])[:-1]
     assert [seen[first][1] for first in ends] == [True, False, True, True]
     assert sum(fresh for _, fresh in seen) == 3
-    # as the rate falls before the second epoch
+    # the rate falls before the second epoch
     assert [seen[first][0] for first in ends] == [
         pytest.approx([0.01, 0.1]), *[pytest.approx([0.001, 0.01])] * 3,
     ]  # fmt: skip

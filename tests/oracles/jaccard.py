@@ -1,4 +1,4 @@
-"""The k-reciprocal Jaccard distance with loops, sets and dense float64 arrays, as described."""
+"""The k-reciprocal Jaccard distance with loops, sets and dense float64 arrays, as defined."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def neighbours(distances: np.ndarray, k: int) -> np.ndarray:
 
 
 def encoding(cost: np.ndarray, ranks: np.ndarray, k1: int, k2: int) -> np.ndarray:
-    """V (N, N): softmax of −cost over expanded sets, then the mean over the first k2 neighbours."""
+    """V (N, N): softmax of −cost over expanded sets, then the mean over the first k2 neighbors."""
     n = len(cost)
 
     def reciprocal(i: int, length: int) -> set[int]:

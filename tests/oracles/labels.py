@@ -1,4 +1,4 @@
-"""SpCL's and BUC's label steps with loops and sets, as described."""
+"""The labels of SpCL and BUC with loops and sets, as defined."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 def self_paced(
     normal: np.ndarray, tight: np.ndarray, loose: np.ndarray, threshold: float | None
 ) -> tuple[list[int], float | None]:
-    """Labels with gaps, and the threshold. Labels are DBSCAN's, -1 for outliers."""
+    """Labels with gaps, and the threshold, from DBSCAN's labels (-1 for outliers)."""
 
     def numbered(labels: np.ndarray) -> list[int]:
-        following, out = max([-1, *labels]) + 1, []
+        next_label, out = max([-1, *labels]) + 1, []
         for label in labels:
-            out.append(int(label) if label >= 0 else following)
-            following += label < 0
+            out.append(int(label) if label >= 0 else next_label)
+            next_label += label < 0
         return out
 
     def members(labels: list[int], image: int) -> set[int]:
@@ -35,8 +35,8 @@ def self_paced(
     labels, fresh = [], len(groups)
     for i in images:
         group = groups[first[i]]
-        believed = threshold is None or min(independent[j] for j in group) <= threshold
-        if believed and compact[i] <= min(compact[j] for j in group):
+        kept = threshold is None or min(independent[j] for j in group) <= threshold
+        if kept and compact[i] <= min(compact[j] for j in group):
             labels.append(first[i])
         else:
             labels.append(fresh)
@@ -45,7 +45,7 @@ def self_paced(
 
 
 def merge(features: np.ndarray, labels: np.ndarray, merges: int, size_penalty: float) -> list[int]:
-    """One round of merging by going through all pairs in order."""
+    """One round of merging, going through all pairs in order."""
     n = len(labels)
     sizes = np.bincount(labels)
     x = features.astype(np.float64)

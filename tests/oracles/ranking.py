@@ -1,4 +1,4 @@
-"""The ranking metrics, written as their definitions read: one query, one image at a time."""
+"""The ranking metrics as they are defined: one query and one image at a time."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ CARD["hash"] = card_hash(CARD)
 
 
 def card(**changes: Any) -> dict[str, Any]:
-    """A protocol card with its hash. A `hash` among the changes stands for another protocol of the
-    same name: the card differs, and the hash is what it gives.
+    """A protocol card with its hash. A `hash` among the changes makes another protocol of the same
+    name: the card differs, and so does its real hash.
     """
     changed = CARD | changes
     if "hash" in changes:
@@ -28,7 +28,7 @@ _card = card
 
 
 def metrics(mAP: float) -> dict[str, float]:
-    """All metrics, told apart by their distance from mAP."""
+    """Metrics that differ by their distance from mAP."""
     return {"mAP": mAP, "rank1": mAP + 20, "rank5": mAP + 30, "rank10": mAP + 35, "mINP": mAP / 2}
 
 
@@ -40,7 +40,7 @@ def record(
     card: dict[str, Any] | None = None,
     **stages: float,
 ) -> dict[str, Any]:
-    """A finished cell's record; `stages` are name=mAP, in order."""
+    """The record of a finished run; `stages` are name=mAP, in order."""
     stages = stages or {"teacher": 60.0, "student": 70.0}
     return {
         "schema": 1,
@@ -52,6 +52,7 @@ def record(
             name: {"metrics": metrics(mAP), "epoch": 49, "images_per_second": 100.0 + seed}
             for name, mAP in stages.items()
         },
+        "dataset": {"name": dataset, "fingerprint": "", "not_as_published": None},
         "seconds": 12.5,
         "environment": {"device": "CPU"},
     }

@@ -12,23 +12,23 @@ import pytest
 from harness.core.errors import ConfigError
 from harness.results.pivots import pivot
 from harness.results.store import Store
-from harness.results.table_model import Sheet
+from harness.results.table_model import Table
 from tests.conftest import Command
 from tests.results.records import record, write
 
 
-def table(
+def tables(
     store: Path, rows: str, columns: str, metrics: str = "mAP", **options: Any
-) -> list[Sheet]:
+) -> list[Table]:
     return pivot(
         Store(store).runs(), store, rows.split(","), columns.split(",") if columns else (),
         metrics.split(","), **options,
     )  # fmt: skip
 
 
-def text(sheet: Sheet) -> list[list[str]]:
-    heads = [" ".join(filter(None, (c.group, c.title))) for c in sheet.columns]
-    return [heads, *([cell.text for cell in row] for row in sheet.rows)]
+def text(table: Table) -> list[list[str]]:
+    heads = [" ".join(filter(None, (c.group, c.title))) for c in table.columns]
+    return [heads, *([cell.text for cell in row] for row in table.rows)]
 
 
 def run(store: Path, name: str, mAP: float, config: dict[str, Any], **options: Any) -> None:
@@ -44,14 +44,14 @@ def test_an_option_by_data_sets(tmp_path: Path) -> None:
                 run(tmp_path, f"{eps}-{dataset}-{seed}", 100 * eps + seed,
                     {"labeler": {"eps": eps}, "seed": seed},
                     seed=seed, dataset=dataset, settings=f"{eps}")  # fmt: skip
-    (only,) = table(tmp_path, "labeler.eps", "dataset")
+    (only,) = tables(tmp_path, "labeler.eps", "dataset")
     assert text(only) == [
         ["labeler.eps", "Market-1501 mAP", "synthetic mAP"],
         ["0.45", "45.5 ± 0.7", "45.5 ± 0.7"],
         ["0.5", "50.5 ± 0.7", "50.5 ± 0.7"],
         ["0.6", "60.5 ± 0.7", "60.5 ± 0.7"],
     ]
-    (only,) = table(tmp_path, "seed,labeler.eps", "", "mAP,seeds", dataset="synthetic")
+    (only,) = tables(tmp_path, "seed,labeler.eps", "", "mAP,seeds", dataset="synthetic")
     assert text(only)[:2] == [["Seed", "labeler.eps", "mAP", "Seeds"], ["0", "0.45", "45.0", "1"]]
 
 
@@ -61,25 +61,25 @@ def test_what_is_no_field_is_not_averaged(tmp_path: Path) -> None:
     run(tmp_path, "b", 60.0, {"labeler": {"eps": 0.6}}, settings="2")
     run(tmp_path, "c", 70.0, {}, method="cap")
     run(tmp_path, "d", 80.0, {}, method="cap", seed=1, card={"selection": "oracle"}, settings="3")
-    (only,) = table(tmp_path, "dataset", "")
+    (only,) = tables(tmp_path, "dataset", "")
     assert text(only) == [
         ["Data set", "Method", "Checkpoint", "mAP"],
         ["Market-1501", "cap [11111111]", "last", "70.0"],
         ["Market-1501", "cap [3]", "best on test (oracle)", "80.0"],
-        ["Market-1501", "mskd [labeler.eps=0.5]", "last", "50.0"],
-        ["Market-1501", "mskd [labeler.eps=0.6]", "last", "60.0"],
+        ["Market-1501", "mskd", "last", "60.0"],
+        ["Market-1501", "mskd [eps=0.5]", "last", "50.0"],
     ]
 
 
 def test_protocols_stand_apart_or_are_a_field(tmp_path: Path) -> None:
     run(tmp_path, "a", 50.0, {})
     run(tmp_path, "b", 60.0, {}, card={"input": "384x128"}, settings="2")
-    apart = table(tmp_path, "method", "dataset")
-    assert [sheet.rows[0][-1].text for sheet in apart] in (["50.0", "60.0"], ["60.0", "50.0"])
-    (by_line,) = table(tmp_path, "input", "method")
+    apart = tables(tmp_path, "method", "dataset")
+    assert [each.rows[0][-1].text for each in apart] in (["50.0", "60.0"], ["60.0", "50.0"])
+    (by_line,) = tables(tmp_path, "input", "method")
     assert text(by_line)[1:] == [["256x128", "50.0"], ["384x128", "60.0"]]
     assert len([note for note in by_line.notes if note.startswith("Protocol")]) == 2
-    (by_name,) = table(tmp_path, "method", "protocol")
+    (by_name,) = tables(tmp_path, "method", "protocol")
     assert all("common (" in head for head in text(by_name)[0][2:])
     assert text(by_name)[1].count("50.0") == text(by_name)[1].count("60.0") == 1
 
@@ -90,7 +90,7 @@ def test_other_data_of_one_name_are_another_column(tmp_path: Path) -> None:
             "dataset": {"fingerprint": fingerprint, "not_as_published": ["x"] * place},
         })  # fmt: skip
         assert folder.is_dir()
-    (only,) = table(tmp_path, "method", "dataset")
+    (only,) = tables(tmp_path, "method", "dataset")
     assert text(only)[0][2:] == ["Market-1501 aaaaaaaa mAP", "Market-1501 bbbbbbbb mAP"]
     assert text(only)[1][2:] == ["50.0", "51.0"]
     assert any("not the published data set" in note for note in only.notes)
@@ -103,7 +103,7 @@ def test_leads_are_those_of_a_column(tmp_path: Path) -> None:
             content = record(method, dataset=dataset, train=float(100 * ap.mean()))
             arrays: dict[str, Any] = {"train_ap": ap, "train_first_match_rank": np.ones(200, int)}
             np.savez(write(tmp_path, f"{method}-{dataset}", content) / "per_query.npz", **arrays)
-    (only,) = table(tmp_path, "method", "dataset")
+    (only,) = tables(tmp_path, "method", "dataset")
     marks = {row[0].text: [cell.mark for cell in row[2:]] for row in only.rows}
     assert marks == {"one": ["best", "second"], "two": ["second", "best"]}
 
@@ -113,7 +113,7 @@ def test_costs(tmp_path: Path) -> None:
     content["environment"] = {"device": "NVIDIA H100"}
     write(tmp_path, "a", content)
     write(tmp_path, "b", record("cpu", train=40.0) | {"seconds": 7200.0})
-    (only,) = table(tmp_path, "method", "", "hours,gpu_hours,images_per_second")
+    (only,) = tables(tmp_path, "method", "", "hours,gpu_hours,images_per_second")
     assert [row[-3:] for row in text(only)[1:]] == [["2.00", "–", "100"], ["2.00", "8.00", "100"]]
 
 
@@ -149,4 +149,4 @@ def test_command(tmp_path: Path, command: Command) -> None:
 
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no finished runs"):
-        table(tmp_path, "method", "dataset")
+        tables(tmp_path, "method", "dataset")

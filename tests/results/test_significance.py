@@ -36,7 +36,7 @@ def test_standard_error_is_that_of_all_draws(groups: list[int]) -> None:
     found = compare(a, b, identities, resamples=100_000)
     people = len(set(groups))
     reach = stats.t.ppf(0.975, people - 1) * every_draw(a, b, identities)
-    assert found.people == people
+    assert found.identities == people
     assert found.value == pytest.approx(float(a.mean() - b.mean()))
     assert found.high - found.value == pytest.approx(reach, rel=0.02)
     assert found.value - found.low == pytest.approx(reach, rel=0.02)
@@ -175,5 +175,5 @@ def test_values_of_other_queries_are_refused(a: np.ndarray, b: np.ndarray) -> No
 
 
 def test_one_person_is_refused() -> None:
-    with pytest.raises(ValueError, match="fewer than two people"):
+    with pytest.raises(ValueError, match="fewer than two identities"):
         Bootstrap(np.zeros(5))

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.results.comparisons import comparisons
-from harness.results.significance_marks import compare, marks
+from harness.results.significance_marks import compare, significance_marks
 from tests.conftest import Command
 from tests.results.records import record, write
 
@@ -43,20 +43,48 @@ def test_rows_that_are_not_significantly_behind_are_bold_too(tmp_path: Path) -> 
     run(tmp_path, "third", 0.1)
     run(tmp_path, "last", 0.0)
     (only,) = comparisons(tmp_path)
-    found = marks(only)["mAP"]
+    found = significance_marks(only)["mAP"]
     assert found.best == {"best", "near"} and found.second == {"third"}
     text = compare(only, ["last", "best"])
     assert [(pair.a, pair.b) for pair in text] == [("best", "last")]
-    assert text[0].difference.low > 25 and text[0].p < 1e-6 and text[0].by_person
-    assert text[0].difference.people == 100
+    assert text[0].difference.low > 25 and text[0].p < 1e-6 and text[0].by_identity
+    assert text[0].difference.identities == 100
+
+
+def test_identities_beyond_32_bits_are_distinguished(tmp_path: Path, command: Command) -> None:
+    """Twenty identities with the same lower 32 bits."""
+    for name, lead in (("one", 0.3), ("two", 0.0)):
+        run(tmp_path, name, lead)
+        path = tmp_path / f"{name}-0" / "per_query.npz"
+        with np.load(path) as file:
+            arrays: dict[str, Any] = dict(file)
+        arrays["query_identity"] = (np.arange(200) // 10).astype(np.int64) << 32
+        np.savez(path, **arrays)
+    (only,) = comparisons(tmp_path)
+    (pair,) = compare(only, [])
+    assert pair.by_identity and pair.difference.identities == 20
+    assert "20 identities" in command("table", "--store", str(tmp_path), "--compare").out
+
+
+def test_queries_of_one_identity_cannot_be_compared(tmp_path: Path) -> None:
+    for name, lead in (("one", 0.3), ("two", 0.0)):
+        run(tmp_path, name, lead)
+        path = tmp_path / f"{name}-0" / "per_query.npz"
+        with np.load(path) as file:
+            arrays: dict[str, Any] = dict(file)
+        np.savez(path, **{**arrays, "query_identity": np.zeros(200, int)})
+    (only,) = comparisons(tmp_path)
+    assert significance_marks(only) == {}
+    with pytest.raises(ConfigError, match="fewer than two identities"):
+        compare(only, [])
 
 
 def test_without_results_by_query_nothing_is_bold(tmp_path: Path) -> None:
     run(tmp_path, "one", 0.3)
     write(tmp_path, "two-0", record("two", train=10.0))
     (only,) = comparisons(tmp_path)
-    assert marks(only) == {}
-    with pytest.raises(ConfigError, match=r"runs of 'two' \(two-0\) lack per_query"):
+    assert significance_marks(only) == {}
+    with pytest.raises(ConfigError, match=r"runs of 'two' \(two-0\) lack per-query"):
         compare(only, [])
 
 
@@ -65,7 +93,7 @@ def test_a_checkpoint_chosen_on_the_test_set_does_not_compete(tmp_path: Path) ->
     run(tmp_path, "two", 0.0)
     run(tmp_path, "oracle", 0.4, card={"selection": "oracle"})
     (only,) = comparisons(tmp_path)
-    found = marks(only)["mAP"]
+    found = significance_marks(only)["mAP"]
     assert found.best == {"one"} and found.second == {"two"}
 
 
@@ -76,10 +104,10 @@ def test_command(command: Command, tmp_path: Path) -> None:
     store = ["--store", str(tmp_path)]
     shown = command("table", *store, "--compare", "two", "one").out
     assert "one" in shown.splitlines()[2] and "< 0.001" in shown and "3, 3" in shown
-    assert "100 people" in shown and "and over seeds" in shown
+    assert "100 identities" in shown and "and over seeds" in shown
     few = command("table", *store, "--where", "seed < 1 or seed == 10", "--compare").out
     few = " ".join(few.split())
-    assert "1, 1" in few and "With one seed only these very networks are compared" in few
+    assert "1, 1" in few and "With one seed, only these networks are compared" in few
     for words, said in {
         "--compare one tow": "There is no row 'tow'",
         "--where sead<1": "name 'sead' is not defined",
@@ -101,7 +129,7 @@ def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial:
         for seed in range(1 + trial % 3):
             run(tmp_path, f"m{place}", float(rng.choice([0.0, 0.01, 0.02, 0.1])), 10 * place + seed)
     (only,) = comparisons(tmp_path)
-    found = marks(only)
+    found = significance_marks(only)
     labels = only.rows["method"].tolist()
     assert set(found) == {"mAP", "rank1", "rank5", "rank10"}
     for metric, mark in found.items():
@@ -112,3 +140,17 @@ def test_nothing_is_bold_alone_without_a_significant_lead(tmp_path: Path, trial:
             behind = [pair for pair in pairs if pair.a in mark.best]
             assert len(behind) == len(labels) - 1
             assert all(pair.difference.low > 0 for pair in behind)
+
+
+def test_a_damaged_file_of_queries_is_not_fatal(tmp_path: Path, command: Command) -> None:
+    for name, lead in (("one", 0.3), ("two", 0.1)):
+        run(tmp_path, name, lead)
+    path = tmp_path / "one-0" / "per_query.npz"
+    path.write_bytes(path.read_bytes()[:-200])
+    (only,) = comparisons(tmp_path)
+    assert significance_marks(only) == {}
+    answer = command("table", "--store", str(tmp_path))
+    assert answer.status == 0
+    assert "Nothing is bold: the runs of some rows have no per-query results" in " ".join(
+        answer.out.split()
+    )

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import ConfigError, HarnessError
-from harness.results.store import METRICS, Run, Store, load
+from harness.core.metrics import METRICS
+from harness.results.store import Run, Store, load
 from tests.conftest import Command
 from tests.results.records import metrics, record, write
 
@@ -29,16 +30,28 @@ DAMAGED = {
     "empty": ("", "cannot be read"),
     "truncated": (json.dumps(record())[:-40], "cannot be read"),
     "not text": ("\udcff".encode("utf-8", "surrogateescape").decode("latin-1"), "cannot be read"),
-    "a list": ("[1]", "another schema"),
-    "an older schema": (json.dumps(record() | {"schema": 0}), "another schema"),
+    "a list": ("[1]", "does not hold a JSON object"),
+    "an older schema": (
+        json.dumps(record() | {"schema": 0}),
+        "has schema 0, and this version reads 1",
+    ),
     "no stages": (without("stages"), "lacks stages"),
-    "stages of nothing": (json.dumps(record() | {"stages": {}}), "lacks stages"),
-    "a stage of nothing": (json.dumps(record() | {"stages": {"a": 3}}), "lacks stages.a.metrics"),
+    "stages of nothing": (json.dumps(record() | {"stages": {}}), "no valid stages ("),
+    "a stage of nothing": (json.dumps(record() | {"stages": {"a": 3}}), "no valid stages.a ("),
     "no settings": (without("settings"), "lacks settings"),
     "no protocol": (without("protocol"), "lacks protocol"),
     "no hash": (without("protocol", "hash"), "lacks protocol.hash"),
     "no seed": (without("experiment", "seed"), "lacks experiment.seed"),
-    "no mINP": (without("stages", "student", "metrics", "mINP"), "stages.student.metrics.mINP"),
+    "no mAP": (without("stages", "student", "metrics", "mAP"), "lacks stages.student.metrics.mAP"),
+    "no seconds": (without("seconds"), "lacks seconds"),
+    "memory as a number": (json.dumps(record() | {"memory_mib": 3}), "no valid memory_mib ("),
+    "no number of devices": (json.dumps(record() | {"devices": None}), "no valid devices ("),
+    "infinite seconds": (json.dumps(record() | {"seconds": 1e999}), "no valid seconds ("),
+    "deep nesting": ('{"schema": ' + "[" * 100_000, "cannot be read"),
+    "a nested line of the card": (
+        json.dumps(record(card={"input": [[1]]})),
+        "no valid protocol.input (",
+    ),
 }
 
 
@@ -62,6 +75,9 @@ def test_a_damaged_record_is_flagged_and_skipped(
     listed = command("list", "runs", "--store", str(tmp_path)).out.splitlines()
     assert listed[0].startswith("bad    damaged: record.json")
     assert listed[1].startswith("good   mAP 70.0")
+    page = tmp_path / "page.html"
+    assert command("report", "--store", str(tmp_path), "--output", str(page)).status == 0
+    assert "damaged: record.json" in page.read_text(encoding="utf-8")
 
 
 def test_an_unfinished_run_is_no_result(tmp_path: Path, command: Command) -> None:
@@ -98,7 +114,8 @@ def test_load_gives_a_row_a_stage(tmp_path: Path) -> None:
     assert rows["final"].tolist() == [False, True, True]
     assert rows["seed"].tolist() == [3, 3, 0]
     assert rows["method"].tolist() == ["mskd", "mskd", "direct_transfer"]
-    assert rows[list(METRICS)].iloc[1].to_dict() == metrics(70.0)
+    assert rows[list(metrics(0))].iloc[1].to_dict() == metrics(70.0)
+    assert set(METRICS) <= set(rows)
 
 
 def test_find(tmp_path: Path) -> None:

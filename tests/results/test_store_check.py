@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.results.store import Store
-from harness.results.store_check import of_files
+from harness.results.store_check import file_problems
 from tests.conftest import Command
 from tests.paths import LEADERBOARD
 from tests.results.records import card, record, write
@@ -77,9 +77,9 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     ),
     "truncated": (truncated, "cannot be read", True),
     "no seed": (changed(lambda r: r["experiment"].pop("seed")), "lacks experiment.seed", True),
-    "a seed in words": (changed(lambda r: r["experiment"].update(seed="0")), "lacks experiment.seed", True),
+    "a seed in words": (changed(lambda r: r["experiment"].update(seed="0")), "no valid experiment.seed", True),
     "not a number": (
-        changed(lambda r: r["metrics"].update(mAP=float("nan"))), "lacks metrics.mAP", True
+        changed(lambda r: r["metrics"].update(mAP=float("nan"))), "has no valid metrics.mAP", True
     ),
     "another seed": (
         changed(lambda r: r["experiment"].update(seed=7)), "config.json says seed 1, the record 7", False
@@ -90,7 +90,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     ),
     "no percentage": (
         changed(lambda r: r["stages"]["train"]["metrics"].update(rank1=130.0)),
-        "rank1 130.0 is no percentage", False,
+        "rank1 130.0 is not a percentage", False,
     ),
     "no results by query": (without_queries, "per_query.npz is missing", False),
     "half of them": (half_a_file, "per_query.npz cannot be read", False),
@@ -123,13 +123,11 @@ def test_tampering_is_flagged(tmp_path: Path, command: Command, case: str) -> No
     assert seeds == (["2"] if left_out else ["3"])
 
 
-def test_a_cell_that_is_there_twice_counts_once_and_is_named(
-    tmp_path: Path, command: Command
-) -> None:
+def test_a_duplicate_counts_once_and_is_named(tmp_path: Path, command: Command) -> None:
     for seed in range(2):
         healthy(tmp_path, f"run{seed}", seed)
     healthy(tmp_path, "run1-copy", 1)
-    said = "run1-copy: is the same cell as run1, and counts once"
+    said = "run1-copy: is the same experiment as run1, and counts once"
     store = ["--store", str(tmp_path)]
     table = command("table", *store)
     assert f"note: {said}" in table.err
@@ -138,9 +136,11 @@ def test_a_cell_that_is_there_twice_counts_once_and_is_named(
     assert said.replace(": ", "   ", 1) in command("list", "problems", *store).out
     for other in ({"settings": "22222222"}, {"protocol": card(input="64x32")}):
         healthy(tmp_path, f"other{len(other)}{sorted(other)}", 1, **other)
-    assert len(list(of_files(list(Store(tmp_path).runs())))) == 1, "these are other cells"
+    assert len(list(file_problems(list(Store(tmp_path).runs())))) == 1, (
+        "these are other experiments"
+    )
 
 
 def test_the_committed_records_are_sound() -> None:
     leaderboard = LEADERBOARD
-    assert not list(of_files(list(Store(leaderboard).runs())))
+    assert not list(file_problems(list(Store(leaderboard).runs())))

@@ -16,13 +16,13 @@ from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.results import formats, published
 from harness.results.comparisons import Comparison, comparisons
-from harness.results.table_model import sheet
+from harness.results.table_model import leaderboard
 from tests.conftest import Command
 from tests.results.records import CARD, card, record, write
 
 
 def markdown(comparison: Comparison) -> str:
-    return formats.markdown([sheet(comparison)])
+    return formats.markdown([leaderboard(comparison)])
 
 
 def rows(store: Path) -> pd.DataFrame:
@@ -295,7 +295,7 @@ def test_variants_say_what_sets_them_apart(tmp_path: Path) -> None:
         config = {"seed": 0, "labeler": {"eps": eps, "k1": 30}}
         (folder / "config.json").write_text(json.dumps(config))
     (table,) = comparisons(tmp_path)
-    assert sorted(table.rows["method"]) == ["mskd [labeler.eps=0.5]", "mskd [labeler.eps=0.6]"]
+    assert sorted(table.rows["method"]) == ["mskd", "mskd [eps=0.5]"]
 
 
 def test_data_that_are_not_as_published_are_marked(tmp_path: Path) -> None:

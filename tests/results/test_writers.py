@@ -12,7 +12,7 @@ from harness.core.files import write_json
 from harness.results.delete import remove
 from harness.results.run_status import state
 from harness.results.store import Run, Store, load
-from harness.results.store_check import of_records
+from harness.results.store_check import record_problems
 from tests.results.records import record, write
 
 CELLS, WRITERS = 12, 4
@@ -62,7 +62,7 @@ def test_every_cell_is_written_once_and_readers_see_whole_runs(tmp_path: Path) -
     seen = 0
     while any(writer.is_alive() for writer in writers):
         runs = list(Store(tmp_path).runs())
-        assert not list(of_records(runs)), "a reader saw half a record"
+        assert not list(record_problems(runs)), "a reader saw half a record"
         assert {state(run).kind for run in runs} <= {"finished", "running", "unfinished"}
         table = load(tmp_path)
         seen = max(seen, len(table))

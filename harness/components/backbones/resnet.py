@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torchvision
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.components.backbones.pooling import Neck, Pooling, ViewHeads, ViewNames
-from harness.components.backbones.weights import Weights, imagenet_state, load_trunk, read_state
+from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 
@@ -41,7 +40,7 @@ class ReIDNet(Backbone):
 
 
 class _Trunk(nn.Module):
-    """torchvision's ResNet up to its last feature map; same keys, no classifier."""
+    """torchvision's ResNet up to its last feature map, with the same keys."""
 
     def __init__(self, arch: str, stem_relu: bool = True) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class _Trunk(nn.Module):
 
 
 def _set_stride(block: nn.Module, stride: int, at: str) -> None:
-    """Put the stride of a down-sampling block on the convolution called `at`."""
+    """Put the stride of a downsampling block on the convolution named `at`."""
     for name in ("conv1", "conv2"):
         conv = block.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -102,14 +101,11 @@ def resnet(
     if stride_in == "1x1" and not bottleneck:
         raise ConfigError(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
-            "Use stride_in=3x3, or resnet50 / resnet101.",
+            "Set backbone.stride_in=3x3, or use resnet50 or resnet101.",
         )
     trunk = _Trunk(arch, stem_relu)
     at = "conv2" if bottleneck and stride_in == "3x3" else "conv1"
     for name, stride in (("layer2", 2), ("layer3", 2), ("layer4", last_stride)):
         _set_stride(getattr(trunk, name)[0], stride, at)
-    if weights == "imagenet":
-        load_trunk(trunk, imagenet_state(arch), "torchvision")
-    elif weights != "none":
-        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+    load_weights(trunk, weights, arch)
     return ReIDNet(trunk, trunk.channels, views, pooling, neck)

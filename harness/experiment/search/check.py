@@ -1,199 +1,142 @@
-"""A space against the configuration that it changes: all that is nonsense is refused beforehand."""
+"""Checks of a search space against the configuration that it changes, before the first trial."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.experiment.model_loading import check_parts
+from harness.core.errors import HarnessError, did_you_mean
+from harness.experiment.finished_networks import check_parts
 from harness.experiment.recipe import make_recipe
-from harness.experiment.search.space import Param, Space, Values
+from harness.experiment.search.space import (
+    Param,
+    Space,
+    SpaceError,
+    Values,
+    conditions_hold,
+    is_number,
+)
 from harness.experiment.stages import build_labeler, build_objective
 
-#: what is no hyper-parameter: it says what is asked, not how it is learnt
+#: config groups whose options can be searched
+PARTS = ("backbone", "labeler", "objective", "distiller")
+#: not hyper-parameters: they define the experiment
 NOT_SEARCHED = (
-    "seed", "dataset", "data", "store", "name", "force", "device", "threads", "evaluation",
-    "selection", "method", "protocol", "search", "tuned",
+    "seed", "dataset", "data", "store", "name", "overwrite", "log", "device", "threads",
+    "evaluation", "selection", "method", "protocol", "search", "tuned",
 )  # fmt: skip
-#: words that stand for a number
-WORDS = {("train.iterations", "auto")}
 #: values → the configuration with them
 Compose = Callable[[Values], DictConfig]
+_MISSING = object()
 
 
-def settle(space: Space, compose: Compose, groups: Mapping[str, list[str]]) -> Space:
-    """The space with whole numbers where the configuration has them.
+def check_space(space: Space, compose: Compose) -> Space:
+    """Check that every searched key exists and that its values can be run.
 
-    Args:
-        compose: makes a configuration. groups: those that may be searched, with their options.
+    Returns:
+        The space, in which ranges have whole numbers where the configuration has them.
 
     Raises:
-        ConfigError: a key that does not exist or is not to be searched, values of another kind than
-            the default, values that the harness or a part refuses; names where to mend it.
+        ConfigError: an unknown key, a key that cannot be searched, a range for something that is
+            not a number, or a value that the harness or a part refuses.
     """
-    settled = Space(tuple(_typed(param, space, compose, groups) for param in space))
-    for param in settled:
-        for value in param.ends():
-            _try(param, value, settled, compose)
-    return settled
+    checked = Space(tuple(_typed(param, space, compose) for param in space))
+    for param in checked:
+        for value in param.choices or (param.low, param.high):
+            _try(param, value, checked, compose)
+    return checked
 
 
 def defaults(space: Space, base: DictConfig, chosen: Mapping[str, Any]) -> Values:
-    """What the configuration has for each searched key, as far as it is searched there.
+    """The configuration's own value of each key that is searched under these values.
 
     Args:
-        chosen: group → option.
+        chosen: config group → option.
 
     Raises:
-        ConfigError: a default that the space does not hold.
+        ConfigError: the space does not contain a default.
     """
     values: Values = {}
     for param in space:
-        value = chosen.get(param.key, _plain(base, _of_stage(param.key, base)))
-        if space.active({**values, param.key: value}).keys() <= values.keys():
+        if not conditions_hold(param, values):
             continue
-        if not param.holds(value):
-            raise param.refuse(
-                f"the default, {value!r}, is not among what is searched, and the search begins "
-                "with it.",
+        value = chosen[param.key] if param.key in chosen else _value(base, param.key)
+        if not param.contains(value):
+            raise SpaceError(
+                param.key,
+                f"the default, {value!r}, is not in the range, and the first trial is the default.",
                 "Widen the range, or set search.warm_start=false.",
             )
-        values[param.key] = float(value) if _real(param) else value
+        is_real = param.choices is None and not param.whole
+        values[param.key] = float(value) if is_real else value
     return values
 
 
-def _of_stage(key: str, config: DictConfig) -> str:
-    """Where the value of a key stands; a stage has what it does not name from the whole."""
-    parts = key.split(".", 2)
-    if len(parts) == 3 and parts[0] == "stages" and parts[1] in (config.stages or {}):
-        own = OmegaConf.select(config, key, default=_NOTHING)
-        return parts[2] if own is _NOTHING else key
-    return key
+def _value(config: DictConfig, key: str) -> Any:
+    """A key's value as plain Python, `_MISSING` if there is no such key.
 
-
-_NOTHING = object()
-
-
-def _real(param: Param) -> bool:
-    return param.choices is None and not param.whole
-
-
-def _plain(config: DictConfig, key: str) -> Any:
-    value = OmegaConf.select(config, key, default=None)
+    A stage inherits from the whole configuration what it does not set itself.
+    """
+    value = OmegaConf.select(config, key, default=_MISSING)
+    section, stage, inherited = [*key.split(".", 2), "", ""][:3]
+    if value is _MISSING and section == "stages" and stage in (config.stages or {}):
+        value = OmegaConf.select(config, inherited, default=_MISSING)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def condition(param: Param, space: Space) -> Values:
-    """The first values under which a key is searched."""
-    needed: Values = {}
+def _conditions(param: Param, space: Space) -> Values:
+    """Values under which a key is searched."""
     by_key = {p.key: p for p in space}
+    needed: Values = {}
     for key, wanted in param.when.items():
-        needed |= condition(by_key[key], space)
-        needed[key] = next(value for value in wanted if by_key[key].holds(value))
+        needed |= _conditions(by_key[key], space)
+        needed[key] = next(value for value in wanted if by_key[key].contains(value))
     return needed
 
 
-def _typed(param: Param, space: Space, compose: Compose, groups: Mapping[str, list[str]]) -> Param:
+def _typed(param: Param, space: Space, compose: Compose) -> Param:
     top = param.key.split(".")[0]
     if top in NOT_SEARCHED:
-        raise param.refuse(f"{top} is not searched: it says what is asked, not how it is learnt.")
-    if param.key in groups:
-        return _group(param, groups[param.key])
-    config = compose(condition(param, space))
-    key = _of_stage(param.key, config)
-    if key not in (known := list(_keys(config))):
-        raise param.refuse(
-            "there is no such option" + (" under its conditions." if param.when else "."),
-            did_you_mean(param.key, known),
-        )
-    value = _plain(config, key)
-    if isinstance(value, dict):
-        raise param.refuse("that is a section, not a value.", "Name one of its keys.")
-    if param.choices is not None:
-        for choice in param.choices:
-            if not _alike(choice, value) and (param.key, choice) not in WORDS:
-                raise param.refuse(
-                    f"{choice!r} is no {_kind(value)}, and the default, {value!r}, is one."
-                )
+        raise SpaceError(param.key, f"{top} cannot be searched: it defines the experiment.")
+    if param.key in PARTS:
+        if param.choices is None:
+            raise SpaceError(param.key, "a part has choices, not a range.")
         return param
-    if value is not None and not _is_number(value):
-        raise param.refuse(
-            f"the default, {value!r}, is no number, so it has no range.", "Give choices."
-        )
-    ends = [v for v in (param.low, param.high, param.step) if v is not None]
-    whole = all(isinstance(v, int) for v in ends)
-    if isinstance(value, int) and not whole:
-        raise param.refuse(f"the default, {value}, is a whole number; low, high and step must be.")
-    return replace(param, whole=whole and not isinstance(value, float))
-
-
-def _group(param: Param, options: list[str]) -> Param:
-    if param.choices is None:
-        raise param.refuse("that is a part, not a number.", f"choices: {', '.join(options)}.")
-    for choice in param.choices:
-        if choice not in options:
-            raise param.refuse(
-                f"there is no {param.key} '{choice}'.", did_you_mean(str(choice), options)
-            )
-    return param
-
-
-def _keys(config: DictConfig) -> Iterator[str]:
-    """All dotted keys, of sections too."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, inner in node.items():
-                yield f"{prefix}{key}"
-                yield from walk(inner, f"{prefix}{key}.")
-
-    yield from walk(OmegaConf.to_container(config, resolve=False), "")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _alike(value: Any, default: Any) -> bool:
-    """Whether a value is of the default's kind."""
-    if default is None or value is None:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    if isinstance(default, int):
-        return isinstance(value, int)
-    if isinstance(default, float):
-        return _is_number(value)
-    return isinstance(value, type(default))
-
-
-def _kind(value: Any) -> str:
-    kinds: list[tuple[Any, str]] = [
-        (bool, "true or false"), (int, "whole number"), (float, "number"), (list, "list"),
-        (str, "word"),
-    ]  # fmt: skip
-    return next((word for kind, word in kinds if isinstance(value, kind)), "value of that kind")
+    config = compose(_conditions(param, space))
+    default = _value(config, param.key)
+    if default is _MISSING:
+        under = " under its conditions." if param.when else "."
+        plain: Any = OmegaConf.to_container(config)
+        raise SpaceError(param.key, f"there is no such option{under}",
+                         did_you_mean(param.key, map(str, pd.json_normalize(plain))))  # fmt: skip
+    if isinstance(default, dict):
+        raise SpaceError(param.key, "this is a section, not a value.", "Name one of its keys.")
+    if param.choices is not None:
+        return param
+    if default is not None and not is_number(default):
+        raise SpaceError(param.key, f"the default, {default!r}, is not a number.",
+                         "Give choices, not a range.")  # fmt: skip
+    whole = all(isinstance(v, int) for v in (param.low, param.high, param.step or 1))
+    if isinstance(default, int) and not whole:
+        raise SpaceError(param.key, f"the default, {default}, is a whole number; low, high and "
+                         "step must be whole numbers, too.")  # fmt: skip
+    return param.model_copy(update={"whole": whole and not isinstance(default, float)})
 
 
 def _try(param: Param, value: Any, space: Space, compose: Compose) -> None:
-    """Lay out the stages with one value, all others at their defaults; build what it changes."""
+    """Build what a value changes, all other values at their defaults."""
     try:
-        config = compose({**condition(param, space), param.key: value})
+        config = compose({**_conditions(param, space), param.key: value})
         recipe = make_recipe(config)
         for stage in recipe.stages:
             build_labeler(stage)
             build_objective(stage)
         if param.key.startswith(("distiller", "backbone", "stages")):
-            config = config.copy()
             if config.backbone.get("weights") is not None:
-                config.backbone.weights = "none"  # they are there, whatever is searched
+                config.backbone.weights = "none"  # do not load weights for a check
             check_parts(config, make_recipe(config))
     except HarnessError as error:
-        raise ConfigError(
-            f"search.space.{param.key}: {value!r} is refused: {error.cause}",
-            f"{error.hint} Mend {param.where}.".strip(),
-        ) from error
+        raise SpaceError(param.key, f"{value!r} is refused: {error.cause}", error.hint) from error

@@ -1,132 +1,103 @@
-"""People held out from a training set, to be found again: validation without the test set.
+"""Validation without the test set: identities held out of the training set.
 
-This uses identities of the training set, for the choice of hyper-parameters and nothing else: no
-method sees them, and the people held out are not trained on. The test part is dropped before
-anything of it is looked at.
+Identities of the training set are used to choose hyper-parameters and for nothing else: no method
+sees them, and no trial trains on the identities held out. The test part is dropped before anything
+of it is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import DataError
 from harness.core.seeds import derive
-from harness.data.image_source import ImageSource
 from harness.data.types import Dataset, ReIDData, Split
 from harness.experiment.stages import build
 
 
-class Nothing(ImageSource):
-    """No images."""
-
-    def __len__(self) -> int:
-        return 0
-
-    def name(self, index: int) -> str:
-        raise IndexError(index)
-
-    def read(self, index: int) -> Any:
-        raise IndexError(index)
-
-    def fingerprint(self) -> str:
-        return "nothing"
-
-
+@dataclass(kw_only=True)
 class HeldOut(Dataset):
-    """The training part of another data set alone; some of its people as query and gallery.
+    """The training part of another data set, some of its identities as query and gallery.
 
-    Args:
-        of: the other data set's options (`_target_`, …), without its root.
-        called: its name. root: where it lies, if it lies anywhere.
-        share: of the people are held out, by a hash of (seed, person), so that a smaller share is
-            contained in a larger one. 0: nobody, and no test part is left.
-        seed: of the split.
-
-    Raises:
-        ConfigError: a share that is none.
+    Attributes:
+        called: name of the other data set. root: its folder, if it has one. of: its other options.
+        share: of the identities are held out, by a hash of (seed, identity), so that a smaller
+            share is contained in a larger one. 0: none, and there is no test part.
     """
 
-    def __init__(
-        self,
-        *,
-        of: Mapping[str, Any],
-        called: str,
-        share: float,
-        seed: int,
-        root: str | None = None,
-    ) -> None:
-        if not 0 <= share < 1:
-            raise ConfigError(f"search.held_out={share} must be at least 0 and below 1.")
-        self.of = dict(of) | ({} if root is None else {"root": root})
-        self.name, self.share, self.seed = called, float(share), int(seed)
+    of: Mapping[str, Any]
+    called: str
+    share: float
+    seed: int
+    root: str | None = None
 
     def load(self) -> ReIDData:
-        """Split the training part by people.
+        """Split the training part by identity.
 
         Raises:
-            DataError: the other data set is missing, knows no identities, or has too few people.
+            DataError: the other data set is missing, knows no identities, or has too few.
         """
-        whole: ReIDData = build(OmegaConf.create(self.of), f"dataset {self.name}").load()
+        options = dict(self.of) | ({} if self.root is None else {"root": self.root})
+        whole: ReIDData = build(OmegaConf.create(options), f"dataset {self.called}").load()
         train = whole.train
-        nobody = Split(Nothing(), np.empty(0, dtype=np.int64))
         if not self.share:
-            return ReIDData(f"{self.name}_training", train, nobody, nobody, whole.notes)
-        people = np.unique(train.identities[train.identities > 0])
-        count = round(self.share * len(people))
-        if count < 2 or len(people) - count < 2:
+            empty = train.subset(np.empty(0, dtype=np.int64))
+            return ReIDData(f"{self.called}_training", train, empty, empty, whole.notes)
+        known = np.unique(train.identities[train.identities > 0])
+        count = round(self.share * len(known))
+        if count < 2 or len(known) - count < 2:
             raise DataError(
-                f"{len(people)} people of known identity in the training set of {self.name}: "
+                f"The training set of {self.called} has {len(known)} known identities: "
                 f"search.held_out={self.share:g} leaves too few on one side.",
                 "Set another share, or search.criterion=label_free, which needs no identities.",
             )
-        ranked = sorted(people, key=lambda who: derive(self.seed, "held out", int(who)))
-        held = np.isin(train.identities, ranked[:count])
-        asked = self._queries(train, np.flatnonzero(held))
-        rest = np.setdiff1d(np.flatnonzero(held), asked)
-        notes = {"held_out_identities": count, "held_out_seed": self.seed}
+        ranked = sorted(known, key=lambda identity: derive(self.seed, "held out", int(identity)))
+        is_held_out = np.isin(train.identities, ranked[:count])
+        held_out = np.flatnonzero(is_held_out)
+        queries = self._queries(train, held_out)
         return ReIDData(
-            f"{self.name}_held_out",
-            train.subset(np.flatnonzero(~held)),
-            train.subset(asked),
-            train.subset(rest),
-            dict(whole.notes) | notes,
+            f"{self.called}_held_out",
+            train.subset(np.flatnonzero(~is_held_out)),
+            train.subset(queries),
+            train.subset(np.setdiff1d(held_out, queries)),
+            dict(whole.notes) | {"held_out_identities": count, "held_out_seed": self.seed},
         )
 
-    def _queries(self, train: Split, held: np.ndarray) -> np.ndarray:
-        """One image of each person and camera, as the test sets of the field have it; without
-        cameras one of each person. Never the last image of either: somebody has to be found.
+    def _queries(self, train: Split, held_out: np.ndarray) -> np.ndarray:
+        """One image of each identity and camera, as in the field's test sets; without cameras one
+        of each identity. The last image of either stays in the gallery.
         """
         chosen = []
         cameras = np.zeros(len(train.identities)) if train.cameras is None else train.cameras
-        for who in np.unique(train.identities[held]):
-            images = held[train.identities[held] == who]
+        for identity in np.unique(train.identities[held_out]):
+            images = held_out[train.identities[held_out] == identity]
             for camera in np.unique(cameras[images]):
-                there = images[cameras[images] == camera]
-                if len(there) > 1:
-                    draw = derive(self.seed, "query", int(who), int(camera))
-                    chosen.append(int(there[draw % len(there)]))
+                seen = images[cameras[images] == camera]
+                if len(seen) > 1:
+                    draw = derive(self.seed, "query", int(identity), int(camera))
+                    chosen.append(int(seen[draw % len(seen)]))
         return np.array(sorted(chosen), dtype=np.int64)
 
 
 def hold_out(config: DictConfig, share: float, seed: int) -> DictConfig:
-    """A configuration whose data set is the training part of its data set, see `HeldOut`."""
-    node = OmegaConf.to_container(config.dataset, resolve=True)
-    assert isinstance(node, dict)
-    root, name = node.pop("root", None), node.pop("name")
+    """The configuration with the training part of its data set as its data set, see `HeldOut`."""
+    other: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    moved = {key: other.pop(key) for key in ("name", "root", "on_bad_image") if key in other}
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.dataset = {
         "_target_": "harness.experiment.search.held_out.HeldOut",
-        "_recursive_": False,  # `of` is built by us, once its root is known
-        "name": name,
-        "called": name,
-        "on_bad_image": node.pop("on_bad_image", "error"),
+        "_recursive_": False,  # HeldOut builds `of` once its root is known
+        "on_bad_image": "error",
+        **moved,
+        "called": moved["name"],
         "share": share,
         "seed": seed,
-        "of": node,
-    } | ({} if root is None else {"root": root})
+        "of": other,
+    }
     return config

@@ -1,220 +1,213 @@
-"""What a search tells people: the end in the terminal, a page in its folder, a table of budgets."""
+"""What a search shows: its page with plots, the last lines in the terminal, a table of budgets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import shlex
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from optuna.trial import TrialState
+import matplotlib
+import numpy as np
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.tuned import ORACLE
-from harness.experiment.search.finalisation import Outcome, spread
-from harness.results.comparisons import METRICS as TITLES
-from harness.results.significance import Bootstrap, Difference
-from harness.results.significance_marks import LEVEL
+from harness.core.files import write_atomically, write_text
+from harness.core.metrics import METRICS, in_tables
+from harness.core.plugins import search_folders
+from harness.core.tuned import row_mark
+from harness.experiment.search.finalization import Result
+from harness.experiment.search.worker import shown
+from harness.results.significance import Bootstrap
 from harness.results.store import Run
 
-SHOWN = ("mAP", "rank1", "mINP")
-#: said wherever settings were chosen by test mAP
+LEVEL = 0.95
+#: shown wherever settings were chosen by test mAP
 WARNING = (
-    "Settings were chosen by test mAP (oracle): what they reach on the test set is no estimate of "
-    "what they would reach elsewhere."
+    "Settings were chosen by test mAP (oracle), so their test results do not estimate what they "
+    "reach on other data."
 )
 
 
-def row_names(outcome: Outcome) -> tuple[str, str]:
-    """How the default and the best are called in tables."""
-    method, settings = outcome.plan.recipe.method, outcome.plan.settings
-    on_test = f" {ORACLE}" if settings.criterion == "oracle" else ""
-    return method, f"{method} [tuned{on_test}: {settings.name}]"
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table whose first column holds names."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
 
-def budget(outcome: Outcome) -> str:
+def budget(result: Result) -> str:
     """Trials and device time, planned and used."""
-    settings = outcome.plan.settings
-    hours = "" if settings.hours is None else f", {settings.hours:g} device-hours at most"
-    states = [
-        f"{outcome.count(state)} {word}"
-        for state, word in (
-            (TrialState.COMPLETE, "complete"), (TrialState.PRUNED, "pruned"),
-            (TrialState.FAIL, "failed"),
-        )
-    ]  # fmt: skip
-    return (
-        f"{outcome.plan.trials} trials{hours}; used {', '.join(states)}, "
-        f"{outcome.hours:.2f} device-hours"
-    )
+    hours = result.plan.settings.hours
+    limit = "" if hours is None else f", at most {hours:g} device-hours"
+    used = ", ".join(f"{count} {word}" for word, count in result.counts.items())
+    return f"{result.plan.trials} trials{limit}; used {used}, {result.hours:.2f} device-hours"
 
 
-def comparison(outcome: Outcome) -> list[str]:
-    """A Markdown table of the default and the best on fresh seeds; [] where nothing was run."""
-    if not outcome.default:
+def comparison(result: Result) -> list[str]:
+    """A table of the default and the best settings on fresh seeds; [] if nothing was run."""
+    if not result.default:
         return []
-    if spread(outcome.default, "mAP") is None:
-        return ["The data have no test part: nothing was evaluated on fresh seeds."]
-    count = len(outcome.default)
-    lines = [
-        f"| On {count} fresh seed{'s' * (count > 1)} | "
-        + " | ".join(TITLES[m] for m in SHOWN)
-        + " |",
-        "| --- |" + " ---: |" * len(SHOWN),
-    ]
-    rows = list(zip(row_names(outcome), (outcome.default, outcome.tuned), strict=True))
-    for name, runs in rows[: 1 if outcome.best_is_default else 2]:
-        lines.append(f"| {name} | " + " | ".join(_cell(runs, m) for m in SHOWN) + " |")
-    if outcome.best_is_default:
+    if not result.default[0].record["metrics"]:
+        return ["The data have no test part: fresh seeds were trained but not evaluated."]
+    metrics, method, count = in_tables(), result.plan.recipe.method, len(result.default)
+    rows = {method: result.default}
+    if not result.best_is_default:
+        mark = row_mark({"tuned": result.tuned_by(result.plan.settings.name)})
+        rows[f"{method} [{mark}]"] = result.tuned
+    head = [f"On {count} fresh seed{'s' * (count > 1)}", *(m.label for m in metrics.values())]
+    lines = _table(head, [[name, *(_mean(r, m) for m in metrics)] for name, r in rows.items()])
+    if result.best_is_default:
         return [*lines, "", "Nothing better than the default was found."]
-    found = difference(outcome.tuned, outcome.default)
-    if found is not None:
-        lines += ["", _difference(found)]
-    if not outcome.same_protocol():
-        lines += ["", "The search changed what a protocol holds equal: the two rows are of "
-                      "different protocols, and `harness table` keeps them apart."]  # fmt: skip
-    return lines
+    found = _difference(result)
+    return lines if found is None else [*lines, "", found]
 
 
-def _cell(runs: Sequence[Run], metric: str) -> str:
-    found = spread(runs, metric)
-    if found is None:
+def _mean(runs: Sequence[Run], metric: str) -> str:
+    """Mean ± standard deviation."""
+    values = [run.record["metrics"][metric] for run in runs if run.record["metrics"]]
+    if not values:
         return "–"
-    mean, std = found
-    return f"{mean:.1f}" if std != std else f"{mean:.1f} ± {std:.1f}"
+    std = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{std}"
 
 
-def difference(a: Sequence[Run], b: Sequence[Run]) -> Difference | None:
-    """mAP of A minus that of B, by the paired bootstrap of tables; None without per-query APs."""
-    import numpy as np
-
-    values, people, valid = [], None, None
-    for runs in (a, b):
-        aps = []
-        for run in runs:
-            stage = list(run.record["stages"])[-1]
-            try:
-                with np.load(run.folder / "per_query.npz") as arrays:
-                    aps.append(100.0 * arrays[f"{stage}_ap"].astype(float))
-                    people = arrays["query_identity"]
-                    found = arrays[f"{stage}_first_match_rank"] > 0
-                    valid = found if valid is None else valid & found
-            except (OSError, KeyError):
-                return None
-        values.append(np.stack(aps))
-    assert people is not None and valid is not None
-    if len(np.unique(people[valid])) < 2:
+def _difference(result: Result) -> str | None:
+    """Tuned minus default by the paired bootstrap of tables; None without per-query results."""
+    values, identities, valid = [], np.empty(0), np.array(True)
+    for run in (*result.tuned, *result.default):
+        stage = list(run.record["stages"])[-1]
+        try:
+            with np.load(run.folder / "per_query.npz") as file:
+                arrays = {name: file[f"{stage}_{name}"] for name in ("ap", "first_match_rank")}
+                identities = file["query_identity"]
+        except (OSError, KeyError):
+            return None
+        values.append(100 * METRICS["mAP"].values(arrays).astype(float))
+        valid = valid & (arrays["first_match_rank"] > 0)
+    if (count := len(np.unique(identities[valid]))) < 2:
         return None
-    return Bootstrap(people[valid]).compare(values[0][:, valid], values[1][:, valid], LEVEL)
-
-
-def _difference(found: Difference) -> str:
+    tuned, default = np.split(np.stack(values)[:, valid], [len(result.tuned)])
+    found = Bootstrap(identities[valid]).compare(tuned, default, LEVEL)
     p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
     seeds = " and seeds" if min(found.seeds) > 1 else ""
     return (
         f"Tuned minus default: {found.value:+.1f} mAP, {LEVEL:.0%} interval {found.low:+.1f} to "
-        f"{found.high:+.1f}, {p} (paired bootstrap over {found.people} people{seeds})."
+        f"{found.high:+.1f}, {p} (paired bootstrap over {count} identities{seeds})."
     )
 
 
-def page(outcome: Outcome, names: Sequence[str], plots: Sequence[Path]) -> str:
-    """README.md of the study's folder."""
-    plan, settings, best = outcome.plan, outcome.plan.settings, outcome.best
+def write_page(result: Result, names: Sequence[str]) -> None:
+    """Write README.md and its plots into the study's folder.
+
+    Args:
+        names: of the presets.
+    """
+    plan, settings, best = result.plan, result.plan.settings, result.best
     lines = [
         f"# Search `{settings.name}`",
         "",
         f"{plan.recipe.method} on {plan.base.dataset.name}, protocol {plan.base.protocol.name}. "
-        f"Optimised: {settings.optimised}. Sampler {settings.sampler}, pruner {settings.pruner}. "
-        f"Budget: {budget(outcome)}.",
+        f"Optimized: {settings.optimized}. Sampler {settings.sampler}, pruner {settings.pruner}. "
+        f"Budget: {budget(result)}.",
         "",
-        "Made by `harness search`; every trial is in `trials.csv`, all else in `search.json`.",
+        "Written by `harness search`. `trials.csv` holds every trial, `search.json` the rest.",
     ]
     if settings.criterion == "last_val":
-        lines += [
-            "",
-            "The criterion uses identities of the training set to choose settings; no trial "
-            "trained on the people held out, and none saw the test set.",
-        ]
+        lines += ["", "The criterion uses identities of the training set to choose settings. No "
+                      "trial trained on the held-out identities or read the test set."]  # fmt: skip
     if settings.criterion == "oracle":
         lines += ["", f"**{WARNING}**"]
     if best is None:
         lines += ["", "No trial was completed."]
     else:
-        lines += ["", "| | " + " | ".join(_heads(outcome)) + " |",
-                  "| --- |" + " ---: |" * len(_heads(outcome))]  # fmt: skip
-        default = next((t for t in outcome.trials if "default" in t.user_attrs), None)
-        shown = [("default", default), ("best", best)]
-        shown += [("Pareto front", t) for t in outcome.front if t.number != best.number]
-        for word, trial in shown:
-            if trial is not None:
-                lines.append(f"| {word} (trial {trial.number}) | {_trial(outcome, trial)} |")
-        lines += ["", *comparison(outcome)]
+        named = [("default", result.default_trial), ("best", best)]
+        named += [("Pareto front", t) for t in result.front if t.number != best.number]
+        against = [settings.against.replace("_", " ")] if settings.against else []
+        head = ["", "criterion", *against, *(param.key for param in plan.space)]
+        rows = [[f"{word} (trial {t.number})", *_trial(result, t)] for word, t in named if t]
         presets = ", ".join(f"`+search={name}`" for name in names)
-        run = command(outcome, names[0])
-        lines += ["", f"Presets: {presets}, as in `{run}`."]
-    lines += ["", *(f"![{path.stem}]({path.name})" for path in plots), ""]
-    return "\n".join(lines)
+        lines += ["", *_table(head, rows), *(["", *fresh] if (fresh := comparison(result)) else [])]
+        lines += ["", f"Presets: {presets}, as in `{command(result)}`."]
+        if settings.plots:
+            lines += ["", *(f"![{name}]({name}.png)" for name in _draw_plots(result))]
+    write_text(settings.place / "README.md", "\n".join([*lines, ""]))
 
 
-def command(outcome: Outcome, preset: str) -> str:
-    """What runs a preset on the data that it was found on: the search's own words, but for those
-    about the search itself and about places.
-    """
-    words = [
-        word
-        for word in outcome.plan.overrides
-        if not word.lstrip("+~").startswith(("search.", "method=", "store=", "name=", "data."))
-    ]
-    return " ".join(["harness run", f"method={_method(outcome)}", *words, f"+search={preset}"])
-
-
-def _method(outcome: Outcome) -> str:
-    """As the command line has it: a variant is METHOD/VARIANT."""
-    given = [o.split("=", 1)[1] for o in outcome.plan.overrides if o.startswith("method=")]
-    return given[-1] if given else outcome.plan.recipe.method
-
-
-def _heads(outcome: Outcome) -> list[str]:
-    settings = outcome.plan.settings
-    second = [settings.against.replace("_", " ")] if settings.against else []
-    return ["criterion", *second, *(param.key for param in outcome.plan.space)]
-
-
-def _trial(outcome: Outcome, trial: object) -> str:
-    from optuna.trial import FrozenTrial
-
-    assert isinstance(trial, FrozenTrial)
+def _trial(result: Result, trial: FrozenTrial) -> list[str]:
+    """Objectives and settings."""
     complete = trial.state == TrialState.COMPLETE
-    values = [f"{v:.4g}" for v in trial.values] if complete and trial.values else []
-    values += ["–"] * (len(outcome.plan.settings.directions) - len(values))
-    settings = outcome.values(trial)
-    keys = [param.key for param in outcome.plan.space]
-    return " | ".join([*values, *(_short(settings[k]) if k in settings else "" for k in keys)])
+    values = trial.values if complete else ["–"] * len(result.study.directions)
+    return [shown(v) for v in (*values, *(trial.params.get(p.key, "") for p in result.plan.space))]
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _draw_plots(result: Result) -> list[str]:
+    """Write Optuna's plots of the criterion; returns their names."""
+    matplotlib.use("Agg")
+    from optuna.visualization import matplotlib as plots
+
+    settings = result.plan.settings
+    criterion = settings.column.removeprefix("label_free_")
+    named: dict[str, Any] = {"target": lambda trial: trial.values[0], "target_name": criterion}
+    drawn: dict[str, Callable[..., Any]] = {
+        "history": partial(plots.plot_optimization_history, **named),
+        "slice": partial(plots.plot_slice, **named),
+    }
+    if result.importance:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        drawn["importance"] = partial(plots.plot_param_importances, evaluator=evaluator, **named)
+    if settings.against is not None:
+        labels = [criterion, settings.against.replace("_", " ")]
+        drawn["front"] = partial(plots.plot_pareto_front, target_names=labels)
+    for name, draw in drawn.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", (ExperimentalWarning, UserWarning))
+            figure = np.ravel(np.asarray(draw(result.study)))[0].figure
+        save = partial(figure.savefig, format="png", dpi=80, bbox_inches="tight")
+        write_atomically(settings.place / f"{name}.png", save)
+        matplotlib.pyplot.close(figure)
+    return list(drawn)
 
 
-def budgets(outcomes: Sequence[Outcome]) -> list[str]:
+def command(result: Result) -> str:
+    """The command that runs the best settings on the same data."""
+    settings, own = result.plan.settings, ("search.", "store=", "name=")
+    words = [w for w in result.plan.overrides if not w.lstrip("+~").startswith(own)]
+    run = shlex.join(["harness", "run", *words, f"+search={settings.name}"])
+    found = settings.folder.absolute() in [folder.absolute() for folder in search_folders()]
+    return run if found else f"HARNESS_SEARCHES={shlex.quote(str(settings.folder))} {run}"
+
+
+def last_lines(result: Result) -> list[str]:
+    """What the terminal shows at the end."""
+    settings, best = result.plan.settings, result.best
+    lines = [f"\n{settings.name}: {budget(result)}"]
+    if best is None:
+        return [*lines, "No trial was completed: there are no settings to run."]
+    lines += comparison(result)
+    if result.best_is_default:
+        lines.append("The best trial is the default.")
+    lines.append(f"best: {', '.join(f'{key}={value}' for key, value in best.params.items())}")
+    return [*lines, f"run it: {command(result)}", f"see {settings.place}/README.md"]
+
+
+def budgets(results: Sequence[Result]) -> list[str]:
     """A Markdown table of several searches, and how much each was given."""
-    settings = outcomes[0].plan.settings
-    hours = "no limit of time" if settings.hours is None else f"{settings.hours:g} device-hours"
-    lines = [
-        "| Method | Default mAP | Tuned mAP | Trials (complete, pruned, failed) | Device-hours |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for outcome in outcomes:
-        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        counts = ", ".join(str(outcome.count(state)) for state in states)
-        total = sum(t.state.is_finished() for t in outcome.trials)
-        tuned = "the default" if outcome.best_is_default else _cell(outcome.tuned, "mAP")
-        lines.append(
-            f"| {outcome.plan.recipe.method} | {_cell(outcome.default, 'mAP')} | {tuned} | "
-            f"{total} ({counts}) | {outcome.hours:.2f} |"
-        )
-    fresh = settings.reproduce
-    lines += [
-        "",
+    settings = results[0].plan.settings
+    hours = "no time limit" if settings.hours is None else f"{settings.hours:g} device-hours"
+    head = ["Method", "Default mAP", "Tuned mAP", "Trials (complete, pruned, failed)",
+            "Device-hours"]  # fmt: skip
+    rows = []
+    for result in results:
+        counts = result.counts.values()
+        tuned = "the default" if result.best_is_default else _mean(result.tuned, "mAP")
+        trials = f"{sum(counts)} ({', '.join(map(str, counts))})"
+        rows.append([result.plan.recipe.method, _mean(result.default, "mAP"), tuned, trials,
+                     f"{result.hours:.2f}"])  # fmt: skip
+    text = (
         f"The same budget for each: {settings.trials} trials, {hours}, the published defaults as "
-        f"the first trial. Optimised: {settings.optimised}. mAP on the test set, mean ± standard "
-        f"deviation over {fresh} fresh seeds.",
-    ]
-    return [*lines, WARNING] if settings.criterion == "oracle" else lines
+        f"the first trial. Optimized: {settings.optimized}. mAP on the test set, mean ± standard "
+        f"deviation over {settings.reproduce} fresh seeds."
+    )
+    return [*_table(head, rows), "", text, *([WARNING] if settings.criterion == "oracle" else [])]

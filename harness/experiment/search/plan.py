@@ -1,40 +1,36 @@
-"""From a command line to a search: its settings, its space and its configurations, all checked."""
+"""A search as the command line describes it: settings, space and configurations, all checked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError
-from harness.core.paths import CONF
-from harness.evaluation.label_free import Reference, no_cameras, read_label_free
+from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.data_loading import load_data
-from harness.experiment.model_loading import check_parts, find_teachers
+from harness.experiment.finished_networks import check_parts, find_teachers
 from harness.experiment.naming import settings_hash
 from harness.experiment.recipe import Recipe, make_recipe
-from harness.experiment.search.check import defaults, settle
-from harness.experiment.search.config_location import locator
+from harness.experiment.search.check import PARTS, check_space, defaults
+from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings, read_settings
-from harness.experiment.search.space import Space, Values, parse
-from harness.experiment.search.trial import epochs_of, trial_config
-
-#: groups whose options may be searched
-PARTS = ("backbone", "labeler", "objective", "distiller")
+from harness.experiment.search.space import Space, SpaceError, Values, parse
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A search as it was asked for.
+    """A checked search.
 
     Attributes:
-        overrides: of the command line. base: the default configuration, what `harness run` would
-            run. defaults: its values of what is searched.
+        overrides: from the command line. base: the default configuration, which `harness run` with
+            the same overrides would run. defaults: its values of the searched keys, None if they
+            are not the first trial.
     """
 
     overrides: tuple[str, ...]
@@ -45,133 +41,144 @@ class Plan:
 
     def compose(self, values: Values) -> DictConfig:
         """The configuration with some values of the space."""
-        return Composer(self.base, self.overrides)(values)
+        return _configure(self.base, self.overrides, values)
+
+    def trial_config(self, values: Values) -> DictConfig:
+        """The configuration of a trial: data as the criterion needs them, in the study's store."""
+        settings = self.settings
+        config = self.compose(values)
+        config.store, config.overwrite = str(settings.place / "trials"), "skip"
+        if "force" in config:
+            config.force = False
+        config.selection = "last"
+        config.evaluation.every = settings.every
+        config.evaluation.label_free = None
+        if settings.criterion == "last_val":
+            return hold_out(config, settings.held_out, settings.split_seed)
+        if settings.criterion == "label_free":
+            config = hold_out(config, 0, settings.split_seed)
+            default = self.compose({})  # all trials are measured with the default's neighbours
+            for each in (config, default):
+                each.evaluation.label_free = [settings.label_free]
+            config.evaluation.reference = vars(read_label_free(default)[1])
+        return config
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of the default configuration."""
+        """Recipe of the default configuration."""
         return make_recipe(self.base)
 
     @cached_property
-    def reference(self) -> Reference:
-        """What label-free criteria are measured by, in all trials."""
-        config = self.base.copy()
-        OmegaConf.set_struct(config, False)
-        config.evaluation.label_free = [self.settings.label_free]
-        return read_label_free(config)[1]
-
-    @property
-    def steps(self) -> int:
-        """Epochs of a trial, warm-up included, of all its cells."""
-        return self.settings.seeds * epochs_of(self.recipe)
-
-    @cached_property
     def identity(self) -> dict[str, Any]:
-        """What a study may not change while it lasts."""
-        _, teachers = find_teachers(self.base, self.recipe)
+        """What must stay the same as long as a study exists."""
+        settings, base = self.settings, self.base
+        _, teachers = find_teachers(base, self.recipe)
         return {
             "method": self.recipe.method,
-            "dataset": str(self.base.dataset.name),
-            "protocol": str(self.base.protocol.name),
-            "optimised": self.settings.optimised,
-            "split_seed": self.settings.split_seed,
-            "every": self.settings.every,
-            "sampler": self.settings.sampler,
-            "pruner": self.settings.pruner,
-            "sampler_seed": self.settings.seed,
-            "space": self.space.describe(),
-            "seed": int(self.base.seed),
-            "other settings": settings_hash(self.base, str(self.base.train.precision), teachers),
+            "dataset": str(base.dataset.name),
+            "protocol": str(base.protocol.name),
+            "optimized": settings.optimized,
+            **settings.model_dump(include={"split_seed", "every", "sampler", "pruner"}),
+            "sampler_seed": settings.seed,
+            "seed": int(base.seed),
+            "other settings": settings_hash(base, str(base.train.precision), teachers),
+            **{f"space of {key}": leaf for key, leaf in self.space.describe().items()},
         }
 
-    @property
+    @cached_property
     def trials(self) -> int:
-        """How many there will be: of a grid, no more than it has."""
+        """Number of trials; a grid has at most as many as it has combinations."""
         if self.settings.sampler != "grid":
             return self.settings.trials
         return min(self.settings.trials, len(self.space.combinations()))
 
 
+def epochs_of(recipe: Recipe) -> list[tuple[str, int]]:
+    """(stage, epoch) of all epochs of a run in order; those of a warm-up are negative."""
+    return [
+        (stage.name, epoch)
+        for stage in recipe.stages
+        for epoch in range(-int(stage.config.train.warmup_epochs), int(stage.config.train.epochs))
+    ]
+
+
 def make_plan(overrides: Sequence[str]) -> Plan:
-    """Compose and check a search; nothing is trained and no image decoded.
+    """Compose and check a search. Nothing is trained and no image is decoded.
 
     Raises:
-        ConfigError: whatever is wrong with the configuration, the settings or the space.
-        DataError: the data are missing, or have not what the criterion needs.
+        ConfigError: the configuration, the settings or the space are invalid.
+        DataError: the data are missing, or lack what the criterion needs.
     """
     overrides = tuple(overrides)
-    whole = compose(overrides, "search", with_hydra=True)
-    OmegaConf.set_struct(whole, False)
-    chosen: Mapping[str, Any] = OmegaConf.to_container(whole.pop("hydra").runtime.choices)  # type: ignore[assignment]
-    settings = read_settings(whole)
-    tree = OmegaConf.to_container(whole.search.space, resolve=True)
-    whole.pop("search")
-    if whole.get("tuned") is not None:
+    base = compose(overrides, "search", with_hydra=True)
+    OmegaConf.set_struct(base, False)
+    chosen: Any = OmegaConf.to_container(base.pop("hydra").runtime.choices)
+    settings = read_settings(base)
+    tree: Any = OmegaConf.to_container(base.pop("search").space, resolve=True)
+    if base.get("tuned") is not None:
         raise ConfigError(
-            f"+search={whole.tuned.search} is the end of a search, not the beginning of one.",
-            "Give single values instead: labeler.eps=… and the like.",
+            f"+search={base.tuned.search} is the result of a search and cannot start one.",
+            "Give single values instead, such as labeler.eps=….",
         )
-    assert isinstance(tree, dict)
-    recipe = make_recipe(whole)
+    recipe = make_recipe(base)
     if not recipe.stages:
         raise ConfigError(
             f"{recipe.method} does not train: there is nothing to search.",
             "Choose a method that trains (harness list methods).",
         )
-    space = parse({str(key): node for key, node in tree.items()}, locator(overrides))
-    space = settle(space, Composer(whole, overrides), part_options())
-    first = defaults(space, whole, chosen) if settings.warm_start else None
-    plan = Plan(overrides, settings, space, whole, first)
-    if settings.sampler == "grid":
-        space.combinations()  # refuses what has no end
+    try:
+        space = check_space(parse(tree), partial(_configure, base, overrides))
+        if settings.sampler == "grid":
+            space.combinations()
+        first = defaults(space, base, chosen) if settings.warm_start else None
+    except SpaceError as error:
+        origin = _origin(error.key, overrides, str(chosen["method"]))
+        raise ConfigError(error.cause, f"{error.hint} {origin}".strip()) from error
     if settings.sampler == "cmaes" and all(param.choices is not None for param in space):
         raise ConfigError("search.sampler=cmaes needs ranges, and the space has only choices.",
                           "Use search.sampler=tpe.")  # fmt: skip
-    check_parts(whole, find_teachers(whole, recipe)[0])
+    check_parts(base, find_teachers(base, recipe)[0])
+    plan = Plan(overrides, settings, space, base, first)
     _check_data(plan)
     return plan
 
 
-def part_options() -> dict[str, list[str]]:
-    return {part: sorted(path.stem for path in (CONF / part).glob("*.yaml")) for part in PARTS}
+def _origin(key: str, overrides: Sequence[str], method: str) -> str:
+    """Where a searched key was written: in an override, or else in the method's file."""
+    full = f"search.space.{key}."
+    parser = OverridesParser.create()
+    for text in reversed(overrides):
+        name = f"{parser.parse_override(text).key_or_group}."
+        if name.startswith("search.space.") and (full.startswith(name) or name.startswith(full)):
+            return f"It is set by '{text}'."
+    return f"It is set in the search block of the method {method}."
+
+
+def _configure(base: DictConfig, overrides: Sequence[str], values: Values) -> DictConfig:
+    """A configuration with some values of the space; where they choose a part, Hydra composes."""
+    groups = {key: value for key, value in values.items() if key in PARTS}
+    config = base.copy()
+    if groups:
+        parser = OverridesParser.create()
+        kept = [text for text in overrides
+                if parser.parse_override(text).key_or_group not in groups]  # fmt: skip
+        config = compose([*kept, *(f"{g}={option}" for g, option in groups.items())], "search")
+    OmegaConf.set_struct(config, False)
+    config.pop("search", None)
+    for key, value in values.items():
+        if key not in groups:
+            OmegaConf.update(config, key, value, force_add=True)
+    return config
 
 
 def _check_data(plan: Plan) -> None:
-    """Whether the criterion can be had from the data."""
-    data = load_data(trial_config(plan.base, plan.settings, plan.reference))
+    """Check that the data have what the criterion needs."""
+    data = load_data(plan.trial_config({}))
     wanted = (plan.settings.criterion, plan.settings.label_free)
     if wanted == ("label_free", "cross_camera") and data.train.cameras is None:
         raise no_cameras()
     if plan.settings.criterion == "oracle" and not len(data.query.images):
         raise DataError(
-            f"{data.name} has no test part, and search.criterion=oracle looks at it.",
+            f"{data.name} has no test part, which search.criterion=oracle needs.",
             "Use search.criterion=last_val or label_free.",
         )
-
-
-class Composer:
-    """Values → a configuration: by Hydra where they choose a part, else by setting them."""
-
-    def __init__(self, base: DictConfig, overrides: Sequence[str]) -> None:
-        self.base, self.overrides = base, overrides
-
-    def __call__(self, values: Values) -> DictConfig:
-        groups = {key: value for key, value in values.items() if key in PARTS}
-        config = self._with(groups) if groups else self.base.copy()
-        OmegaConf.set_struct(config, False)
-        for key, value in values.items():
-            if key not in groups:
-                OmegaConf.update(config, key, value, force_add=True)
-        return config
-
-    def _with(self, groups: Values) -> DictConfig:
-        parser = OverridesParser.create()
-        kept = [
-            text
-            for text in self.overrides
-            if parser.parse_override(text).key_or_group not in groups
-        ]
-        config = compose([*kept, *(f"{g}={option}" for g, option in groups.items())], "search")
-        OmegaConf.set_struct(config, False)
-        config.pop("search")
-        return config

@@ -1,55 +1,71 @@
-"""What `search.…` says, checked."""
+"""The options `search.*`: their kinds, ranges and meanings."""
 
 from __future__ import annotations
 
-import math
-import re
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.evaluation.label_free import CRITERIA as LABEL_FREE
 
-CRITERIA = ("last_val", "label_free", "oracle")
 Direction = Literal["maximize", "minimize"]
+#: second objective → its direction
 AGAINST: dict[str, Direction] = {"images_per_second": "maximize", "hours": "minimize"}
-SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid")
-PRUNERS = ("none", "median", "hyperband", "halving")
-#: key → the least whole number
-WHOLE = {"trials": 1, "seeds": 1, "failures": 1, "every": 1, "heartbeat": 1, "retries": 0,
-         "reproduce": 0, "seed": 0, "split_seed": 0}  # fmt: skip
-TRUTHS = ("warm_start", "plots", "keep_networks")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """See harness/conf/search.yaml."""
+class Settings(BaseModel):
+    """The options of a search; docs/search.md explains them, conf/search.yaml has the defaults."""
 
-    name: str
-    folder: Path
-    criterion: str
-    held_out: float
-    label_free: str
-    split_seed: int
-    against: str | None
-    every: int
-    seeds: int
-    trials: int
-    hours: float | None
-    failures: int
-    sampler: str
-    pruner: str
-    seed: int
-    warm_start: bool
-    storage: str
-    heartbeat: int
-    retries: int
-    reproduce: int
-    plots: bool
-    keep_networks: bool
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    name: str = Field(
+        pattern=r"^\w[\w.+-]*$",
+        description="study and its folder: letters, digits, '.', '_', '+', '-'",
+    )
+    folder: Path = Field(description="folder of all searches")
+    criterion: Literal["last_val", "label_free", "oracle"] = Field(description="what is optimized")
+    held_out: float = Field(gt=0, lt=1, description="last_val: share of the training identities")
+    label_free: Literal["cross_camera", "neighbours", "stability", "silhouette"] = Field(
+        description="label_free: which criterion without labels"
+    )
+    split_seed: int = Field(ge=0, description="of the held-out split")
+    against: Literal["images_per_second", "hours"] | None = Field(
+        description="a second objective, for a Pareto front"
+    )
+    every: int = Field(ge=1, description="epochs between two evaluations of the criterion")
+    seeds: int = Field(ge=1, description="runs per trial, each with another seed")
+    trials: int = Field(ge=1, description="trials of all workers together")
+    hours: float | None = Field(gt=0, description="device-hours of all workers together, or null")
+    failures: int = Field(ge=1, description="failures in a row after which the search stops")
+    sampler: Literal["tpe", "cmaes", "gp", "random", "grid"] = Field(description="Optuna's sampler")
+    pruner: Literal["none", "median", "hyperband", "halving"] = Field(description="Optuna's pruner")
+    seed: int = Field(ge=0, description="of the sampler")
+    warm_start: bool = Field(description="whether the first trial is the method's defaults")
+    storage: str = Field(
+        pattern=r"^(sqlite|journal|.+://.*)$",
+        description="sqlite, journal, or a URL: postgresql://USER@HOST/DB",
+    )
+    heartbeat: int = Field(ge=1, description="seconds between two signs of life of a worker")
+    retries: int = Field(ge=0, description="how often a trial is resumed after its worker died")
+    reproduce: int = Field(ge=0, description="fresh seeds for the best settings and the defaults")
+    plots: bool = Field(description="whether the study's page has plots")
+    keep_networks: bool = Field(description="whether trials keep their weights")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.against is not None and self.pruner != "none":
+            raise ConfigError(
+                f"search.pruner={self.pruner} cannot be combined with "
+                f"search.against={self.against}: Optuna does not prune with two objectives.",
+                "Leave search.pruner out.",
+            )
+        if self.against is not None and self.sampler == "cmaes":
+            raise ConfigError(
+                "search.sampler=cmaes supports only one objective.", "Use tpe, gp or random."
+            )
+        return self
 
     @property
     def place(self) -> Path:
@@ -57,8 +73,8 @@ class Settings:
         return self.folder / self.name
 
     @property
-    def optimised(self) -> str:
-        """What is optimised, in words that stand in records and tables."""
+    def optimized(self) -> str:
+        """The objectives in words, as records, protocol cards and tables show them."""
         words = {
             "last_val": f"mAP on {self.held_out:.0%} of the training people, held out, after the "
             "last epoch",
@@ -71,87 +87,40 @@ class Settings:
 
     @property
     def column(self) -> str:
-        """The criterion's key in a row of a history."""
+        """The criterion's key in a run's history."""
         return f"label_free_{self.label_free}" if self.criterion == "label_free" else "mAP"
 
     @property
     def directions(self) -> list[Direction]:
-        """Of each objective, as Optuna has them."""
+        """Direction of each objective, for Optuna."""
         return ["maximize", *([] if self.against is None else [AGAINST[self.against]])]
 
 
 def read_settings(config: DictConfig) -> Settings:
-    """From a configuration composed by `harness search`.
+    """Read and check `search.*` of a configuration composed by `harness search`.
 
     Raises:
-        ConfigError: an option that does not exist, or a value out of range.
+        ConfigError: an unknown option, a value out of range, or options that exclude each other.
     """
-    node = OmegaConf.to_container(config.search, resolve=True)
-    assert isinstance(node, dict)
-    given: dict[str, Any] = {str(key): value for key, value in node.items()}
+    given: Any = OmegaConf.to_container(config.search, resolve=True)
     given.pop("space")
-    known = [f.name for f in fields(Settings)]
-    for key in given:
-        if key not in known:
-            raise ConfigError(
-                f"There is no option 'search.{key}'.", did_you_mean(key, [*known, "space"])
-            )
-    _check(given)
+    if given["name"] is None:
+        given["name"] = f"{config.method.name}-{config.dataset.name}-{given['criterion']}"
     if given["pruner"] == "auto":
         given["pruner"] = "none" if given["against"] else "median"
-    elif given["against"] and given["pruner"] != "none":
-        raise ConfigError(
-            f"search.pruner={given['pruner']} and search.against={given['against']} exclude each "
-            "other: with two objectives no trial can be told to be hopeless.",
-            "Leave search.pruner out.",
-        )
-    if given["against"] and given["sampler"] == "cmaes":
-        raise ConfigError("search.sampler=cmaes has one objective.", "Use tpe, gp or random.")
-    name = given["name"] or _name(config, given)
-    if not re.fullmatch(r"\w[\w.+-]*", str(name)):
-        raise ConfigError(
-            f"search.name={name} is no name of a folder.",
-            "Use letters, digits, '.', '_', '+' and '-'.",
-        )
-    given["name"] = str(name)
     given["folder"] = Path(str(given["folder"])).expanduser()
-    given["hours"] = None if given["hours"] is None else float(given["hours"])
-    return Settings(**given)
-
-
-def _name(config: DictConfig, given: dict[str, Any]) -> str:
-    return f"{config.method.name}-{config.dataset.name}-{given['criterion']}"
-
-
-def _check(given: dict[str, Any]) -> None:
-    options: dict[str, tuple[Any, ...]] = {
-        "criterion": CRITERIA, "label_free": LABEL_FREE, "sampler": SAMPLERS,
-        "pruner": ("auto", *PRUNERS), "against": (None, *AGAINST),
-    }  # fmt: skip
-    for key, known in options.items():
-        if given[key] not in known:
-            raise ConfigError(
-                f"search.{key}={given[key]} is unknown.",
-                did_you_mean(str(given[key]), [k for k in known if k]),
-            )
-    for key, least in WHOLE.items():
-        value = given[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"search.{key}={value} must be a whole number, {least} or more.")
-    for key in TRUTHS:
-        if not isinstance(given[key], bool):
-            raise ConfigError(f"search.{key}={given[key]} must be true or false.")
-    hours, share = given["hours"], given["held_out"]
-    if hours is not None and not (_number(hours) and hours > 0):
-        raise ConfigError(f"search.hours={hours} must be a number above 0, or null.")
-    if not (_number(share) and 0 < share < 1):
-        raise ConfigError(f"search.held_out={share} must be above 0 and below 1.")
-    storage = given["storage"]
-    if storage not in ("sqlite", "journal") and "://" not in str(storage):
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    key, fields = str(problem["loc"][0]), Settings.model_fields
+    if problem["type"] == "extra_forbidden":
+        raise ConfigError(f"There is no option 'search.{key}'.", did_you_mean(key, fields))
+    if problem["type"] == "literal_error":
+        kind = fields[key].annotation
+        known = [name for part in (kind, *get_args(kind)) for name in get_args(part) if name]
         raise ConfigError(
-            f"search.storage={storage} is unknown.", "sqlite, journal, or a URL: postgresql://…"
+            f"search.{key}={given[key]} is unknown.", did_you_mean(str(given[key]), known)
         )
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    cause = problem["msg"].replace("Input should", "must").replace("String should", "must")
+    raise ConfigError(f"search.{key}={given[key]} {cause}.", f"{fields[key].description}.")

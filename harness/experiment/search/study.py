@@ -1,269 +1,189 @@
-"""The study that workers share: opened, compared with what is asked for, and worked at."""
+"""The Optuna study that workers share: its storage, sampler, pruner and trials."""
 
 from __future__ import annotations
 
 import json
-import time
 import warnings
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna import Study
+from optuna import Study, pruners, samplers
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
-from harness.core.errors import ConfigError, DataError, HarnessError
+from harness.core.errors import ConfigError, first_line
 from harness.core.files import make_folder
-from harness.core.progress import duration
-from harness.experiment.search.samplers import make_pruner, make_sampler
+from harness.core.seeds import derive
+from harness.experiment.search.plan import Plan, epochs_of
 from harness.experiment.search.settings import Settings
-from harness.experiment.search.space import Space, Values
-from harness.experiment.search.storage import GRACE, open_storage, original, retry
-from harness.experiment.search.trial import Failed, Objective, SpentError
-from harness.experiment.search.trial_statistics import counted, reason, seconds_of
 
 IDENTITY = "harness"
-#: seconds after which a running trial without any heartbeat is taken for one that never began
-NEVER_BEGUN = 600.0
-Say = Callable[[str], None]
+SAMPLERS: dict[str, Callable[[int], samplers.BaseSampler]] = {
+    # constant_liar keeps workers from trying what another one is running
+    "tpe": lambda seed: samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, constant_liar=True
+    ),
+    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "gp": lambda seed: samplers.GPSampler(seed=seed),
+    "random": lambda seed: samplers.RandomSampler(seed=seed),
+    # each combination once; unlike GridSampler it supports conditions
+    "grid": lambda seed: samplers.BruteForceSampler(seed=seed),
+}
 
 
-def open_study(
-    settings: Settings,
-    identity: Mapping[str, Any],
-    space: Space,
-    first: Values | None,
-    steps: int,
-) -> Study:
-    """The study of this name, made if it is not there.
-
-    Args:
-        identity: what may not change while a study lasts. first: the values of the first trial.
-        steps: how often a trial looks at its criterion.
+def open_study(plan: Plan) -> Study:
+    """Open the study of this name, creating it if needed, with the default as its first trial.
 
     Raises:
-        ConfigError: the storage cannot be used, or the study is another one.
+        ConfigError: the storage or the sampler cannot be used, or another search has this name.
     """
+    settings = plan.settings
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = make_sampler(settings)
+    if settings.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise ConfigError(
+            "search.sampler=cmaes needs the package cmaes.",
+            'Install it: pip install "usl-reid-harness[search]".',
+        )
     make_folder(settings.place)
-    with FileLock(settings.place / ".opening.lock"):
-        storage = open_storage(settings)  # two workers must not lay out its tables at once
+    with FileLock(settings.place / ".opening.lock"):  # one worker creates the tables
         study = optuna.create_study(
-            storage=storage,
-            sampler=sampler,
-            pruner=make_pruner(settings.pruner, steps),
+            storage=open_storage(settings),
+            sampler=SeededByTrial(settings.sampler, settings.seed),
+            pruner=_pruner(settings.pruner, settings.seeds * len(epochs_of(plan.recipe))),
             study_name=settings.name,
             directions=settings.directions,
             load_if_exists=True,
         )
-        wanted = json.loads(json.dumps(identity, default=str))
-        found = study.user_attrs.get(IDENTITY)
-        if found is None:
-            if study.get_trials(deepcopy=False):
-                raise ConfigError(f"The study '{settings.name}' was not made by harness search.",
-                                  "Choose another search.name.")  # fmt: skip
-            study.set_user_attr(IDENTITY, wanted)
-        elif found != wanted:
-            raise _another(settings, found, wanted)
-        if first is not None and not study.get_trials(deepcopy=False):
-            study.enqueue_trial(space.encode(first), user_attrs={"default": True})
+        _check_identity(study, plan)
+        if plan.defaults is not None and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(plan.defaults, user_attrs={"default": True})
     return study
 
 
-def _another(
-    settings: Settings, found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> ConfigError:
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    told = []
-    for key in differing:
-        old, new = found.get(key), wanted[key]
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-            told += [f"{key} of {k}: {_said(old.get(k))}, not {_said(new.get(k))}" for k in inner]
-        else:
-            told.append(f"{key}: {_said(old)}, not {_said(new)}")
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return ConfigError(
-        f"The study '{settings.name}' in {settings.place} is another one ({'; '.join(told[:3])}"
-        f"{more}).",
-        "Give it as it was, or choose another search.name.",
-    )
-
-
-def _said(value: Any) -> str:
-    return "none" if value is None else json.dumps(value) if isinstance(value, dict) else str(value)
-
-
-def sweep(study: Study, settings: Settings) -> None:
-    """Put back the trials of workers that died."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        optuna.storages.fail_stale_trials(study)
-    again = retry(settings.retries)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if never_begun(trial, settings):
-            try:
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            except RuntimeError:  # finished: another worker was quicker
-                continue
-            again(study, study._storage.get_trial(trial._trial_id))
-
-
-def never_begun(trial: FrozenTrial, settings: Settings) -> bool:
-    """Whether its worker died before the first heartbeat, which no storage can tell."""
-    if trial.state != TrialState.RUNNING or "worker" in trial.user_attrs:
-        return False
-    if trial.datetime_start is None:
-        return False
-    age = datetime.now(trial.datetime_start.tzinfo) - trial.datetime_start
-    return age.total_seconds() > max(NEVER_BEGUN, GRACE * settings.heartbeat)
-
-
-def put_back(study: Study, trial_id: int | None) -> None:
-    """Let a trial that was stopped wait for whoever goes on with it."""
-    if trial_id is None:
-        return
-    trial = study._storage.get_trial(trial_id)
-    if trial.state != TrialState.FAIL or "reason" in trial.user_attrs:
-        return
-    stopped = [*trial.user_attrs.get("interrupted", []), trial.number]
-    study.add_trial(
-        create_trial(
-            state=TrialState.WAITING,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs=trial.user_attrs | {"interrupted": stopped},
-            system_attrs=trial.system_attrs | {"failed_trial": original(trial)},
-            intermediate_values=trial.intermediate_values,
-        )
-    )
-
-
-def work(study: Study, settings: Settings, objective: Objective, say: Say) -> None:
-    """Run trials until the study has as many as it should, or its time is used up.
-
-    Any number of processes may do so at once. When others are at the last trials this waits: one of
-    them may die.
+def open_storage(settings: Settings) -> BaseStorage:
+    """Open the study's storage, creating it if needed.
 
     Raises:
-        HarnessError: trial after trial fails, or the data are missing. KeyboardInterrupt: stopped;
-            the trial at work waits for the next worker.
+        ConfigError: it cannot be reached or read, or its driver is not installed.
     """
-    waited = False
-    while True:
-        sweep(study, settings)
-        trials = counted(study.get_trials(deepcopy=False))
-        done = [t for t in trials if t.state.is_finished()]
-        if len(done) >= settings.trials or _spent(trials, settings):
-            return
-        _check_failures(done, settings)
-        running = [t for t in trials if t.state == TrialState.RUNNING]
-        waiting = any(t.state == TrialState.WAITING for t in trials)
-        if len(done) + len(running) >= settings.trials and not waiting:
-            if not waited:
-                say(f"other workers are at the last {len(running)} trials: waiting for them")
-                waited = True
-            time.sleep(min(settings.heartbeat, 5))
-            continue
-        waited = False
-        objective.current = None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.optimize(objective, n_trials=1, catch=(Failed,))
-        except (KeyboardInterrupt, DataError):
-            put_back(study, objective.current)
-            raise
-        except SpentError as error:
-            put_back(study, objective.current)
-            say(str(error.cause))
-            continue
-        except (RuntimeError, ValueError) as error:  # a finished trial takes no more
-            if not _taken(study, objective.current):
-                raise
-            say(f"a trial was taken over by another worker meanwhile ({error})")
-            continue
-        if (line := _line(study, settings, objective)) is not None:
-            say(line)
+    url, engine = settings.storage, dict[str, Any](pool_pre_ping=True)
+    if url == "journal":
+        return JournalStorage(JournalFileBackend(str(settings.place / "study.journal")))
+    if url == "sqlite":  # a worker waits up to 100 s while another one writes
+        url = f"sqlite:///{(settings.place / 'study.db').absolute()}"
+        engine = {"connect_args": {"timeout": 100}}
+    scheme, _, rest = url.partition("://")
+    shown = f"search.storage={scheme}://{rest.rpartition('@')[2]}"  # without user and password
+    if scheme in ("postgresql", "postgres") and find_spec("psycopg") and not find_spec("psycopg2"):
+        url = f"postgresql+psycopg://{rest}"
+    try:
+        return RDBStorage(url, engine_kwargs=engine)
+    except ImportError as error:
+        raise ConfigError(
+            f"{shown}: {first_line(error)}.",
+            'Install the driver: pip install "usl-reid-harness[postgresql]".',
+        ) from error
+    except Exception as error:  # whatever the database's driver raises
+        raise ConfigError(
+            f"{shown} cannot be used: {first_line(error)}",
+            "Check that the database exists and that you may write to it.",
+        ) from error
 
 
-def _taken(study: Study, trial_id: int | None) -> bool:
-    """Whether a trial is over, though this worker has not told."""
-    return trial_id is not None and study._storage.get_trial(trial_id).state.is_finished()
-
-
-def _spent(trials: list[FrozenTrial], settings: Settings) -> bool:
-    return settings.hours is not None and seconds_of(trials) >= settings.hours * 3600
-
-
-def _check_failures(done: list[FrozenTrial], settings: Settings) -> None:
-    """Give up where nothing ever succeeds, or trials fail by what is not their settings' fault."""
-    last = sorted(done, key=lambda t: t.number)[-settings.failures :]
-    if len(last) < settings.failures or any(t.state != TrialState.FAIL for t in last):
-        return
-    never = all(t.state == TrialState.FAIL for t in done)
-    if never or not any(t.user_attrs.get("expected") for t in last):
-        causes = dict.fromkeys(reason(t) for t in last)
-        raise HarnessError(
-            f"The last {settings.failures} trials failed: {'; '.join(causes)}.",
-            f"Their logs are under {settings.place / 'trials'}. Mend the space (another "
-            "search.name) or the machine; the same command goes on, with search.failures=N after "
-            "more of them.",
+def _check_identity(study: Study, plan: Plan) -> None:
+    settings = plan.settings
+    wanted = json.loads(json.dumps(plan.identity, default=str))
+    found = study.user_attrs.get(IDENTITY)
+    if found is None:
+        if study.get_trials(deepcopy=False):
+            raise ConfigError(
+                f"The study '{settings.name}' was not created by harness search.",
+                "Choose another search.name.",
+            )
+        study.set_user_attr(IDENTITY, wanted)
+    elif found != wanted:
+        changes = [f"{key}: {found.get(key)}, not {wanted.get(key)}"
+                   for key in {**found, **wanted} if found.get(key) != wanted.get(key)]  # fmt: skip
+        raise ConfigError(
+            f"The study '{settings.name}' in {settings.place} belongs to another search "
+            f"({'; '.join(changes)}).",
+            "Give the same options as before, or choose another search.name.",
         )
+
+
+class SeededByTrial(samplers.BaseSampler):
+    """An Optuna sampler that is created anew for each trial, seeded by the trial's number.
+
+    The values of a trial then depend only on the seed, its number and the trials finished before:
+    a resumed study continues as if it had not stopped, and workers do not draw the same values.
+    """
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self.kind, self.seed = kind, seed
+        self.sampler: samplers.BaseSampler = samplers.RandomSampler()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            seed = derive(self.seed, "sampler", trial.number) % 2**32
+            self.sampler = SAMPLERS[self.kind](seed)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        return self.sampler.sample_independent(study, trial, name, distribution)
+
+
+def _pruner(kind: str, epochs: int) -> pruners.BasePruner:
+    """The pruner of `search.pruner` for trials of some epochs."""
+    if kind == "median":
+        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 4))
+    if kind == "hyperband":
+        return pruners.HyperbandPruner(min_resource=max(1, epochs // 9), max_resource=epochs)
+    if kind == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 4), reduction_factor=2)
+    return pruners.NopPruner()
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """The trials that count: neither resumed by a later one nor beyond the number asked for."""
+    trials = study.get_trials(deepcopy=False)
+    resumed = {n for t in trials for n in t.user_attrs.get("resumes", [])}
+    return [t for t in trials if t.number not in resumed and "surplus" not in t.user_attrs]
+
+
+def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that are complete, pruned or failed."""
+    return [t for t in trials if t.state.is_finished()]
+
+
+def seconds_of(trials: list[FrozenTrial]) -> float:
+    """Device time of trials."""
+    return sum(float(t.user_attrs.get("seconds", 0)) for t in trials)
+
+
+def reason(trial: FrozenTrial) -> str:
+    """Why a trial failed."""
+    return str(trial.user_attrs.get("reason", "its worker died repeatedly"))
 
 
 def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
-    """The best by the criterion, the earliest of equals; None where none is complete."""
+    """The best complete trial by the criterion, the earliest of equal ones."""
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     return max(complete, key=lambda t: (t.values[0], -t.number)) if complete else None
-
-
-def _line(study: Study, settings: Settings, objective: Objective) -> str | None:
-    """What a person wants to know of a trial that has ended; None of one too many."""
-    if objective.current is None:
-        return None
-    trials = counted(study.get_trials(deepcopy=False))
-    trial = study._storage.get_trial(objective.current)
-    if trial.number not in [t.number for t in trials]:
-        return None
-    done = sum(t.state.is_finished() for t in trials)
-    words = {
-        TrialState.COMPLETE: lambda: "  ".join(f"{v:.4g}" for v in trial.values),
-        TrialState.PRUNED: lambda: (
-            f"pruned at {trial.intermediate_values[trial.last_step]:.1f}"
-            if trial.last_step is not None
-            else "pruned"
-        ),
-        TrialState.FAIL: lambda: f"failed: {reason(trial)}",
-    }[trial.state]()
-    if "same_as" in trial.user_attrs and trial.state == TrialState.COMPLETE:
-        words += f" (the same as trial {trial.user_attrs['same_as']})"
-    best = best_of(trials)
-    parts = [f"trial {trial.number} ({done}/{settings.trials})", words]
-    if best is not None:
-        parts.append(f"best {best.values[0]:.4g} (trial {best.number})")
-    short = shortened(list(trial.params))
-    values = ", ".join(f"{short[key]} {_short(v)}" for key, v in trial.params.items())
-    parts.append(f"default: {values}" if "default" in trial.user_attrs else values)
-    seconds = seconds_of(trials)
-    if done < settings.trials and done:
-        workers = max(1, sum(t.state == TrialState.RUNNING for t in trials) + 1)
-        left = seconds / done * (settings.trials - done) / workers
-        if settings.hours is not None:
-            left = min(left, max(0.0, settings.hours * 3600 - seconds) / workers)
-        parts.append(f"search ends in about {duration(left)}")
-    return "  ".join(parts)
-
-
-def shortened(keys: list[str]) -> dict[str, str]:
-    """Dotted keys by their last part, where it tells them apart."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,4 @@
-"""A trial: a cell (one a seed) in the study's own store, looked at epoch by epoch.
-
-Killed, it is taken up by whoever retries it, from the cell's checkpoint.
-"""
+"""A trial: one run for each seed in the study's own store, evaluated epoch by epoch."""
 
 from __future__ import annotations
 
@@ -11,298 +8,194 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
-from optuna import Study, TrialPruned
-from optuna import Trial as Suggested
+from omegaconf import DictConfig
+from optuna import Study, Trial, TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.errors import ConfigError, DataError, HarnessError, TrainingError, first_line
 from harness.core.progress import QUIET_SECONDS, Reporter, epoch_line
-from harness.evaluation.label_free import Reference
-from harness.experiment.recipe import Recipe
+from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
-from harness.experiment.search.check import Compose
-from harness.experiment.search.held_out import hold_out
-from harness.experiment.search.settings import Settings
-from harness.experiment.search.space import Space
-from harness.experiment.search.storage import GRACE, original
-from harness.experiment.search.trial_statistics import counted, reason, seconds_of
+from harness.experiment.search.plan import Plan, epochs_of
+from harness.experiment.search.study import counted, finished, reason, seconds_of
 from harness.results.store import Run
 
 Row = Mapping[str, Any]
-#: what settings may well lead to; anything else, time and again, is a broken machine or a bug
+#: errors that settings can cause; any other one, trial after trial, is a broken machine or a bug
 EXPECTED = (TrainingError, ConfigError, torch.OutOfMemoryError)
 
 
 class Failed(Exception):
-    """A trial that came to nothing, with the reason; the search goes on."""
+    """A failed trial: its reason in one line, and whether settings can cause it."""
+
+    def __init__(self, reason: str, expected: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.expected = reason, expected
 
 
-class SpentError(HarnessError):
-    """The device time of the study is used up."""
-
-
-def trial_config(config: DictConfig, settings: Settings, reference: Reference) -> DictConfig:
-    """A trial's cell: as the criterion has it, in the study's store, without a name yet."""
-    config = config.copy()
-    OmegaConf.set_struct(config, False)
-    config.store, config.force, config.selection = str(settings.place / "trials"), False, "last"
-    config.evaluation.every = settings.every
-    config.evaluation.label_free = None
-    if settings.criterion == "last_val":
-        config = hold_out(config, settings.held_out, settings.split_seed)
-    elif settings.criterion == "label_free":
-        config = hold_out(config, 0, settings.split_seed)
-        config.evaluation.label_free = [settings.label_free]
-        config.evaluation.reference = vars(reference)
-    return config
-
-
-def epochs_of(recipe: Recipe) -> int:
-    """All epochs of a cell, warm-up included."""
-    trains = [stage.config.train for stage in recipe.stages]
-    return sum(int(t.epochs) + int(t.warmup_epochs) for t in trains)
-
-
-def step_of(row: Row, recipe: Recipe) -> int:
-    """The number of an epoch among all of a cell's, from 0."""
-    before = 0
-    for stage in recipe.stages:
-        warmup = int(stage.config.train.warmup_epochs)
-        if stage.name == row["stage"]:
-            return before + warmup + int(row["epoch"])
-        before += warmup + int(stage.config.train.epochs)
-    raise KeyError(row["stage"])
+class OutOfTimeError(HarnessError):
+    """The study's device-hours are used up."""
 
 
 class TrialReporter(Reporter):
-    """Shows a trial's phases, keeps its lines in a file, and has each epoch watched."""
+    """Shows a trial's phases, writes its lines to a log, and calls `watch` after each epoch."""
 
-    def __init__(self, what: str, log: Path, watch: Callable[[Row], None]) -> None:
+    def __init__(self, name: str, log: Path, watch: Callable[[Row], None]) -> None:
         super().__init__()
-        self.what, self.log, self.watch = what, log, watch
+        self.name, self.log, self.watch = name, log, watch
         self._shown = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Into the trial's log."""
+        """Write a line to the trial's log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
-    def show(self, text: str) -> None:
-        """To whoever looks."""
-        super().say(text)
-
     def epoch(self, row: Row) -> None:
-        """A finished epoch."""
+        """Log a finished epoch; without a terminal, print one every half a minute."""
         self.say(epoch_line(row))
         if not self.live and time.monotonic() - self._shown > QUIET_SECONDS:
             self._shown = time.monotonic()
-            self.show(f"  {self.what}: {epoch_line(row)}")
+            super().say(f"  {self.name}: {epoch_line(row)}")
         self.watch(row)
 
     def phase(self, name: str) -> Callable[[int, int], None]:
-        """As ever, after the trial's number."""
-        return super().phase(f"{self.what}  {name}")
-
-    def _advance(self, done: int, total: int, note: str = "") -> None:
-        if self._bar is not None:
-            super()._advance(done, total, note)
+        """Show a phase after the trial's name."""
+        return super().phase(f"{self.name}  {name}")
 
 
 class Objective:
-    """What Optuna calls for each trial.
+    """Runs Optuna's trials."""
 
-    Args:
-        compose: values → the configuration with them. recipe: of the default configuration, for
-            the order of epochs.
-    """
+    def __init__(self, study: Study, plan: Plan) -> None:
+        self.study, self.plan, self.settings = study, plan, plan.settings
 
-    def __init__(
-        self,
-        study: Study,
-        settings: Settings,
-        space: Space,
-        compose: Compose,
-        recipe: Recipe,
-        reference: Reference,
-        sweep: Callable[[], None],
-    ) -> None:
-        self.study, self.settings, self.space = study, settings, space
-        self.compose, self.recipe, self.reference = compose, recipe, reference
-        self.sweep = sweep
-        #: the id of the trial at work, or of the last one
-        self.current: int | None = None
-
-    def __call__(self, trial: Suggested) -> float | tuple[float, float]:
-        """Run the trial's cell.
+    def __call__(self, trial: Trial) -> list[float]:
+        """Run a trial and return its objectives.
 
         Raises:
-            TrialPruned: it is hopeless. Failed: it came to nothing. SpentError: the device time is
-                used up. DataError: what no other trial would mend.
+            TrialPruned: the pruner stopped it. Failed: it has no result. OutOfTimeError: the
+                device-hours are used up. DataError: the data are damaged for all trials.
         """
-        self.current = trial._trial_id
-        frozen = self.study._storage.get_trial(trial._trial_id)
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-        values = self.space.draw(trial)
-        ahead = [t for t in counted(self._trials()) if t.number < trial.number]
-        if len(ahead) >= self.settings.trials:
+        values = self.plan.space.draw(trial)
+        earlier = [t for t in counted(self.study) if t.number < trial.number]
+        if len(earlier) >= self.plan.trials:
             trial.set_user_attr("surplus", True)
-            raise Failed("others have taken the last trials")
-        if (before := self._same(trial, ahead)) is not None:
-            return self._repeat(trial, before)
-        started = time.monotonic() - float(frozen.user_attrs.get("seconds", 0))
-        first = f"trial-{original(frozen):04d}"
+            raise Failed("other workers run the last trials", False)
+        for other in finished(earlier):
+            if other.params == trial.params:
+                return self._repeat(trial, other)
+        started = time.monotonic() - float(trial.user_attrs.get("seconds", 0))
+        first = f"trial-{[*trial.user_attrs.get('resumes', []), trial.number][0]:04d}"
         names = [first, *(f"{first}-{k}" for k in range(1, self.settings.seeds))]
         runs = [Run(self.settings.place / "trials" / name) for name in names]
+        keep = self.settings.keep_networks
         try:
-            config = trial_config(self.compose(values), self.settings, self.reference)
-            for place, run in enumerate(runs):
-                runs[place] = self._cell(trial, config, run, runs[:place], started)
-        except TrialPruned:
-            self._clear(runs)
+            config = self.plan.trial_config(values)
+            for index, run in enumerate(runs):
+                runs[index] = self._run(trial, config, run, runs[:index], started)
+            return self._objectives(runs)
+        except (TrialPruned, Failed):
+            keep = False
             raise
-        except (DataError, SpentError):
+        except (DataError, OutOfTimeError, UpdateFinishedTrialError, KeyboardInterrupt, SystemExit):
+            keep = True  # the checkpoint
             raise
         except Exception as error:
-            self._clear(runs)
-            trial.set_user_attr("expected", isinstance(error, EXPECTED))
-            trial.set_user_attr("reason", why := _why(error))
-            raise Failed(why) from None  # let go of the frames, and of the memory that they hold
+            keep = False
+            # without its frames, and the memory that they hold
+            raise Failed(_in_one_line(error), isinstance(error, EXPECTED)) from None
         finally:
-            self._spend(trial, started)
+            with suppress(UpdateFinishedTrialError):
+                self._count_time(trial, started)
+            if not keep:
+                for path in chain(*(run.folder.glob("*.pt") for run in runs)):
+                    path.unlink(missing_ok=True)
             if torch.cuda.is_available():
                 gc.collect()
                 torch.cuda.empty_cache()
-        if not self.settings.keep_networks:
-            self._clear(runs)
-        return self._values(trial, runs)
 
-    def _cell(
-        self, trial: Suggested, config: DictConfig, run: Run, before: list[Run], started: float
+    def _run(
+        self, trial: Trial, config: DictConfig, run: Run, before: list[Run], started: float
     ) -> Run:
-        """One of a trial's cells: the same settings as those before it, the next seed."""
+        """One run of a trial: the same settings as the runs before it, the next seed."""
         config = config.copy()
         config.name, config.seed = run.name, int(config.seed) + len(before)
-        ended = [self._last(other) for other in before]
+        ended = [self._criterion(other) for other in before]
+        epochs = epochs_of(make_recipe(config))
 
         def watch(row: Row) -> None:
-            self._watch(trial, row, ended, started)
+            step = len(ended) * len(epochs) + epochs.index((row["stage"], row["epoch"]))
+            self._watch(trial, row, step, ended, started)
 
-        of_several = f", seed {config.seed}" if self.settings.seeds > 1 else ""
-        self._wait_for(run)
-        what = f"trial {trial.number}{of_several}"
-        return run_experiment(config, TrialReporter(what, run.folder / "log.txt", watch))
+        seed = f", seed {config.seed}" if self.settings.seeds > 1 else ""
+        while run.running:  # a worker considered dead may only have been suspended
+            time.sleep(1)
+        reporter = TrialReporter(f"trial {trial.number}{seed}", run.folder / "log.txt", watch)
+        return run_experiment(config, reporter)
 
-    def _last(self, run: Run) -> float:
-        """The criterion after the last epoch of a finished cell."""
+    def _criterion(self, run: Run) -> float:
+        """The criterion after the last epoch of a finished run."""
         return float(run.history()[-1][self.settings.column])
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-    def _values(self, trial: Suggested, runs: list[Run]) -> float | tuple[float, float]:
-        value = sum(map(self._last, runs)) / len(runs)
-        trial.set_user_attr("metrics", [run.record["metrics"] for run in runs])
+    def _objectives(self, runs: list[Run]) -> list[float]:
+        value = sum(map(self._criterion, runs)) / len(runs)
         if not math.isfinite(value):
-            trial.set_user_attr("reason", why := "the criterion is not a number")
-            raise Failed(why)
+            raise Failed("the criterion is not a number", True)
         if self.settings.against is None:
-            return value
-        others = {
-            "images_per_second": [
-                list(run.record["stages"].values())[-1]["images_per_second"] for run in runs
-            ],
-            "hours": [run.record["seconds"] / 3600 for run in runs],
-        }[self.settings.against]
-        return value, float(sum(others) / len(runs))
+            return [value]
+        if self.settings.against == "hours":
+            second = [run.record["seconds"] / 3600 for run in runs]
+        else:
+            second = [[*run.record["stages"].values()][-1]["images_per_second"] for run in runs]
+        return [value, float(sum(second) / len(second))]
 
-    def _watch(self, trial: Suggested, row: Row, ended: list[float], started: float) -> None:
-        """After each epoch: tell Optuna, and stop if there is no hope or no time.
+    def _watch(self, trial: Trial, row: Row, step: int, ended: list[float], started: float) -> None:
+        """After each epoch: report the criterion, and stop if it is hopeless or time is used up.
 
         Args:
-            ended: the criterion of the trial's earlier cells. What is told is the mean with them.
+            step: number of the epoch in the trial. ended: the criterion of the trial's finished
+                runs, with which the mean is reported.
         """
-        self._spend(trial, started)
+        self._count_time(trial, started)
         value = row.get(self.settings.column)
         if self.settings.against is None and value is not None:
-            frozen = self.study._storage.get_trial(trial._trial_id)
-            if frozen.state.is_finished():  # while this machine slept
-                raise Failed("another worker has taken this trial for dead")
-            step = len(ended) * epochs_of(self.recipe) + step_of(row, self.recipe)
-            if step not in frozen.intermediate_values:
+            if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
                 trial.report((sum(ended) + float(value)) / (len(ended) + 1), step)
-            if "default" not in frozen.user_attrs and trial.should_prune():
+            if "default" not in trial.user_attrs and trial.should_prune():
                 raise TrialPruned(f"after {row['stage']} {row['epoch']}")
-        if self.settings.hours is not None:
-            spent = seconds_of(counted(self._trials()))
-            if spent >= self.settings.hours * 3600:
-                raise SpentError(f"search.hours={self.settings.hours:g} are used up.")
+        hours = self.settings.hours
+        if hours is not None and seconds_of(counted(self.study)) >= hours * 3600:
+            raise OutOfTimeError(f"search.hours={hours:g} are used up.")
 
-    def _spend(self, trial: Suggested, started: float) -> None:
+    @staticmethod
+    def _count_time(trial: Trial, started: float) -> None:
         trial.set_user_attr("seconds", round(time.monotonic() - started, 2))
 
-    def _same(self, trial: Suggested, ahead: list[FrozenTrial]) -> FrozenTrial | None:
-        """An earlier trial of the same values, finished: nothing else would come out again."""
-        for other in ahead:
-            if other.params != trial.params:
-                continue
-            while other.state == TrialState.RUNNING:
-                time.sleep(min(self.settings.heartbeat, 2))
-                self.sweep()
-                other = self.study._storage.get_trial(other._trial_id)
-            numbers = [t.number for t in counted(self._trials())]
-            if other.number in numbers and other.state.is_finished():
-                return other
-        return None
-
-    def _repeat(self, trial: Suggested, other: FrozenTrial) -> float | tuple[float, float]:
+    def _repeat(self, trial: Trial, other: FrozenTrial) -> list[float]:
+        """The result of an earlier trial with the same values."""
         trial.set_user_attr("same_as", other.number)
         trial.set_user_attr("seconds", 0.0)
         if other.state == TrialState.FAIL:
-            trial.set_user_attr("reason", why := f"as trial {other.number}: {reason(other)}")
-            raise Failed(why)
+            raise Failed(f"as trial {other.number}: {reason(other)}", True)
         if other.state == TrialState.PRUNED:
             if other.last_step is not None:
                 trial.report(other.intermediate_values[other.last_step], other.last_step)
             raise TrialPruned(f"as trial {other.number}")
-        trial.set_user_attr("metrics", other.user_attrs.get("metrics", {}))
-        return other.values[0] if len(other.values) == 1 else tuple(other.values)
-
-    def _wait_for(self, run: Run) -> None:
-        """Until nobody works in the cell's folder: a worker taken for dead may only have slept.
-
-        Raises:
-            HarnessError: it does not end.
-        """
-        if run.folder.is_dir():
-            try:
-                with FileLock(run.folder / ".lock", timeout=10 * GRACE * self.settings.heartbeat):
-                    pass
-            except Timeout as error:
-                raise HarnessError(f"another process holds {run.name}") from error
-
-    @staticmethod
-    def _clear(runs: list[Run]) -> None:
-        """Remove networks and checkpoints."""
-        for run in runs:
-            for path in run.folder.glob("*.pt"):
-                path.unlink(missing_ok=True)
+        return list(other.values)
 
 
-def _why(error: Exception) -> str:
-    """A trial's reason in one line."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error):
         return "out of memory"
-    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
-        return "out of memory"  # torch on the CPU
     if isinstance(error, HarnessError):
         return error.cause
-    if isinstance(error, Failed):
-        return str(error)
     return f"{type(error).__name__}: {first_line(error)}"

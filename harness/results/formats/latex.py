@@ -1,88 +1,76 @@
 r"""Tables in LaTeX: booktabs, siunitx columns, a caption that states the protocol, `\cite` keys.
 
 Needs `\usepackage{booktabs,siunitx}` (version 2 or 3 of siunitx). Entries for a .bib file come from
-the `reference.bib` in methods' and data sets' folders.
+the `reference.bib` in the folders of methods and data sets.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from harness.core import plugins
 from harness.results.published import TITLES
-from harness.results.table_model import Cell, Column, Sheet
+from harness.results.table_model import Cell, Column, Table
 
 HEAD = r"""% Made by `harness table --format latex`; needs \usepackage{booktabs,siunitx}
 """
-_SPECIAL = {
+_SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "`": "`",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$", "≥": r"$\geq$", "→": r"$\to$",
-    "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
+    "<": r"$<$", ">": r"$>$", "…": r"\dots{}",
+})  # fmt: skip
 
 
-def latex(sheets: Sequence[Sheet]) -> str:
-    """Each table as a `table` environment."""
-    known, labels = set(references()), Counter[str]()
+def latex(tables: Sequence[Table]) -> str:
+    """Each table as a `table*` environment."""
+    known, labels = references(), Counter[str]()
     texts = []
-    for sheet in sheets:
-        label = re.sub(
-            r"[^a-z0-9]+", "-", f"{sheet.kind}-{sheet.dataset}-{sheet.protocol}".lower()
-        ).strip("-")
-        labels[label] += 1
-        if labels[label] > 1:  # protocols of one name that differ
-            label += f"-{labels[label]}"
-        texts.append(_one(sheet, label, known))
+    for table in tables:
+        name = f"{table.kind}-{table.dataset}-{table.protocol}".lower()
+        label = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
+        labels[label] += 1  # protocols of one name may differ
+        texts.append(_one(table, f"{label}-{n}" if (n := labels[label]) > 1 else label, known))
     return HEAD + "\n".join(texts)
 
 
-def _one(sheet: Sheet, label: str, known: set[str]) -> str:
-    kinds = [_kind(c, [row[p] for row in sheet.rows]) for p, c in enumerate(sheet.columns)]
-    first = sheet.title.split(" ")[0]
-    title = escape((first.capitalize() if first.islower() else first) + sheet.title[len(first) :])
-    if sheet.dataset in known and not sheet.kind:
-        title = f"{escape(TITLES.get(sheet.dataset, sheet.dataset))}~\\cite{{{sheet.dataset}}}"
-    caption = " ".join([f"{title}.", *map(_note, sheet.notes)])
-    # what is wide has to fit two columns of a paper
-    size = r"\footnotesize\setlength{\tabcolsep}{4pt}" if len(kinds) > 8 else r"\small"
-    lines = [
-        r"\begin{table*}[t]",
-        r"  \centering\setlength{\belowcaptionskip}{6pt}",
-        rf"  {size}\sisetup{{detect-weight=true,separate-uncertainty=true}}",
-        f"  \\caption{{{caption}}}",
-        f"  \\label{{tab:{label}}}",
-        f"  \\begin{{tabular}}{{{''.join(kinds)}}}",
-        r"    \toprule",
-        *_heads(sheet.columns),
-        r"    \midrule",
-    ]
-    for row, method in zip(sheet.rows, sheet.methods, strict=True):
-        cells = [_cell(c, kind) for c, kind in zip(row, kinds, strict=True)]
-        if method in known:
-            cells[0] += f"~\\cite{{{method}}}"
-        lines.append("    " + " & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}", ""])
-
-
-def _heads(columns: Sequence[Column]) -> Iterable[str]:
-    if any(column.group for column in columns):
-        groups, rules, start = [], [], 1
-        for name, same in groupby(columns, key=lambda c: c.group):
-            width = len(list(same))
-            groups.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
-            if name:
-                rules.append(f"\\cmidrule(lr){{{start}-{start + width - 1}}}")
-            start += width
-        yield "    " + " & ".join(groups) + r" \\"
-        yield "    " + "".join(rules)
-    yield "    " + " & ".join(
-        f"{{{escape(c.title)}}}" if c.numeric else escape(c.title) for c in columns
-    ) + r" \\"  # fmt: skip
+def _one(table: Table, label: str, known: Mapping[str, Path]) -> str:
+    kinds = [_kind(c, [row[p] for row in table.rows]) for p, c in enumerate(table.columns)]
+    body = []
+    for row, method in zip(table.rows, table.methods, strict=True):
+        body.append([_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)])
+        body[-1][0] += f"~\\cite{{{method}}}" if method in known else ""
+    titles = [f"{{{escape(c.title)}}}" if c.numeric else escape(c.title) for c in table.columns]
+    groups = [f"{{{escape(c.group)}}}" if c.group else "" for c in table.columns]
+    heads = pd.MultiIndex.from_arrays([groups, titles]) if table.groups else titles
+    first = table.title.split(" ")[0]
+    title = escape((first.capitalize() if first.islower() else first) + table.title[len(first) :])
+    if table.dataset in known and not table.kind:
+        title = f"{escape(TITLES.get(table.dataset, table.dataset))}~\\cite{{{table.dataset}}}"
+    wide = len(kinds) > 8  # it has to fit two columns of a paper
+    commands = {"footnotesize" if wide else "small": "",
+                "setlength\\tabcolsep": "4pt" if wide else "6pt",
+                "sisetup": "detect-weight=true,separate-uncertainty=true"}  # fmt: skip
+    style = pd.DataFrame(body, columns=heads).style.hide(axis=0)
+    style.set_table_styles(
+        [{"selector": name, "props": f":{{{value}}}"} for name, value in commands.items()]
+    )
+    text = style.to_latex(
+        column_format="".join(kinds), hrules=True, label=f"tab:{label}", environment="table*",
+        caption=" ".join([f"{title}.", *map(_note, table.notes)]), position="t",
+        position_float="centering", multicol_align="c",
+    )  # fmt: skip
+    rules, start = "", 1
+    for name, width in table.groups:
+        rules += f"\\cmidrule(lr){{{start}-{start + width - 1}}}" if name else ""
+        start += width
+    text = text.replace("\\centering\n", "\\centering\\setlength{\\belowcaptionskip}{6pt}\n")
+    return text.replace("\\\\\n", f"\\\\\n{rules}\n", 1) if rules else text
 
 
 def _kind(column: Column, cells: Sequence[Cell]) -> str:
@@ -91,10 +79,9 @@ def _kind(column: Column, cells: Sequence[Cell]) -> str:
         return "l"
     if any(cell.std is not None for cell in cells):
         return "r"
-    numbers = [cell for cell in cells if cell.number is not None]
-    whole = max((len(f"{abs(cell.number or 0):.0f}") for cell in numbers), default=1)
-    digits = max((cell.digits for cell in numbers), default=0)
-    return f"S[table-format={whole}.{digits}]"
+    found = [cell for cell in cells if cell.number is not None]
+    whole = max((len(f"{abs(cell.number or 0):.0f}") for cell in found), default=1)
+    return f"S[table-format={whole}.{max((cell.digits for cell in found), default=0)}]"
 
 
 def _cell(cell: Cell, kind: str) -> str:
@@ -112,34 +99,29 @@ def _cell(cell: Cell, kind: str) -> str:
 
 
 def _note(note: str) -> str:
-    """A sentence, `code` in typewriter letters."""
-    parts = note.split("`")
-    return "".join(
-        f"\\texttt{{{escape(part)}}}" if place % 2 else escape(part)
-        for place, part in enumerate(parts)
-    )
+    """A sentence, with `code` in typewriter letters."""
+    code, parts = False, []
+    for part in note.split("`"):
+        parts.append(f"\\texttt{{{escape(part)}}}" if code else escape(part))
+        code = not code
+    return "".join(parts)
 
 
 def escape(text: str) -> str:
     """Text for LaTeX."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
+    return text.translate(_SPECIAL)
 
 
 def references() -> dict[str, Path]:
     """Method or data set → its `reference.bib`."""
-    return {
-        plugin.name: plugin.folder / "reference.bib"
-        for kind in plugins.find().values()
-        for plugin in kind.values()
-        if (plugin.folder / "reference.bib").is_file()
-    }
+    found = [plugin for kind in plugins.find().values() for plugin in kind.values()]
+    paths = {plugin.name: plugin.folder / "reference.bib" for plugin in found}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
-def bibliography(sheets: Sequence[Sheet]) -> str:
+def bibliography(tables: Sequence[Table]) -> str:
     """The entries that tables cite, and those of their data sets."""
     known = references()
-    wanted = {name for sheet in sheets for name in (*sheet.methods, sheet.dataset)}
-    texts = [
-        known[name].read_text(encoding="utf-8").strip() for name in sorted(wanted & set(known))
-    ]
+    wanted = {name for table in tables for name in (*table.methods, table.dataset)}
+    texts = [known[name].read_text(encoding="utf-8").strip() for name in sorted(wanted & {*known})]
     return "\n\n".join([*texts, ""])

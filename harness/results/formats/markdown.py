@@ -1,23 +1,22 @@
-"""Tables in Markdown, as GitHub shows it."""
+"""Tables in Markdown, as GitHub renders it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.results.table_model import Cell, Sheet
+from harness.results.table_model import Cell, Table
 
 
-def markdown(sheets: Sequence[Sheet]) -> str:
+def markdown(tables: Sequence[Table]) -> str:
     """Tables under their headings, notes below."""
-    return "\n".join(_one(sheet) for sheet in sheets)
+    return "\n".join(_one(table) for table in tables)
 
 
-def _one(sheet: Sheet) -> str:
-    heads = [" ".join(filter(None, (c.group, c.title))) for c in sheet.columns]
-    lines = [f"### {sheet.title}", "", "| " + " | ".join(heads) + " |"]
-    lines.append("| " + " | ".join("---:" if c.numeric else "---" for c in sheet.columns) + " |")
-    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in sheet.rows]
-    for note in sheet.notes:
+def _one(table: Table) -> str:
+    rules = ["---:" if column.numeric else "---" for column in table.columns]
+    rows = [[c.heading for c in table.columns], rules, *(map(_cell, row) for row in table.rows)]
+    lines = [f"### {table.title}", "", *("| " + " | ".join(row) + " |" for row in rows)]
+    for note in table.notes:
         lines += ["", note]
     return "\n".join([*lines, ""])
 

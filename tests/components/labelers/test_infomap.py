@@ -20,6 +20,14 @@ def test_a_missing_package_is_refused_when_built(monkeypatch: pytest.MonkeyPatch
     assert 'pip install "usl-reid-harness[infomap]"' in raised.value.hint
 
 
+def test_it_needs_as_many_images_as_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as many as its smallest cluster."""
+    monkeypatch.setattr(infomap, "_check_package", lambda: None)
+    labeler = Infomap(k1=15, min_images=4)
+    assert labeler.min_images == 15
+    assert labeler.describe() == "min_similarity 0.5, min_images 4, k1 15"
+
+
 def test_labels_are_numbered_by_first_image_and_small_ones_are_outliers() -> None:
     modules = np.array([9, -1, 2, 2, 9, 2, 9, 5, 5, -2])
     np.testing.assert_array_equal(_numbered(modules, 3), [0, -1, 1, 1, 0, 1, 0, -1, -1, -1])

@@ -103,7 +103,7 @@ def test_spherical_needs_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (torch.full((40, 1, 4), float("nan")), "not finite"),
         (torch.zeros(40, 1, 4), "are zero"),
-        (torch.ones(11, 1, 4) / 2, "11 images cannot be 12 clusters"),
+        (torch.ones(11, 1, 4) / 2, "11 images cannot form 12 clusters"),
         (torch.ones(40, 4) / 2, r"must be \(N, V, D\)"),
     ],
 )

@@ -19,8 +19,8 @@ from harness.core.errors import ConfigError, DataError, HarnessError, TrainingEr
 from harness.experiment.search import command
 from harness.experiment.search import trial as trials
 from harness.experiment.search.plan import Plan, make_plan
-from harness.experiment.search.study import open_study
-from harness.experiment.search.trial_statistics import counted, reason
+from harness.experiment.search.study import counted, open_study, reason
+from harness.experiment.search.worker import heartbeat, requeue_abandoned
 from tests.experiment.search.small import EPS, pretend, search, small
 
 Planned = Callable[..., Plan]
@@ -37,7 +37,9 @@ def planned(plan: Plan, tmp_path: Path) -> Planned:
     """`planned(trials=3)`: the plan with other settings, in this test's folder."""
 
     def change(**settings: Any) -> Plan:
-        return replace(plan, settings=replace(plan.settings, folder=tmp_path, **settings))
+        return replace(
+            plan, settings=plan.settings.model_copy(update={"folder": tmp_path, **settings})
+        )
 
     return change
 
@@ -51,18 +53,18 @@ def run(plan: Plan, monkeypatch: pytest.MonkeyPatch, cell: Any = None) -> list[s
     """Search with a cell that pretends; returns what was said."""
     monkeypatch.setattr(trials, "run_experiment", cell or pretend(near_half))
     said: list[str] = []
-    command._search(plan, said.append)
+    command.search(plan, said.append)
     return said
 
 
 def study_of(plan: Plan) -> Study:
     """The study of a plan."""
-    return open_study(plan.settings, plan.identity, plan.space, plan.defaults, plan.steps)
+    return open_study(plan)
 
 
 def ended(plan: Plan) -> list[FrozenTrial]:
     """The trials that count."""
-    return counted(study_of(plan).get_trials())
+    return counted(study_of(plan))
 
 
 def test_the_first_trial_is_the_default(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +209,23 @@ def test_a_dead_workers_trial_is_retried(
     assert {c.name for c in seen} == {"trial-0000", "trial-0002"}
     every = study_of(plan).get_trials()
     assert [t.state.name for t in every] == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert every[1].system_attrs["failed_trial"] == 0
+    assert every[1].user_attrs["resumes"] == [0]
     assert [t.number for t in ended(plan)] == [1, 2]
     assert "default" in ended(plan)[0].user_attrs
+
+
+@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+def test_a_live_worker_keeps_its_trial(planned: Planned, storage: str) -> None:
+    plan = planned(storage=storage)
+    study = study_of(plan)
+    silent, alive = study.ask(), study.ask()
+    with heartbeat(alive, plan.settings.heartbeat):
+        time.sleep(4.1)
+        requeue_abandoned(study_of(plan), plan)  # another worker
+        requeue_abandoned(study, plan)
+    states = [t.state.name for t in study.get_trials()]
+    assert states == ["FAIL", "RUNNING", "WAITING"], "only the silent one, and only once"
+    assert study.get_trials()[2].user_attrs["resumes"] == [silent.number]
 
 
 @pytest.mark.slow
@@ -229,7 +245,7 @@ def test_after_some_retries_it_is_given_up(
     run(plan, monkeypatch, pretend(killed))
     given_up, other = sorted(ended(plan), key=lambda t: t.number)
     assert (given_up.state, other.state) == (TrialState.FAIL, TrialState.COMPLETE)
-    assert reason(given_up) == "its worker died, time and again"
+    assert reason(given_up) == "its worker died repeatedly"
 
 
 def test_many_workers_run_as_many_trials_as_were_asked_for(
@@ -244,7 +260,7 @@ def test_many_workers_run_as_many_trials_as_were_asked_for(
     monkeypatch.setattr(trials, "run_experiment", pretend(slow, seen))
     plan = planned(trials=8)
     workers = [
-        threading.Thread(target=command._search, args=(plan, lambda line: None)) for _ in range(4)
+        threading.Thread(target=command.search, args=(plan, lambda line: None)) for _ in range(4)
     ]
     for worker in workers:
         worker.start()
@@ -353,7 +369,7 @@ def test_a_grid_ends_with_its_last_combination(
     run(plan, monkeypatch)
     found = sorted(t.params["labeler.eps"] for t in ended(plan))
     assert found == pytest.approx([0.35 + 0.05 * i for i in range(9)])
-    with pytest.raises(ConfigError, match="a grid has no end"):
+    with pytest.raises(ConfigError, match="finitely many"):
         make_plan(small(tmp_path, *EPS, "search.sampler=grid"))
 
 
@@ -411,23 +427,26 @@ def test_a_trial_of_several_seeds_is_their_mean(
     assert first.values == [pytest.approx(41 + 1.5)]
     # two epochs a cell; the later ones tell the mean with the cell before
     assert first.intermediate_values == pytest.approx({0: 40, 1: 41, 2: 42, 3: 42.5})
-    assert plan.settings.optimised.endswith("mean of 2 seeds")
+    assert plan.settings.optimized.endswith("mean of 2 seeds")
 
 
 def test_another_search_of_the_same_name_is_refused(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = replace(plan, settings=replace(plan.settings, folder=tmp_path / "searches", trials=1))
+    first = replace(
+        plan,
+        settings=plan.settings.model_copy(update={"folder": tmp_path / "searches", "trials": 1}),
+    )
     run(first, monkeypatch)
     for overrides, told in (
         (["search.space.labeler.eps.low=0.4"], ["space of labeler.eps"]),
         (["search.criterion=oracle", "search.sampler=random"],
-         ["optimised: mAP on 40% of the training people", "sampler: tpe, not random"]),
+         ["optimized: mAP on 40% of the training people", "sampler: tpe, not random"]),
         (["train.epochs=3", "seed=3"], ["other settings", "seed: 0, not 3"]),
         (["method=cap"], ["method: cluster_contrast, not cap"]),
     ):  # fmt: skip
         other = make_plan(small(tmp_path, *EPS, "search.pruner=none", *overrides))
-        with pytest.raises(ConfigError, match="is another one") as error:
+        with pytest.raises(ConfigError, match="belongs to another search") as error:
             study_of(other)
         assert all(text in error.value.cause for text in told)
         assert "search.name" in error.value.hint
@@ -458,6 +477,6 @@ def test_a_trial_is_a_cell_that_resumes(tmp_path: Path, monkeypatch: pytest.Monk
     values = []
     for name in ("whole", "stopped"):
         csv = (tmp_path / name / "searches" / "s" / "trials.csv").read_text().splitlines()
-        values.append(csv[1].split(",")[1:4])
-    assert values[0] == values[1] and values[0][0] == "complete"
+        values.append(csv[1].split(",")[1:3])
+    assert values[0] == values[1] and values[0][0] == "COMPLETE"
     assert not list(tmp_path.glob("*/searches/s/trials/*/*.pt")), "no weights are left"

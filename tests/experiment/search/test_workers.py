@@ -19,7 +19,7 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from harness.experiment.search.trial_statistics import counted
+from harness.experiment.search.study import counted
 from tests.experiment.search.small import small
 from tests.paths import ROOT
 
@@ -141,10 +141,10 @@ def killed_in_the_middle(folder: Path, storage: str) -> None:
     study = optuna.load_study(storage=opened(folder, storage), study_name="s")
     every = study.get_trials()
     assert every[mine.number].state == TrialState.FAIL
-    (again,) = [t for t in every if t.system_attrs.get("failed_trial") == mine.number]
+    (again,) = [t for t in every if t.user_attrs.get("resumes") == [mine.number]]
     assert again.params == mine.params
     assert again.user_attrs["worker"].endswith(f":{second.pid}")
-    found = counted(every)
+    found = counted(study)
     assert len(found) == TRIALS and all(t.state.is_finished() for t in found)
     assert again.number in [t.number for t in found] and mine.number not in [
         t.number for t in found

@@ -1,0 +1,204 @@
+"""After the trials: presets of the best settings, runs on fresh seeds, and the search's record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from omegaconf import OmegaConf
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.core.errors import HarnessError
+from harness.core.files import write_json, write_text
+from harness.core.metrics import METRICS
+from harness.core.precision import resolve_device
+from harness.core.progress import Reporter
+from harness.experiment.protocol import protocol_card
+from harness.experiment.run import run_experiment
+from harness.experiment.search.check import PARTS
+from harness.experiment.search.plan import Plan
+from harness.experiment.search.study import best_of, counted, seconds_of
+from harness.results.store import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a search.
+
+    Attributes:
+        trials: those that count. front: with two objectives, the Pareto-optimal trials.
+        default, tuned: finished runs of the default and of the best settings on the same seeds.
+    """
+
+    plan: Plan
+    study: Study
+    trials: list[FrozenTrial]
+    front: list[FrozenTrial]
+    default: tuple[Run, ...] = ()
+    tuned: tuple[Run, ...] = ()
+
+    @property
+    def hours(self) -> float:
+        """Device-hours of the trials."""
+        return seconds_of(self.trials) / 3600
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials are complete, pruned and failed."""
+        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED,
+                  "failed": TrialState.FAIL}  # fmt: skip
+        return {word: [t.state for t in self.trials].count(s) for word, s in states.items()}
+
+    @cached_property
+    def best(self) -> FrozenTrial | None:
+        """The best trial, None if no trial is complete."""
+        return best_of(self.trials)
+
+    @property
+    def default_trial(self) -> FrozenTrial | None:
+        """The trial with the default settings."""
+        return next((t for t in self.trials if "default" in t.user_attrs), None)
+
+    @property
+    def best_is_default(self) -> bool:
+        """Whether nothing better than the default was found."""
+        return self.best is not None and self.best.params == self.plan.defaults
+
+    @cached_property
+    def importance(self) -> dict[str, float]:
+        """Key → its share in the variance of the criterion (fANOVA); {} with too few trials."""
+        try:
+            return optuna.importance.get_param_importances(
+                self.study,
+                evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+                target=lambda trial: trial.values[0],
+            )
+        except (ValueError, RuntimeError):  # fewer than two trials, all equal, or no common key
+            return {}
+
+    def tuned_by(self, preset: str) -> dict[str, Any]:
+        """The section `tuned` of a preset: where its settings come from, for protocol cards."""
+        settings, method = self.plan.settings, self.plan.recipe.method
+        return {"search": preset, "method": method, "criterion": settings.criterion,
+                "by": settings.optimized, "trials": len(self.trials)}  # fmt: skip
+
+
+def evaluate(plan: Plan, study: Study) -> Result:
+    """The result of the trials; nothing is run."""
+    front = study.best_trials if plan.settings.against is not None else []
+    return Result(plan, study, counted(study), sorted(front, key=lambda t: -t.values[0]))
+
+
+def write_presets(result: Result) -> list[str]:
+    """Write the best settings, and those of a Pareto front; returns names for `+search=NAME`."""
+    plan, best = result.plan, result.best
+    if best is None:
+        return []
+    place, name = plan.settings.place, plan.settings.name
+    for path in place.glob("preset-*.yaml"):
+        path.unlink()  # more trials may have changed the front
+    _write_preset(place / "preset.yaml", result, best, name, f"best by {plan.settings.optimized}")
+    names = [name]
+    for trial in result.front:
+        if trial.number != best.number:
+            names.append(f"{name}-{trial.number}")
+            path = place / f"preset-{trial.number}.yaml"
+            _write_preset(path, result, trial, names[-1], "on the Pareto front")
+    return names
+
+
+def _write_preset(path: Path, result: Result, trial: FrozenTrial, name: str, what: str) -> None:
+    parts = [{f"override /{k}": v} for k, v in trial.params.items() if k in PARTS]
+    node = OmegaConf.create({"defaults": parts} if parts else {})
+    node.tuned = result.tuned_by(name)
+    for key, value in trial.params.items():
+        if key not in PARTS:
+            OmegaConf.update(node, key, value, force_add=True)
+    text = yaml.safe_dump(OmegaConf.to_container(node), sort_keys=False, allow_unicode=True)
+    number, search = f"{trial.number} of {len(result.trials)}", result.plan.settings.name
+    note = f"Trial {number} of the search '{search}', {what}."
+    write_text(path, f"# @package _global_\n# {note}\n{text}")
+
+
+def run_fresh_seeds(result: Result, say: Callable[[str], None]) -> Result:
+    """Run the default and the best settings on seeds that no trial had, in the store of all runs.
+
+    A seed on which either fails is left out.
+    """
+    plan, best, pairs = result.plan, result.best, list[tuple[Run, Run]]()
+    first = int(plan.base.seed) + plan.settings.seeds
+    for seed in range(first, first + plan.settings.reproduce) if best is not None else ():
+        assert best is not None
+        configs = {"default": plan.compose({}), "tuned": plan.compose(best.params)}
+        configs["tuned"].tuned = result.tuned_by(plan.settings.name)
+        if result.best_is_default:
+            configs.pop("tuned")
+        runs = []
+        for what, config in configs.items():
+            config.seed = seed
+            say(f"fresh seed {seed}, {what}")
+            try:
+                runs.append(run_experiment(config, Reporter()))
+            except HarnessError as error:
+                say(f"left out: {error.cause}")
+        if len(runs) == len(configs):
+            pairs.append((runs[0], runs[-1]))
+    default, tuned = (tuple(pair[i] for pair in pairs) for i in (0, 1))
+    return replace(result, default=default, tuned=tuned)
+
+
+def write_record(result: Result) -> None:
+    """Write `search.json` and `trials.csv` into the study's folder."""
+    plan, settings, base = result.plan, result.plan.settings, result.plan.base
+    identity = plan.identity
+    record = {
+        **settings.model_dump(include={"name", "criterion", "against", "sampler", "pruner"}),
+        **{key: identity[key] for key in ("method", "dataset", "protocol", "seed", "sampler_seed")},
+        "optimised": settings.optimized,
+        "label_free": settings.label_free if settings.criterion == "label_free" else None,
+        "protocol_card": protocol_card(base, str(base.train.precision)),
+        "default_settings": identity["other settings"],
+        "space": plan.space.describe(),
+        "storage": settings.storage.split("://")[0],
+        "budget": {"trials": plan.trials, "hours": settings.hours},
+        "trials": result.counts,
+        "hours": round(result.hours, 4),
+        "device": str(resolve_device(str(base.device))),
+        "default": _described(result.default_trial),
+        "best": _described(result.best),
+        "front": [_described(trial) for trial in result.front],
+        "importance": {key: round(value, 4) for key, value in result.importance.items()},
+        "fresh": {"default": _metrics(result.default), "tuned": _metrics(result.tuned)},
+    }
+    write_json(settings.place / "search.json", record)
+    table = result.study.trials_dataframe(("number", "state", "value", "params", "user_attrs"))
+    table = table[table["number"].isin([t.number for t in result.trials if t.state.is_finished()])]
+    table = table.rename(
+        columns=lambda name: name.removeprefix("params_").removeprefix("user_attrs_")
+    )
+    objectives = ["value"] if settings.against is None else ["values_0", "values_1"]
+    keys = [param.key for param in plan.space]
+    columns = ["number", "state", *objectives, "seconds", *keys, "default", "same_as", "reason"]
+    write_text(settings.place / "trials.csv", table.reindex(columns=columns).to_csv(index=False))
+
+
+def _described(trial: FrozenTrial | None) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    values = trial.values if trial.state == TrialState.COMPLETE else []
+    return {"trial": trial.number, "state": trial.state.name.lower(),
+            "values": values, "settings": trial.params}  # fmt: skip
+
+
+def _metrics(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "runs": [run.name for run in runs],
+        "seeds": [run.record["experiment"]["seed"] for run in runs],
+        **{key: [run.record["metrics"].get(key) for run in runs] for key in METRICS},
+    }
