@@ -81,7 +81,7 @@ def augment(workload: Workload, steps: int) -> Callable[[], Round]:
     """Augmented batches on the device, without a network."""
     device = workload.device
     augmentation = make_augment(workload.config.images)
-    host_to_device = ImageReader(workload.image_cache, device)
+    reader = ImageReader(workload.image_cache, device)
     draws = generator(0, "bench augment")
 
     def once() -> Round:
