@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from harness.core.errors import ConfigError
 from harness.core.hashing import hexdigest
@@ -77,60 +79,48 @@ class Synthetic(Dataset):
     Each identity passes most of the cameras. A test identity has one query per camera; its other
     images are in the gallery, together with bad detections (identity 0).
 
-    Args:
-        identities: number of training identities, disjoint from the test identities.
-        test_identities: number of test identities.
-        cameras: number of cameras; at least 2.
-        images_per_camera: mean number of images of an identity per camera; at least 2 (for test
-            identities, one is the query).
-        distractors: bad detections in the gallery per test identity.
-        size: (height, width) of the images in pixels; at least 32 × 16.
-        difficulty: from 0 to 2: color casts, exposure and occlusion.
-        seed: another seed gives another data set.
-        total_images: total number of training and test images without bad detections, instead of
-            `images_per_camera`.
-
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: the size is below 32 × 16.
     """
 
     def __init__(
         self,
         *,
-        identities: int = 80,
-        test_identities: int = 60,
-        cameras: int = 5,
-        images_per_camera: int = 4,
-        distractors: float = 1.0,
-        size: Sequence[int] = (64, 32),
-        difficulty: float = 0.7,
-        seed: int = 0,
-        total_images: int | None = None,
+        identities: Annotated[
+            int, Field(ge=2, description="training identities, disjoint from the test identities")
+        ] = 80,
+        test_identities: Annotated[int, Field(ge=2, description="test identities")] = 60,
+        cameras: Annotated[int, Field(ge=2, description="number of cameras")] = 5,
+        images_per_camera: Annotated[
+            int, Field(ge=2, description="mean number of images of an identity per camera")
+        ] = 4,
+        distractors: Annotated[
+            float, Field(ge=0, description="bad detections in the gallery per test identity")
+        ] = 1.0,
+        size: Annotated[
+            Sequence[Annotated[int, Field(ge=16)]],
+            Field(min_length=2, max_length=2, description="height (at least 32) and width"),
+        ] = (64, 32),
+        difficulty: Annotated[
+            float, Field(ge=0, le=2, description="color casts, exposure and occlusion")
+        ] = 0.7,
+        seed: Annotated[int, Field(ge=0, description="another seed gives another data set")] = 0,
+        total_images: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                description="total number of training and test images without bad detections, "
+                "instead of images_per_camera",
+            ),
+        ] = None,
     ) -> None:
-        _check("identities", identities, 2, whole=True)
-        _check("test_identities", test_identities, 2, whole=True)
-        _check("cameras", cameras, 2, whole=True)
-        _check("images_per_camera", images_per_camera, 2, whole=True)
-        _check("distractors", distractors, 0)
-        _check("difficulty", difficulty, 0, high=2)
-        _check("seed", seed, 0, whole=True)
-        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
-            raise ConfigError(
-                f"dataset.size={size} is not a size.", "Give height and width: [64,32]."
-            )
-        _check("size[0]", size[0], 32, whole=True)
-        _check("size[1]", size[1], 16, whole=True)
-        self.identities = int(identities)
-        self.test_identities = int(test_identities)
-        self.cameras = int(cameras)
-        self.images_per_camera = int(images_per_camera)
-        self.distractors = float(distractors)
-        self.size = (int(size[0]), int(size[1]))
-        self.difficulty = float(difficulty)
-        self.seed = int(seed)
-        if total_images is not None:
-            _check("total_images", total_images, 1, whole=True)
-        self.total_images = None if total_images is None else int(total_images)
+        if size[0] < 32:
+            raise ConfigError(f"dataset.size={list(size)}: the height must be at least 32.")
+        self.identities, self.test_identities, self.cameras = identities, test_identities, cameras
+        self.images_per_camera, self.total_images = images_per_camera, total_images
+        self.distractors, self.difficulty = float(distractors), float(difficulty)
+        self.size = (size[0], size[1])
+        self.seed = seed
 
     def load(self) -> ReIDData:
         """Lay out the three splits, without rendering images."""
@@ -196,16 +186,3 @@ class Synthetic(Dataset):
         }
         images = Rendered(world, part, identities, cameras, indices, settings)
         return Split(images, identities, cameras)
-
-
-def _check(
-    name: str, value: object, low: int, high: float = float("inf"), whole: bool = False
-) -> None:
-    """Check that a value is a finite (whole) number within its range."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        finite = low <= value <= high and value != float("inf")  # NaN fails every comparison
-        if finite and not (whole and value % 1):
-            return
-    kind = "a whole number" if whole else "a number"
-    limits = f"of at least {low}" if high == float("inf") else f"from {low} to {high:g}"
-    raise ConfigError(f"dataset.{name}={value} is out of range.", f"Give {kind} {limits}.")

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from scipy.io import savemat
 
 from harness.core.errors import ConfigError, DataError
+from harness.core.options import check_options
 from harness.core.plugins import find
 from harness.data.facts import differences, measure
 from harness.data.types import Dataset, ReIDData, Split
@@ -27,9 +28,9 @@ CLASSES = {
 
 
 def load(modules: Modules, name: str, root: Path, **options: Any) -> ReIDData:
-    made: Dataset = getattr(modules(name), CLASSES[name])(
-        root, **{"check_counts": False, **options}
-    )
+    kind = getattr(modules(name), CLASSES[name])
+    check_options(kind, options, "dataset")
+    made: Dataset = kind(root, **{"check_counts": False, **options})
     return made.load()
 
 
