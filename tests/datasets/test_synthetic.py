@@ -201,8 +201,8 @@ def test_so_many_pictures_in_all(synthetic: Make, total: int) -> None:
         identities=20, test_identities=15, total_images=total, images_per_camera=9, distractors=2
     ).load()
     parts = (data.train, data.query, data.gallery)
-    people = sum(int((part.identities > 0).sum()) for part in parts)
-    assert people == total
+    shots = sum(int((part.identities > 0).sum()) for part in parts)
+    assert shots == total
     assert (data.gallery.identities == 0).sum() == 30
     _, images = np.unique(data.train.identities * 5 + cameras(data.train), return_counts=True)
     assert images.min() >= 2 and len(set(images)) > 3, "uneven, as in life"
