@@ -185,4 +185,4 @@ class Synthetic(Dataset):
             "size": self.size,
         }
         images = Rendered(world, part, identities, cameras, indices, settings)
-        return Split(images, identities, cameras)
+        return Split(images, np.ascontiguousarray(identities), np.ascontiguousarray(cameras))
