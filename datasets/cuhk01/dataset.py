@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import DataError
 from harness.core.seeds import derive
 from harness.data.layouts import Layout, part
 from harness.data.releases import Release, ReleasedDataset, make_split, shown
@@ -41,27 +43,19 @@ class CUHK01(ReleasedDataset):
         check_counts: refuse anything but 971 identities with four images each.
         test_identities: number of test identities; papers use 486 or 100.
         split_seed: selects other test identities; papers report the mean of ten splits.
-
-    Raises:
-        ConfigError: no identities remain for training or testing.
     """
 
     def __init__(
         self,
         root: str | Path,
         check_counts: bool = True,
-        test_identities: int = 486,
-        split_seed: int = 0,
+        test_identities: Annotated[
+            int, Field(ge=1, lt=IDENTITIES, description="number of test identities")
+        ] = 486,
+        split_seed: Annotated[int, Field(ge=0, description="selects other test identities")] = 0,
     ) -> None:
         super().__init__(RELEASE, root, check_counts)
-        if not 1 <= test_identities < IDENTITIES:
-            raise ConfigError(
-                f"dataset.test_identities={test_identities} leaves no identities to train or test "
-                "on.",
-                f"Give 1 to {IDENTITIES - 1}; 486 and 100 are usual.",
-            )
-        self.test_identities = int(test_identities)
-        self.split_seed = int(split_seed)
+        self.test_identities, self.split_seed = test_identities, split_seed
 
     def layouts(self) -> Sequence[Layout]:
         """A folder `campus`, anywhere."""

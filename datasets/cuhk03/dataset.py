@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.core.errors import DataError
 from harness.data.image_files import ImageFiles
 from harness.data.layouts import Layout, Part
 from harness.data.releases import Release, ReleasedDataset, Splits, list_images, shown
@@ -49,21 +50,19 @@ class CUHK03(ReleasedDataset):
         boxes: `detected` by a deformable part model, or `labelled` by hand; they have different
             names in records and tables.
         check_counts, subset: see `ReleasedDataset`.
-
-    Raises:
-        ConfigError: there are no such boxes.
     """
 
     def __init__(
         self,
         root: str | Path,
-        boxes: str = "detected",
+        boxes: Annotated[
+            Literal["detected", "labelled", "labeled"],
+            Field(description="detected or hand-drawn boxes"),
+        ] = "detected",
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
-        self.boxes = "labelled" if boxes == "labeled" else str(boxes)
-        if self.boxes not in WORDS:
-            raise ConfigError(f"dataset.boxes={boxes} is unknown.", did_you_mean(self.boxes, WORDS))
+        self.boxes = "labelled" if boxes == "labeled" else boxes
         self.word = WORDS[self.boxes]
         release = Release(f"CUHK03 ({self.boxes})", "cuhk03", FOLDERS, "0003_c1_2.png")
         super().__init__(release, root, check_counts, subset)

@@ -7,8 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Literal
 
-from harness.core.errors import ConfigError, DataError, did_you_mean
+from pydantic import Field
+
+from harness.core.errors import DataError
 from harness.data.layouts import Layout
 from harness.data.layouts import part as folder_of
 from harness.data.releases import Release, ReleasedDataset, make_split, shown
@@ -66,25 +69,22 @@ class MSMT17(ReleasedDataset):
         trainval: train on `list_train.txt` and `list_val.txt`, as papers on unsupervised methods
             do; false omits the 2,373 images of the latter.
         check_counts, subset: see `ReleasedDataset`.
-
-    Raises:
-        ConfigError: there is no such version.
     """
 
     def __init__(
         self,
         root: str | Path,
-        version: str = "v1",
-        trainval: bool = True,
+        version: Annotated[
+            Literal["v1", "v2"], Field(description="v1, or v2 with blurred faces")
+        ] = "v1",
+        trainval: Annotated[
+            bool, Field(description="train on list_val.txt as well as on list_train.txt")
+        ] = True,
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
-        self.version = str(version).lower()
-        if self.version not in IMAGES:
-            raise ConfigError(
-                f"dataset.version={version} is unknown.", did_you_mean(self.version, IMAGES)
-            )
-        super().__init__(release(self.version), root, check_counts, subset)
+        self.version = version
+        super().__init__(release(version), root, check_counts, subset)
         self.trainval = trainval
 
     def layouts(self) -> Sequence[Layout]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from harness.core.errors import ConfigError, DataError, did_you_mean
+from pydantic import Field
+
+from harness.core.errors import ConfigError, DataError
 from harness.data.layouts import Layout, part
 from harness.data.releases import Release, ReleasedDataset, make_split
 from harness.data.types import DatasetFacts, ReIDData, Split
@@ -47,28 +50,26 @@ class PersonX(ReleasedDataset):
         check_counts, subset: see `ReleasedDataset`.
 
     Raises:
-        ConfigError: there is no such release or background.
+        ConfigError: there are fewer than two backgrounds.
     """
 
     def __init__(
         self,
         root: str | Path,
-        release: str = "hard",
-        backgrounds: Sequence[int] = (1, 2, 3, 4, 5, 6),
+        release: Annotated[Literal["hard", "v1"], Field(description="release")] = "hard",
+        backgrounds: Annotated[
+            Sequence[Annotated[int, Field(ge=1, le=6)]],
+            Field(min_length=2, description="folders of v1 to use; each is a camera"),
+        ] = (1, 2, 3, 4, 5, 6),
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
-        if release not in RELEASES:
-            raise ConfigError(
-                f"dataset.release={release} is unknown.", did_you_mean(str(release), RELEASES)
-            )
         super().__init__(RELEASES[release], root, check_counts, subset)
-        self.kind = release
-        self.backgrounds = sorted(set(backgrounds))
-        if len(self.backgrounds) < 2 or not set(self.backgrounds) <= set(CAMERAS["v1"]):
+        self.kind, self.backgrounds = release, sorted(set(backgrounds))
+        if len(self.backgrounds) < 2:
             raise ConfigError(
-                f"dataset.backgrounds={list(backgrounds)} is out of range.",
-                "Give two or more of 1, 2, 3, 4, 5, 6: matches are across backgrounds.",
+                f"dataset.backgrounds={list(backgrounds)} must be two or more different ones.",
+                "Matches are across backgrounds.",
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Where the picture is taken: a camera's scene, its colours and its habits."""
+"""Cameras: scene, colors and typical headings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from PIL import Image, ImageDraw
 
 from .draws import Draws
 
-PANORAMA = 6  # widths of a picture that the camera overlooks
+PANORAMA = 6  # width of a scene in image widths
 
 
 @dataclass(frozen=True)
 class Camera:
-    """What is the same in all pictures of one camera.
+    """Properties shared by all images of one camera.
 
-    mixing: (3, 3) int32, output × input channels in units of 1/1024 (white balance, saturation).
-    tone: strength of the tone curve x + tone·x(1−x).
-    scene: what it overlooks, `PANORAMA` × as wide as a picture, 1.25 × as high.
+    Attributes:
+        mixing: (3, 3) int32, output × input channels in 1/1024 (white balance, saturation).
+        tone: strength of the tone curve x + tone·x(1−x).
+        scene: `PANORAMA` × as wide as an image, 1.25 × as high.
     """
 
     mixing: np.ndarray
@@ -33,10 +34,10 @@ class Camera:
 
 
 def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camera:
-    """A camera whose colours deviate with `strength` (0 is none) and who sees a scene of its own.
+    """A camera with its own scene, and colors that deviate by `strength` (0: not at all).
 
     Args:
-        canvas: (height, width) of the supersampled picture.
+        canvas: (height, width) of the supersampled image.
     """
 
     def around(value: float, spread: float) -> float:
@@ -44,12 +45,12 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
 
     saturation = around(0.9, 0.13)
     gains = [around(1.0, 0.08), around(1.0, 0.04), around(1.0, 0.1)]
-    grey = (1 - saturation) / 3
+    gray = (1 - saturation) / 3
     mixing = [
-        [gains[o] * (grey + (saturation if o == i else 0.0)) * 1024 for i in range(3)]
+        [gains[o] * (gray + (saturation if o == i else 0.0)) * 1024 for i in range(3)]
         for o in range(3)
     ]
-    favourite = draws.pick(("front", "back", "side"))
+    favorite = draws.pick(("front", "back", "side"))
     return Camera(
         mixing=np.array([[round(value) for value in row] for row in mixing], dtype=np.int32),
         tone=around(0.0, 0.3),
@@ -57,14 +58,14 @@ def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camer
         offset=around(4.0, 5.0),
         noise=round(draws.uniform(4, 12)),
         softness=draws.uniform(1.0, 1.7),
-        headings=("front", "back", "side", favourite, favourite),
+        headings=("front", "back", "side", favorite, favorite),
         tallness=draws.uniform(0.92, 1.0),
         scene=_scene(draws, canvas),
     )
 
 
 def _scene(draws: Draws, canvas: tuple[int, int]) -> Image.Image:
-    """A wall with openings above a floor with joints, as wide as several pictures."""
+    """A wall with openings above a floor with joints, several images wide."""
     height, width = canvas[0] * 5 // 4, canvas[1] * PANORAMA
     wall_level = 105 + draws.integer(50)
     wall = tuple(wall_level + draws.integer(26) for _ in range(3))
@@ -95,19 +96,19 @@ def _scene(draws: Draws, canvas: tuple[int, int]) -> Image.Image:
 def develop(
     pixels: np.ndarray, camera: Camera, exposure: float, light: float, draws: Draws
 ) -> np.ndarray:
-    """The scene's light to what the camera records.
+    """Apply the camera's colors, the lighting and noise to an image.
 
     Args:
         pixels: (H, W, 3) uint8.
-        exposure: × brightness.
-        light: −1 … 1, how much brighter the right edge is than the left one.
+        exposure: factor of brightness.
+        light: −1 … 1, brightness of the right edge relative to the left one.
 
     Returns:
         (H, W, 3) uint8.
     """
     width = pixels.shape[1]
     mixed = (pixels.reshape(-1, 3).astype(np.int32) @ camera.mixing.T).reshape(pixels.shape) >> 10
-    # 1024ths of brightness per column, in integers so that no rounding depends on the machine
+    # 1024ths of brightness per column; integers make rounding machine-independent
     ramp = np.arange(width, dtype=np.int32) * round(2048 * 0.25 * light) // max(1, width - 1)
     ramp += round(1024 * exposure) - round(1024 * 0.25 * light)
     mixed = np.clip((mixed * ramp[None, :, None]) >> 10, 0, 255)

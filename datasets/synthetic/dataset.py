@@ -1,15 +1,18 @@
-"""`synthetic`: pedestrians drawn from a seed, in seconds, with nothing to download."""
+"""`synthetic`: pedestrians rendered from a seed, in seconds, without any download."""
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from harness.core.errors import ConfigError
+from harness.core.hashing import hexdigest
 from harness.data.image_source import ImageSource
 from harness.data.types import Dataset, ReIDData, Split
 
@@ -18,13 +21,13 @@ from .render import VERSION, Shot, World
 
 
 class Rendered(ImageSource):
-    """Shots of one world; each is drawn when it is read. Three numbers a shot are kept, no more.
+    """Shots of one world, rendered on demand. Only three numbers per shot are stored.
 
     Args:
-        world: the people and cameras.
-        part: train or test, of the people; bad detections are of `gallery`.
-        identities, cameras, indices: (N,) which shots, in order.
-        settings: all that the world was made from, for the fingerprint.
+        world: the persons and cameras.
+        part: train or test; bad detections are always of `gallery`.
+        identities, cameras, indices: (N,) of the shots, in order.
+        settings: the world's settings, for the fingerprint.
     """
 
     rendered = True
@@ -49,7 +52,7 @@ class Rendered(ImageSource):
         return len(self._identities)
 
     def shot(self, index: int) -> Shot:
-        """Which picture that is."""
+        """The shot of image `index`."""
         identity = int(self._identities[index])
         part = self._part if identity else "gallery"
         return Shot(part, identity, int(self._cameras[index]), int(self._indices[index]))
@@ -60,134 +63,112 @@ class Rendered(ImageSource):
         return f"{shot.split}/{shot.identity:04d}_c{shot.camera + 1}_{shot.index:03d}.png"
 
     def read(self, index: int) -> Image.Image:
-        """Draw image `index`: (height, width) RGB, the same pixels each time."""
+        """Render image `index`, (height, width) RGB; always the same pixels."""
         return self._world.render(self.shot(index))
 
     def fingerprint(self) -> str:
         """A digest of the renderer's version, the settings and the names."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(json.dumps([VERSION, self._settings], sort_keys=True).encode())
-        for index in range(len(self)):
-            digest.update(b"\n" + self.name(index).encode())
-        return digest.hexdigest()
+        names = (b"\n" + self.name(index).encode() for index in range(len(self)))
+        head = json.dumps([VERSION, self._settings], sort_keys=True).encode()
+        return hexdigest(itertools.chain([head], names))
 
 
 class Synthetic(Dataset):
-    """Rendered pedestrians: a small problem with the difficulties of the real one.
+    """Rendered pedestrians: a small problem with the difficulties of real data.
 
-    Every person passes most of the cameras; a test person gives one query per camera, and the rest
-    goes to the gallery, with bad detections (identity 0) among it.
-
-    Args:
-        identities: people of the training set (other ones than those of the test set).
-        test_identities: people of the test set.
-        cameras: how many cameras; at least 2.
-        images_per_camera: mean number of pictures of a person by a camera; at least 2 (in the
-            test set one is the query).
-        distractors: bad detections in the gallery, per test person.
-        size: (height, width) of the pictures in pixels; at least 32 × 16.
-        difficulty: from 0 to 2: colour casts, exposure and occlusion.
-        seed: what everything is drawn from; another seed is another data set.
-        total_images: how many pictures of people in all, training and test, in place of
-            `images_per_camera`; bad detections come on top.
+    Each identity passes most of the cameras. A test identity has one query per camera; its other
+    images are in the gallery, together with bad detections (identity 0).
 
     Raises:
-        ConfigError: arguments that make no data set.
+        ConfigError: the size is below 32 × 16.
     """
 
     def __init__(
         self,
         *,
-        identities: int = 80,
-        test_identities: int = 60,
-        cameras: int = 5,
-        images_per_camera: int = 4,
-        distractors: float = 1.0,
-        size: Sequence[int] = (64, 32),
-        difficulty: float = 0.7,
-        seed: int = 0,
-        total_images: int | None = None,
+        identities: Annotated[
+            int, Field(ge=2, description="training identities, disjoint from the test identities")
+        ] = 80,
+        test_identities: Annotated[int, Field(ge=2, description="test identities")] = 60,
+        cameras: Annotated[int, Field(ge=2, description="number of cameras")] = 5,
+        images_per_camera: Annotated[
+            int, Field(ge=2, description="mean number of images of an identity per camera")
+        ] = 4,
+        distractors: Annotated[
+            float, Field(ge=0, description="bad detections in the gallery per test identity")
+        ] = 1.0,
+        size: Annotated[
+            Sequence[Annotated[int, Field(ge=16)]],
+            Field(min_length=2, max_length=2, description="height (at least 32) and width"),
+        ] = (64, 32),
+        difficulty: Annotated[
+            float, Field(ge=0, le=2, description="color casts, exposure and occlusion")
+        ] = 0.7,
+        seed: Annotated[int, Field(ge=0, description="another seed gives another data set")] = 0,
+        total_images: Annotated[
+            int | None,
+            Field(
+                ge=1,
+                description="total number of training and test images without bad detections, "
+                "instead of images_per_camera",
+            ),
+        ] = None,
     ) -> None:
-        _check("identities", identities, 2, whole=True)
-        _check("test_identities", test_identities, 2, whole=True)
-        _check("cameras", cameras, 2, whole=True)
-        _check("images_per_camera", images_per_camera, 2, whole=True)
-        _check("distractors", distractors, 0)
-        _check("difficulty", difficulty, 0, high=2)
-        _check("seed", seed, 0, whole=True)
-        if isinstance(size, str) or not isinstance(size, Sequence) or len(size) != 2:
-            raise ConfigError(f"dataset.size={size} is no size.", "Give height and width: [64,32].")
-        _check("size[0]", size[0], 32, whole=True)
-        _check("size[1]", size[1], 16, whole=True)
-        self.identities = int(identities)
-        self.test_identities = int(test_identities)
-        self.cameras = int(cameras)
-        self.images_per_camera = int(images_per_camera)
-        self.distractors = float(distractors)
-        self.size = (int(size[0]), int(size[1]))
-        self.difficulty = float(difficulty)
-        self.seed = int(seed)
-        if total_images is not None:
-            _check("total_images", total_images, 1, whole=True)
-        self.total_images = None if total_images is None else int(total_images)
+        if size[0] < 32:
+            raise ConfigError(f"dataset.size={list(size)}: the height must be at least 32.")
+        self.identities, self.test_identities, self.cameras = identities, test_identities, cameras
+        self.images_per_camera, self.total_images = images_per_camera, total_images
+        self.distractors, self.difficulty = float(distractors), float(difficulty)
+        self.size = (size[0], size[1])
+        self.seed = seed
 
     def load(self) -> ReIDData:
-        """Lay out the three parts. Draws no image yet."""
+        """Lay out the three splits, without rendering images."""
         world = World(self.seed, self.size, self.difficulty)
         identities, cameras, counts = self._visits()
-        shots = np.repeat(np.arange(len(counts)), counts)  # the visit that each is of
-        index = np.arange(len(shots)) - np.repeat(counts.cumsum() - counts, counts)
-        who, where = identities[shots], cameras[shots]
-        test = who > self.identities
+        visit = np.repeat(np.arange(len(counts)), counts)  # of each shot
+        index = np.arange(len(visit)) - np.repeat(counts.cumsum() - counts, counts)
+        shots = np.stack((identities[visit], cameras[visit], index))
+        test = shots[0] > self.identities
         bad = np.arange(round(self.distractors * self.test_identities))
-        found = test & (index > 0)
+        bad_shots = np.stack((np.zeros_like(bad), bad % self.cameras, bad))
+        gallery = np.concatenate([bad_shots, shots[:, test & (index > 0)]], axis=1)
         return ReIDData(
             name="synthetic",
-            train=self._split(world, "train", who[~test], where[~test], index[~test]),
-            query=self._split(
-                world, "test", *(a[test & (index == 0)] for a in (who, where, index))
-            ),
-            gallery=self._split(
-                world,
-                "test",
-                np.concatenate([np.zeros_like(bad), who[found]]),
-                np.concatenate([bad % self.cameras, where[found]]),
-                np.concatenate([bad, index[found]]),
-            ),
+            train=self._split(world, "train", *shots[:, ~test]),
+            query=self._split(world, "test", *shots[:, test & (index == 0)]),
+            gallery=self._split(world, "test", *gallery),
             notes={"seed": self.seed, "renderer": VERSION},
         )
 
     def _visits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Who is seen by which camera, and how often: uneven, as in life.
+        """Visits of identities to cameras, unevenly distributed as in real data.
 
         Returns:
-            (V,) identities from 1, those of the training set first; cameras; pictures, 2 or more.
+            (V,) identities from 1, training ones first; cameras; numbers of images, at least 2.
         """
-        who: list[int] = []
-        where: list[int] = []
-        often: list[int] = []
+        visits: list[tuple[int, int, int]] = []
         for identity in range(1, self.identities + self.test_identities + 1):
             draws = Draws(self.seed, "visits", identity)
             missed = draws.integer(min(2, self.cameras - 2) + 1)
             for camera in sorted(draws.shuffled(range(self.cameras))[missed:]):
-                who.append(identity)
-                where.append(camera)
-                if self.total_images is None:  # between 2 and 2·mean − 2 pictures
-                    often.append(2 + draws.integer(2 * self.images_per_camera - 3))
+                if self.total_images is None:  # between 2 and 2·mean − 2 images
+                    count = 2 + draws.integer(2 * self.images_per_camera - 3)
                 else:
-                    often.append(1 + draws.integer(1024))  # a share of what is left
-        counts = np.array(often, dtype=np.int64)
+                    count = 1 + draws.integer(1024)  # a share of the remaining images
+                visits.append((identity, camera, count))
+        identities, cameras, counts = np.array(visits, dtype=np.int64).T
         if self.total_images is not None:
             left = self.total_images - 2 * len(counts)
             if left < 0:
                 raise ConfigError(
                     f"dataset.total_images={self.total_images} are too few for {len(counts):,} "
-                    "visits of people to cameras, each of which is two pictures at least.",
+                    "visits of identities to cameras, with at least two images each.",
                     f"Give {2 * len(counts)} or more, or fewer identities or cameras.",
                 )
             until = left * counts.cumsum() // counts.sum()
             counts = 2 + np.diff(until, prepend=0)
-        return np.array(who, dtype=np.int64), np.array(where, dtype=np.int64), counts
+        return identities, cameras, counts
 
     def _split(
         self,
@@ -204,17 +185,4 @@ class Synthetic(Dataset):
             "size": self.size,
         }
         images = Rendered(world, part, identities, cameras, indices, settings)
-        return Split(images, identities, cameras)
-
-
-def _check(
-    name: str, value: object, low: int, high: float = float("inf"), whole: bool = False
-) -> None:
-    """Refuse what is no number, not finite, out of its range, or broken where it must be whole."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        finite = low <= value <= high and value != float("inf")  # NaN fails every comparison
-        if finite and not (whole and value % 1):
-            return
-    kind = "a whole number" if whole else "a number"
-    limits = f"of at least {low}" if high == float("inf") else f"from {low} to {high:g}"
-    raise ConfigError(f"dataset.{name}={value} makes no data set.", f"Give {kind} {limits}.")
+        return Split(images, np.ascontiguousarray(identities), np.ascontiguousarray(cameras))

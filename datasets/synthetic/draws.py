@@ -1,8 +1,8 @@
-"""Random numbers that are the same on every machine, with every version of every library.
+"""Random numbers that are the same on every machine and with all library versions.
 
-numpy promises its bit streams but not the distributions that are drawn from them, and libm differs
-between platforms. Here a draw is a slice of SHAKE-128 over the key, turned into a number with
-exactly rounded operations only.
+numpy guarantees its bit streams but not the distributions drawn from them, and libm differs between
+platforms. Here a draw is a slice of SHAKE-128 of the key, turned into a number by exactly rounded
+operations.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import TypeVar
 import numpy as np
 
 T = TypeVar("T")
-_BLOCK = 64  # 32-bit numbers made at a time; a picture needs about as many
+_BLOCK = 64  # 32-bit numbers per block; an image needs about as many
 
 
 def _words(text: bytes) -> Iterator[int]:
-    """32-bit numbers without end."""
+    """Infinitely many 32-bit numbers."""
     block = 0
     while True:
         digest = hashlib.shake_128(b"%s#%d" % (text, block)).digest(4 * _BLOCK)
@@ -42,7 +42,7 @@ class Draws:
         return (next(self._next) * count) >> 32
 
     def chance(self, probability: float) -> bool:
-        """True in this share of draws."""
+        """True with this probability."""
         return self.uniform() < probability
 
     def pick(self, options: Sequence[T]) -> T:
@@ -58,5 +58,5 @@ class Draws:
         return items
 
     def bytes(self, count: int) -> np.ndarray:
-        """(count,) uint8, uniform; a stream of its own that does not move the others."""
+        """(count,) uint8, uniform, from a separate stream."""
         return np.frombuffer(hashlib.shake_128(self._text + b"#bytes").digest(count), np.uint8)

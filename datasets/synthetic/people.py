@@ -1,7 +1,7 @@
-"""Who is in the picture: what a person wears, and how it is drawn.
+"""Persons: clothes and drawing.
 
-The clothes come from two small wardrobes, so that many people share a top or a bottom and some
-share both. Then only details tell them apart: hair, bag, pattern, sleeves, shoes, build.
+Clothes come from two small wardrobes, so that many identities share a top or a bottom and some
+share both. These differ in details only: hair, bag, pattern, sleeves, shoes, build.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from PIL import ImageDraw
 
 from .draws import Draws
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-TOPS: tuple[Colour, ...] = (
+TOPS: tuple[Color, ...] = (
     (38, 38, 44),
     (218, 216, 208),
     (168, 44, 48),
@@ -26,7 +26,7 @@ TOPS: tuple[Colour, ...] = (
     (206, 112, 44),
     (52, 140, 146),
 )
-BOTTOMS: tuple[Colour, ...] = (
+BOTTOMS: tuple[Color, ...] = (
     (34, 36, 42),
     (54, 70, 108),
     (116, 108, 98),
@@ -36,9 +36,9 @@ BOTTOMS: tuple[Colour, ...] = (
     (84, 96, 58),
     (118, 42, 52),
 )
-HAIR: tuple[Colour, ...] = ((28, 24, 22), (74, 48, 32), (150, 116, 68), (128, 124, 120))
-SKIN: tuple[Colour, ...] = ((226, 184, 156), (190, 140, 106), (120, 82, 60))
-EXTRAS: tuple[Colour, ...] = (
+HAIR: tuple[Color, ...] = ((28, 24, 22), (74, 48, 32), (150, 116, 68), (128, 124, 120))
+SKIN: tuple[Color, ...] = ((226, 184, 156), (190, 140, 106), (120, 82, 60))
+EXTRAS: tuple[Color, ...] = (
     (30, 30, 32),
     (190, 48, 44),
     (220, 218, 212),
@@ -50,32 +50,32 @@ EXTRAS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Look:
-    """All that makes a person the same person in every camera."""
+    """The appearance of an identity, the same in every camera."""
 
-    top: Colour
-    bottom: Colour
-    second: Colour  # of stripes, logo, or the shirt under an open jacket
+    top: Color
+    bottom: Color
+    second: Color  # color of stripes, logo, or the shirt under an open jacket
     pattern: str
     long_sleeves: bool
     legs: str
-    hair: Colour
+    hair: Color
     long_hair: bool
-    skin: Colour
-    shoes: Colour
+    skin: Color
+    shoes: Color
     bag: str
-    bag_colour: Colour
+    bag_color: Color
     right_handed: bool  # the shoulder that carries the bag
     girth: float  # width relative to height
 
 
-def _near(draws: Draws, colour: Colour, spread: int = 9) -> Colour:
-    """The colour of a single garment: the wardrobe's, a little off."""
-    r, g, b = (min(255, max(0, c + draws.integer(2 * spread + 1) - spread)) for c in colour)
+def _near(draws: Draws, color: Color, spread: int = 9) -> Color:
+    """The color of a garment: the wardrobe's with a small deviation."""
+    r, g, b = (min(255, max(0, c + draws.integer(2 * spread + 1) - spread)) for c in color)
     return r, g, b
 
 
 def draw_look(draws: Draws) -> Look:
-    """A random person."""
+    """A random appearance."""
     return Look(
         top=_near(draws, draws.pick(TOPS)),
         bottom=_near(draws, draws.pick(BOTTOMS)),
@@ -88,20 +88,20 @@ def draw_look(draws: Draws) -> Look:
         skin=_near(draws, draws.pick(SKIN)),
         shoes=draws.pick(EXTRAS),
         bag=draws.pick(("none", "none", "backpack", "handbag", "strap")),
-        bag_colour=_near(draws, draws.pick(EXTRAS)),
+        bag_color=_near(draws, draws.pick(EXTRAS)),
         right_handed=draws.chance(0.5),
         girth=draws.uniform(1.2, 1.55),
     )
 
 
 def in_clothes_of(look: Look, other: Look) -> Look:
-    """A look-alike: top and bottom are the other's, the details stay."""
+    """A look-alike: top and bottom of the other look, own details."""
     return replace(look, top=other.top, bottom=other.bottom, legs=other.legs)
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How the person stands in one picture."""
+    """The pose of a person in one image."""
 
     view: str  # front, back or side
     stride: float  # −1 … 1, the walking phase
@@ -109,7 +109,7 @@ class Pose:
 
 
 class _Pen:
-    """Draws in units of body height, from the middle of the head's top."""
+    """Draws in units of body height, relative to the top center of the head."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, x: float, y: float, unit: float, wide: float):
         self.draw, self.x, self.y, self.unit, self.wide = draw, x, y, unit, wide
@@ -118,7 +118,7 @@ class _Pen:
         return round(self.x + x * self.wide), round(self.y + y * self.unit)
 
     def limb(
-        self, a: tuple[float, float, float], b: tuple[float, float, float], colour: Colour
+        self, a: tuple[float, float, float], b: tuple[float, float, float], color: Color
     ) -> None:
         """A tapering bar between two (x, y, half width)."""
         corners = (
@@ -127,53 +127,53 @@ class _Pen:
             (b[0] + b[2], b[1]),
             (b[0] - b[2], b[1]),
         )
-        self.draw.polygon([self._point(*corner) for corner in corners], fill=colour)
+        self.draw.polygon([self._point(*corner) for corner in corners], fill=color)
 
-    def blob(self, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
+    def blob(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         """An ellipse around (x, y)."""
         (x0, y0), (x1, y1) = self._point(x - rx, y - ry), self._point(x + rx, y + ry)
-        self.draw.ellipse((min(x0, x1), y0, max(x0, x1), y1), fill=colour)
+        self.draw.ellipse((min(x0, x1), y0, max(x0, x1), y1), fill=color)
 
 
-def _shade(colour: Colour, percent: int) -> Colour:
-    r, g, b = colour
+def _shade(color: Color, percent: int) -> Color:
+    r, g, b = color
     return r * percent // 100, g * percent // 100, b * percent // 100
 
 
 def draw_person(
     draw: ImageDraw.ImageDraw, look: Look, pose: Pose, x: float, y: float, unit: float
 ) -> None:
-    """Draw a person of height `unit` pixels whose head's top is at (x, y)."""
+    """Draw a person of height `unit` pixels with the top of the head at (x, y)."""
     pen = _Pen(draw, x, y, unit, unit * look.girth * (-1 if pose.mirrored else 1))
     side = pose.view == "side"
-    # the right shoulder is on the picture's right only from behind
+    # the right shoulder is on the right of the image only from behind
     strap = 1 if look.right_handed == (pose.view == "back") else -1
     shoulder = 0.075 if side else 0.118
     waist = 0.066 if side else 0.092
     if look.bag == "backpack" and side:
-        pen.limb((-shoulder - 0.03, 0.19, 0.05), (-shoulder - 0.035, 0.43, 0.06), look.bag_colour)
+        pen.limb((-shoulder - 0.03, 0.19, 0.05), (-shoulder - 0.035, 0.43, 0.06), look.bag_color)
     _legs(pen, look, pose, waist)
     _arm(pen, look, pose, -1, shoulder, _shade(look.top, 78), _shade(look.skin, 80))
     _torso(pen, look, pose, shoulder, waist)
     if look.bag == "backpack" and pose.view == "back":
-        pen.limb((0, 0.19, 0.085), (0, 0.45, 0.095), look.bag_colour)
-        pen.limb((0, 0.34, 0.06), (0, 0.43, 0.06), _shade(look.bag_colour, 75))
+        pen.limb((0, 0.19, 0.085), (0, 0.45, 0.095), look.bag_color)
+        pen.limb((0, 0.34, 0.06), (0, 0.43, 0.06), _shade(look.bag_color, 75))
     if look.bag == "backpack" and pose.view == "front":
         for x_strap in (-0.07, 0.07):
-            pen.limb((x_strap, 0.17, 0.014), (x_strap, 0.36, 0.014), look.bag_colour)
+            pen.limb((x_strap, 0.17, 0.014), (x_strap, 0.36, 0.014), look.bag_color)
     _arm(pen, look, pose, 1, shoulder, _shade(look.top, 90), look.skin)
     if look.bag == "strap":
         pen.limb(
-            (strap * shoulder * 0.7, 0.17, 0.016), (-strap * waist, 0.48, 0.016), look.bag_colour
+            (strap * shoulder * 0.7, 0.17, 0.016), (-strap * waist, 0.48, 0.016), look.bag_color
         )
         pen.limb(
             (-strap * waist * 1.15, 0.46, 0.05),
             (-strap * waist * 1.15, 0.58, 0.055),
-            look.bag_colour,
+            look.bag_color,
         )
     if look.bag == "handbag":
         at = 0.04 if side else strap * (shoulder + 0.035)
-        pen.limb((at, 0.52, 0.045), (at, 0.66, 0.055), look.bag_colour)
+        pen.limb((at, 0.52, 0.045), (at, 0.66, 0.055), look.bag_color)
     _head(pen, look, pose)
 
 
@@ -202,7 +202,7 @@ def _legs(pen: _Pen, look: Look, pose: Pose, waist: float) -> None:
 
 
 def _arm(
-    pen: _Pen, look: Look, pose: Pose, which: int, shoulder: float, cloth: Colour, skin: Colour
+    pen: _Pen, look: Look, pose: Pose, which: int, shoulder: float, cloth: Color, skin: Color
 ) -> None:
     if pose.view == "side":
         top, elbow, hand = (

@@ -1,4 +1,4 @@
-"""One picture: a person in front of a camera, as a detector would have cut it out."""
+"""Rendering of an image: a person in front of a camera, as cut out by a detector."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from .cameras import Camera, develop, make_camera
 from .draws import Draws
 from .people import Look, Pose, draw_look, draw_person, in_clothes_of
 
-VERSION = 1  # goes into the fingerprint: raise it whenever a pixel changes
+VERSION = 1  # part of the fingerprint: raise it whenever a pixel changes
 _SUPERSAMPLING = 3
-_LOOK_ALIKES = 0.2  # share of people in the clothes of the one before them
+_LOOK_ALIKES = 0.2  # share of identities in the clothes of the previous one
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Which picture: everything that it is a function of, besides the world.
+    """The parameters of an image in a world.
 
-    identity: from 1; 0 is a bad detection, told apart by `index`.
+    Attributes:
+        identity: from 1; 0 is a bad detection, distinguished by `index`.
     """
 
     split: str
@@ -30,12 +31,12 @@ class Shot:
 
 
 class World:
-    """The people and cameras of one data set, made when first needed.
+    """The persons and cameras of one data set, created on first use.
 
     Args:
-        seed: what all of it is drawn from.
-        size: (height, width) of a picture in pixels.
-        difficulty: 0 … 2, scales colour casts, occlusion and exposure.
+        seed: determines everything.
+        size: (height, width) of an image in pixels.
+        difficulty: 0 … 2, scales color casts, occlusion and exposure.
     """
 
     def __init__(self, seed: int, size: tuple[int, int], difficulty: float) -> None:
@@ -62,9 +63,9 @@ class World:
         return self._looks[identity]
 
     def render(self, shot: Shot) -> Image.Image:
-        """The picture (H, W) RGB of a shot: always the same pixels."""
+        """The image (H, W) RGB of a shot; always the same pixels."""
         key = (self.seed, shot.split, shot.identity, shot.camera)
-        # one walk past a camera: the same time of day, stretch of the scene and direction
+        # one walk past a camera: same time of day, part of the scene and direction
         walk = Draws(*key, "walk") if shot.identity else Draws(*key, shot.index, "walk")
         now = Draws(*key, shot.index)
         camera = self.camera(shot.camera)
@@ -106,7 +107,7 @@ class World:
     def _background(
         self, camera: Camera, number: int, hour: int, place: float, now: Draws
     ) -> Image.Image:
-        """A cut-out of the camera's scene, with what stands there at this hour."""
+        """A part of the camera's scene, with the objects parked there at this hour."""
         height, width = self.canvas
         room_x, room_y = camera.scene.width - width, camera.scene.height - height
         left = min(room_x, max(0, round(room_x * (place + now.uniform(0.0, 0.2)))))
@@ -126,18 +127,18 @@ class World:
     def _person(
         self, draw: ImageDraw.ImageDraw, look: Look, pose: Pose, tallness: float, now: Draws
     ) -> None:
-        """The person that the detector found, with the error of its box."""
+        """The detected person, with the error of the box."""
         height, width = self.canvas
         unit = height * tallness * now.uniform(0.94, 1.08)
         x = width * (0.5 + now.uniform(-0.08, 0.08))
         y = (height - unit) / 2 + height * now.uniform(-0.05, 0.05)
         ground = y + unit * 0.97
         box = (x - unit * 0.16, ground - unit * 0.03, x + unit * 0.16, ground + unit * 0.03)
-        draw.ellipse(tuple(map(round, box)), fill=(58, 58, 62))  # a shadow ties it to the floor
+        draw.ellipse(tuple(map(round, box)), fill=(58, 58, 62))  # a shadow on the floor
         draw_person(draw, look, pose, x, y, unit)
 
     def _passer_by(self, draw: ImageDraw.ImageDraw, now: Draws, behind: bool) -> None:
-        """Somebody else at the edge, farther away or in front."""
+        """Another person at the edge, farther away or in front."""
         height, width = self.canvas
         look = draw_look(Draws(self.seed, "passer-by", now.integer(40)))
         unit = height * (now.uniform(0.5, 0.75) if behind else now.uniform(0.95, 1.1))
@@ -163,7 +164,7 @@ class World:
         draw.rectangle((round(x), round(y), round(box[2]), round(y + height * 0.03)), fill=trim)
 
     def _bad_detection(self, draw: ImageDraw.ImageDraw, shot: Shot, now: Draws) -> None:
-        """Nobody at all, or half of somebody who is not in the test set."""
+        """Background only, or half of a person who is not in the test set."""
         if now.chance(0.4):
             return
         height, width = self.canvas

@@ -6,10 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import DataError
 from harness.data.layouts import Layout, part
 from harness.data.releases import MarketDataset, Release, shown
 from harness.data.types import DatasetFacts, ReIDData, Split
@@ -65,22 +67,17 @@ class VeRi776(MarketDataset):
             nearest image, and tracks of the query's vehicle and camera are junk. Needs
             `test_track.txt`.
         check_counts, subset: see `ReleasedDataset`.
-
-    Raises:
-        ConfigError: `tracks` is not a boolean.
     """
 
     def __init__(
         self,
         root: str | Path,
-        tracks: bool = False,
+        tracks: Annotated[bool, Field(description="rank tracks instead of images")] = False,
         check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
         super().__init__(RELEASE, PARTS, NAME, root, check_counts, subset)
         self.tracks = tracks
-        if tracks is not True and tracks is not False:
-            raise ConfigError(f"dataset.tracks={tracks} must be true or false.")
 
     def layouts(self) -> Sequence[Layout]:
         """The layout of the official archive, with its lists."""

@@ -81,13 +81,13 @@ def augment(workload: Workload, steps: int) -> Callable[[], Round]:
     """Augmented batches on the device, without a network."""
     device = workload.device
     augmentation = make_augment(workload.config.images)
-    host_to_device = ImageReader(workload.image_cache, device)
+    reader = ImageReader(workload.image_cache, device)
     draws = generator(0, "bench augment")
 
     def once() -> Round:
         started = synchronized_time(device)
         for indices in workload.drawn(steps):
-            source, rows = host_to_device.rows(indices)
+            source, rows = reader.rows(indices)
             parameters = augmentation.draw(len(indices), draws)
             augmentation.apply(source, parameters, indices=rows, device=device)
         return Round(steps * workload.batch, synchronized_time(device) - started)

@@ -15,10 +15,14 @@ from typing import IO, Any
 from harness.core.errors import HarnessError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+OTHER_FOLDER = (
+    "Choose another folder: store= for runs, data.root= for data sets, data.cache_dir= for image "
+    "caches."
+)
 
 
 @contextmanager
-def _explain_errors(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn errors of the file system into errors that name the folder and give a hint."""
     try:
         yield
@@ -32,12 +36,11 @@ def _explain_errors(path: Path) -> Iterator[None]:
         if full:
             raise HarnessError(
                 f"The disk that contains {path.parent} is full.",
-                "Free some space and repeat the command: it continues from the last checkpoint. "
-                "Or choose another folder with store=.",
+                f"Free some space and repeat the command to continue. {OTHER_FOLDER}",
             ) from error
         raise HarnessError(
             f"{path.parent} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Choose another folder (store= for runs, data.cache_dir= for image caches).",
+            OTHER_FOLDER,
         ) from error
 
 
@@ -45,7 +48,7 @@ def _nearly_full(path: Path) -> bool:
     return shutil.disk_usage(path.parent).free < 512 * 2**20
 
 
-def unique_suffix() -> str:
+def _unique_suffix() -> str:
     """A suffix that no other process uses, not even on another machine with the same disk."""
     return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
@@ -56,9 +59,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Raises:
         HarnessError: the folder is not writable, or the disk is full. The old file is kept.
     """
-    temporary = path.with_name(f"{path.name}.{unique_suffix()}.tmp")
+    temporary = path.with_name(f"{path.name}.{_unique_suffix()}.tmp")
     try:
-        with _explain_errors(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 write(file)
@@ -86,9 +89,9 @@ def make_folder(path: Path) -> None:
     Raises:
         HarnessError: it cannot be made or written, or the disk is full.
     """
-    probe = path / f".{unique_suffix()}.tmp"
+    probe = path / f".{_unique_suffix()}.tmp"
     try:
-        with _explain_errors(probe):
+        with explain_write_errors(probe):
             path.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b".")
     finally:

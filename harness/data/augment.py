@@ -6,7 +6,7 @@ crops. `Augment.draw` draws all random numbers on the CPU, so they do not depend
 `Augment.apply` is deterministic arithmetic on the device of the images.
 
 On the CPU, a compiled loop crops, normalizes and erases each image in one pass
-(`harness/data/kernels.py`). Without numba, numpy does the same, image by image.
+(`harness/data/kernels.py`). With blur or random crops, or without numba, torch does it in several.
 """
 
 from __future__ import annotations
@@ -164,7 +164,6 @@ class Augment:
         indices: Tensor | np.ndarray | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        gather: bool | None = None,
     ) -> Tensor:
         """Augment a batch.
 
@@ -176,8 +175,6 @@ class Augment:
             indices: rows of the image cache.
             device: of the result; by default that of `images`.
             dtype: of the result; arithmetic is in float32.
-            gather: crop and erase the batch at once by indexing (the default on a GPU) or image by
-                image (the default on the CPU, where it is far faster). The results are equal.
 
         Returns:
             (B, 3, H, W), normalized, in channels_last memory format.
@@ -191,31 +188,27 @@ class Augment:
                 f"{len(rows)} images of shape {tuple(images.shape[1:])} for {len(parameters)} "
                 f"parameters of shape {(*self.size, 3)}"
             )
-        on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
-        gather = not on_cpu if gather is None else gather
-        stays = device is None or torch.device(device).type == "cpu"
         blurred = bool(parameters.blur.any())
         cropped = bool((parameters.random_crop[:, 2:] != torch.tensor(self.size)).any())
-        if not (blurred or cropped or gather) and stays and (loops := kernels(LOOPS)) is not None:
-            array = images if isinstance(images, np.ndarray) else images.numpy()
+        loops = None if blurred or cropped else _kernels(images, device)
+        if loops is not None:
             out = _compiled(
-                loops, array, rows.numpy(), parameters.flip.numpy(),
+                loops, images, rows.numpy(), parameters.flip.numpy(),
                 (parameters.corner - self.pad).numpy(), parameters.erase.numpy(),
                 (self.mean, self.std), self.erase_fill,
             )  # fmt: skip
             return out.to(dtype).permute(0, 3, 1, 2)
+        if isinstance(images, np.ndarray):
+            images, rows = torch.from_numpy(images[rows.numpy()]), torch.arange(len(rows))
         if cropped:
-            if isinstance(images, np.ndarray):
-                images, rows = torch.from_numpy(images[rows.numpy()]), torch.arange(len(rows))
             images = resized_crops(images, rows, parameters.random_crop)
             rows = torch.arange(len(rows))
-        crops = (_crop_gather if gather else _crop_slices)(images, rows, parameters, self.pad)
+        crops = _crop(images, rows, parameters, self.pad)
         crops = crops.to(device or crops.device)
         if blurred:
             crops = gaussian_blur(crops, parameters.blur)
-        out = _normalized(crops, self.mean, self.std)
-        erase = _erase_mask if gather or out.device.type != "cpu" else _erase_slices
-        erase(out, parameters.erase, self.erase_fill)
+        out = _normalize(crops, self.mean, self.std)
+        _erase(out, parameters.erase, self.erase_fill)
         return out.to(dtype).permute(0, 3, 1, 2)
 
 
@@ -234,49 +227,44 @@ def normalize(
 
     `(x / 255 − mean) / std` in float32, in this order, as in torchvision; then `dtype`.
     """
-    if isinstance(images, np.ndarray):
-        if device is None or torch.device(device).type == "cpu":
-            out = torch.from_numpy(_normalized_on_cpu(images, mean, std))
-            return out.to(dtype).permute(0, 3, 1, 2)
-        images = torch.from_numpy(np.array(images))  # a copy: an image cache is read-only
-    return _normalized(images.to(device or images.device), mean, std).to(dtype).permute(0, 3, 1, 2)
+    if (loops := _kernels(images, device)) is not None:
+        none = np.zeros((len(images), 4), dtype=np.int64)
+        rows, flip = np.arange(len(images)), np.zeros(len(images), dtype=bool)
+        out = _compiled(loops, images, rows, flip, none[:, :2], none, (mean, std), mean)
+    else:
+        if isinstance(images, np.ndarray):
+            images = torch.from_numpy(np.array(images))  # a copy: an image cache is read-only
+        out = _normalize(images.to(device or images.device), mean, std)
+    return out.to(dtype).permute(0, 3, 1, 2)
 
 
-def _normalized(images: Tensor, mean: Color, std: Color) -> Tensor:
+def _normalize(images: Tensor, mean: Color, std: Color) -> Tensor:
     """(B, H, W, 3) uint8 → float32, bit-identical on all devices."""
-    if images.device.type == "cpu":
-        return torch.from_numpy(_normalized_on_cpu(images.numpy(), mean, std))
     # Divide by tensors: on a GPU, torch turns division by a Python number into a multiplication.
     scale, shift, spread = (torch.tensor(x, device=images.device) for x in (255.0, mean, std))
     return images.to(torch.float32).div_(scale).sub_(shift).div_(spread)
 
 
-def _normalized_on_cpu(images: np.ndarray, mean: Color, std: Color) -> np.ndarray:
-    """Image by image, so that each stays in the processor's cache for all three operations."""
-    batch, height, width, _ = images.shape
-    if (loops := kernels(LOOPS)) is not None:
-        none = np.zeros((batch, 4), dtype=np.int64)
-        rows, flip = np.arange(batch), np.zeros(batch, dtype=bool)
-        return _compiled(loops, images, rows, flip, none[:, :2], none, (mean, std), mean).numpy()
-    shift, spread = (np.tile(np.array(x, dtype=np.float32), width) for x in (mean, std))
-    out = np.empty(images.shape, dtype=np.float32)
-    lines = (batch, height, width * 3)
-    for image, pixels in zip(out.reshape(lines), images.reshape(lines), strict=True):
-        np.divide(pixels, np.float32(255), out=image, dtype=np.float32)
-        image -= shift
-        image /= spread
-    return out
+# ------------------------------------------------------------------------- in one pass on the CPU
+
+
+def _kernels(images: Images, device: torch.device | str | None) -> ModuleType | None:
+    """The compiled loops if images are and stay on the CPU, and numba is usable; else None."""
+    on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
+    stay = device is None or torch.device(device).type == "cpu"
+    return kernels(LOOPS) if on_cpu and stay else None
 
 
 def _compiled(
-    loops: ModuleType, images: np.ndarray, rows: np.ndarray, flip: np.ndarray, corner: np.ndarray,
+    loops: ModuleType, images: Images, rows: np.ndarray, flip: np.ndarray, corner: np.ndarray,
     erase: np.ndarray, normalization: tuple[Color, Color], fill: Color,
 ) -> Tensor:  # fmt: skip
     """Flip, crop, normalize and erase in the compiled loop: (B, H, W, 3) float32."""
-    count, height, width, _ = images.shape
+    array = images if isinstance(images, np.ndarray) else images.numpy()
+    count, height, width, _ = array.shape
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise IndexError(f"rows {rows.min()} … {rows.max()} of an image cache of {count} images")
-    lines = np.asarray(images).reshape(count, height, width * 3)
+    lines = np.asarray(array).reshape(count, height, width * 3)
     lines.flags.writeable = False  # of the view: the loop is compiled for read-only arrays only
     out = torch.empty(len(rows), height, width, 3)
     shared = (
@@ -300,29 +288,8 @@ def _table(mean: Color, std: Color) -> np.ndarray:
 # ------------------------------------------------------------------------- cropping and erasing
 
 
-def _crop_slices(images: Images, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:
-    """Flip, pad and crop image by image, copying only what is inside the image."""
-    array = images if isinstance(images, np.ndarray) else images.numpy()
-    height, width = array.shape[1:3]
-    out = np.zeros((len(rows), height, width, 3), dtype=np.uint8)
-    limit = torch.tensor([height, width])  # a crop this far out is entirely black
-    corners = (parameters.corner - pad).clamp(-limit, limit).tolist()
-    for crop, row, flip, (y, x) in zip(
-        out, rows.tolist(), parameters.flip.tolist(), corners, strict=True
-    ):
-        target = crop[max(0, -y) : height - y, max(0, -x) : width - x]
-        window = slice(max(0, y), height + y), slice(max(0, x), width + x)
-        if flip:  # channel by channel: numpy is slow at copying mirrored pixels of three bytes
-            for channel in range(3):
-                target[..., channel] = array[row, :, ::-1, channel][window]
-        else:
-            target[...] = array[row][window]
-    return torch.from_numpy(out)
-
-
-def _crop_gather(images: Images, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:
+def _crop(images: Tensor, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:
     """Flip, pad and crop a batch by indexing: out[b, y, x] = images[row, y + top, ±(x + left)]."""
-    images = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     device = images.device
     height, width = images.shape[1:3]
     corner = parameters.corner.to(device) - pad
@@ -335,14 +302,8 @@ def _crop_gather(images: Images, rows: Tensor, parameters: AugmentParameters, pa
     return crops * inside[..., None]
 
 
-def _erase_slices(images: Tensor, erase: Tensor, fill: Color) -> None:
+def _erase(images: Tensor, erase: Tensor, fill: Color) -> None:
     """Fill each image's rectangle in place, (B, H, W, 3)."""
-    for image, (top, left, h, w) in zip(images.numpy(), erase.tolist(), strict=True):
-        image[top : top + h, left : left + w] = fill
-
-
-def _erase_mask(images: Tensor, erase: Tensor, fill: Color) -> None:
-    """The same for a whole batch at once."""
     top, left, h, w = erase.to(images.device).T[:, :, None]
     y = torch.arange(images.shape[1], device=images.device)
     x = torch.arange(images.shape[2], device=images.device)

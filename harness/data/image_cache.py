@@ -8,34 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.core.errors import DataError, HarnessError
-from harness.core.files import DISK_FULL, unique_suffix
+from harness.core.files import write_atomically, write_text
 from harness.core.hashing import hexdigest
-from harness.data import rendering
+from harness.data.decoding import Progress, ReadError, decode
 from harness.data.image_source import ImageSource
-from harness.data.rendering import Decoded
 
 FORMAT = 1  # raise it when pixels or files change: older image caches are then rebuilt
-CHUNK = 16  # images per task: amortizes the cost of a task, yet spreads well over threads
 CHECKED = 256  # rows compared with their checksums when an image cache is opened
 STALE = 24 * 3600  # seconds after which a temporary file must be of a killed run
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -120,9 +112,9 @@ def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]
         DataError: an image cannot be read from disk.
     """
     try:
-        decoded = _decode_all(source, (8, 8), progress)
+        decoded = decode(source, (8, 8), progress)
         return [source.name(index) for index, (pixels, _) in enumerate(decoded) if pixels is None]
-    except _ReadError as error:
+    except ReadError as error:
         raise _read_failed(error.__cause__) from error
 
 
@@ -158,37 +150,23 @@ def _build(
     progress: Progress | None,
 ) -> None:
     """Decode all images and write both files; the array is renamed last, when all is complete."""
-    cache = array.parent
+
+    def write(file: IO[bytes]) -> None:
+        _remove_stale(array.parent)
+        _check_space(array.parent, len(source) * size[0] * size[1] * 3)
+        meta = _write(source, size, file, on_bad_image, progress)
+        write_text(sidecar, json.dumps(meta))
+
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
-        with _temporary(array) as temporary, temporary.open("wb") as file:
-            _check_space(cache, len(source) * size[0] * size[1] * 3)
-            meta = _write(source, size, file, on_bad_image, progress)
-            file.flush()
-            os.fsync(file.fileno())  # so that a crash never leaves an empty file
-            with _temporary(sidecar) as note:
-                note.write_text(json.dumps(meta), encoding="utf-8")
-                note.replace(sidecar)
-            temporary.replace(array)
-    except _ReadError as error:
+        write_atomically(array, write)
+    except ReadError as error:
         raise _read_failed(error.__cause__) from error
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise HarnessError(
-                f"The disk of the cache folder {cache} became full while decoding images",
-                "Free some space there, or choose another folder with data.cache_dir=",
-            ) from error
-        raise HarnessError(
-            f"The cache folder {cache} cannot be written: {error.strerror or error}",
-            "Choose another folder with data.cache_dir=",
-        ) from error
 
 
 def _write(
     source: ImageSource,
     size: tuple[int, int],
-    file: BinaryIO,
+    file: IO[bytes],
     on_bad_image: str,
     progress: Progress | None,
 ) -> dict[str, Any]:
@@ -203,7 +181,7 @@ def _write(
     kept: list[int] = []
     crcs: list[int] = []
     bad: list[str] = []
-    for index, (pixels, crc) in enumerate(_decode_all(source, size, progress)):
+    for index, (pixels, crc) in enumerate(decode(source, size, progress)):
         if pixels is None:
             bad.append(source.name(index))
             continue
@@ -220,75 +198,12 @@ def _write(
     return {"shape": [len(kept), *size, 3], "kept": kept, "bad": bad, "crc32": crcs}
 
 
-def _decode_all(
-    source: ImageSource, size: tuple[int, int], progress: Progress | None
-) -> Iterator[Decoded]:
-    """Decode all images in order, with progress."""
-    total = len(source)
-    for done, decoded in enumerate(_decoded(source, size), start=1):
-        yield decoded
-        if progress is not None and (done % CHUNK == 0 or done == total):
-            progress(done, total)
-
-
-def _decoded(source: ImageSource, size: tuple[int, int]) -> Iterator[Decoded]:
-    """Decode images on all cores, in threads (Pillow releases the GIL) or rendering processes.
-
-    Memory is bounded by the tasks in flight, two per core.
-    """
-    if rendering.use_processes(source):
-        try:
-            yield from rendering.render(source, size)
-        except OSError as error:
-            raise _ReadError from error
-        return
-
-    def task(start: int) -> list[Decoded]:
-        return [one(index) for index in range(start, min(start + CHUNK, len(source)))]
-
-    def one(index: int) -> Decoded:
-        try:
-            image = source.read(index)
-        except OSError as error:
-            if error.errno is None:  # damaged content, not a failing disk
-                return None, 0
-            raise _ReadError from error
-        return rendering.resize(image, size)
-
-    workers = rendering.cores()
-    with ThreadPoolExecutor(workers) as pool:
-        tasks: deque[Future[list[Decoded]]] = deque()
-        try:
-            for start in range(0, len(source), CHUNK):
-                tasks.append(pool.submit(task, start))
-                if len(tasks) > 2 * workers:
-                    yield from tasks.popleft().result()
-            while tasks:
-                yield from tasks.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
 
 
 # -------------------------------------------------------------------------------- files and errors
-
-
-class _ReadError(Exception):
-    """An image could not be read; distinguishes this from errors in writing the cache."""
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A temporary file name beside `path`, removed in the end unless renamed."""
-    temporary = path.with_name(f"{path.name}.{unique_suffix()}.tmp")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _remove_stale(cache: Path) -> None:

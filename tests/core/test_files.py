@@ -85,7 +85,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("error", "cause", "hint"), REFUSALS)
-def test_the_systems_refusals_name_folder_and_cure(
+def test_errors_of_the_file_system_name_the_folder_and_a_hint(
     tmp_path: Path, error: OSError, cause: str, hint: str
 ) -> None:
     def write(file: IO[bytes]) -> None:
@@ -129,9 +129,9 @@ def test_a_folder_that_cannot_be_written(
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(HarnessError, match="cannot be written"):
-        make_folder(tmp_path / "runs" / "cell")
+        make_folder(tmp_path / "runs" / "run")
     with pytest.raises(HarnessError, match="cannot be written"):
-        write_text(tmp_path / "runs" / "cell" / "a.txt", "")
+        write_text(tmp_path / "runs" / "run" / "a.txt", "")
 
 
 def test_make_folder_leaves_nothing_in_it(tmp_path: Path) -> None:

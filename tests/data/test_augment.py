@@ -45,41 +45,39 @@ def one_by_one(images: np.ndarray, parameters: AugmentParameters, pad: int) -> T
     return torch.stack(out)
 
 
-@pytest.fixture(params=["compiled", "numpy", "gather"])
-def gather(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Each of the ways in which a batch can be made, as `apply`'s argument says."""
+@pytest.fixture(params=["compiled", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With and without compiled loops."""
     if request.param == "compiled":
         pytest.importorskip("numba")
-    elif request.param == "numpy":
+    else:
         monkeypatch.setattr("harness.data.augment.kernels", lambda module: None)
-    return request.param == "gather"
+    return str(request.param)
 
 
 @pytest.mark.parametrize(("size", "pad"), [((40, 20), 10), ((64, 32), 0), ((9, 30), 12)])
-def test_equals_torchvision(size: tuple[int, int], pad: int, gather: bool) -> None:
+def test_equals_torchvision(size: tuple[int, int], pad: int, backend: str) -> None:
     images = image_cache(64, size)
     augment = Augment(size, pad=pad)
     parameters = augment.draw(64, generator(1, "augment"))
-    out = augment.apply(images, parameters, gather=gather)
+    out = augment.apply(images, parameters)
     assert out.dtype == torch.float32 and out.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(out, one_by_one(images, parameters, pad))
 
 
-def test_takes_rows_of_a_bank(gather: bool) -> None:
+def test_takes_rows_of_an_image_cache(backend: str) -> None:
     images, indices = image_cache(50), torch.tensor([7, 7, 49, 0])
     augment = Augment((H, W))
     parameters = augment.draw(4, generator(2))
     expected = augment.apply(images[indices.numpy()], parameters)
     for source in (images, torch.from_numpy(images.copy())):
-        out = augment.apply(source, parameters, indices=indices, gather=gather)
+        out = augment.apply(source, parameters, indices=indices)
         assert torch.equal(out, expected)
-        half = augment.apply(
-            source, parameters, indices=indices, gather=gather, dtype=torch.bfloat16
-        )
+        half = augment.apply(source, parameters, indices=indices, dtype=torch.bfloat16)
         assert torch.equal(half, expected.bfloat16())
 
 
-def test_normalize(gather: bool) -> None:
+def test_normalize(backend: str) -> None:
     images = image_cache(5)
     expected = [F.normalize(F.to_tensor(Image.fromarray(image)), MEAN, STD) for image in images]
     for source in (images, torch.from_numpy(images.copy()), images[:, ::-1][:, ::-1]):
@@ -90,7 +88,7 @@ def test_normalize(gather: bool) -> None:
 
 
 def test_rows_have_to_be_there() -> None:
-    """Compiled loops read what they are told to, be it beyond the image cache."""
+    """Compiled loops do not check bounds, so the caller has to."""
     pytest.importorskip("numba")
     augment = Augment((H, W))
     parameters = augment.draw(1, generator(0))

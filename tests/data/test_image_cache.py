@@ -238,7 +238,7 @@ def test_disk_that_becomes_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache_module, "_write", write)
-    with pytest.raises(HarnessError, match="became full"):
+    with pytest.raises(HarnessError, match="is full"):
         build_image_cache(source, SIZE, tmp_path / "c")
     assert not list((tmp_path / "c").iterdir())
 

@@ -45,7 +45,7 @@ def own(dataset_module: Modules, folder: Path, text: str) -> Dataset:
     return dataset_module("folder").Folder(folder, "list.csv")
 
 
-def test_people_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset) -> None:
+def test_identities_cameras_and_names_are_kept_apart(market: Dataset, duke: Dataset) -> None:
     data = JoinedDataset({"market1501": market, "dukemtmcreid": duke}).load()
     assert data.name == "market1501+dukemtmcreid"
     assert data.train.identities.tolist() == [2, 2, 7, 7 + 1 + 1, 7 + 1 + 7]
@@ -178,7 +178,7 @@ TWO = ("dataset=[synthetic,synthetic]", *(f"dataset.sets.{name}.{key}" for name,
 
 
 def two(folder: Path, *overrides: str) -> list[str]:
-    """A tiny cell on two synthetic data sets."""
+    """A tiny experiment on two synthetic data sets."""
     mine = [o for o in tiny(folder) if not o.startswith("dataset")]
     return [*mine, *TWO, *overrides]
 

@@ -71,8 +71,7 @@ def test_draws_have_the_published_distribution(size: tuple[int, int]) -> None:
         assert found.pvalue > 1e-3, place
 
 
-@pytest.mark.parametrize("gather", [False, True])
-def test_parts_come_before_all_else(gather: bool) -> None:
+def test_crops_come_before_all_else() -> None:
     images, indices = image_cache(8).numpy(), torch.tensor([7, 1, 1, 0])
     augment = Augment((H, W), part_area=(0.64, 1.0), pad=3)
     parameters = augment.draw(4, generator(2))
@@ -83,7 +82,7 @@ def test_parts_come_before_all_else(gather: bool) -> None:
     assert without.random_crop.tolist() == [[0, 0, H, W]] * 4
     expected = plain.apply(parts, without)
     for source in (images, torch.from_numpy(images)):
-        out = augment.apply(source, parameters, indices=indices, gather=gather)
+        out = augment.apply(source, parameters, indices=indices)
         assert torch.equal(out, expected)
     assert not torch.equal(expected, plain.apply(images, without, indices=indices))
 

@@ -63,7 +63,7 @@ VERI = {
         "0009_c003_00030620_0.jpg",
     ],
 }
-#: list file → its lines; train and test number people from 0 each
+#: list file → its lines; train and test identities start from 0 each
 MSMT_LISTS = {
     "list_train.txt": [
         "0000/0000_045_12_0303morning_0006_2.jpg 0",

@@ -41,7 +41,7 @@ def load(dataset_module: Callable[[str], ModuleType], tmp_path: Path) -> Load:
 
 
 def test_absolute_paths_are_refused(load: Load, tmp_path: Path) -> None:
-    """They would stand in records and image_caches, and mean nothing on another machine."""
+    """In records and image caches, they would be useless on another machine."""
     with pytest.raises(DataError, match=r"(?s)is an absolute path .* relative to the CSV"):
         load(GOOD.replace("t/a.jpg", f"{tmp_path}/t/a.jpg"))
 

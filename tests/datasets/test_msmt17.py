@@ -1,4 +1,4 @@
-"""MSMT17's layout, right and wrong: V1 and V2 are told apart, and the lists are read with care."""
+"""MSMT17's layout, right and wrong: V1 and V2 are distinguished, and the lists are checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import ConfigError, DataError
+from harness.core.options import check_options
 from harness.data.types import ReIDData
 from tests.datasets.fakes import msmt17_images, msmt17_lists, touch
 
@@ -40,7 +41,9 @@ def test_the_lists_are_the_data_set(msmt: ModuleType, tmp_path: Path, folder: st
         "train/0000/0000_013_04_0114afternoon_0020_2.jpg",  # of list_val.txt
     ]
     assert data.train.identities.tolist() == [1, 2, 1]
-    assert data.query.identities.tolist() == [1042], "testing has other people than training"
+    assert data.query.identities.tolist() == [1042], (
+        "test identities differ from training identities"
+    )
     assert data.gallery.identities.tolist() == [1042, 1043]
     assert data.train.cameras is not None and data.train.cameras.tolist() == [11, 11, 3]
     assert data.gallery.cameras is not None and data.gallery.cameras.tolist() == [14, 0]
@@ -64,7 +67,7 @@ def test_v2_has_a_name_of_its_own(msmt: ModuleType, tmp_path: Path) -> None:
     assert second.name == "msmt17_v2"
     assert second.train.images.name(0).startswith("mask_train_v2/")
     with pytest.raises(ConfigError, match="version=v3"):
-        msmt.MSMT17(tmp_path, version="v3")
+        check_options(msmt.MSMT17, {"version": "v3"}, "dataset")
 
 
 @pytest.mark.parametrize(("there", "asked"), [("v2", "v1"), ("v1", "v2")])
@@ -72,7 +75,7 @@ def test_v2_has_a_name_of_its_own(msmt: ModuleType, tmp_path: Path) -> None:
 def test_the_other_version_is_named(
     msmt: ModuleType, tmp_path: Path, there: str, asked: str, lists: bool
 ) -> None:
-    """Also where somebody put V2's images into a folder called MSMT17_V1, with V1's lists."""
+    """Even if the images of V2 are in a folder called MSMT17_V1, with the lists of V1."""
     place = fake(tmp_path, there, folder="MSMT17_V1")
     if not lists:
         for path in place.glob("list_*.txt"):

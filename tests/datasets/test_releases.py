@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from scipy.io import savemat
 
 from harness.core.errors import ConfigError, DataError
+from harness.core.options import check_options
 from harness.core.plugins import find
 from harness.data.facts import differences, measure
 from harness.data.types import Dataset, ReIDData, Split
@@ -27,9 +28,9 @@ CLASSES = {
 
 
 def load(modules: Modules, name: str, root: Path, **options: Any) -> ReIDData:
-    made: Dataset = getattr(modules(name), CLASSES[name])(
-        root, **{"check_counts": False, **options}
-    )
+    kind = getattr(modules(name), CLASSES[name])
+    check_options(kind, options, "dataset")
+    made: Dataset = kind(root, **{"check_counts": False, **options})
     return made.load()
 
 
@@ -49,7 +50,7 @@ def test_config_fits_the_class(dataset_module: Modules, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_nothing_there_is_told_with_a_cure(
+def test_a_missing_release_is_reported_with_a_hint(
     dataset_module: Modules, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(DataError, match=f"is not under {tmp_path}") as caught:
@@ -255,8 +256,8 @@ def test_cuhk03_as_a_matlab_file(dataset_module: Modules, tmp_path: Path) -> Non
 # ----------------------------------------------------------------------------------------- CUHK01
 
 
-def campus(root: Path, people: int) -> Path:
-    return touch(root / "CUHK01", (f"campus/{i:04}00{k}.png" for i in range(1, people + 1)
+def campus(root: Path, identities: int) -> Path:
+    return touch(root / "CUHK01", (f"campus/{i:04}00{k}.png" for i in range(1, identities + 1)
                                    for k in range(1, 5)))  # fmt: skip
 
 
@@ -277,7 +278,7 @@ def test_cuhk01(dataset_module: Modules, tmp_path: Path) -> None:
         load(dataset_module, "cuhk01", tmp_path, test_identities=971)
 
 
-def test_cuhk01_with_a_picture_of_somebody_missing(dataset_module: Modules, tmp_path: Path) -> None:
+def test_cuhk01_with_a_missing_image(dataset_module: Modules, tmp_path: Path) -> None:
     folder = campus(tmp_path, 971) / "campus"
     load(dataset_module, "cuhk01", tmp_path, check_counts=True)
     (folder / "0007003.png").rename(folder / "0972001.png")

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from harness.core.errors import ConfigError
+from harness.core.options import check_options
 from harness.data.types import Dataset, ReIDData, Split
 
 PIXEL_SUM = 110_110_406
@@ -175,10 +176,17 @@ def test_a_colour_histogram_helps_but_does_not_solve_it(
         ({"distractors": float("inf")}, "distractors"),
     ],
 )
-def test_nonsense_is_refused_with_a_cure(synthetic: Make, wrong: dict[str, Any], word: str) -> None:
+def test_values_out_of_range_are_refused_with_a_hint(
+    synthetic: Make, wrong: dict[str, Any], word: str
+) -> None:
     with pytest.raises(ConfigError, match=word) as error:
-        synthetic(**wrong)
+        check_options(synthetic, wrong, "dataset")
     assert error.value.hint
+
+
+def test_images_that_are_too_low_are_refused(synthetic: Make) -> None:
+    with pytest.raises(ConfigError, match="height must be at least 32"):
+        synthetic(size=(16, 16))
 
 
 def test_the_smallest_one_is_a_sound_problem(synthetic: Make) -> None:
@@ -193,8 +201,8 @@ def test_so_many_pictures_in_all(synthetic: Make, total: int) -> None:
         identities=20, test_identities=15, total_images=total, images_per_camera=9, distractors=2
     ).load()
     parts = (data.train, data.query, data.gallery)
-    people = sum(int((part.identities > 0).sum()) for part in parts)
-    assert people == total
+    shots = sum(int((part.identities > 0).sum()) for part in parts)
+    assert shots == total
     assert (data.gallery.identities == 0).sum() == 30
     _, images = np.unique(data.train.identities * 5 + cameras(data.train), return_counts=True)
     assert images.min() >= 2 and len(set(images)) > 3, "uneven, as in life"
@@ -211,7 +219,7 @@ def test_too_few_pictures_are_refused_with_a_number_that_does(synthetic: Make) -
     data = synthetic(**settings, total_images=enough, distractors=0).load()
     assert sum(len(p.images) for p in (data.train, data.query, data.gallery)) == enough
     with pytest.raises(ConfigError, match="total_images"):
-        synthetic(total_images=2.5)
+        check_options(synthetic, {"total_images": 2.5}, "dataset")
 
 
 def test_the_size_of_msmt17_is_no_list_in_memory(synthetic: Make) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from harness.data.image_cache import Progress
+from harness.data.decoding import Progress
 from harness.data.image_source import ImageSource
 from harness.data.types import ReIDData, Split
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.core.errors import DataError, HarnessError
-from harness.core.files import DISK_FULL
-from harness.data.image_cache import Progress
+from harness.core.files import explain_write_errors
+from harness.data.decoding import Progress
 from harness.data.prepare.archives import Member, Source, check_sizes, explain_damage
 from harness.data.prepare.layouts import FoundLayout
 
@@ -63,32 +63,21 @@ def _write(path: Path, read: Callable[[int], bytes], size: int, member: Path) ->
     """Write one file, which must have the size listed in the index."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        left = size
-        with temporary.open("wb") as file:
-            while chunk := read(min(left + 1, 1 << 20)):
-                left -= len(chunk)
-                if left < 0:
-                    raise DataError(
-                        f"{member} is larger than its archive says.", "The archive is damaged."
-                    )
-                file.write(chunk)
-        if left:
-            raise DataError(
-                f"{member} is {size - left:,} bytes long, not {size:,}.",
-                "It was cut off: get it again.",
-            )
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise HarnessError(
-                f"The disk of {path.parent} became full.",
-                "Free some space and repeat the command to continue.",
-            ) from error
-        raise HarnessError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Choose another folder with data.root=.",
-        ) from error
+        with explain_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            left = size
+            with temporary.open("wb") as file:
+                while chunk := read(min(left + 1, 1 << 20)):
+                    left -= len(chunk)
+                    file.write(chunk)
+                    if left < 0:
+                        break
+            if left:
+                raise DataError(
+                    f"{member} does not have the {size:,} bytes that its index lists.",
+                    "It is damaged or was cut off: get it again.",
+                )
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -116,7 +116,7 @@ def test_a_kill_ends_the_job_and_the_same_command_goes_on(tmp_path: Path, rank: 
         (("method=mskd", "labeler.eps=0.001"), "no clusters"),
     ],
 )
-def test_an_error_is_told_once(tmp_path: Path, overrides: tuple[str, ...], cause: str) -> None:
+def test_an_error_is_reported_once(tmp_path: Path, overrides: tuple[str, ...], cause: str) -> None:
     job = _torchrun(tmp_path, *overrides, "train.iterations=1", "train.epochs=1")
     assert job.returncode == 1
     (error,) = _errors(job)
@@ -125,7 +125,7 @@ def test_an_error_is_told_once(tmp_path: Path, overrides: tuple[str, ...], cause
 
 @pytest.mark.slow
 def test_a_sweep_under_torchrun(tmp_path: Path) -> None:
-    """A cell that fails alike in all processes does not take the next one with it."""
+    """An experiment that fails in all processes does not stop the next one."""
     job = _torchrun(
         tmp_path, "-m", "method=cluster_contrast", "selection=lats,last", "train.epochs=1"
     )

@@ -1,4 +1,4 @@
-"""Work for several processes on this machine, started as torchrun would, for tests."""
+"""Starts several processes on this machine, as torchrun does, for tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cells = Mapping[str, Sequence[str]]
 
 
 def together(count: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Call `work(*arguments)` in so many processes that have found each other."""
+    """Call `work(*arguments)` in `count` processes of one process group."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +44,7 @@ def _process(
 
 
 def run_cells(folder: Path, cells: Cells) -> None:
-    """Run tiny cells, one after another, and note what labels were made of which features."""
+    """Run tiny experiments one after another; save the labels and features of each epoch."""
     original, made = Trainer._label, []
 
     def spied(self: Trainer, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,13 +63,13 @@ def run_cells(folder: Path, cells: Cells) -> None:
 
 
 def labels_of(folder: Path, rank: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Labels and features of each epoch of a cell, as a process had them."""
+    """Labels and features of each epoch of an experiment, as one process had them."""
     made: list[tuple[torch.Tensor, torch.Tensor]]
     made = torch.load(folder / f"labels-{rank}.pt", weights_only=True)
     return made
 
 
 def the_run(folder: Path) -> Run:
-    """The only finished run of a cell's folder."""
+    """The only finished run in a folder."""
     (record,) = folder.glob("runs/*/record.json")
     return Run(record.parent)

@@ -1,4 +1,4 @@
-"""Images drawn by processes of their own: the same images, and the same errors."""
+"""Images rendered in several processes: the same images and errors as with threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness.core.errors import DataError, HarnessError
-from harness.data import rendering
+from harness.data import decoding
 from harness.data.image_cache import build_image_cache, find_bad
 from harness.data.image_source import Subset
 from tests.data.rendered import Rendered
@@ -17,16 +17,16 @@ from tests.data.rendered import Rendered
 @pytest.fixture(autouse=True)
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of them, also for a few images."""
-    monkeypatch.setattr(rendering, "MIN_IMAGES", 1)
-    monkeypatch.setattr(rendering, "cores", lambda: 2)
+    monkeypatch.setattr(decoding, "MIN_IMAGES", 1)
+    monkeypatch.setattr(decoding, "cores", lambda: 2)
 
 
 def test_the_same_images_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Subset(Rendered(200), np.arange(150)[::-1])
-    assert rendering.use_processes(source)
+    assert decoding.use_processes(source)
     by_processes = build_image_cache(source, (16, 8), tmp_path / "a").images
-    monkeypatch.setattr(rendering, "MIN_IMAGES", 1000)
-    assert not rendering.use_processes(source)
+    monkeypatch.setattr(decoding, "MIN_IMAGES", 1000)
+    assert not decoding.use_processes(source)
     np.testing.assert_array_equal(
         by_processes, build_image_cache(source, (16, 8), tmp_path / "b").images
     )

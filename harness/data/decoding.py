@@ -1,0 +1,111 @@
+"""Decoding of images on all cores, in order: in threads, or in processes for rendered images.
+
+Pillow decodes and resizes without the GIL, so threads suffice for files. Images that Python code
+renders need processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from PIL import Image
+
+from harness.core.errors import HarnessError
+from harness.data.image_source import ImageSource
+
+#: pixels and their CRC32; (None, 0) for an image that cannot be decoded
+Decoded = tuple[bytes | None, int]
+Progress = Callable[[int, int], None]
+
+#: images per task: amortizes the cost of a task, yet spreads well over cores
+THREAD_CHUNK, PROCESS_CHUNK = 16, 128
+#: fewer images are not worth starting processes
+MIN_IMAGES = 2048
+
+
+class ReadError(Exception):
+    """An image cannot be read from disk; its cause is the OSError."""
+
+
+def cores() -> int:
+    """Number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_processes(source: ImageSource) -> bool:
+    """Whether processes decode a source faster than threads."""
+    return source.rendered and len(source) >= MIN_IMAGES and cores() > 1
+
+
+def decode(
+    source: ImageSource, size: tuple[int, int], progress: Progress | None = None
+) -> Iterator[Decoded]:
+    """Decode all images in order, resized to (H, W). Memory is bounded by two tasks per core.
+
+    Raises:
+        ReadError: an image cannot be read from disk. HarnessError: a process failed.
+    """
+    from joblib import Parallel, delayed
+
+    # joblib warns about unused results whenever an error or Ctrl-C ends the loop
+    warnings.filterwarnings("ignore", ".*successfully executed  but not used", UserWarning)
+    total, done = len(source), 0
+    chunk, backend, task = THREAD_CHUNK, "threading", functools.partial(_decode_chunk, source)
+    if use_processes(source):
+        task = functools.partial(_decode_pickled, pickle.dumps(source))
+        chunk, backend = PROCESS_CHUNK, "loky"
+    parallel = Parallel(cores(), backend=backend, batch_size=1, return_as="generator")
+    starts = range(0, total, chunk)
+    results = parallel(delayed(task)(start, min(start + chunk, total), size) for start in starts)
+    try:
+        for result in results:
+            for decoded in result:
+                if isinstance(decoded, OSError):
+                    raise ReadError from decoded
+                yield decoded
+            done += len(result)
+            if progress is not None:
+                progress(done, total)
+    except BrokenProcessPool as error:
+        raise HarnessError(
+            "A process that renders images has stopped.",
+            "Its own error message is above. If memory is short, use fewer cores (taskset).",
+        ) from error
+
+
+def _decode_chunk(
+    source: ImageSource, start: int, stop: int, size: tuple[int, int]
+) -> list[Decoded | OSError]:
+    decoded: list[Decoded | OSError] = []
+    for index in range(start, stop):
+        try:
+            image = source.read(index)
+        except OSError as error:  # with errno, the disk failed; without, the content is damaged
+            decoded.append((None, 0) if error.errno is None else error)
+            continue
+        pixels = image.resize(size[::-1], Image.Resampling.BICUBIC).tobytes()
+        decoded.append((pixels, zlib.crc32(pixels)))
+    return decoded
+
+
+def _decode_pickled(content: bytes, *task: Any) -> list[Decoded | OSError]:
+    """`_decode_chunk` in another process."""
+    return _decode_chunk(_unpickle(content), *task)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickle(content: bytes) -> ImageSource:
+    from harness.core import plugins
+
+    plugins.make_importable(plugins.find())
+    source: ImageSource = pickle.loads(content)
+    return source
