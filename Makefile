@@ -19,6 +19,7 @@ lint: $(VENV)/.test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 verify: $(VENV)/.demo  ## check the arithmetic against the authors' own code
 	$(BIN)/harness verify

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import harness
 from harness.cli.main import COMMANDS
 from harness.experiment import compose as hydra_app
 from harness.experiment.recipe import make_recipe
@@ -75,14 +74,13 @@ def test_use_without_training(command: Command, tmp_path: Path) -> None:
     assert "re-ranked mAP 100.0" in answers[1].out
 
 
-@pytest.mark.skipif(not hasattr(harness, "load_results"), reason="the functions do not exist yet")
 def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The section's Python runs, on a tiny experiment and random features."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (section,) = re.findall(r"^## Use from Python\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert '["method=mskd", "dataset=synthetic"]' in python
-    python = python.replace('["method=mskd", "dataset=synthetic"]', "overrides")
+    assert '"method=mskd", "dataset=synthetic"' in python
+    python = python.replace('"method=mskd", "dataset=synthetic"', "*overrides")
     monkeypatch.chdir(tmp_path)
     features = np.random.default_rng(0).normal(size=(120, 16))
     ids, cams = np.arange(10).repeat(12), np.tile(np.arange(6), 20)

@@ -1,7 +1,7 @@
-"""Make the pictures of docs/report.md anew: `python docs/pictures/make.py`, from the checkout.
+"""Make the pictures of docs/report.md: `python docs/pictures/make.py`, from the checkout.
 
-Trains MSKD on synthetic people first (minutes on two cores), unless results/runs has that run. The
-page is shown by Chromium, with the test extra installed. People in these pictures are drawn ones.
+This trains MSKD on synthetic persons first (minutes on two cores) unless results/runs has that run.
+Chromium and the test extra show the page. All persons in these pictures are rendered.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import io
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from harness.cli.main import main
 HERE = Path(__file__).parent
 SHOWN = ("ranked", "embedding", "curves", "maps")
 OPTIONS = ("--queries", "random", "--seed", "4", "--count", "2", "--top", "8")
-#: name → width and height, the wish of the eyes, the place on the page, and its size in the picture
+#: name → width, height, color scheme, section of the page, scale
 PAGES = {
     "report.png": (1280, 1330, "light", "b4", 0.75),
     "report-narrow.png": (400, 820, "dark", "b4", 0.8),
@@ -29,17 +30,17 @@ PAGES = {
 
 
 def shrink(picture: bytes, path: Path) -> None:
-    """Write a PNG of 256 colours: the most frequent ones as they are, the others spread out."""
+    """Write a PNG of 256 colors: the 64 most frequent ones exactly, the others approximately."""
     with Image.open(io.BytesIO(picture)) as image:
         whole = image.convert("RGB")
     spread = whole.quantize(192, Image.Quantize.MAXCOVERAGE).convert("RGB")
     pixels = np.asarray(whole).reshape(-1, 3)
-    colours, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
+    colors, place, counts = np.unique(pixels, axis=0, return_inverse=True, return_counts=True)
     others = np.unique(np.asarray(spread).reshape(-1, 3), axis=0)
-    palette = np.concatenate([colours[np.argsort(-counts)[:64]], others])[:256]
+    palette = np.concatenate([colors[np.argsort(-counts)[:64]], others])[:256]
     nearest = np.concatenate([
         ((part[:, None].astype(int) - palette) ** 2).sum(2).argmin(1)
-        for part in np.array_split(colours, len(colours) // 4096 + 1)
+        for part in np.array_split(colors, len(colors) // 4096 + 1)
     ])  # fmt: skip
     few = Image.fromarray(nearest[place.ravel()].astype(np.uint8).reshape(whole.size[::-1]), "P")
     few.putpalette(palette.astype(np.uint8).tobytes())
@@ -47,7 +48,7 @@ def shrink(picture: bytes, path: Path) -> None:
 
 
 def pictures(folder: Path) -> None:
-    """Of `harness show`."""
+    """The figures of `harness show`."""
     main(["run", "method=mskd", "dataset=synthetic", "seed=0"])
     main(["show", "mskd-synthetic-s0", *SHOWN, *OPTIONS, "--output", str(folder)])
     for path in folder.glob("*.png"):
@@ -55,7 +56,7 @@ def pictures(folder: Path) -> None:
 
 
 def pages(folder: Path) -> None:
-    """Of `harness report`."""
+    """Screenshots of `harness report`."""
     page = folder / "report.html"
     main(["report", "--store", "results/leaderboard", "--output", str(page)])
     options = webdriver.ChromeOptions()
@@ -66,10 +67,11 @@ def pages(folder: Path) -> None:
     with webdriver.Chrome(options, service) as browser:
         for name, (width, height, scheme, place, scale) in PAGES.items():
             size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
-            wish = [{"name": "prefers-color-scheme", "value": scheme}]
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wish})
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
             browser.get(f"{page.as_uri()}?{name}#{place}")
+            time.sleep(2)  # charts are drawn when they come into view
             shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
             shrink(base64.b64decode(shot), HERE / name)
 

@@ -10,6 +10,7 @@ from harness.benchmarks.features import CAMERAS, SIZES, Images, synthetic_featur
 from harness.benchmarks.labels import product_seconds
 from harness.benchmarks.timing import Candidate, Round, compare
 from harness.core.throughput import synchronized_time
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import rank
 from harness.evaluation.reranking import rerank_blocks
 
@@ -34,13 +35,11 @@ def measure(
     """
     query, gallery = test_set(size, scale)
     x, y = query.features[:, 0].to(device), gallery.features[:, 0].to(device)
+    truth = GroundTruth(query.identities, gallery.identities, query.cameras, gallery.cameras)
 
     def evaluate() -> Round:
         started = synchronized_time(device)
-        result = rank(
-            x, y, query.identities, gallery.identities, query.cameras, gallery.cameras,
-            distances=rerank_blocks(x, y) if rerank else None,
-        )  # fmt: skip
+        result = rank(x, y, truth, distances=rerank_blocks(x, y) if rerank else None)
         return Round(len(x), synchronized_time(device) - started, {"mAP": 100 * result.mAP})
 
     def product() -> Round:

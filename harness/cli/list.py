@@ -16,17 +16,21 @@ PARTS = {
     "protocols": "protocol",
     "experiments": "experiment",
 }
-KNOWN = ("methods", "datasets", *PARTS, "combinations", "searches", "runs", "problems")
+KNOWN = ("methods", "datasets", *PARTS, "options", "combinations", "searches", "runs", "problems")
 
 
 def main(arguments: list[str]) -> None:
     parser = Parser("list", "harness list methods", f"Lists: {', '.join(KNOWN)}.")
     parser.add_argument("what", nargs="?", default="methods", help="one of the lists above")
+    parser.add_argument("group", nargs="?", help="of options: train, labeler, self_paced, …")
     parser.add_store()
     parser.add_argument(
-        "--format", default="terminal", choices=["terminal", "markdown"], help="of combinations"
+        "--format",
+        default="terminal",
+        choices=["terminal", "markdown"],
+        help="of combinations and options",
     )
-    parser.add_argument("--output", help="write combinations to this file as Markdown")
+    parser.add_argument("--output", help="write combinations or options to this file as Markdown")
     options = parser.parse_args(arguments)
     plurals = {known: known for known in KNOWN} | {known[:-1]: known for known in KNOWN}
     plurals["search"] = "searches"
@@ -35,10 +39,16 @@ def main(arguments: list[str]) -> None:
             f"There is no list of '{options.what}'.", did_you_mean(options.what, KNOWN)
         )
     what = plurals[options.what]
+    if options.group is not None and what != "options":
+        raise ConfigError(f"harness list {what} takes no group.", "harness list options GROUP")
+    if options.output is not None and options.format != "markdown":
+        raise ConfigError("--output needs --format markdown.")
     if what == "combinations":
         _show_combinations(options.format, options.output)
+    elif what == "options":
+        _show_options(options.group, options.format, options.output)
     elif options.format != "terminal" or options.output is not None:
-        raise ConfigError("--format and --output apply to harness list combinations only.")
+        raise ConfigError("--format and --output apply to combinations and options only.")
     else:
         _print(what, _rows(what, Path(options.store)))
 
@@ -93,7 +103,7 @@ def _description(path: Path) -> str:
         plugins.make_importable(plugins.find())
         return plugins.first_sentence(str(get_object(target).__doc__ or "").split("\n\n")[0])
     based = [str(name) for name in config.get("defaults") or [] if name != "_self_"]
-    changes = [f"{key}={value}" for key, value in config.items() if key != "defaults"]
+    changes = [f"{key!s}={value}" for key, value in config.items() if key != "defaults"]
     return f"{', '.join(based)} with {', '.join(changes)}" if based else ", ".join(changes)
 
 
@@ -122,8 +132,6 @@ def _show_combinations(style: str, output: str | None) -> None:
     from harness.core.files import write_text
     from harness.experiment import combination_table
 
-    if output is not None and style != "markdown":
-        raise ConfigError("--output needs --format markdown.")
     found = list(combination_table.combinations())
     if output is not None:
         write_text(Path(output), combination_table.page(found))
@@ -133,3 +141,16 @@ def _show_combinations(style: str, output: str | None) -> None:
         for one in found:
             name = f"{one.method} {one.group}={one.option}"
             print(f"{name:<48} {one.verdict or f'refused: {one.reason}'}")
+
+
+def _show_options(group: str | None, style: str, output: str | None) -> None:
+    """Print options, or write docs/options.md."""
+    from harness.core.files import write_text
+    from harness.experiment import options_reference
+
+    if output is not None:
+        write_text(Path(output), options_reference.markdown(group))
+    elif style == "markdown":
+        print(options_reference.markdown(group), end="")
+    else:
+        options_reference.show(group)

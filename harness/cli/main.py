@@ -69,9 +69,9 @@ def _dispatch(arguments: list[str]) -> None:
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
     elif command == "--version":
-        import harness
+        from harness.core.version import __version__
 
-        print(f"harness {harness.__version__}")
+        print(f"harness {__version__}")
     elif command in COMMANDS:
         importlib.import_module(f"harness.cli.{command}").main(rest)
     else:

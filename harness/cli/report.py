@@ -9,11 +9,18 @@ def main(arguments: list[str]) -> None:
     parser = Parser(
         "report",
         "harness report --output report.html",
-        "Write one HTML page about finished runs: tables, curves, costs, methods. It works offline.",
+        "Write an HTML page about runs: tables, curves, costs, methods. It works offline.",
     )
     parser.add_store()
     parser.add_argument("--output", default="report.html", help="the file to write")
+    parser.add_argument(
+        "--charts", choices=["svg", "png", "pdf"], help="also write each chart as a file"
+    )
+    parser.add_argument("--charts-dir", metavar="DIR", help="default: PAGE-charts")
     options = parser.parse_args(arguments)
     from harness.results.report import write_report
 
-    print(write_report(options.store, options.output))
+    page, *drawn = write_report(options.store, options.output, options.charts, options.charts_dir)
+    print(page)
+    if drawn:
+        print(f"{len(drawn)} charts in {drawn[0].parent}")

@@ -27,14 +27,14 @@ def main(arguments: list[str]) -> None:
     parser.add_store()
     parser.add_data()
     options = vars(parser.parse_intermixed_args(arguments))
-    from harness.experiment.figures.draw import Wanted, show_run
+    from harness.experiment.inspect.show import FigureOptions, show_run
 
     words = options.pop("what")
-    wanted = ("queries", "count", "top", "seed", "method", "identities")
+    drawn = ("queries", "count", "top", "seed", "method", "identities")
     show_run(
         kinds=[word for word in words if "=" not in word],
         changes=[word for word in words if "=" in word],
         style=options.pop("format"),
-        wanted=Wanted(**{key: options.pop(key) for key in wanted}),
+        options=FigureOptions(**{key: options.pop(key) for key in drawn}),
         **options,
     )

@@ -14,7 +14,7 @@ from harness.components.objectives import CameraProxies, PartRefinement, ProxyCo
 from harness.components.objectives import instance_consistency as ice
 from harness.components.objectives import part_refinement as pplr
 from harness.components.objectives.classification import soft_triplet
-from harness.components.objectives.memory import cluster_means, view_cross_entropies
+from harness.components.objectives.memory import cluster_means
 from harness.components.objectives.part_refinement import cross_agreement
 from harness.components.objectives.proxies import (
     HARD_NEGATIVES,
@@ -23,6 +23,7 @@ from harness.components.objectives.proxies import (
     cross_camera,
     ice_camera,
 )
+from harness.components.objectives.views import view_cross_entropies
 from harness.conformance.cases import DISTANCE, Check, Vectors, case, close, gradient
 from harness.core.interfaces import Backbone, Batch
 

@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "scikit-l
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and commit, for the record."""
-    import harness
+    from harness.core.version import __version__
 
     versions = {}
     for package in PACKAGES:
@@ -28,7 +28,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "harness": harness.__version__,
+        "harness": __version__,
         "commit": commit(),
         "python": platform.python_version(),
         "packages": versions,

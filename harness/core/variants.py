@@ -1,7 +1,7 @@
-"""Variants of a method: files beside its config that say what they change, and a name of their own.
+"""Variants of a method: configuration files with changes to the method's own.
 
-`methods/mskd/variants/no_views.yaml` is chosen by `method=mskd/no_views`. It is the method's config
-with the file's changes on top, and calls itself `mskd_no_views`: in folders, records and tables.
+`method=mskd/no_views` is the config of `mskd` with the changes in
+`methods/mskd/variants/no_views.yaml`. Folders, records and tables name it `mskd_no_views`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-#: the parts whose options differ, and what conf/config.yaml chooses unless a method does
+#: parts of a method, and their defaults in conf/config.yaml
 PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller": "none"}
 
 
 def overridden(node: DictConfig) -> dict[str, Any]:
-    """Group → option, of the `override /GROUP: OPTION` in a config's defaults list."""
+    """Group → option, from the entries `override /GROUP: OPTION` of a config's defaults list."""
     entries = [entry for entry in node.get("defaults") or [] if isinstance(entry, DictConfig)]
     return {
         str(key).removeprefix("override /"): value
@@ -25,17 +25,17 @@ def overridden(node: DictConfig) -> dict[str, Any]:
 
 
 def chosen_parts(node: DictConfig) -> dict[str, Any]:
-    """Part → the option that a method has for it."""
+    """Part → the option that a method chooses for it."""
     chosen = {**PARTS, **overridden(node)}
     return {part: chosen[part] for part in PARTS}
 
 
 def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
-    """A method's config with a variant's changes, to be registered as a method's own is.
+    """A method's config with a variant's changes.
 
-    - Keys are merged; what the variant overrides goes before what the method does.
-    - What the method says of a part is left out where the variant chooses another part.
-    - `stages`, if the variant names them, are all its stages.
+    - Keys are merged, and overrides of the variant win.
+    - The method's settings for a part are dropped if the variant chooses another part.
+    - If the variant has `stages`, they replace all stages of the method.
 
     Args:
         base: the method's config. changes: the variant's. name: what `method.name` becomes.

@@ -9,5 +9,5 @@ POOLED = "pooled"
 
 
 def count_parts(views: Sequence[str]) -> int:
-    """How many of a backbone's views are parts of the image: all but the global one and `pooled`."""
+    """The number of views that are parts of the image: all but the global one and `pooled`."""
     return len(views) - 1 - (POOLED in views)

@@ -71,9 +71,9 @@ def first_duplicates(x: Tensor) -> Tensor | None:
 
     None if all rows differ.
     """
-    from harness.components.labelers.duplicates import find_copies  # imports all labelers
+    from harness.components.labelers.duplicates import find_duplicates  # imports all labelers
 
-    duplicates = find_copies(x)
+    duplicates = find_duplicates(x)
     return None if duplicates is None else duplicates[0][duplicates[1]]
 
 

@@ -1,8 +1,8 @@
 """The evaluator: the only code that reads identities during a run.
 
-Where could an identity leak? `Evaluator` holds them and has three exits:
+Where could an identity leak? `Evaluator` holds them, and a stage gets three of its methods:
 
-- `unlabelled` gives training its images, and camera ids where the method declares them;
+- `unlabelled` returns images, and camera ids if the method declares that it uses them;
 - `cluster_metrics` and `test` return numbers for the record. With `selection=oracle`, which tables
   show, test mAP also selects the checkpoint.
 

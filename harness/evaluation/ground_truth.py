@@ -21,19 +21,20 @@ class GroundTruth:
     """Identities of the queries and of the gallery, and what else decides who is ranked.
 
     Attributes:
-        query_ids, gallery_ids: (Q,) and (G,).
-        query_cams, gallery_cams: (Q,) and (G,), where there are cameras.
-        query_names, gallery_names: Q and G image names, which only serve to find a query's own
-            image in the gallery.
+        query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
+        query_cams, gallery_cams: (Q,) and (G,) cameras. Where either side has none, only junk and
+            the query image itself are removed from a ranking.
+        query_names, gallery_names: Q and G image names. The query image itself is the gallery
+            image of the same name; names have no other use.
         tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
     """
 
-    query_ids: np.ndarray
-    gallery_ids: np.ndarray
-    query_cams: np.ndarray | None = None
-    gallery_cams: np.ndarray | None = None
-    query_names: list[str] | None = None
-    gallery_names: list[str] | None = None
+    query_ids: Integers
+    gallery_ids: Integers
+    query_cams: Integers | None = None
+    gallery_cams: Integers | None = None
+    query_names: Sequence[str] | None = None
+    gallery_names: Sequence[str] | None = None
     tracks: np.ndarray | None = None
 
     @classmethod
@@ -60,8 +61,10 @@ class GroundTruth:
         """
         assert self.tracks is not None
         _, first = np.unique(self.tracks, return_index=True)
-        cams = None if self.gallery_cams is None else self.gallery_cams[first]
-        return GroundTruth(self.query_ids, self.gallery_ids[first], self.query_cams, cams)
+        ids, cams = np.asarray(self.gallery_ids)[first], None
+        if self.gallery_cams is not None:
+            cams = np.asarray(self.gallery_cams)[first]
+        return GroundTruth(self.query_ids, ids, self.query_cams, cams)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,37 +89,36 @@ class MatchIndex:
     junk: Tensor
 
     @classmethod
-    def of(
-        cls,
-        query_ids: Integers,
-        gallery_ids: Integers,
-        query_cams: Integers | None,
-        gallery_cams: Integers | None,
-        query_names: Sequence[str] | None,
-        gallery_names: Sequence[str] | None,
-    ) -> MatchIndex:
-        query, gallery = _integers("query_ids", query_ids), _integers("gallery_ids", gallery_ids)
+    def of(cls, truth: GroundTruth) -> MatchIndex:
+        """Check and index the ground truth.
+
+        Raises:
+            HarnessError: shapes that do not match, or ids that are not integers.
+        """
+        query = _integers("query_ids", truth.query_ids)
+        gallery = _integers("gallery_ids", truth.gallery_ids)
         for what, values, ids in (
-            ("query cameras", query_cams, query),
-            ("gallery cameras", gallery_cams, gallery),
-            ("query names", query_names, query),
-            ("gallery names", gallery_names, gallery),
+            ("query cameras", truth.query_cams, query),
+            ("gallery cameras", truth.gallery_cams, gallery),
+            ("query names", truth.query_names, query),
+            ("gallery names", truth.gallery_names, gallery),
         ):
             if values is not None and len(values) != len(ids):
                 raise HarnessError(f"{len(values)} {what} for {len(ids)} identities")
-        itself = None
-        if query_cams is None or gallery_cams is None:
-            query_cams = gallery_cams = None
-            if query_names is not None and gallery_names is not None:
-                index = {name: i for i, name in enumerate(gallery_names)}
-                itself = torch.tensor([index.get(name, -1) for name in query_names])
+        query_cams = gallery_cams = itself = None
+        if truth.query_cams is not None and truth.gallery_cams is not None:
+            query_cams = _integers("query_cams", truth.query_cams)
+            gallery_cams = _integers("gallery_cams", truth.gallery_cams)
+        elif truth.query_names is not None and truth.gallery_names is not None:
+            index = {name: i for i, name in enumerate(truth.gallery_names)}
+            itself = torch.tensor([index.get(name, -1) for name in truth.query_names])
         by_identity = torch.argsort(gallery, stable=True)
         ordered = gallery[by_identity]
         return cls(
             query,
             gallery,
-            None if query_cams is None else _integers("query_cams", query_cams),
-            None if gallery_cams is None else _integers("gallery_cams", gallery_cams),
+            query_cams,
+            gallery_cams,
             itself,
             by_identity,
             torch.searchsorted(ordered, query),

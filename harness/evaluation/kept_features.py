@@ -44,8 +44,8 @@ def save(
     arrays: dict[str, np.ndarray] = {
         "query": query.cpu().to(torch.float16).numpy(),
         "gallery": gallery.cpu().to(torch.float16).numpy(),
-        "query_ids": truth.query_ids,
-        "gallery_ids": truth.gallery_ids,
+        "query_ids": np.asarray(truth.query_ids),
+        "gallery_ids": np.asarray(truth.gallery_ids),
         "fingerprint": np.array(fingerprint),
     }
     for key in ("query_cams", "gallery_cams", "tracks"):

@@ -73,8 +73,8 @@ def label_free(
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
     compute: dict[str, Callable[[], float]] = {
-        "cross_camera": lambda: _neighbours(features, flipped, reference.k1, cameras),
-        "neighbours": lambda: _neighbours(features, flipped, reference.k1),
+        "cross_camera": lambda: _neighbor_overlap(features, flipped, reference.k1, cameras),
+        "neighbours": lambda: _neighbor_overlap(features, flipped, reference.k1),
         "stability": lambda: _stability(
             _clusters(_graph(features, reference, reference.eps), reference),
             _clusters(_graph(flipped, reference, reference.eps), reference),
@@ -162,7 +162,9 @@ def make_label_free_test(
     return measure
 
 
-def _neighbours(features: Tensor, flipped: Tensor, k1: int, cameras: Tensor | None = None) -> float:
+def _neighbor_overlap(
+    features: Tensor, flipped: Tensor, k1: int, cameras: Tensor | None = None
+) -> float:
     sets = []
     for x in (features, flipped):
         ranks = nearest(x, k1 + 1)[:, 1:].cpu().numpy()  # without the image itself

@@ -81,7 +81,7 @@ class EvaluationProtocol:
 def score(
     query: Tensor, gallery: Tensor, ground_truth: GroundTruth, protocol: EvaluationProtocol
 ) -> RankingResult:
-    """Rank the gallery (G, D) for every query (Q, D); both are L2-normalised."""
+    """Rank the gallery (G, D) for every query (Q, D); both are L2-normalized."""
     truth = ground_truth if protocol.cameras else ground_truth.without_cameras()
     distances: Blocks | None = None
     if protocol.rerank:
@@ -91,7 +91,4 @@ def score(
     if truth.tracks is not None:
         images = distance_blocks(query, gallery) if distances is None else distances
         distances, truth = track_blocks(images, truth.tracks), truth.of_tracks()
-    return rank(
-        query, gallery, truth.query_ids, truth.gallery_ids, truth.query_cams, truth.gallery_cams,
-        query_names=truth.query_names, gallery_names=truth.gallery_names, distances=distances,
-    )  # fmt: skip
+    return rank(query, gallery, truth, distances=distances)

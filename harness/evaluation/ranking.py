@@ -18,7 +18,6 @@ by index. Counting how many of these keys come before each correct image gives r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -37,7 +36,7 @@ from harness.evaluation.distances import (
     distance_blocks,
     product_blocks,
 )
-from harness.evaluation.ground_truth import Integers, MatchIndex
+from harness.evaluation.ground_truth import GroundTruth, MatchIndex
 
 #: the k of the Rank-k metrics
 RANKS = tuple(int(key.removeprefix("rank")) for key in METRICS if key.startswith("rank"))
@@ -113,27 +112,16 @@ class RankingResult:
 def rank(
     query_features: Tensor | None,
     gallery_features: Tensor | None,
-    query_ids: Integers,
-    gallery_ids: Integers,
-    query_cams: Integers | None = None,
-    gallery_cams: Integers | None = None,
+    ground_truth: GroundTruth,
     *,
-    query_names: Sequence[str] | None = None,
-    gallery_names: Sequence[str] | None = None,
     distances: Blocks | None = None,
     block: int = 512,
 ) -> RankingResult:
     """Rank the gallery for each query and measure the ranking.
 
-    Where either side has no cameras, only junk and the query image itself are removed. The query
-    image is the gallery image of the same name, if both sides have names.
-
     Args:
         query_features, gallery_features: (Q, D) and (G, D), L2-normalized. The computation runs on
             the device of the query features, in float32. Not used if `distances` is given.
-        query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
-        query_cams, gallery_cams: (Q,) and (G,) cameras.
-        query_names, gallery_names: Q and G image names; used only where there are no cameras.
         distances: other distances than the Euclidean (re-ranked ones): pairs of (first row,
             (b, G) non-negative tensor) that together hold every query once, in any order.
         block: rows of the distance matrix that exist at a time.
@@ -142,9 +130,7 @@ def rank(
         HarnessError: shapes that do not match, features that are not finite or not normalized,
             distances that are negative, not finite or incomplete, or no query with a correct image.
     """
-    matches = MatchIndex.of(
-        query_ids, gallery_ids, query_cams, gallery_cams, query_names, gallery_names
-    )
+    matches = MatchIndex.of(ground_truth)
     queries, gallery = len(matches.query_ids), len(matches.gallery_ids)
     if block < 1:
         raise HarnessError(f"block {block} must be 1 or more")

@@ -1,4 +1,4 @@
-"""Which parts go together: what one needs of another, checked when a run is composed."""
+"""Which parts can be combined: what one requires of another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.core.views import POOLED
 
 
 def check_combination(config: DictConfig, objective: Any, distiller: Any | None) -> None:
-    """Refuse parts of a stage that cannot work together.
+    """Refuse parts of a stage that cannot be combined.
 
     Args:
         config: of the stage. objective, distiller: their classes, or functions that build them.
@@ -24,14 +24,13 @@ def check_combination(config: DictConfig, objective: Any, distiller: Any | None)
         objective, "has_classifier", False
     ):
         raise ConfigError(
-            f"{_name(distiller)} teaches by scores of labels, but {_name(objective)} has no "
-            "classifier to make them.",
+            f"{_name(distiller)} needs class scores, but {_name(objective)} has no classifier.",
             "Choose objective=softmax_triplet, or another distiller.",
         )
 
 
 def _check_pooled(config: DictConfig, objective: Any) -> None:
-    """The view `pooled` is for objectives that ask for it, and no part of an image."""
+    """Check the view `pooled`: only some objectives use it, and it is not a part of the image."""
     views = list(config.backbone.get("views", []))
     takes = getattr(objective, "needs_pooled", None)
     wanted = takes is not None and takes(config.objective)
@@ -42,13 +41,13 @@ def _check_pooled(config: DictConfig, objective: Any) -> None:
         )
     if POOLED in views and not wanted:
         raise ConfigError(
-            f"backbone.views={views}, but {_name(objective)} makes nothing of '{POOLED}'.",
+            f"backbone.views={views}, but {_name(objective)} does not use '{POOLED}'.",
             f"Set backbone.views=[{','.join(view for view in views if view != POOLED)}].",
         )
     if wanted and config.labeler.get("part_weight"):
         raise ConfigError(
-            f"labeler.part_weight={config.labeler.part_weight} would take the view '{POOLED}' "
-            "for a part.",
+            f"labeler.part_weight={config.labeler.part_weight} cannot be combined with the view "
+            f"'{POOLED}'.",
             "Set labeler.part_weight=0.",
         )
 

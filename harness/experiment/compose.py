@@ -15,7 +15,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -40,7 +40,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 @hydra.main(version_base="1.3", config_path="pkg://harness.conf", config_name="config")
 def _task(config: DictConfig) -> dict[str, Any]:
-    """One run, alone or in a sweep. Errors come back as values: Hydra would print its own report."""
+    """One run, alone or in a sweep. It returns its error: Hydra would print a report of its own."""
     from harness.core.distributed import job
     from harness.experiment.run import run_experiment
 
@@ -89,10 +89,10 @@ def run(arguments: Sequence[str]) -> None:
     except COMPOSITION_ERRORS as error:
         raise _translated(error, overrides) from error
     except Exception as error:
+        if str(error).startswith("Only one of --run"):
+            raise ConfigError(f"{first_line(error)}.", "Leave one of them out.") from error
         if multirun:
             raise sweeps.stopped(error) from error
-        if isinstance(error, ValueError) and "flag" in str(error):  # flags that exclude each other
-            raise ConfigError(first_line(error), "See harness run --hydra-help.") from error
         raise
     if _failed:
         raise _failed[0]
@@ -130,8 +130,8 @@ def _initialized() -> Any:
 
 
 def _normal(word: str) -> str:
-    """Add what Hydra needs: `experiment=…` is `+experiment=…`, `dataset=[a,b]` is `dataset=a+b`, and
-    a stage accepts keys that it does not name yet.
+    """A short form as Hydra reads it: `experiment=…` is `+experiment=…`, `dataset=[a,b]` is
+    `dataset=a+b`, and a stage accepts keys that it does not name yet.
     """
     if word.startswith("experiment="):
         return f"+{word}"
@@ -197,16 +197,17 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
                 raise ConfigError(
                     f"There is no option '{item.key_or_group}'.", "Did you mean 'method'?"
                 )
+        methods = ", ".join(name for name in known["method"] if "/" not in name)
         raise ConfigError(
-            "No method was given.",
-            f"Known: {', '.join(known['method'])}. Example: harness run method=mskd.",
+            "No method was given.", f"Known: {methods}. Example: harness run method=mskd."
         )
     for item in parsed:
+        text = str(item.input_line).partition("=")[2]
         if item.is_sweep_override() and not multirun:
             raise ConfigError(
                 f"'{item.input_line}' gives more than one value.",
                 "Add -m to run each of them: harness run -m …. Quote a value with a comma twice: "
-                f"'{item.key_or_group}=\"{item.get_value_element_as_str()}\"'.",
+                f"'{item.key_or_group}=\"{text}\"'.",
             )
         if item.key_or_group not in known or item.is_delete():
             continue
@@ -217,10 +218,12 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
                 "Searches are read from results/searches, or from HARNESS_SEARCHES.",
             )
         value = item.value()
-        for choice in value.list if item.is_choice_sweep() else [value]:
-            name = "null" if choice is None else str(choice)
+        if item.is_sweep_override() and not isinstance(value, ChoiceSweep):
+            continue  # glob(…)
+        for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+            name = choice if isinstance(choice, str) else text
             joined = item.key_or_group == "dataset" and joint_datasets.BETWEEN in name
-            if not (name in names or joined or (item.is_sweep_override() and choice is value)):
+            if not (name in names or joined):
                 raise ConfigError(
                     f"There is no {item.key_or_group} '{name}'.", did_you_mean(name, names)
                 )
@@ -256,8 +259,9 @@ def _translated(
         if isinstance(cause, HarnessError):  # raised by a resolver
             return cause
     if isinstance(error, MissingConfigException):  # a plug-in's defaults list
-        missing = str(error.missing_cfg_file).rpartition("/")[2]
-        return ConfigError(f"{first_line(error)}.", did_you_mean(missing, error.options or ()))
+        group, _, missing = str(error.missing_cfg_file).rpartition("/")
+        hint = did_you_mean(missing, options().get(group, ()))
+        return ConfigError(f"{first_line(error).rstrip('.')}.", hint)
     parsed = _parsed(overrides)
     keys = _composed_keys(parsed, primary)
     for item in parsed if keys else ():
@@ -275,6 +279,13 @@ def _translated(
             f"Not every method of this sweep has the option '{named[0].key_or_group}'.",
             f"Add it to each: ++{str(named[0].input_line).lstrip('+')}.",
         )
+    if "Cannot merge DictConfig" in str(causes[-1]):
+        for item in parsed:
+            if isinstance(item.value(), list):
+                return ConfigError(
+                    f"{item.input_line} must hold keys and values.",
+                    f"Change one of them: {item.key_or_group}.KEY=…",
+                )
     return ConfigError(" ".join(first_line(causes[-1]).split()), "See harness run … --cfg job.")
 
 

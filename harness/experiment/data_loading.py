@@ -1,4 +1,4 @@
-"""The data set that a configuration names."""
+"""Load the data set of a configuration."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from harness.experiment.stages import build
 
 
 def load_data(config: DictConfig) -> ReIDData:
-    """The data set of a configuration, found and parsed; no image is decoded.
+    """The images, identities and cameras of a data set; no image is decoded.
 
     Raises:
-        ConfigError: options that it refuses. DataError: it is missing or incomplete.
+        ConfigError: wrong options. DataError: the data set is missing or incomplete.
     """
     return make_dataset(config).load()
 
 
 def make_dataset(config: DictConfig) -> Dataset:
-    """What loads the data set of a configuration.
+    """The loader of a data set.
 
     Raises:
-        ConfigError: options that it refuses.
+        ConfigError: wrong options.
     """
     node = OmegaConf.to_container(config.dataset, resolve=True)
     assert isinstance(node, dict)
     name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
     if on_bad_image not in ("error", "skip"):
-        raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "error or skip")
+        raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "Use error or skip.")
     return build(OmegaConf.create(node), f"dataset {name}")

@@ -19,7 +19,7 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.core.plugins import Plugin
 
 BETWEEN = "+"
-TARGET = "harness.data.joined.Several"
+TARGET = "harness.data.joined.JoinedDataset"
 #: settings in a data set's section that its loader does not take
 OUTSIDE = ("name", "on_bad_image", "defaults")
 _LIST = re.compile(r"\[\s*([\w.+-]+(?:\s*,\s*[\w.+-]+)*)\s*\]")

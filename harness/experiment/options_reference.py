@@ -116,10 +116,28 @@ def shown_default(option: Option) -> str:
     return yaml.safe_dump(option.default, default_flow_style=True).removesuffix("\n...\n").strip()
 
 
-def markdown() -> str:
-    """docs/options.md."""
+def show(name: str | None = None) -> None:
+    """Print options for the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for group in groups(name):
+        table = Table(box=None, pad_edge=False, title=group.title, title_justify="left")
+        for heading in ("option", "default", "kind and range", "meaning"):
+            table.add_column(heading, no_wrap=heading == "option", overflow="fold")
+        for option in group.options:
+            allowed = ", ".join(filter(None, (option.kind, option.range)))
+            key = f"{group.prefix}{option.name}"
+            table.add_row(key, shown_default(option), allowed, option.meaning)
+        console.print(table, markup=False)
+        console.print()
+
+
+def markdown(name: str | None = None) -> str:
+    """docs/options.md, or the options of one group."""
     lines = [HEAD]
-    for group in groups():
+    for group in groups(name):
         lines += [f"## {group.title}", "", group.meaning, ""]
         if group.options:
             lines += [

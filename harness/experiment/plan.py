@@ -38,7 +38,7 @@ class Plan:
         precision: resolved (never `auto`).
         card: the protocol card, with its hash.
         settings: the resolved configuration without paths and device, for config.json.
-        hash: 8 hex digits over all settings but the seed: runs that share them are repeats.
+        hash: of all settings but the seed.
     """
 
     config: DictConfig
@@ -77,10 +77,8 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
     card = protocol_card(config, precision, weights)
     plain = _portable(config, precision, init, teachers, card["weights"])
     hashed = _with_paths_as(plain, _digests(plain))
-    del hashed["seed"]
     if init is not None:
         hashed["init"] = init.digest
-    text = json.dumps(hashed, sort_keys=True, default=str)
     return Plan(
         config,
         recipe,
@@ -89,8 +87,15 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
         precision,
         card,
         settings=_with_paths_as(plain, {path: Path(path).name for path in _paths(plain)}),
-        hash=hashlib.blake2b(text.encode(), digest_size=4).hexdigest(),
+        hash=settings_hash(hashed),
     )
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """8 hex digits over all settings but the seed: runs that share them are repeats."""
+    held = {key: value for key, value in settings.items() if key != "seed"}
+    text = json.dumps(held, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
 def _check_name(name: Any) -> None:

@@ -1,4 +1,4 @@
-"""`harness prepare`: find, unpack, check, decode, and show what came of it."""
+"""Prepare a data set: unpack it, check every image and count, fill the image cache."""
 
 from __future__ import annotations
 
@@ -33,31 +33,29 @@ BAD_SHOWN = 20
 
 
 def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> dict[str, Any]:
-    """Make a data set ready: unpacked under the data root, checked, decoded. Prints its card.
+    """Unpack a data set under the data root, check it, decode its images, and print its card.
 
-    Everything may be repeated, and goes on where it was stopped: files and image image_caches that are
-    there and whole are not made again.
+    Repeating it is fast: files and image caches that are complete are kept.
 
     Args:
-        changes: `dataset=NAME`, `source=PATH`, and whatever `harness run` takes, as `data.root=`,
-            `images.height=` or `dataset.KEY=`. For `dataset=folder`, a folder of one's own images,
-            also what `own.propose` takes.
-        yes: agree to what is proposed. json: print the card as JSON.
+        changes: `dataset=NAME`, `source=PATH`, and options of `harness run` such as `data.root=`,
+            `images.height=` or `dataset.KEY=`; for `dataset=folder` also those of `propose`.
+        yes: accept the proposed CSV. json: print the card as JSON.
 
     Returns:
         The card.
 
     Raises:
-        ConfigError: something is misspelt. DataError: the source is not the data set, in whole, or
+        ConfigError: an unknown option. DataError: the source is not the complete data set, or
             images cannot be decoded. HarnessError: a disk is full or cannot be written.
     """
     given = dict(change.split("=", 1) for change in changes if "=" in change)
     loose = [change for change in changes if "=" not in change]
     if loose:
-        raise ConfigError(f"'{loose[0]}' is no setting.", f"Write source={loose[0]}?")
+        raise ConfigError(f"'{loose[0]}' is not KEY=VALUE.", f"Did you mean source={loose[0]}?")
     if "dataset" not in given:
         raise ConfigError(
-            "Which data set?", "Say dataset=NAME (harness list datasets), or dataset=folder."
+            "No data set was given.", "Add dataset=NAME (harness list datasets) or dataset=folder."
         )
     source = given.pop("source", None)
     console = Console(stderr=True, highlight=False) if json else Console(highlight=False)
@@ -67,13 +65,13 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
         source = None
     elif options:
         raise ConfigError(
-            f"{next(iter(options))}= is of images of your own.",
-            "Say dataset=folder source=DIR, or leave it out.",
+            f"{next(iter(options))}= applies to your own images only.",
+            "Add dataset=folder source=DIR, or leave it out.",
         )
     if given["dataset"] == "folder" and source is None and "dataset.csv" not in given:
         raise ConfigError(
-            "dataset=folder does not know where your images are.",
-            "Give source=DIR to have a CSV proposed, or dataset.csv=FILE if you have one.",
+            "dataset=folder needs the folder of your images.",
+            "Give source=DIR to get a proposed CSV, or dataset.csv=FILE if you have one.",
         )
     config = compose_for([f"{key}={value}" for key, value in given.items()])
     from harness.experiment.data_loading import make_dataset
@@ -97,8 +95,8 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
 def _own_images(
     folder: Path, given: dict[str, str], options: dict[str, str], yes: bool, console: Console
 ) -> dict[str, str]:
-    """The settings of a folder of images, once a person has agreed to its CSV. One that is there
-    is used as it is.
+    """The settings of a folder of images, once the user has accepted its CSV. An existing CSV is
+    used as it is.
     """
     folder = folder.absolute()
     known = {key: value for key, value in given.items() if key != "dataset.csv"}
@@ -107,7 +105,7 @@ def _own_images(
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
     if target.is_file():
         console.print(
-            f"{target} is there already and is used as it is; remove it for a new proposal.",
+            f"{target} exists and is used as it is; remove it to get a new proposal.",
             markup=False, soft_wrap=True,
         )  # fmt: skip
     else:
@@ -119,14 +117,14 @@ def _own_images(
 
 
 def _quoted(text: str) -> str:
-    """As Hydra takes any text; plain where it can be."""
+    """Text quoted for Hydra where necessary."""
     if re.fullmatch(r"[\w/.-]+", text, re.ASCII):
         return text
     return "'" + text.replace("'", "\\'") + "'"
 
 
 def compose_for(changes: Sequence[str]) -> DictConfig:
-    """The configuration of a run on the data set; its method does not matter here."""
+    """The configuration of a run on the data set; the method does not matter here."""
     from harness.experiment.compose import compose
 
     return compose(["method=direct_transfer", *changes])
@@ -138,10 +136,10 @@ def _command(method: str, given: dict[str, str]) -> str:
 
 
 def _alone(root: Path, name: str) -> FileLock:
-    """The right to unpack a data set here.
+    """The lock for unpacking a data set.
 
     Raises:
-        HarnessError: another process has it.
+        HarnessError: another process holds it.
     """
     cache = root / ".harness"
     make_folder(cache)
@@ -156,7 +154,7 @@ def _alone(root: Path, name: str) -> FileLock:
 
 
 def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter: Reporter) -> None:
-    """Put a source's files where the loader looks for them.
+    """Unpack a source where the loader expects its files.
 
     Raises:
         ConfigError: the data set has nothing to unpack. DataError: the source does not fit.
@@ -164,7 +162,7 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
     layouts = dataset.layouts()
     if not layouts:
         raise ConfigError(
-            f"dataset={config.dataset.name} has nothing to unpack.", "Leave source= out."
+            f"dataset={config.dataset.name} has nothing to unpack.", "Leave out source=."
         )
     source = open_source(path)
     reporter.phase(f"looking into {path.name}")
@@ -177,15 +175,15 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
         f"{path} holds {found.layout.title}{where}: {sum(found.counts.values()):,} images."
     )
     if in_place(path, found, root):
-        reporter.say("It lies where it is looked for already.")
+        reporter.say("Its files are in place already.")
         return
     written, there = unpack(source, members, found, root, reporter.phase("unpacking"))
-    kept = f"; {there:,} were there" if there else ""
+    kept = f"; {there:,} existed" if there else ""
     reporter.say(f"{written:,} files written to {root / found.layout.home}{kept}.")
 
 
 def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, Any]:
-    """Decode every image, keep the image image_caches that runs will ask for, and make the card.
+    """Decode every image, fill the image caches that runs use, and make the card.
 
     Raises:
         DataError: images that cannot be decoded; names them.
@@ -212,7 +210,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     if bad and config.dataset.get("on_bad_image", "error") != "skip":
         raise DataError(
             f"{len(bad):,} images cannot be decoded: {shown(bad, BAD_SHOWN)}",
-            "Get them again; or leave them out, here and in runs, with dataset.on_bad_image=skip.",
+            "Download them again, or leave them out here and in runs: dataset.on_bad_image=skip.",
         )
     saved = cache / "cards" / f"{fingerprint}.json"
     if _checked(cache, fingerprint):
@@ -236,7 +234,7 @@ def _checked(cache: Path, fingerprint: str) -> bool:
 
 
 def _check_empty(data: ReIDData) -> None:
-    """Name files without a byte: what a full disk or a broken copy leaves."""
+    """Refuse files of 0 bytes, which a full disk or an interrupted copy leaves."""
     from harness.data.image_files import ImageFiles
 
     empty: list[str] = []
@@ -250,5 +248,5 @@ def _check_empty(data: ReIDData) -> None:
         raise DataError(
             f"{len(empty):,} of {total:,} image files are empty (0 bytes): "
             f"{shown(empty, BAD_SHOWN)}",
-            "Their download or copy was cut off: get them again.",
+            "Their download or copy was interrupted: get them again.",
         )

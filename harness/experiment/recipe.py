@@ -1,7 +1,8 @@
 """From a composed configuration to a recipe: the stages to run, all checked before any work.
 
-A method's `stages` run in order. Each takes the parts at the top of the configuration and changes
-what it names: `stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`.
+The stages of a method run in order. Each takes the parts and settings at the top of the
+configuration and changes those that it names:
+`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from harness.training.label_schedule import label_schedule
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a cell does: its stages in order (none: the backbone is tested as it is)."""
+    """What an experiment runs: its stages in order. Without stages, the backbone is only tested."""
 
     method: str
     uses_cameras: bool
@@ -33,30 +34,31 @@ class Recipe:
 def make_recipe(config: DictConfig) -> Recipe:
     """Check a composed configuration and lay out its stages.
 
-    Stages that no later stage takes its teacher from are left out, but for the last: with
-    `distiller.teacher=RUN` MSKD's own teacher stage is not run.
+    A stage whose network no later stage needs is left out, except for the last one: with
+    `distiller.teacher=RUN`, MSKD's own teacher stage is not run.
 
     Raises:
-        ConfigError: values out of range, parts that cannot be combined, a stage or a teacher that
-            does not exist; with the reason.
+        ConfigError: unknown keys, values out of range, parts that cannot be combined, or a stage
+            or teacher that does not exist.
     """
     check_sections(config)
-    name = str(config.method.name)
     uses_cameras = bool(config.method.uses_cameras)
-    given: Mapping[str, Any] = config.stages or {}
-    if not given:
+    named = config.stages or {}
+    if not isinstance(named, Mapping):
+        raise ConfigError(f"stages={named!s} must be keys and values.", "See --cfg job.")
+    if not named:
         _check_untrained(config)
-    stages = [_stage(config, str(key), list(given), uses_cameras) for key in given]
+    names = [str(name) for name in named]
+    stages = [_stage(config, name, names, uses_cameras) for name in names]
     needed: list[Stage] = []
-    for position, stage in reversed(list(enumerate(stages))):
-        wanted = {later.teacher_stage for later in needed}
-        if position == len(stages) - 1 or stage.name in wanted:
+    for stage in reversed(stages):
+        if stage is stages[-1] or any(stage.name == later.teacher_stage for later in needed):
             needed.insert(0, stage)
-    return Recipe(name, uses_cameras, tuple(needed))
+    return Recipe(str(config.method.name), uses_cameras, tuple(needed))
 
 
 def _check_untrained(config: DictConfig) -> None:
-    """Refuse parts that would do nothing, as the method has no stages."""
+    """Refuse parts of a method without stages: they would do nothing."""
     for part in ("labeler", "objective", "distiller"):
         target = config[part].get("_target_")
         if target is not None:
@@ -67,23 +69,19 @@ def _check_untrained(config: DictConfig) -> None:
             )
 
 
+# ------------------------------------------------------------------------------- one stage
+
+
 def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
+    """A stage with its complete configuration and its teacher.
+
+    Raises:
+        ConfigError: the stage cannot be run.
+    """
     changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
     if not isinstance(changes, DictConfig):
         raise ConfigError(f"stages.{name}={changes!s} must be keys and values.")
-    for key in map(str, changes):
-        if key not in STAGE_KEYS:
-            raise ConfigError(
-                f"stages.{name}.{key}: a stage cannot change that.", did_you_mean(key, STAGE_KEYS)
-            )
-    for key in ("train.precision", "train.compile"):
-        if OmegaConf.select(changes, key) is not None:
-            raise ConfigError(
-                f"stages.{name}.{key}: a stage cannot change that.", f"All stages share {key}."
-            )
-    for key in _unknown(changes, config):
-        known = _keys(config, STAGE_KEYS)
-        raise ConfigError(f"stages.{name}.{key}: there is no such option.", _near(key, known))
+    _check_changes(changes, config, name)
     try:
         merged = OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
@@ -100,125 +98,29 @@ def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) 
     if merged.train.warmup_epochs:
         own = OmegaConf.select(changes, "train.warmup_epochs") is not None
         raise ConfigError(
-            f"stages.{name} has {merged.train.warmup_epochs} warm-up epochs but no distiller "
-            "whose teacher could label them.",
+            f"stages.{name} has {merged.train.warmup_epochs} warm-up epochs, but no distiller "
+            "whose teacher could label the images.",
             f"Choose distiller=offline_teacher or {f'stages.{name}.' if own else ''}"
             "train.warmup_epochs=0, or a variant of the method (harness list methods).",
         )
     return stage
 
 
-def _check_parts(stage: Stage, uses_cameras: bool) -> None:
-    """Whether the parts that training needs are there, may see what they look at, and fit.
-
-    Raises:
-        ConfigError: they are not, may not, or do not; with the reason.
-    """
-    config = stage.config
-    for part in ("labeler", "objective"):
-        if not stage.has(part):
+def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
+    """Refuse keys that a stage cannot change, and keys that do not exist."""
+    for key in map(str, changes):
+        if key not in STAGE_KEYS:
             raise ConfigError(
-                f"{config.method.name} trains (stage '{stage.name}') but has {part}=none.",
-                f"Choose one: harness list {part}s.",
+                f"stages.{name}.{key}: a stage cannot change that.", did_you_mean(key, STAGE_KEYS)
             )
-    for part in PLUGS:
-        if stage.has(part):
-            kind = target_of(config[part]._target_, part)
-            needs = getattr(kind, "needs_cameras", None)
-            if needs is not None and needs(config[part]) and not uses_cameras:
-                raise ConfigError(
-                    f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
-                    "Set method.uses_cameras=true (tables will show it), or choose another part.",
-                )
-    distiller = config.distiller._target_ if stage.has("distiller") else None
-    check_combination(
-        config,
-        target_of(config.objective._target_, "objective"),
-        target_of(distiller, "distiller") if distiller else None,
-    )
-
-
-def _with_teacher(stage: Stage, names: list[str]) -> Stage:
-    """The stage with where its distiller's teacher comes from, among the stages `names` or runs.
-
-    Raises:
-        ConfigError: a teacher that means nothing, or of a stage that does not come before.
-    """
-    name, teacher = stage.name, stage.config.distiller.get("teacher")
-    if copies_student(stage):
-        if teacher is not None and teacher not in names:
+    for key in ("train.precision", "train.compile"):
+        if OmegaConf.select(changes, key) is not None:
             raise ConfigError(
-                f"distiller.teacher={teacher} means nothing to the distiller of stage '{name}': "
-                "its teacher begins as a copy of the student.",
-                "Leave it out, or choose distiller=offline_teacher.",
+                f"stages.{name}.{key}: a stage cannot change that.", f"All stages share {key}."
             )
-        return stage
-    if teacher is None:
-        return stage
-    if teacher in names[: names.index(name)]:
-        return replace(stage, teacher_stage=str(teacher))
-    if teacher in names or teacher == "teacher":
-        raise ConfigError(
-            f"Stage '{name}' of {stage.config.method.name} wants its teacher from stage "
-            f"'{teacher}', which does not come before it.",
-            "Name a finished run: distiller.teacher=RUN (harness list runs), or use method=mskd.",
-        )
-    return replace(stage, teacher_run=str(teacher))
-
-
-def _check_views(stage: Stage) -> None:
-    """Whether the parts of a stage get the part views that they look at, and those are looked at.
-
-    Raises:
-        ConfigError: they do not, or they are not; with the reason.
-    """
-    config = stage.config
-    views = config.backbone.get("views")
-    if views is None or isinstance(views, str):
-        return  # a backbone with views of its own
-    parts = count_parts(views)
-    kind = target_of(config.objective._target_, "objective")
-    least = getattr(kind, "min_views", 1)
-    if parts + 1 < least:
-        raise ConfigError(
-            f"{kind.__name__} needs {least - 1} part view or more, but "
-            f"backbone.views={list(views)}.",
-            "Set backbone.views=[global,upper,lower], or choose another objective.",
-        )
-    labels_by = config.labeler.get("part_weight") or 0.0
-    if labels_by and parts == 0:
-        raise ConfigError(
-            f"labeler.part_weight={labels_by} needs part views, but "
-            f"backbone.views={list(views)} has none.",
-            "Set labeler.part_weight=0, or backbone.views=[global,upper,lower].",
-        )
-    if parts * labels_by >= 1:
-        raise ConfigError(
-            f"labeler.part_weight={labels_by} for each of {parts} part views leaves nothing to the "
-            "global one.",
-            f"Set labeler.part_weight below {1 / parts:g}.",
-        )
-    labeler = target_of(config.labeler._target_, "labeler")
-    looks = getattr(labeler, "uses_parts", None)
-    unseen = config.objective.get("part_weight") == 0 and not (looks and looks(config.labeler))
-    if parts and unseen and not stage.has("distiller"):  # a teacher may have views to be followed
-        raise ConfigError(
-            f"backbone.views={list(views)}, but nothing looks at the parts: "
-            "objective.part_weight=0, and the labeler looks at the global view.",
-            "Set objective.part_weight=0.2, say, or backbone.views=[global].",
-        )
-
-
-def _check_schedule(config: DictConfig) -> None:
-    """Whether a labeler that goes on from its last labels is asked often enough to do so."""
-    least = getattr(target_of(config.labeler._target_, "labeler"), "min_calls", 1)
-    train = config.train
-    if sum(label_schedule(train.label_every, train.epochs)) < min(least, train.epochs):
-        raise ConfigError(
-            f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
-            f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {least} times or more.",
-            "Make them more often, or set shares of the epochs: train.label_every=[0.36,0.036].",
-        )
+    for key in _unknown(changes, config):
+        known = [f"{s}.{k}" for s in STAGE_KEYS if config.get(s) is not None for k in config[s]]
+        raise ConfigError(f"stages.{name}.{key}: there is no such option.", _near(key, known))
 
 
 def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
@@ -231,8 +133,117 @@ def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
             yield from (f"{key}.{inner}" for inner in _unknown(value, config[key]))
 
 
-def _keys(config: DictConfig, sections: tuple[str, ...]) -> list[str]:
-    return [f"{s}.{key}" for s in sections if config.get(s) is not None for key in config[s]]
+def _check_parts(stage: Stage, uses_cameras: bool) -> None:
+    """Check that a stage has a labeler and an objective, and that its parts can be combined.
+
+    Raises:
+        ConfigError: a part is missing, needs cameras that are not declared, or does not fit.
+    """
+    config = stage.config
+    for part in ("labeler", "objective"):
+        if not stage.has(part):
+            raise ConfigError(
+                f"{config.method.name} trains (stage '{stage.name}') but has {part}=none.",
+                f"Choose one: harness list {part}s.",
+            )
+    kinds = {part: _kind(config, part) for part in PLUGS if stage.has(part)}
+    for part, kind in kinds.items():
+        needs = getattr(kind, "needs_cameras", None)
+        if needs is not None and needs(config[part]) and not uses_cameras:
+            raise ConfigError(
+                f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
+                "Set method.uses_cameras=true (tables will show it), or choose another part.",
+            )
+    check_combination(config, kinds["objective"], kinds.get("distiller"))
+
+
+def _with_teacher(stage: Stage, names: list[str]) -> Stage:
+    """The stage with the source of its teacher: an earlier stage in `names`, or a run.
+
+    Raises:
+        ConfigError: the distiller takes no teacher, or its stage does not come before.
+    """
+    name, teacher = stage.name, stage.config.distiller.get("teacher")
+    if copies_student(stage):
+        if teacher is not None and teacher not in names:
+            raise ConfigError(
+                f"distiller.teacher={teacher} has no effect on the distiller of stage '{name}': "
+                "its teacher starts as a copy of the student.",
+                "Leave it out, or choose distiller=offline_teacher.",
+            )
+        return stage
+    if teacher is None:
+        return stage
+    if teacher in names[: names.index(name)]:
+        return replace(stage, teacher_stage=str(teacher))
+    if teacher in names or teacher == "teacher":
+        raise ConfigError(
+            f"Stage '{name}' of {stage.config.method.name} needs a teacher from stage "
+            f"'{teacher}', which does not come before it.",
+            "Name a finished run: distiller.teacher=RUN (harness list runs), or use method=mskd.",
+        )
+    return replace(stage, teacher_run=str(teacher))
+
+
+def _check_views(stage: Stage) -> None:
+    """Check that required part views exist and that none is unused.
+
+    Raises:
+        ConfigError: a part view is missing, unused, or weighted too much.
+    """
+    config = stage.config
+    views = config.backbone.get("views")
+    if views is None or isinstance(views, str):
+        return  # a backbone with views of its own
+    parts = count_parts(views)
+    objective, labeler = _kind(config, "objective"), _kind(config, "labeler")
+    min_parts = getattr(objective, "min_views", 1) - 1
+    if parts < min_parts:
+        raise ConfigError(
+            f"{objective.__name__} needs {min_parts} part view{'s' if min_parts > 1 else ''} or "
+            f"more, but backbone.views={list(views)}.",
+            "Set backbone.views=[global,upper,lower], or choose another objective.",
+        )
+    weight = config.labeler.get("part_weight") or 0.0
+    if weight and parts == 0:
+        raise ConfigError(
+            f"labeler.part_weight={weight} needs part views, but backbone.views={list(views)} has "
+            "none.",
+            "Set labeler.part_weight=0, or backbone.views=[global,upper,lower].",
+        )
+    if parts * weight >= 1:
+        raise ConfigError(
+            f"labeler.part_weight={weight} for each of {parts} part views leaves no weight for "
+            "the global view.",
+            f"Set labeler.part_weight below {1 / parts:g}.",
+        )
+    labels_parts = getattr(labeler, "looks_at_parts", None)
+    unused = config.objective.get("part_weight") == 0 and not (
+        labels_parts is not None and labels_parts(config.labeler)
+    )
+    if parts and unused and not stage.has("distiller"):  # a teacher may train the parts
+        raise ConfigError(
+            f"backbone.views={list(views)}, but nothing uses the part views: "
+            "objective.part_weight=0, and the labeler uses the global view only.",
+            "Set objective.part_weight=0.2, say, or backbone.views=[global].",
+        )
+
+
+def _check_schedule(config: DictConfig) -> None:
+    """Check that a labeler that continues from its last labels is called often enough."""
+    min_calls = getattr(_kind(config, "labeler"), "min_calls", 1)
+    train = config.train
+    if sum(label_schedule(train.label_every, train.epochs)) < min(min_calls, train.epochs):
+        raise ConfigError(
+            f"train.label_every={train.label_every} makes labels once in {train.epochs} epochs, "
+            f"but {config.labeler._target_.rsplit('.', 1)[-1]} needs {min_calls} times or more.",
+            "Make them more often, or set fractions of the epochs: train.label_every=[0.36,0.036].",
+        )
+
+
+def _kind(config: DictConfig, part: str) -> Any:
+    """The class of a part, or the function that builds it."""
+    return target_of(config[part]._target_, part)
 
 
 def _near(key: str, known: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""`harness rerun`: give the commands of failed and unfinished runs again, from their config.json.
+"""`harness rerun`: repeat failed and unfinished runs from their config.json.
 
-Records hold no places, so these come from where the command is given: the data root, the device,
-and the files of weights, which are known by name and digest.
+Records hold no paths, so data root, device and files of weights are given anew; weights are found
+by name and digest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
 
-#: what may be said anew: where things are, and how a run goes about it
+#: options that a rerun may change, because they do not change the result
 PLACES = ("data.root", "data.cache_dir", "device", "threads", "log", "backbone.weights")
 RERUN = ("failed", "unfinished")
 
@@ -38,108 +38,105 @@ def rerun(
     failed: bool = False,
     store: str = "results/runs",
 ) -> list[Run]:
-    """Run cells again, one after the other; one that fails does not keep the others.
+    """Run experiments again, one after the other; a failure does not stop the others.
 
     Args:
-        runs: names, or beginnings of names; none for all that failed or are unfinished.
-        changes: KEY=VALUE for a key of `PLACES`.
-        failed: only those that failed.
+        runs: names, or beginnings of names; none: all that failed or are unfinished.
+        changes: KEY=VALUE for keys of `PLACES`. failed: only runs that failed.
 
     Returns:
         The runs that are finished now.
 
     Raises:
-        ConfigError: nothing to run again, or a change of something else.
+        ConfigError: there is nothing to run again, or another option is changed.
         HarnessError: some failed again.
     """
     register()
     folder = Store(Path(store).expanduser())
-    said = dict(_read(change) for change in changes)
-    wanted = [folder.find(name) for name in runs] if runs else list(folder.runs())
-    kinds = {run.name: state(run).kind for run in wanted}
-    for run in wanted if runs else ():
+    given = dict(_parse(change) for change in changes)
+    chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
+    kinds = {run.name: state(run).kind for run in chosen}
+    for run in chosen if runs else ():
         if kinds[run.name] not in RERUN:
             raise ConfigError(
                 f"{run.name} is {kinds[run.name]}.",
-                "What failed or is unfinished is run again; the rest with harness run "
-                "overwrite=always.",
+                "rerun takes failed and unfinished runs; use harness run overwrite=always for "
+                "others.",
             )
     allowed = ("failed",) if failed else RERUN
-    wanted = [run for run in wanted if kinds[run.name] in allowed]
-    if not wanted:
+    chosen = [run for run in chosen if kinds[run.name] in allowed]
+    if not chosen:
         raise ConfigError(
             f"No run in {folder.folder} {'failed' if failed else 'failed or is unfinished'}.",
-            "harness rerun without --failed goes on with what was stopped."
+            "harness rerun without --failed resumes runs that were stopped."
             if failed and "unfinished" in kinds.values()
-            else "harness list runs shows how far each has come.",
+            else "harness list runs shows the status of each.",
         )
-    done, wrong = [], []
-    for run in wanted:
+    done, failures = [], []
+    for run in chosen:
         try:
-            done.append(run_experiment(restored(run, said)))
-        except HarnessError as error:  # as in a multirun, the others go on
+            done.append(run_experiment(restored(run, given)))
+        except HarnessError as error:
             print(f"error: {run.name}: {error}", file=sys.stderr)
-            wrong.append(run.name)
-    if wrong:
-        raise HarnessError(f"{len(wrong)} of {len(wanted)} failed: {', '.join(wrong)}.")
+            failures.append(run.name)
+    if failures:
+        raise HarnessError(f"{len(failures)} of {len(chosen)} failed: {', '.join(failures)}.")
     return done
 
 
-def _read(change: str) -> tuple[str, Any]:
+def _parse(change: str) -> tuple[str, Any]:
     key, sign, value = change.partition("=")
     if not sign or key not in PLACES:
         raise ConfigError(
-            f"'{change}': a rerun has its run's settings.",
-            did_you_mean(key, PLACES) or f"Say where things are: {', '.join(PLACES)}.",
+            f"'{change}': a rerun keeps its run's settings.",
+            did_you_mean(key, PLACES) or f"These can be given: {', '.join(PLACES)}.",
         )
     return key, yaml.safe_load(value)
 
 
-def restored(run: Run, said: dict[str, Any]) -> DictConfig:
-    """The configuration that a run was given, with the places of here and now.
+def restored(run: Run, given: dict[str, Any]) -> DictConfig:
+    """The configuration of a run, with paths and device of this machine.
 
     Args:
-        said: what the command says of `PLACES`.
+        given: key of `PLACES` → value.
 
     Raises:
-        HarnessError: it cannot be had: no config.json, weights or a data set that are not there, or
-            settings that an older version wrote and this one reads otherwise.
+        HarnessError: config.json, weights or the data set are missing, or the settings have another
+            meaning in this version.
     """
     config = run.config()
     teachers = dict(config.pop("teachers", {}))
     config["evaluation"]["keep_features"] = False
     config["train"]["micro_batch"] = "auto"
-    root = said.get("data.root") or os.environ.get("HARNESS_DATA", "data")
+    root = str(given.get("data.root") or os.environ.get("HARNESS_DATA", "data"))
     config |= {
-        "data": {"root": str(root), "cache_dir": said.get("data.cache_dir"), "cache_location": "auto"},
+        "data": {
+            "root": root, "cache_dir": given.get("data.cache_dir"), "cache_location": "auto",
+        },
         "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
         "store": str(run.folder.parent), "name": None, "overwrite": "skip",
-        "log": said.get("log", "none"), "device": said.get("device", "auto"),
-        "threads": said.get("threads", 0),
+        "log": given.get("log", "none"), "device": given.get("device", "auto"),
+        "threads": given.get("threads", 0),
     }  # fmt: skip
-    config["dataset"] = _dataset(config["dataset"], str(root))
+    _add_root(config["dataset"], root)
     for stage, node in _nodes(config):
         distiller, backbone = node.get("distiller") or {}, node.get("backbone") or {}
         if distiller.get("teacher") == "a finished run":
             described = teachers.get(stage) or next(iter(teachers.values()))
             distiller["teacher"] = described.split(" ")[0]
         if "sha256:" in str(backbone.get("weights")):
-            backbone["weights"] = _weights(str(backbone["weights"]), str(root), said)
+            backbone["weights"] = _find_weights(str(backbone["weights"]), root, given)
     made = OmegaConf.create(config)
-    own = _name(made)
-    if own != run.name:
-        if run.name.startswith(own.rpartition("-")[0]):
+    device = resolve_device(str(made.device))
+    name = make_plan(made, resolve_precision(str(made.train.precision), device)).name
+    if name != run.name:
+        if run.name.startswith(name.rpartition("-")[0]):
             raise ConfigError(
-                f"{run.name} cannot be restored from its config.json: that gives {own}.",
-                "Give its command itself again.",
+                f"{run.name} cannot be restored from its config.json, which gives {name}.",
+                "Repeat its original command.",
             )
-        made.name = run.name  # it was called so by name=
+        made.name = run.name  # it was named by name=
     return made
-
-
-def _name(config: DictConfig) -> str:
-    precision = resolve_precision(str(config.train.precision), resolve_device(str(config.device)))
-    return make_plan(config, precision).name
 
 
 def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -149,38 +146,42 @@ def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield stage, changes or {}
 
 
-def _dataset(node: dict[str, Any], root: str) -> dict[str, Any]:
-    """The run's data set, looked for under `root`."""
+def _add_root(dataset: dict[str, Any], root: str) -> None:
+    """Give the data sets that are files their root.
+
+    Raises:
+        ConfigError: one of them is not installed.
+    """
     found = plugins.find()["datasets"]
-    for name, section in zip(str(node["name"]).split(BETWEEN), sections(node), strict=True):
+    for name, section in zip(str(dataset["name"]).split(BETWEEN), sections(dataset), strict=True):
         if name not in found:
             raise ConfigError(
                 f"Data set '{name}' is not installed here.", did_you_mean(name, found)
             )
         if "root" in plugins.load_config(found[name].folder / "config.yaml"):
             section["root"] = root
-    return node
 
 
-def _weights(described: str, root: str, said: dict[str, Any]) -> str:
+def _find_weights(described: str, root: str, given: dict[str, Any]) -> str:
     """The file that a configuration describes as `NAME sha256:DIGEST`.
 
     Raises:
-        ConfigError: it is in none of the places where it might be.
+        ConfigError: it is not found.
     """
     name = described.split(" ")[0]
-    if (given := said.get("backbone.weights")) is not None:
-        if describe_weights(str(given)) != described:
+    places = [Path() / name, Path(root).expanduser() / name,
+              Path(torch.hub.get_dir()) / "checkpoints" / name]  # fmt: skip
+    if (chosen := given.get("backbone.weights")) is not None:
+        if describe_weights(str(chosen)) != described:
             raise ConfigError(
-                f"backbone.weights={given} is {describe_weights(str(given))}.",
-                f"The run was given {described}.",
+                f"backbone.weights={chosen} is {describe_weights(str(chosen))}.",
+                f"The run used {described}.",
             )
-        return str(Path(str(given)).expanduser().absolute())
-    places = (Path(), Path(root).expanduser(), Path(torch.hub.get_dir()) / "checkpoints")
-    for folder in places:
-        if (folder / name).is_file() and describe_weights(str(folder / name)) == described:
-            return str((folder / name).absolute())
+        return str(Path(str(chosen)).expanduser().absolute())
+    for path in places:
+        if path.is_file() and describe_weights(str(path)) == described:
+            return str(path.absolute())
     raise ConfigError(
-        f"The weights {described} are not here.",
-        f"Say where: backbone.weights=FILE (looked in {', '.join(map(str, places))}).",
+        f"The weights {described} were not found.",
+        f"Give backbone.weights=FILE (looked for {', '.join(map(str, places))}).",
     )

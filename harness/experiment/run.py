@@ -104,8 +104,14 @@ def _finished(run: Run) -> bool:
 
 
 def _as_first_sees(run: Run) -> Run:
-    """The run read anew, with the record that the first process reads."""
-    return Run(run.folder, collectives.broadcast_from_first(lambda: Run(run.folder).record))
+    """The run with the record that the first process reads; others may not see its folder."""
+
+    def read() -> Run:
+        fresh = Run(run.folder)
+        assert fresh.finished  # reads the record, which stays with the object
+        return fresh
+
+    return collectives.broadcast_from_first(read)
 
 
 def _check_same(run: Run, plan: Plan) -> None:

@@ -19,7 +19,7 @@ from harness.core.tuned import check_tuned
 from harness.data.augmentation_settings import make_augment
 from harness.data.samplers import SAMPLERS
 from harness.evaluation.label_free import read_label_free
-from harness.experiment.batch_checks import check_pieces
+from harness.experiment.batch_checks import check_batches
 from harness.training.label_schedule import check_label_every
 from harness.training.optimizers import check_optimizer
 
@@ -280,4 +280,4 @@ def check_stage(config: DictConfig, where: str = "") -> None:
             f"({config.batch.identities} × {config.batch.images}).",
             "Choose a divisor, or 0 for the whole batch.",
         )
-    check_pieces(config.batch, config.train.micro_batch, where)
+    check_batches(config.batch, config.train.micro_batch, where)

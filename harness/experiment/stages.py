@@ -1,4 +1,4 @@
-"""A stage of a recipe, and the parts that are built from its configuration."""
+"""A stage of a recipe, and how its parts are built from its configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.core.options import check_options
 
-# Hydra logs what it then raises; once, in our words, is enough
+# Hydra logs errors that it also raises
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
 
 PLUGS: dict[str, type] = {
@@ -25,7 +25,7 @@ PLUGS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One training phase: its name, its own complete configuration, and whose teacher it needs.
+    """A training phase: its name, its complete configuration, and the source of its teacher.
 
     teacher_stage: an earlier stage of this recipe. teacher_run: a finished run, by name or folder.
     """
@@ -45,7 +45,7 @@ def target_of(target: str, part: str) -> Any:
     """The class or function that builds a part.
 
     Raises:
-        ConfigError: there is none of that name, or it is no class of that part.
+        ConfigError: it cannot be imported, or is a class of another kind.
     """
     try:
         found = get_object(target)
@@ -59,7 +59,7 @@ def target_of(target: str, part: str) -> Any:
 
 
 def copies_student(stage: Stage) -> bool:
-    """Whether the stage's distiller teaches with a copy of the student."""
+    """Whether the distiller's teacher starts as a copy of the student."""
     kind = target_of(stage.config.distiller._target_, "distiller")
     return getattr(kind, "copies_student", False) is True
 
@@ -117,10 +117,10 @@ def build_distiller(
     student: Backbone,
     peer: Callable[[], Backbone] | None = None,
 ) -> Distiller | None:
-    """The stage's distiller around its teacher (or a copy of the student), or None.
+    """The stage's distiller with its teacher (or a copy of the student), or None.
 
     Args:
-        peer: makes further students for those that train several; copies of the student if None.
+        peer: makes further students for mutual learning; default: copies of the student.
     """
     if not stage.has("distiller"):
         return None

@@ -32,9 +32,9 @@ LAUNCHERS = {
     "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
 }
 FAILED = "failed"
-KILLED = [
-    "Its process ended without an answer.",
-    "Perhaps it was killed for lack of memory. The same command resumes it.",
+UNFINISHED = [
+    "It has not ended: its process was killed, or is still running.",
+    "If it was killed, perhaps for lack of memory, the same command resumes it.",
 ]
 #: the folder of outcomes of the sweep that runs in this process
 _folder: list[Path] = []
@@ -53,8 +53,8 @@ class Outcomes(Callback):
             print(f"Jobs are submitted; their output is under {str(logs).rsplit('/%j', 1)[0]}")
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Count the run as failed until it ends: its process may be killed."""
-        self._write(config, KILLED)
+        """Count the run as unfinished until it ends: its process may be killed."""
+        self._write(config, UNFINISHED)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Record the error that the job returned, if any."""
@@ -84,6 +84,8 @@ def summarize() -> None:
         HarnessError: runs failed; lists each with its error.
     """
     total, lines = _failures()
+    if _folder:
+        shutil.rmtree(_folder.pop(), ignore_errors=True)
     if lines:
         count = sum(not line.startswith(" ") for line in lines)
         raise HarnessError(
@@ -110,12 +112,9 @@ def stopped(error: Exception) -> HarnessError:
 
 
 def _failures() -> tuple[int, list[str]]:
-    """How many runs began, and lines that name those that failed; the files are removed."""
-    if not _folder:
-        return 0, []
-    folder = _folder.pop()
-    outcomes = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    shutil.rmtree(folder, ignore_errors=True)
+    """How many runs began, and lines that name those that failed."""
+    files = sorted(_folder[0].glob("*.json")) if _folder else []
+    outcomes = [json.loads(path.read_text()) for path in files]
     each = [set(outcome["overrides"]) for outcome in outcomes]
     shared = set.intersection(*each) if each else set()
     lines = []

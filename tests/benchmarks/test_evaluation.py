@@ -10,6 +10,7 @@ import pytest
 
 from harness.benchmarks.evaluation import test_set as features_of
 from harness.benchmarks.features import Images
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import rank
 from harness.evaluation.reranking import rerank_blocks
 from tests.benchmarks import dense
@@ -24,10 +25,8 @@ def images(size: str, scale: float) -> tuple[Images, Images]:
 
 def by_harness(query: Images, gallery: Images, rerank: bool = False) -> tuple[float, float]:
     x, y = query.features[:, 0], gallery.features[:, 0]
-    found = rank(
-        x, y, query.identities, gallery.identities, query.cameras, gallery.cameras,
-        distances=rerank_blocks(x, y) if rerank else None,
-    )  # fmt: skip
+    truth = GroundTruth(query.identities, gallery.identities, query.cameras, gallery.cameras)
+    found = rank(x, y, truth, distances=rerank_blocks(x, y) if rerank else None)
     return found.mAP, found.cmc_at(1)
 
 

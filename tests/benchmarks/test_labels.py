@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -51,7 +51,9 @@ def test_one_view(measure: Callable[..., Any], name: str, size: tuple[int, int])
 
 @pytest.mark.parametrize("search", ["torch", "faiss"])
 @pytest.mark.parametrize("size", SIZED)
-def test_back_ends(measure: Callable[..., Any], search: str, size: tuple[int, int]) -> None:
+def test_back_ends(
+    measure: Callable[..., Any], search: Literal["torch", "faiss"], size: tuple[int, int]
+) -> None:
     if search == "faiss":
         pytest.importorskip("faiss")
     x = features(*size)

@@ -61,7 +61,7 @@ SLIPS = {
     "run": ["No method", "cluster_contrast, direct_transfer"],
     "run -m": ["No method"],
     "run mthod=mskd": ["no option 'mthod'", "'method'"],
-    "run mskd": ["'mskd' is no setting", "method=mskd"],
+    "run mskd": ["'mskd' is not a setting", "method=mskd"],
     "run method=mkd": ["no method 'mkd'", "'mskd'"],
     "run method=null": ["no method 'null'"],
     "run method=mskd dataset=market": ["no dataset 'market'", "'market1501'"],
@@ -85,6 +85,29 @@ SLIPS = {
     "run method=mskd device=cdua": ["device=cdua", "'cuda'"],
     "run method=mskd train.epochs=abc": ["train.epochs=abc", "whole number"],
     "run method=mskd seed=[": ["'seed=['", "KEY=VALUE"],
+    "run method=mskd seed=0,1": ["'seed=0,1' gives more than one value", "Add -m"],
+    "run method=mskd dataset=[market1501,msmt17],cuhk03": ["Add -m"],
+    "run method=mskd data.root=/a=b": ["cannot be read", "'data.root=\"/a=b\"'"],
+    "run method=mskd data.root=/a#b": ["cannot be read", "'data.root=\"/a#b\"'"],
+    "run method=mskd data.root=~/a": ["cannot be read", "'data.root=\"~/a\"'"],
+    "run method=mskd data.root=/a,b": ["Add -m", "'data.root=\"/a,b\"'"],
+    "run method=mskd data.root=/a[b]": ["cannot be read", "'data.root=\"/a[b]\"'"],
+    "run method=3": ["no method '3'", "mskd"],
+    "run method=mskd labeler=0.5": ["no labeler '0.5'", "jaccard_dbscan"],
+    "run method=mskd labeler=[1]": ["no labeler '[1]'", "jaccard_dbscan"],
+    "run method=mskd labeler={a:1}": ["no labeler '{a:1}'", "jaccard_dbscan"],
+    "run method=mskd dataset=7": ["no dataset '7'", "market1501"],
+    "run method=mskd experiment=3": ["no experiment '3'", "market1501_small"],
+    "run method=mskd protocol=true": ["no protocol 'true'", "common"],
+    "run method=mskd stages=3": ["stages=3 must hold keys and values"],
+    "run method=mskd stages=[1]": ["must hold keys and values"],
+    "run method=mskd stages.teacher=3": ["stages.teacher=3 must hold keys and values"],
+    "run method=mskd --resolve": ["--resolve needs --cfg", "--cfg job"],
+    "run method=mskd --cfg job --multirun": ["Only one of"],
+    "run method=mskd ++optimizer.weight_deca=1": ["optimizer.weight_deca", "weight_decay"],
+    "run method=mskd +train.epoch=3": ["train.epoch", "'train.epochs'"],
+    "run method=mskd ++evaluation.rank=true": ["evaluation.rank", "'evaluation.rerank'"],
+    "run method=mskd ++trian.epochs=3": ["no option 'trian'", "'train'"],
     "run method=mskd dataset=folder": ["dataset.csv"],
     "run method=mskd backbone.weights=none.pth": ["none.pth", "no such file"],
     "run method=mskd --confg job": ["no option '--confg'", "'--cfg'"],
@@ -201,7 +224,7 @@ def test_one_failing_cell_does_not_stop_the_others(command: Command, tmp_path: P
         "run", "-m", "method=direct_transfer", "selection=lats,last", *tiny(tmp_path)
     )  # fmt: skip
     assert answer.status == 1
-    assert "1 of 2 cells failed" in answer.err and "selection=lats" in answer.err
+    assert "1 of 2 runs failed" in answer.err and "selection=lats" in answer.err
     assert "Traceback" not in answer.err
     assert len(list((tmp_path / "runs").glob("*/record.json"))) == 1
 
@@ -231,6 +254,25 @@ def test_completion(
     assert all(word.startswith(line.split()[-1]) for word in words)
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [["-sc", "query=bash"], *(["list", what] for what in ("methods", "objectives", "backbones"))],
+)
+def test_completion_and_lists_do_without_torch(tmp_path: Path, typed: list[str]) -> None:
+    code = (
+        "import sys\nfrom harness.cli.main import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'torch', 'pandas', 'optuna'} & set(sys.modules)), file=sys.stderr)"
+    )
+    line = "harness run method=mskd dataset=mark"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *typed], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COMP_LINE": line, "COMP_POINT": str(len(line))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_hydras_own_help(command: Command) -> None:
     answer = command("run", "--hydra-help")
     assert answer.status == 0
@@ -253,8 +295,21 @@ def test_lists(command: Command) -> None:
         rows = {line.split()[0]: line for line in answer.out.splitlines()}
         assert rows.keys() >= set(known)
         assert all(len(rows[name].split()) > 1 for name in known), "each says what it is"
+        assert not any(line.endswith((",", " the", " of", " and")) for line in rows.values())
     assert command("list", "method").out == command("list", "methods").out
     assert command("list", "runs").out == "No runs.\n"
+
+
+def test_list_of_searches(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Presets of finished searches, for `+search=NAME`."""
+    monkeypatch.setenv("HARNESS_SEARCHES", str(tmp_path / "mine"))
+    (tmp_path / "mine" / "better").mkdir(parents=True)
+    (tmp_path / "mine" / "better" / "preset.yaml").write_text("# Trial 3. And more.\nseed: 1\n")
+    for what in ("searches", "search"):
+        rows = [line.split() for line in command("list", what).out.splitlines()]
+        assert ["better", "Trial", "3"] in rows
 
 
 def test_the_command_line_itself_imports_nothing_heavy() -> None:

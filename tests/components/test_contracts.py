@@ -51,13 +51,13 @@ def config_of(group: str, name: str, *overrides: str) -> DictConfig:
     return resolved
 
 
-def people(count: int = 60, views: int = 1, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit features (N, V, D) around a few centres, and which centre each is of."""
+def clustered(count: int = 60, views: int = 1, dim: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit features (N, V, D) around a few centers, and which center each is of."""
     generator = torch.Generator().manual_seed(0)
-    truth = torch.arange(count) % 6
-    centres = torch.randn(6, views, dim, generator=generator)
-    features = centres[truth] + 0.2 * torch.randn(count, views, dim, generator=generator)
-    return nn.functional.normalize(features, dim=-1), truth
+    clusters = torch.arange(count) % 6
+    centers = torch.randn(6, views, dim, generator=generator)
+    features = centers[clusters] + 0.2 * torch.randn(count, views, dim, generator=generator)
+    return nn.functional.normalize(features, dim=-1), clusters
 
 
 @pytest.mark.parametrize("name", parts("backbone"))
@@ -82,7 +82,7 @@ def test_backbone(name: str, views: list[str]) -> None:
     torch.testing.assert_close(whole, halves, rtol=1e-4, atol=1e-4)  # no image sees another
 
 
-#: what a part's config has to be told where there are only sixty images of six people
+#: what the config of a part needs for sixty images of six clusters
 SIXTY_IMAGES = {"kmeans": ["labeler.clusters=6"]}
 #: packages without which a part is refused; `pip install "usl-reid-harness[infomap]"`
 OPTIONAL = {"infomap": "infomap"}
@@ -106,8 +106,8 @@ def test_labeler(name: str) -> None:
     labeler = build(config_of("labeler", name, *settings), "labeler")
     assert isinstance(labeler, PseudoLabeler)
     fresh = from_state(labeler.state_dict())
-    features, truth = people()
-    cameras = truth % 2 if labeler.uses_cameras else None
+    features, clusters = clustered()
+    cameras = clusters % 2 if labeler.uses_cameras else None
     result = labeler.label(features, cameras)
     assert isinstance(result, PseudoLabels)
     assert result.labels.shape == (60,) and result.labels.dtype == torch.int64
@@ -130,7 +130,7 @@ def test_labeler(name: str) -> None:
 def test_objective(name: str, views: int) -> None:
     objective = build(config_of("objective", name), "objective")
     assert isinstance(objective, Objective)
-    features, labels = people(views=views)
+    features, labels = clustered(views=views)
     if views < objective.min_views:
         with pytest.raises(harness.core.errors.ConfigError):
             objective.prepare(views, features.shape[2], len(features))
@@ -162,7 +162,7 @@ def test_objectives_resume(name: str) -> None:
     """What an epoch depends on is in `state_dict`, and fits whatever the labels were."""
     objectives = [build(config_of("objective", name), "objective") for _ in range(2)]
     views = objectives[0].min_views
-    features, labels = people(views=views)
+    features, labels = clustered(views=views)
     for objective in objectives:
         objective.prepare(views, features.shape[2], len(features))
     one, other = objectives
@@ -188,7 +188,7 @@ def test_objectives_resume(name: str) -> None:
 def test_frozen_memories_stay(name: str) -> None:
     objective = build(config_of("objective", name), "objective")
     views = objective.min_views
-    features, labels = people(views=views)
+    features, labels = clustered(views=views)
     objective.prepare(views, features.shape[2], len(features))
     objective.start_epoch(features, labels, labels % 2 if objective.uses_cameras else None)
     indices = torch.arange(12)
@@ -203,7 +203,7 @@ def test_frozen_memories_stay(name: str) -> None:
     objective.update(frozen=True)
     assert loss() == before
     objective.update()
-    # what the optimiser trains is no memory, and some have none that changes within an epoch
+    # what the optimizer trains is no memory, and some have none that changes within an epoch
     trained = any(p.requires_grad for p in objective.parameters())
     assert loss() != before or trained or type(objective).update is Objective.update
 
@@ -222,7 +222,7 @@ def test_distiller(name: str) -> None:
     distiller = build(node, "distiller", **extra)
     assert isinstance(distiller, Distiller)
     objective = build(config_of("objective", "softmax_triplet"), "objective")
-    features, labels = people(12, dim=teacher.dim)
+    features, labels = clustered(12, dim=teacher.dim)
     objective.prepare(1, teacher.dim, 12)
     distiller.prepare(objective)
     objective.start_epoch(features, labels)

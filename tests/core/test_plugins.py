@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.core import plugins
@@ -191,7 +192,7 @@ def _distribution(site: Path, package: str) -> None:
     info = site / f"{package}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[harness.core.plugins]\nzoo = {package}\n")
+    (info / "entry_points.txt").write_text(f"[harness.plugins]\nzoo = {package}\n")
 
 
 @pytest.mark.parametrize("package", ["reid_gone", "reid_gone.inner"])
@@ -258,6 +259,79 @@ def test_a_part_that_cannot_be_imported_is_named(command: Command, tmp_path: Pat
     assert answer.status == 2
     assert "objective._target_=harness_plugins.methods.halfway.method.Pull" in answer.err
     assert "a_module_that_is_not_there" in answer.err
+
+
+LABELER_YAML = "# One cluster. And more.\ndefaults: [kmeans, _self_]\nclusters: 7\n"
+PROTOCOL_YAML = """
+# @package _global_
+# Half the images.
+defaults: [debug, _self_]
+protocol: {name: short}
+train: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A plug-in folder with a labeler and a protocol, and no method."""
+    for group, name, text in (
+        ("labeler", "mine", LABELER_YAML),
+        ("protocol", "short", PROTOCOL_YAML),
+    ):
+        path = tmp_path / "mine" / "conf" / group / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    return tmp_path / "mine"
+
+
+def test_a_labeler_from_a_folder_serves_run_label_and_list(
+    command: Command, tmp_path: Path, parts: Path
+) -> None:
+    """All three use one composer."""
+    given = [x for x in tiny(tmp_path) if not x.startswith("protocol=")]
+    short = ("batch.identities=4", "batch.images=4", "labeler.iterations=5", "threads=1")
+    answer = command(
+        "--plugins", "mine", "run", "method=cluster_contrast", "labeler=mine", "protocol=short",
+        *given, *short,
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    (run,) = Store(tmp_path / "runs").runs()
+    assert run.config()["labeler"]["clusters"] == 7
+    assert run.config()["labeler"]["_target_"] == "harness.components.labelers.KMeans"
+    assert run.record["protocol"]["name"] == "short"
+    assert [row["epoch"] for row in run.history()] == [0]
+
+    features = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    np.save(tmp_path / "f.npy", features)
+    answer = command("label", "--plugins", "mine", "f.npy", "labeler=mine", "--out", "l.npy")
+    assert answer.status == 0, answer.err
+    assert np.load(tmp_path / "l.npy").max() + 1 == 7
+
+    listed = command("--plugins", "mine", "list", "labelers").out.splitlines()
+    assert any(line.split() == ["mine", "One", "cluster"] for line in listed)
+    listed = command("--plugins", "mine", "list", "protocols").out.splitlines()
+    assert any(line.split() == ["short", "Half", "the", "images"] for line in listed)
+    slip = command("--plugins", "mine", "run", "method=cluster_contrast", "labeler=mne")
+    assert slip.status == 2 and "Did you mean 'mine'?" in slip.err
+
+
+def test_parts_of_a_folder_are_gone_with_it(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_PLUGINS", str(parts))
+    assert compose(["method=mskd", "labeler=mine"]).labeler.clusters == 7
+    monkeypatch.delenv("HARNESS_PLUGINS")
+    with pytest.raises(ConfigError, match="no labeler 'mine'"):
+        compose(["method=mskd", "labeler=mine"])
+
+
+def test_a_part_cannot_take_the_place_of_a_built_in_one(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`protocol=common` means the same everywhere."""
+    (parts / "conf" / "protocol" / "common.yaml").write_text("train: {epochs: 1}\n")
+    monkeypatch.setenv("HARNESS_PLUGINS", str(parts))
+    with pytest.raises(ConfigError, match="already a protocol 'common'") as refusal:
+        compose(["method=mskd"])
+    assert str(parts / "conf" / "protocol" / "common.yaml") in refusal.value.hint
 
 
 def test_plugin_folders_are_no_importable_packages() -> None:

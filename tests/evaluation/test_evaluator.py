@@ -11,7 +11,7 @@ import torch
 
 from harness.core.errors import DataError
 from harness.core.progress import Reporter
-from harness.data.image_files import Files
+from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
 from harness.evaluation.evaluator import Evaluator, check_matches, make_evaluator, without_junk
 from harness.experiment.compose import compose
@@ -35,7 +35,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
 
 
 def split(identities: list[int], cameras: list[int] | None = None) -> Split:
-    files = Files(Path("nowhere"), [f"{i}.jpg" for i in range(len(identities))])
+    files = ImageFiles(Path("nowhere"), [f"{i}.jpg" for i in range(len(identities))])
     return Split(files, np.array(identities), None if cameras is None else np.array(cameras))
 
 

@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from harness.core.errors import HarnessError
 from harness.core.metrics import METRICS, Metric
 from harness.evaluation.distances import distance_blocks, product_blocks
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.protocol import EvaluationProtocol
 from harness.evaluation.ranking import RankingResult, rank
 from tests.oracles.ranking import rank_slowly
@@ -25,6 +26,9 @@ from tests.paths import GOLDEN
 
 EVAL = np.load(GOLDEN / "eval.npz")
 TRUTH = [EVAL[k] for k in ("query_ids", "gallery_ids", "query_cams", "gallery_cams")]
+GROUND_TRUTH = GroundTruth(*TRUTH)
+#: the other arguments are those of `GroundTruth`
+RANK_ARGUMENTS = ("query_features", "gallery_features", "block")
 FEATURES = [torch.from_numpy(EVAL[k]) for k in ("query_features", "gallery_features")]
 
 
@@ -49,13 +53,13 @@ def assert_golden(result: RankingResult, prefix: str) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 30, 512])
 def test_golden_metrics_whatever_the_block(block: int) -> None:
-    assert_golden(rank(*FEATURES, *TRUTH, block=block), "")
+    assert_golden(rank(FEATURES[0], FEATURES[1], GROUND_TRUTH, block=block), "")
 
 
 @pytest.mark.parametrize("rows", [1, 7, 30])
 def test_golden_reranked_metrics_from_given_distances(rows: int) -> None:
     given_in = EVAL["rerank_dist"].copy()
-    result = rank(None, None, *TRUTH, distances=blocks(given_in, rows))
+    result = rank(None, None, GROUND_TRUTH, distances=blocks(given_in, rows))
     assert_golden(result, "rerank_")
     np.testing.assert_array_equal(given_in, EVAL["rerank_dist"])  # the caller's array is unchanged
 
@@ -81,7 +85,8 @@ def test_ap_is_that_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     distances = rng.random((6, 300), dtype=np.float32)
     query_ids, gallery_ids = np.arange(6), rng.integers(0, 9, 300)
-    result = rank(None, None, query_ids, gallery_ids, distances=[(0, torch.tensor(distances))])
+    truth = GroundTruth(query_ids, gallery_ids)
+    result = rank(None, None, truth, distances=[(0, torch.tensor(distances))])
     for q in range(6):
         expected = average_precision_score(gallery_ids == q, -distances[q])
         assert result.ap[q] == pytest.approx(expected, abs=1e-12)
@@ -90,9 +95,8 @@ def test_ap_is_that_of_scikit_learn() -> None:
 def test_by_hand() -> None:
     # ranking of the one query: wrong, right, [same camera], [junk], wrong, right
     distances = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])
-    result = rank(
-        None, None, [3], [1, 3, 3, -1, 2, 3], [0], [0, 1, 0, 0, 1, 2], distances=[(0, distances)]
-    )
+    truth = GroundTruth([3], [1, 3, 3, -1, 2, 3], [0], [0, 1, 0, 0, 1, 2])
+    result = rank(None, None, truth, distances=[(0, distances)])
     assert result.ap[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
     assert result.mINP == pytest.approx(2 / 4)
     assert result.first_match_rank[0] == 2
@@ -113,7 +117,7 @@ def test_by_hand() -> None:
 def test_a_new_metric_is_in_every_result(monkeypatch: pytest.MonkeyPatch) -> None:
     worst = Metric("worst", "Worst", ("inp", "ap"), lambda inp, ap: np.minimum(inp, ap))
     monkeypatch.setitem(METRICS, "worst", worst)
-    result = rank(*FEATURES, *TRUTH)
+    result = rank(FEATURES[0], FEATURES[1], GROUND_TRUTH)
     expected = 100 * np.minimum(result.inp, result.ap)[result.valid].mean()
     assert result.as_dict()["worst"] == pytest.approx(expected)
     metrics = EvaluationProtocol(ranks=(3,)).metrics(result)
@@ -161,9 +165,9 @@ def test_equals_the_oracle(problem: tuple[np.ndarray, dict[str, Any], int]) -> N
     ap, inp, first = rank_slowly(distances, **truth)
     if not any(first):
         with pytest.raises(HarnessError, match="has a correct image"):
-            rank(None, None, **truth, distances=blocks(distances, rows))
+            rank(None, None, GroundTruth(**truth), distances=blocks(distances, rows))
         return
-    result = rank(None, None, **truth, distances=blocks(distances, rows))
+    result = rank(None, None, GroundTruth(**truth), distances=blocks(distances, rows))
     np.testing.assert_allclose(result.ap, ap, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.inp, inp, rtol=0, atol=1e-12)
     assert result.first_match_rank.tolist() == first
@@ -182,7 +186,7 @@ def test_equals_the_oracle_with_many_correct_images(each: int) -> None:
     ids, cams = np.repeat([0, 1, -1], each), generator.integers(0, 2, 3 * each)
     distances = generator.integers(0, 40, (4, 3 * each)).astype(np.float32)  # many ties
     queries = ([0, 1, 1, 0], ids.tolist(), [0, 1, 0, 1], cams.tolist())
-    found = rank(None, None, *queries, distances=blocks(distances.copy(), 3))
+    found = rank(None, None, GroundTruth(*queries), distances=blocks(distances.copy(), 3))
     ap, inp, first = rank_slowly(distances, [0, 1, 1, 0], ids.tolist(), [0, 1, 0, 1], cams.tolist())
     np.testing.assert_allclose(found.ap, ap, rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.inp, inp, rtol=0, atol=1e-12)
@@ -192,14 +196,14 @@ def test_equals_the_oracle_with_many_correct_images(each: int) -> None:
 def test_equals_the_oracle_when_rows_are_counted_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.evaluation.ranking._CHUNK", 400)  # 2 rows of 160 at a time
     ap, inp, _ = rank_slowly(EVAL["dist"], *TRUTH)
-    result = rank(*FEATURES, *TRUTH, block=5)
+    result = rank(FEATURES[0], FEATURES[1], GROUND_TRUTH, block=5)
     np.testing.assert_allclose(result.ap, ap, rtol=0, atol=1e-12)
     np.testing.assert_allclose(result.inp, inp, rtol=0, atol=1e-12)
 
 
 def test_identical_features_are_ranked_by_index() -> None:
     same = normalize(torch.ones(5, 8), dim=1)
-    result = rank(same[:1], same, [7], [1, 1, 7, 1, 7])
+    result = rank(same[:1], same, GroundTruth([7], [1, 1, 7, 1, 7]))
     assert result.ap[0] == pytest.approx((1 / 3 + 2 / 5) / 2)
 
 
@@ -241,7 +245,7 @@ def test_duplicate_rows_are_ranked_by_index(block: int, seed: int) -> None:
     ids = torch.randint(7, (77,), generator=torch.Generator().manual_seed(seed))
     query_ids = torch.arange(len(query)) % 7
     exact = (2 - 2 * query.double() @ gallery.double().T)[:, first_of_each(which)].numpy()
-    result = rank(query, gallery, query_ids, ids, block=block)
+    result = rank(query, gallery, GroundTruth(query_ids, ids), block=block)
     for q, order in enumerate(np.argsort(exact, axis=1, kind="stable")):
         places = np.flatnonzero(ids[order] == query_ids[q]) + 1
         expected = np.mean(np.arange(1, len(places) + 1) / places)
@@ -250,21 +254,24 @@ def test_duplicate_rows_are_ranked_by_index(block: int, seed: int) -> None:
 
 
 def test_minus_zero_is_a_zero() -> None:
-    result = rank(None, None, [1], [0, 1], distances=[(0, torch.tensor([[0.0, -0.0]]))])
+    distances = [(0, torch.tensor([[0.0, -0.0]]))]
+    result = rank(None, None, GroundTruth([1], [0, 1]), distances=distances)
     assert result.first_match_rank[0] == 2
 
 
 def test_without_cameras_only_the_query_image_itself_is_removed() -> None:
     gallery = normalize(torch.eye(4) + 0.01, dim=1)
     query, ids = gallery[:1], [5, 6, 5, 6]
-    assert rank(query, gallery, [5], ids).first_match_rank[0] == 1  # finds itself
-    named = rank(query, gallery, [5], ids, query_names=["a"], gallery_names=["a", "b", "c", "d"])
+    assert rank(query, gallery, GroundTruth([5], ids)).first_match_rank[0] == 1  # finds itself
+
+    def with_query_name(name: str) -> RankingResult:
+        names = ["a", "b", "c", "d"]
+        return rank(query, gallery, GroundTruth([5], ids, None, None, [name], names))
+
+    named = with_query_name("a")
     assert named.first_match_rank[0] == 2  # b and c are equally far, b comes first
     assert named.gallery == 4
-    elsewhere = rank(
-        query, gallery, [5], ids, query_names=["z"], gallery_names=["a", "b", "c", "d"]
-    )
-    assert elsewhere.first_match_rank[0] == 1
+    assert with_query_name("z").first_match_rank[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -292,7 +299,8 @@ def test_bad_input_is_reported(change: dict[str, Any], message: str) -> None:
     )
     arguments = dict(zip(sides, [*FEATURES, *TRUTH], strict=True)) | change
     with pytest.raises(HarnessError, match=message):
-        rank(**arguments)
+        options = {key: arguments.pop(key) for key in RANK_ARGUMENTS if key in arguments}
+        rank(**options, ground_truth=GroundTruth(**arguments))
 
 
 DISTANCES = torch.from_numpy(EVAL["dist"])
@@ -313,19 +321,21 @@ DISTANCES = torch.from_numpy(EVAL["dist"])
 )
 def test_bad_distances_are_reported(pieces: list[tuple[int, Tensor]], message: str) -> None:
     with pytest.raises(HarnessError, match=message):
-        rank(None, None, *TRUTH, distances=pieces)
+        rank(None, None, GROUND_TRUTH, distances=pieces)
 
 
 def test_no_query_and_no_gallery() -> None:
     with pytest.raises(HarnessError, match="none of the 0 queries"):
-        rank(torch.zeros(0, 4), FEATURES[1][:, :4] * 0 + 0.5, torch.zeros(0).long(), TRUTH[1])
+        truth = GroundTruth(torch.zeros(0).long(), TRUTH[1])
+        rank(torch.zeros(0, 4), FEATURES[1][:, :4] * 0 + 0.5, truth)
     with pytest.raises(HarnessError, match="none of the 30 queries"):
-        rank(FEATURES[0], torch.zeros(0, 32), TRUTH[0], torch.zeros(0).long())
+        truth = GroundTruth(TRUTH[0], torch.zeros(0).long())
+        rank(FEATURES[0], torch.zeros(0, 32), truth)
 
 
 @pytest.mark.gpu
 def test_gpu_equals_cpu() -> None:
-    assert_golden(rank(*(f.cuda() for f in FEATURES), *TRUTH), "")
+    assert_golden(rank(FEATURES[0].cuda(), FEATURES[1].cuda(), GROUND_TRUTH), "")
 
 
 @pytest.mark.gpu

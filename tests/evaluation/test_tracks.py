@@ -51,11 +51,8 @@ def test_average_precision_over_tracks() -> None:
     ids, cams = np.arange(9) % 5, np.arange(9) % 4
     query_split = Split(ImageFiles(Path("nowhere"), [f"{q}.jpg" for q in range(9)]), ids, cams)
     tracks = GroundTruth.of(query_split, split).of_tracks()
-    assert tracks.gallery_cams is not None
-    result = rank(
-        None, None, ids, tracks.gallery_ids, cams, tracks.gallery_cams,
-        distances=track_blocks(distance_blocks(query, images), split.tracks),
-    )  # fmt: skip
+    distances = track_blocks(distance_blocks(query, images), split.tracks)
+    result = rank(None, None, tracks, distances=distances)
     assert result.gallery == 20
     plain = torch.cat([rows for _, rows in distance_blocks(query, images)]).numpy()
     for q in range(9):

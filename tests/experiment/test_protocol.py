@@ -231,7 +231,8 @@ def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
         [
             "method=mskd", "dataset=folder", f"dataset.csv={csv}", f"dataset.images={tmp_path}",
             f"backbone.weights={weights}", "device=cpu",
-            f"data.root={tmp_path}", f"data.cache_dir={tmp_path}/image_caches", f"store={tmp_path}/runs",
+            f"data.root={tmp_path}", f"data.cache_dir={tmp_path}/caches",
+            f"store={tmp_path}/runs",
             f"stages.student.backbone.weights={weights}",
         ]
     )  # fmt: skip

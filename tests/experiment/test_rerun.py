@@ -90,7 +90,7 @@ def test_what_is_refused(tmp_path: Path, command: Command) -> None:
     for words, said in {
         run.name: "is finished",
         "nothing": "no run 'nothing'",
-        "optimizer.lr=1": "a rerun has its run's settings",
+        "optimizer.lr=1": "a rerun keeps its run's settings",
         "data.rot=x": "Did you mean 'data.root'?",
         "--failed": "No run in",
     }.items():
@@ -129,7 +129,7 @@ def test_weights_are_found_by_name_and_digest(tmp_path: Path) -> None:
     (run.folder / "config.json").write_text(json.dumps(make_plan(config, "fp32").settings))
     assert str(tmp_path) not in (run.folder / "config.json").read_text()
     run = Run(run.folder.rename(run.folder.with_name(make_plan(config, "fp32").name)))
-    with pytest.raises(ConfigError, match=r"some\.pth sha256:\w+ are not here.*\n.*weights=FILE"):
+    with pytest.raises(ConfigError, match=r"some\.pth sha256:\w+ were not found.*\n.*weights=FILE"):
         same(run)
     assert same(run, **{"backbone.weights": str(weights)}) == run.name
     assert same(run, **{"data.root": str(tmp_path)}) == run.name, "found beside the data"

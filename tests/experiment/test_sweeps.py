@@ -1,7 +1,8 @@
-"""`harness run -m`: cells on their own account, launched in a row, by joblib or as SLURM would."""
+"""`harness run -m`: one failing run does not stop the others, whatever launches them."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ class Fickle(KMeans):
 
 @pytest.fixture
 def plugins(tmp_path: Path) -> str:
-    """A folder for `--plugins` with a method that ends as it is told to."""
+    """A folder for `--plugins` with a method that ends as `labeler.end` says."""
     folder = tmp_path / "plugins" / "methods" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(CONFIG)
@@ -72,7 +73,7 @@ def test_a_sweep_ends_with_what_failed_and_why(
     answer = command(*_sweep(tmp_path, plugins, "error,bug,none"))
     assert answer.status == 1
     assert _finished(tmp_path) == {"none"}
-    last = answer.err[answer.err.index("error: 2 of 3 cells failed") :].splitlines()
+    last = answer.err[answer.err.index("error: 2 of 3 runs failed") :].splitlines()
     assert last[1:] == [
         "  labeler.end=error", "    It did not work.", "    Try another.",
         "  labeler.end=bug", "    KeyError: 'a bug'",
@@ -91,33 +92,41 @@ def test_joblib(command: Command, tmp_path: Path, plugins: str) -> None:
     more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     answer = command(*_sweep(tmp_path, plugins, "error,none", *more))
     assert answer.status == 1 and _finished(tmp_path) == {"none"}
-    assert "1 of 2 cells failed" in answer.err and "It did not work." in answer.err
+    assert "1 of 2 runs failed" in answer.err and "It did not work." in answer.err
 
 
 @pytest.mark.slow
 def test_joblib_whose_worker_is_killed(command: Command, tmp_path: Path, plugins: str) -> None:
-    """joblib then gives up all of them; the command says how to go on."""
+    """joblib then gives up all of them; the command says how to resume."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     more = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     answer = command(*_sweep(tmp_path, plugins, "none,kill", *more))
     assert answer.status == 1
-    assert "JoblibLauncher stopped" in answer.err and "The same command" in answer.err
+    assert "The launcher stopped" in answer.err and "The same command" in answer.err
 
 
 @pytest.mark.slow
 def test_submitit(command: Command, tmp_path: Path, plugins: str) -> None:
-    """Cells as SLURM jobs, run on this machine; one is killed, and the others finish."""
+    """Runs as SLURM jobs on this machine: one is killed, the others go on."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     more = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
-    answer = command(*_sweep(tmp_path, plugins, "kill,error,none", *more))
+    answer = command(*_sweep(tmp_path, plugins, "error,none", *more))
     assert answer.status == 1 and _finished(tmp_path) == {"none"}
-    assert "3 cells submitted" in answer.out
-    assert "2 of 3 cells failed" in answer.err and "It did not work." in answer.err
-    assert "ended without an answer" in answer.err
+    assert "Jobs are submitted; their output is under" in answer.out
+    assert "1 of 2 runs failed" in answer.err and "It did not work." in answer.err
+
+    answer = command(*_sweep(tmp_path, plugins, "kill,none", *more, "seed=1"))
+    assert answer.status == 1
+    assert "The launcher stopped" in answer.err and "jobs that were submitted go on" in answer.err
+    assert "labeler.end=kill\n    It has not ended: its process was killed" in answer.err
+    until = time.monotonic() + 300
+    while len(list((tmp_path / "runs").glob("*/record.json"))) < 2:
+        assert time.monotonic() < until
+        time.sleep(1)
 
 
 @pytest.mark.slow
-def test_submitit_with_several_tasks_a_cell(command: Command, tmp_path: Path) -> None:
+def test_submitit_with_several_tasks_a_job(command: Command, tmp_path: Path) -> None:
     """SLURM's tasks find each other without torchrun."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     launcher = ("submitit_local", "tasks_per_node=2", "timeout_min=5")
@@ -134,7 +143,7 @@ def test_submitit_with_several_tasks_a_cell(command: Command, tmp_path: Path) ->
 def test_launchers_that_are_not_there(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "_there", lambda module: False)
+    monkeypatch.setattr(sweeps, "_is_installed", lambda module: False)
     run = ("run", "-m", "method=direct_transfer", *tiny(tmp_path))
     for launcher, extra in (("joblib", "joblib"), ("submitit_slurm", "slurm")):
         answer = command(*run, f"hydra/launcher={launcher}")
@@ -150,7 +159,7 @@ def test_a_launcher_needs_something_to_launch(command: Command, tmp_path: Path) 
     assert answer.status == 2 and "Add -m." in answer.err
 
 
-def test_errors_keep_their_cure_on_the_way(tmp_path: Path) -> None:
+def test_errors_keep_their_hint_when_pickled(tmp_path: Path) -> None:
     import pickle
 
     error = pickle.loads(pickle.dumps(HarnessError("cause", "hint")))

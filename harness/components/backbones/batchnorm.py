@@ -1,11 +1,11 @@
-"""Batch statistics over groups of a set size, whatever the number of GPUs.
+"""Batch norm over groups of a set size, whatever the number of GPUs.
 
-The published results come from 4 GPUs with 64 images each: every GPU normalises over its own 64 of
-the 256. `samples_per_bn=64` does the same on one device: contiguous groups of 64 are normalised
-each by itself, and the running statistics follow the first group (as those of the first GPU).
+The published results come from 4 GPUs with 64 images each, so batch norm sees 64 of the 256 images
+at a time. `samples_per_bn=64` does the same on one device: contiguous groups of 64 are normalized
+separately, and the running statistics follow the first group (as those of the first GPU).
 
-On several GPUs a group lies on one of them. Where the group is the whole batch, which lies on all,
-statistics are taken over all.
+On several GPUs each group is on one of them. If the group is the whole batch, statistics are taken
+over all GPUs.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
     """BatchNorm2d over groups of `samples`."""
 
 
-class _Synchronised(_BatchNorm):
-    """Over equal shares of a batch in all processes. torch's own SyncBatchNorm needs GPUs."""
+class _Synchronized(_BatchNorm):
+    """Over equal shares of a batch in all processes; torch's SyncBatchNorm needs GPUs."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not is_distributed():
@@ -53,7 +53,7 @@ class _Synchronised(_BatchNorm):
         variance = (every[:, 0] + (every[:, 1] - mean).square()).mean(dim=0)
         if self.track_running_stats:
             samples = x.numel() // x.shape[1] * len(every)
-            self._follow(mean.detach(), variance.detach() * samples / (samples - 1))
+            self._update(mean.detach(), variance.detach() * samples / (samples - 1))
         scale = (variance + self.eps).rsqrt()
         shift = -mean * scale
         if self.affine:
@@ -62,7 +62,7 @@ class _Synchronised(_BatchNorm):
         return torch.addcmul(shift.view(channels), x, scale.view(channels)).to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
@@ -73,41 +73,37 @@ class _Synchronised(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), share)
 
 
-class SynchronisedBatchNorm1d(_Synchronised, nn.BatchNorm1d):
+class SynchronizedBatchNorm1d(_Synchronized, nn.BatchNorm1d):
     """BatchNorm1d over the batches of all processes."""
 
 
-class SynchronisedBatchNorm2d(_Synchronised, nn.BatchNorm2d):
+class SynchronizedBatchNorm2d(_Synchronized, nn.BatchNorm2d):
     """BatchNorm2d over the batches of all processes."""
 
 
 def over_whole_batch(samples: int, batch: int) -> bool:
-    """Whether groups of `samples` (0: the whole batch) leave a batch of so many whole."""
+    """Whether a group of `samples` (0: the whole batch) holds a batch of `batch` images."""
     return samples == 0 or samples >= batch
 
 
 def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None) -> None:
-    """Let every batch norm in `module` normalise over `samples` images at a time, in place.
+    """Make every batch norm in `module` normalize over `samples` images at a time, in place.
 
-    Keys of the state dict stay as they are. 0 leaves the batch whole.
+    0 means the whole batch. Keys of the state dict stay as they are.
 
     Args:
         batch: images of a whole batch, of which each of several processes has its share.
     """
-    kinds: dict[type, type] = {
-        nn.BatchNorm1d: GroupedBatchNorm1d,
-        nn.BatchNorm2d: GroupedBatchNorm2d,
-    }
+    kinds: tuple[type, type] = (GroupedBatchNorm1d, GroupedBatchNorm2d)
     if is_distributed() and batch is not None and over_whole_batch(samples, batch):
-        kinds = {
-            nn.BatchNorm1d: SynchronisedBatchNorm1d, nn.BatchNorm2d: SynchronisedBatchNorm2d,
-        }  # fmt: skip
+        kinds = (SynchronizedBatchNorm1d, SynchronizedBatchNorm2d)
     elif samples == 0:
         return
+    replacements = dict(zip((nn.BatchNorm1d, nn.BatchNorm2d), kinds, strict=True))
     for child in module.modules():
-        kind = kinds.get(type(child))
+        kind = replacements.get(type(child))  # type: ignore[arg-type]
         if kind is not None:
-            # the class alone changes: parameters, buffers, device, precision and mode stay
+            # only the class changes: parameters, buffers, device, precision and mode stay
             child.__class__ = kind
             if issubclass(kind, _Grouped):
                 child.samples = samples  # type: ignore[assignment]

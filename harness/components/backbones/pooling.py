@@ -1,10 +1,10 @@
-"""From a feature map to one embedding per view: pooling, and the neck.
+"""Pooling and necks: a feature map to one embedding per view.
 
-Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` is all rows, `upper`
-the first ⌊H/2⌋, `lower` the next ⌊H/2⌋ (an odd last row belongs to the global view alone). As in
-PPLR (CVPR 2022) `top`, `middle` and `bottom` are thirds: rows ⌊iH/3⌋ to ⌈(i+1)H/3⌉, which share
-rows where 3 does not divide H (adaptive pooling). `pooled` is the global view before its neck, of
-which MMT takes triplets (ICLR 2020).
+Views are horizontal bands of the map. As in MSKD (arXiv 2204.09931) `global` has all rows, `upper`
+the first ⌊H/2⌋ and `lower` the next ⌊H/2⌋ (only the global view has an odd last row). As in PPLR
+(CVPR 2022) `top`, `middle` and `bottom` are thirds: rows ⌊iH/3⌋ to ⌈(i+1)H/3⌉, which overlap where
+3 does not divide H (adaptive pooling). `pooled` is the global view before its neck, which MMT uses
+for triplets (ICLR 2020).
 """
 
 from __future__ import annotations
@@ -21,19 +21,13 @@ from harness.core.views import POOLED
 
 ViewNames = Annotated[
     Sequence[Literal["global", "upper", "lower", "top", "middle", "bottom", "pooled"]],
-    Field(
-        min_length=1,
-        description="the V views: global first, then halves (upper, lower) or thirds (top, middle, "
-        "bottom), last the global view before its neck (pooled)",
-    ),
+    Field(min_length=1, description="global, then any halves or thirds, and pooled as the last"),
 ]
 Pooling = Annotated[
-    Literal["gem", "avg"],
-    Field(description="pooling of each view: generalized mean (GeM) or average"),
+    Literal["gem", "avg"], Field(description="generalized mean (GeM) or average, for each view")
 ]
 Neck = Annotated[
-    Literal["bn", "embedding"],
-    Field(description="after pooling: a batch norm, or BUC's linear layer with batch norm"),
+    Literal["bn", "embedding"], Field(description="batch norm, or BUC's linear layer with one")
 ]
 
 VIEWS = ("global", "upper", "lower")
@@ -41,10 +35,10 @@ THIRDS = ("top", "middle", "bottom")
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling, g = (mean over positions of max(x, eps)^p)^(1/p).
+    """Generalized-mean pooling, g = (mean over positions of max(x, eps)^p)^(1/p).
 
-    (B, C, H, W) → (B, C). Radenović et al., TPAMI 2019, eq. 3; p is one learned number from 3.
-    Powers are taken in fp32 (fp64 stays) whatever the precision of the map.
+    (B, C, H, W) → (B, C). Radenović et al., TPAMI 2019, eq. 3; p is a learned scalar that starts at
+    3. Powers are computed in fp32, or fp64 for maps in fp64.
     """
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
@@ -67,9 +61,9 @@ class AveragePool(nn.Module):
 
 
 class EmbeddingNeck(nn.Module):
-    """BUC's: trained is BN(W x + b), labelled and tested the pooled feature x itself.
+    """BUC's neck, (B, C) → (B, C): BN(W x + b) in training, the pooled feature x in evaluation.
 
-    (B, C) → (B, C). W from He et al. (ICCV 2015, fan-out), b from 0, and the batch norm has a bias.
+    W starts as in He et al. (ICCV 2015, fan-out), b at 0, and the batch norm has a bias.
     """
 
     def __init__(self, channels: int) -> None:
@@ -84,7 +78,7 @@ class EmbeddingNeck(nn.Module):
 
 
 def batch_norm_neck(channels: int) -> nn.Module:
-    """Batch norm with its weight learned from 1 and its bias fixed at 0 (Luo et al., BoT, 2019)."""
+    """Batch norm with a learned weight and its bias fixed at 0 (Luo et al., BoT, 2019)."""
     neck = nn.BatchNorm1d(channels)  # PyTorch starts it at weight 1, bias 0
     neck.get_parameter("bias").requires_grad_(False)
     return neck
@@ -95,7 +89,7 @@ POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
 
 
 def band(view: str, height: int) -> slice:
-    """The rows that a view has of a feature map of so many."""
+    """The rows of a view in a feature map of `height` rows."""
     if view == "global":
         return slice(0, height)
     half = height // 2
@@ -106,11 +100,9 @@ def band(view: str, height: int) -> slice:
 
 
 class ViewHeads(nn.Module):
-    """One pooling and one neck per view: (B, C, H, W) → (B, V, C).
+    """One pooling and one neck per view: (B, C, H, W) → (B, V, C), not L2-normalized.
 
-    Outputs are not L2-normalised: losses and extraction do that, in one place each. The view
-    `pooled` is the global one without its neck; it has to be the last, and shares the global view's
-    pooling.
+    The view `pooled` is the output of the global view's pooling, without a neck.
     """
 
     def __init__(
@@ -122,9 +114,9 @@ class ViewHeads(nn.Module):
     ) -> None:
         super().__init__()
         if not views or views[0] != "global":
-            raise ConfigError(f"backbone.views is {list(views)}.", "The first must be 'global'.")
+            raise ConfigError(f"backbone.views={list(views)}: the first must be 'global'.")
         if POOLED in views[:-1]:
-            raise ConfigError(f"backbone.views is {list(views)}.", f"'{POOLED}' must be the last.")
+            raise ConfigError(f"backbone.views={list(views)}: '{POOLED}' must be the last.")
         self.views = tuple(views)
         self.bands = tuple(view for view in views if view != POOLED)
         self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in self.bands)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torchvision
@@ -11,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.components.backbones.pooling import Neck, Pooling, ViewHeads, ViewNames
-from harness.components.backbones.weights import Weights, imagenet_state, load_trunk, read_state
+from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 
@@ -41,7 +40,7 @@ class ReIDNet(Backbone):
 
 
 class _Trunk(nn.Module):
-    """torchvision's ResNet up to its last feature map; same keys, no classifier."""
+    """torchvision's ResNet up to its last feature map, with the same keys."""
 
     def __init__(self, arch: str, stem_relu: bool = True) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class _Trunk(nn.Module):
 
 
 def _set_stride(block: nn.Module, stride: int, at: str) -> None:
-    """Put the stride of a down-sampling block on the convolution called `at`."""
+    """Put the stride of a downsampling block on the convolution named `at`."""
     for name in ("conv1", "conv2"):
         conv = block.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
@@ -71,29 +70,25 @@ def _set_stride(block: nn.Module, stride: int, at: str) -> None:
 
 def resnet(
     arch: Annotated[
-        Literal["resnet18", "resnet34", "resnet50", "resnet101"],
-        Field(description="D is 512 for ResNet-18 and -34, 2048 for ResNet-50 and -101"),
+        Literal["resnet18", "resnet34", "resnet50", "resnet101"], Field(description="architecture")
     ] = "resnet50",
     weights: Weights = "imagenet",
     stride_in: Annotated[
         Literal["3x3", "1x1"],
-        Field(
-            description="where bottlenecks have their stride: 3x3 as torchvision (v1.5), 1x1 as "
-            "first-generation weights; the wrong kind loads, but loses accuracy"
-        ),
+        Field(description="strided convolution of bottlenecks; 1x1 for first-generation weights"),
     ] = "3x3",
     pooling: Pooling = "gem",
     views: ViewNames = ("global",),
-    last_stride: Annotated[
-        Literal[1, 2],
-        Field(description="stride of the last stage: 1 as usual in ReID, 2 as in BUC's code"),
-    ] = 1,
+    last_stride: Annotated[Literal[1, 2], Field(description="of the last stage; BUC has 2")] = 1,
     stem_relu: Annotated[
         bool, Field(description="ReLU after the first batch norm; MMT's and CAP's code has none")
     ] = True,
     neck: Neck = "bn",
 ) -> ReIDNet:
     """A torchvision ResNet, (B, 3, H, W) → (B, V, D) with D = 512 (18, 34) or 2048 (50, 101).
+
+    torchvision's own ResNets (v1.5) have `stride_in=3x3`, the first generation of ResNet weights
+    (He et al., 2016) 1x1. Weights load into either kind, but lose accuracy in the wrong one.
 
     Raises:
         ConfigError: stride_in=1x1 without bottlenecks. DataError: weights missing or unfit.
@@ -102,14 +97,11 @@ def resnet(
     if stride_in == "1x1" and not bottleneck:
         raise ConfigError(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
-            "Use stride_in=3x3, or resnet50 / resnet101.",
+            "Set backbone.stride_in=3x3, or use resnet50 or resnet101.",
         )
     trunk = _Trunk(arch, stem_relu)
     at = "conv2" if bottleneck and stride_in == "3x3" else "conv1"
     for name, stride in (("layer2", 2), ("layer3", 2), ("layer4", last_stride)):
         _set_stride(getattr(trunk, name)[0], stride, at)
-    if weights == "imagenet":
-        load_trunk(trunk, imagenet_state(arch), "torchvision")
-    elif weights != "none":
-        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+    load_weights(trunk, weights, arch)
     return ReIDNet(trunk, trunk.channels, views, pooling, neck)

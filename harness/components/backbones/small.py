@@ -1,9 +1,8 @@
-"""A small residual network that a CPU trains in minutes: for demonstrations and tests."""
+"""A small residual network that a CPU trains in minutes, for demonstrations and tests."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, PositiveInt
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from harness.components.backbones.pooling import Pooling, ViewNames
 from harness.components.backbones.resnet import ReIDNet
-from harness.components.backbones.weights import Weights, load_trunk, read_state
+from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ def small(
     """
     if len(widths) != len(strides):
         raise ConfigError(
-            f"backbone.widths={list(widths)} and strides={list(strides)} do not pair."
+            f"backbone.widths={list(widths)} and backbone.strides={list(strides)} do not pair."
         )
     if weights == "imagenet":
         raise ConfigError(
@@ -73,6 +72,5 @@ def small(
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    if weights != "none":
-        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+    load_weights(trunk, weights)
     return ReIDNet(trunk, widths[-1], views, pooling)

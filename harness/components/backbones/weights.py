@@ -14,15 +14,12 @@ from harness.core.errors import ConfigError, DataError, first_line
 
 Weights = Annotated[
     str,
-    Field(
-        description="initial weights: imagenet (torchvision downloads them), none, or a file with "
-        "a torchvision-keyed state dict"
-    ),
+    Field(description="initial weights: imagenet, none, or a file with torchvision's keys"),
 ]
 
 
 def describe_weights(weights: str) -> str:
-    """What stands in the protocol card: `imagenet`, `none`, or a file's SHA-256, never a path.
+    """The weights' entry in the protocol card: `imagenet`, `none`, or a file's SHA-256.
 
     Raises:
         ConfigError: the file does not exist.
@@ -43,19 +40,18 @@ def describe_weights(weights: str) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, read with `weights_only=True` (no code runs on loading).
+    """A state dict from a file, read with `weights_only=True`, so that no code of it runs.
 
-    It may stand under the key `state_dict` of a larger checkpoint.
+    It may be under the key `state_dict` of a larger checkpoint.
 
     Raises:
-        DataError: the file cannot be read so, or holds something else.
+        DataError: the file cannot be read, or holds something else.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
-            f"{path} cannot be read as a file of weights ({type(error).__name__}: "
-            f"{first_line(error)}).",
+            f"{path} cannot be read as weights ({type(error).__name__}: {first_line(error)}).",
             "It must be a state dict saved by torch.save, holding tensors only.",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -64,17 +60,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
     ):
         raise DataError(
-            f"{path} holds no state dict (names and tensors) but something else.",
+            f"{path} holds no state dict of names and tensors.",
             "Save module.state_dict() with torch.save.",
         )
     return state
 
 
 def imagenet_state(arch: str) -> dict[str, Tensor]:
-    """torchvision's first-generation ImageNet weights of `arch`, downloaded once by torchvision.
+    """torchvision's first-generation ImageNet weights of `arch`, which it downloads once.
 
     Raises:
-        DataError: they cannot be downloaded; says what to do without internet.
+        DataError: they cannot be downloaded.
     """
     import torchvision
 
@@ -86,17 +82,28 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
         raise DataError(
             f"torchvision's ImageNet weights of {arch} cannot be downloaded "
             f"({type(error).__name__}: {error}).",
-            f"Without internet: copy {Path(weights.url).name} from a machine that has it into "
-            f"{cache}, or give any file of weights with backbone.weights=PATH "
-            "(or start from scratch: backbone.weights=none).",
+            f"Without internet: copy {Path(weights.url).name} into {cache}, or use other weights "
+            "(backbone.weights=PATH) or none (backbone.weights=none).",
         ) from error
 
 
-def load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    """Load a classifier's weights into a network without its classifier.
+def load_weights(trunk: nn.Module, weights: str, arch: str = "") -> None:
+    """Load the weights that `backbone.weights` names into a network without its classifier.
 
     Raises:
-        DataError: keys or shapes do not fit; names them.
+        DataError: they cannot be had, or do not fit.
+    """
+    if weights == "imagenet":
+        load_trunk(trunk, imagenet_state(arch), "torchvision")
+    elif weights != "none":
+        load_trunk(trunk, read_state(Path(weights).expanduser()), Path(weights).name)
+
+
+def load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
+    """Load a classifier's state dict into a network without its classifier.
+
+    Raises:
+        DataError: keys or shapes do not fit.
     """
     state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
     own = trunk.state_dict()
@@ -111,6 +118,6 @@ def load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
                 lines.append(f"{len(keys)} {word} ({', '.join(keys[:4])}{more})")
         raise DataError(
             f"The weights of {origin} do not fit the backbone: {'; '.join(lines)}.",
-            "Choose the backbone that they were made for (harness list backbones).",
+            "Choose the backbone that they belong to (harness list backbones).",
         )
     trunk.load_state_dict({k: v.to(own[k].dtype) for k, v in state.items()}, strict=False)

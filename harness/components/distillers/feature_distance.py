@@ -9,14 +9,9 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.distillers.teacher import (
-    Alpha,
-    AveragedTeacher,
-    BatchNormMode,
-    Ramp,
-    Teacher,
-)
-from harness.components.objectives.memory import PartWeight, weigh_views
+from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, Teacher
+from harness.components.objectives.options import PartWeight
+from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 Weight = Annotated[NonNegativeFloat, Field(description="μ, the weight of the distillation loss")]
@@ -60,7 +55,7 @@ class OfflineTeacher(Teacher):
         ],
         weight: Weight = 1.0,
         part_weight: PartWeight = 0.0,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, batch_norm)
         self.distance = FeatureDistance(weight, part_weight)
@@ -87,7 +82,7 @@ class MeanTeacher(AveragedTeacher):
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,
         ramp: Ramp = True,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
         self.distance = FeatureDistance(weight, part_weight)

@@ -8,15 +8,10 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from harness.components.distillers.teacher import (
-    Alpha,
-    AveragedTeacher,
-    BatchNormMode,
-    Ramp,
-    exact,
-)
+from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
 from harness.components.objectives.instance_consistency import consistency, hard_instance
-from harness.components.objectives.memory import PartWeight, Temperature, weigh_views
+from harness.components.objectives.options import PartWeight, Temperature
+from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 
@@ -45,12 +40,12 @@ class InstanceTeacher(AveragedTeacher):
         soft_temperature: Temperature = 0.4,
         soft_factor: Annotated[
             NonNegativeFloat,
-            Field(description="a factor of L_soft besides λ, as in the published code"),
+            Field(description="factor of L_soft besides λ, as in the authors' code"),
         ] = 10.0,
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,
         ramp: Ramp = False,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
         self.hard_weight = hard_weight

@@ -10,15 +10,10 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.distillers.teacher import (
-    Alpha,
-    AveragedTeacher,
-    BatchNormMode,
-    Ramp,
-    exact,
-)
+from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
 from harness.components.objectives.classification import soft_cross_entropy, soft_triplet
-from harness.components.objectives.memory import PartWeight, weigh_views
+from harness.components.objectives.options import PartWeight
+from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
 
@@ -51,16 +46,16 @@ class MutualTeachers(AveragedTeacher):
         peers: Sequence[Backbone],
         softmax_weight: Annotated[
             NonNegativeFloat,
-            Field(description="ρ, weight of the soft softmax loss; published with 1 − ρ for hard"),
+            Field(description="ρ; published with 1 − ρ for the objective's softmax"),
         ] = 0.5,
         triplet_weight: Annotated[
             NonNegativeFloat,
-            Field(description="λ, weight of the soft triplet loss; published with 1 − λ for hard"),
+            Field(description="λ; published with 1 − λ for the objective's triplet"),
         ] = 0.8,
         part_weight: PartWeight = 0.0,
         alpha: Alpha = 0.999,
         ramp: Ramp = True,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, alpha, ramp, batch_norm)
         self.softmax_weight = softmax_weight

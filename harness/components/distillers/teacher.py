@@ -13,11 +13,10 @@ from harness.core.interfaces import Backbone, Distiller, Objective
 
 Self = TypeVar("Self", bound="Teacher")
 
-BatchNormMode = Annotated[
+BatchNorm = Annotated[
     Literal["train", "eval"],
     Field(
-        description="statistics that normalize the teacher's features: the batch's own (train, as "
-        "published) or running ones (eval)"
+        description="the teacher's statistics: the batch's (train, as published) or running ones"
     ),
 ]
 Alpha = Annotated[
@@ -36,7 +35,7 @@ def exact(embeddings: Tensor) -> Tensor:
 class Teacher(Distiller):
     """A network that teaches without being trained by gradient; it also labels warm-up epochs."""
 
-    def __init__(self, teacher: Backbone, batch_norm: BatchNormMode = "train") -> None:
+    def __init__(self, teacher: Backbone, batch_norm: BatchNorm = "train") -> None:
         super().__init__()
         self._teacher = teacher.requires_grad_(False).eval()
         self.batch_norm = batch_norm
@@ -70,7 +69,7 @@ class AveragedTeacher(Teacher):
         teacher: Backbone,
         alpha: Alpha = 0.999,
         ramp: Ramp = True,
-        batch_norm: BatchNormMode = "train",
+        batch_norm: BatchNorm = "train",
     ) -> None:
         super().__init__(teacher, batch_norm)
         self.alpha = alpha

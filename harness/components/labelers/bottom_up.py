@@ -1,4 +1,4 @@
-"""BUC's bottom-up clustering: every image alone at first, then the nearest clusters merge.
+"""BUC's bottom-up clustering: single images at first, then the nearest clusters merge.
 
 Lin, Dong, Zheng, Yan, Yang, *A Bottom-Up Clustering Approach to Unsupervised Person
 Re-identification*, AAAI 2019.
@@ -18,12 +18,12 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 from harness.components.labelers.packed_keys import squared_distances
-from harness.components.labelers.timer import Laps
+from harness.components.labelers.timer import Timer
 from harness.core.errors import HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
 
-# Side of the square tiles that pairs are looked at in.
+# Sides of the square tiles of pairs.
 _TILE_CPU, _TILE_GPU = 1024, 4096
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # costs (E,) and images i < j (E,)
@@ -33,22 +33,22 @@ Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # costs (E,) and images i < j
 def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) -> Tensor:
     """One round of merging, exact, without an N×N matrix.
 
-    The pairs of images i < j of different clusters are gone through in ascending order of
+    Pairs of images i < j of different clusters are visited in ascending order of
 
         ||f_i − f_j||² + λ (n_i + n_j),
 
-    n the sizes of their clusters before the round, ties in order of (i, j). A pair's clusters are
-    merged unless they are one by then, until there were enough merges. The merged cluster has the
-    smaller number; then numbers are closed up, keeping their order.
+    with the cluster sizes n before the round, ties in order of (i, j). The clusters of a pair are
+    merged unless they already are, until there are enough merges. The merged cluster takes the
+    smaller number; finally gaps in the numbers are closed.
 
-    These merges are the first edges that Kruskal's algorithm takes. Those of a union of edge sets
-    are among those of its parts, so pairs can come tile by tile: only the `merges` best edges of a
-    forest are kept, and soon hardly any pair of a tile is below the worst of them.
+    These merges are the first edges that Kruskal's algorithm takes. The first edges of a union of
+    edge sets are among those of its parts, so pairs are visited tile by tile: only the `merges`
+    best edges of a forest are kept, and soon few pairs of a tile beat the worst of them.
 
     Args:
         features: (N, D) float; distances are float32.
         labels: (N,) int64, 0 … K−1.
-        merges: how many; never more than K − 1 are done.
+        merges: number of merges, K − 1 at most.
         size_penalty: λ.
 
     Returns:
@@ -72,13 +72,12 @@ def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) ->
 
 
 class BottomUp(PseudoLabeler):
-    """Labels that grow: each call merges the nearest clusters of the call before.
+    """BUC's labeler: each call merges the nearest clusters of the previous one.
 
-    The first call gives every image a label of its own, as BUC trains on these before it merges;
-    every later call does one round of `merge` on view 0. So `clusters` counts labels of single
-    images, too, and there are no outliers. Where one cluster is left, it stays.
-
-    Its state is the labels of the last call, and they belong to one training set, in one order.
+    The first call gives every image its own label, since BUC trains on these before it merges;
+    every later call does one round of `merge` on view 0, until one cluster is left. `clusters`
+    counts labels of single images, too, and there are no outliers. The labels of the last call are
+    the state; they belong to one training set, in one order.
     """
 
     hint = "Lower labeler.share"
@@ -87,75 +86,66 @@ class BottomUp(PseudoLabeler):
     def __init__(
         self,
         *,
-        share: Annotated[
-            float,
-            Field(gt=0, lt=1, description="⌊N · share⌋ pairs of clusters are merged in a call"),
-        ] = 0.05,
+        share: Annotated[float, Field(gt=0, lt=1, description="merges per call, over N")] = 0.05,
         size_penalty: Annotated[
-            NonNegativeFloat,
-            Field(description="λ, keeps large clusters from growing; BUC's script sets 0.003"),
+            NonNegativeFloat, Field(description="λ, penalty on the sizes of merged clusters")
         ] = 0.003,
     ) -> None:
         self.share = share
-        self.min_images = math.ceil(1 / share)  # for one merge a round
+        self.min_images = math.ceil(1 / share)  # for one merge per round
         self.size_penalty = size_penalty
         self.labels: Tensor | None = None
 
     def max_clusters(self, images: int) -> int:
-        """All of them, at first."""
+        """All N, at first."""
         return images
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.
+        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
 
-        Returns:
-            Labels, with clusters, singles (labels of one image; they are among the clusters),
-            outliers (none) and the seconds as statistics.
+        Statistics: clusters, singles (clusters of one image), outliers (0) and the seconds.
 
         Raises:
-            HarnessError: features that are not finite or zero, so few images that no pair is ever
-                merged, or another number of images than in the call before.
+            HarnessError: features that are not finite or zero, too few images for any merge, or
+                another number of images than in the previous call.
         """
         check_features(features)
         count = len(features)
         merges = int(count * self.share)
         if merges < 1:
             raise HarnessError(
-                f"{self.share:g} of {count} images is less than one merge a round",
+                f"labeler.share={self.share:g} of {count} images is less than one merge per round.",
                 f"Use more images, or labeler.share={math.ceil(1000 / count) / 1000} or more.",
             )
         if self.labels is not None and len(self.labels) != count:
             raise HarnessError(
-                f"{count} images, but the labels to go on from are those of {len(self.labels)}",
-                "Start afresh with overwrite=always.",
+                f"There are {count} images, but the previous labels are of {len(self.labels)}.",
+                "Start again with overwrite=always.",
             )
-        laps = Laps(features)
+        timer = Timer(features)
         if self.labels is None:
             labels = torch.arange(count)
         else:
             labels = merge(features[:, 0], self.labels, merges, self.size_penalty)
-        laps.lap("cluster")
+        timer.lap("cluster")
         self.labels = labels
         sizes = torch.bincount(labels)
         stats = {"clusters": len(sizes), "singles": int((sizes == 1).sum()), "outliers": 0}
-        return PseudoLabels(labels.clone(), stats | laps.seconds)
+        return PseudoLabels(labels.clone(), stats | timer.seconds)
 
     def describe(self) -> str:
-        """The settings, for messages and the record."""
         return f"share {self.share:g}, size_penalty {self.size_penalty:g}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The labels of the last call, None before the first."""
         return {"labels": None if self.labels is None else self.labels.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the labels of a `state_dict`."""
         labels = state["labels"]
         self.labels = None if labels is None else labels.cpu().clone()
 
 
 def _tiles(count: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """The upper triangle of all pairs. The diagonal comes first: it already bounds the rest."""
+    """Tiles of the upper triangle of pairs; those on the diagonal come first and bound the rest."""
     tile = _TILE_CPU if device.type == "cpu" else _TILE_GPU
     strips = [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
     yield from zip(strips, strips, strict=True)
@@ -177,7 +167,7 @@ def _pairs(
     a, b = labels[rows], labels[columns]
     with exact_matmul(features.device):
         costs = squared_distances(features[rows], features[columns])
-    # whole sizes are added first, so that equal penalties are equal bit for bit
+    # adding integer sizes first keeps equal penalties equal bit for bit
     costs += (sizes[a][:, None] + sizes[b]) * size_penalty
     wanted = (costs <= limit) & (a[:, None] != b)
     if rows == columns:
@@ -192,12 +182,12 @@ def _pairs(
 
 
 def _first_merges(best: Edges, found: Edges, clusters: np.ndarray, merges: int) -> Edges:
-    """Of two sets of edges, those that Kruskal's algorithm takes first, at most `merges`."""
+    """The first edges, at most `merges`, that Kruskal's algorithm takes of two sets."""
     costs, i, j = (np.concatenate(pair) for pair in zip(best, found, strict=True))
     order = np.lexsort((j, i, costs))
     a, b = clusters[i[order]], clusters[j[order]]
     count = int(clusters.max()) + 1
-    # of the edges between two clusters only the first counts; places, unlike costs, never tie
+    # only the first edge between two clusters counts; places, unlike costs, never tie
     pairs, place = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_index=True)
     graph = csr_matrix((place + 1.0, (pairs // count, pairs % count)), shape=(count, count))
     taken = np.sort(minimum_spanning_tree(graph).data)[:merges].astype(np.int64) - 1
@@ -206,7 +196,7 @@ def _first_merges(best: Edges, found: Edges, clusters: np.ndarray, merges: int) 
 
 
 def _joined(clusters: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Labels (N,) after clusters a and b (E,) were merged, in the order of the smallest of each."""
+    """Labels (N,) after clusters a and b (E,) are merged, in the order of the smaller numbers."""
     count = int(clusters.max()) + 1
     links = csr_matrix((np.ones(len(a)), (a, b)), shape=(count, count))
     parts, part = connected_components(links, directed=False)

@@ -8,27 +8,25 @@ from scipy.sparse.csgraph import connected_components
 
 
 def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
-    """Cluster as scikit-learn's DBSCAN does on the dense distance matrix.
+    """Labels of scikit-learn's DBSCAN on the dense distance matrix.
 
     Ester, Kriegel, Sander, Xu, *A Density-Based Algorithm for Discovering Clusters in Large Spatial
-    Databases with Noise*, KDD 1996. An image is its own neighbour, the radius is inclusive, border
-    images go to the cluster found first, and clusters are numbered by their first core image.
-
-    Clusters are then the connected components of the core images, and the cluster that a border
-    image is found by first is the one of the lowest number among its core neighbours.
+    Databases with Noise*, KDD 1996. An image is its own neighbor, and the radius is inclusive.
+    Clusters are the connected components of the core images, numbered by their first core image;
+    a border image goes to the lowest-numbered cluster among its core neighbors.
 
     Args:
         graph: (N, N) symmetric; stored entries, zeros included, are distances, all others are
-            further than any radius asked for. The diagonal may be left out.
+            larger than `eps`. The diagonal may be missing.
         eps: the radius, at most the one that the graph was made with.
-        min_samples: neighbours of a core image, itself included.
+        min_samples: neighbors of a core image, itself included.
 
     Returns:
         (N,) int64 labels from 0, -1 for outliers.
     """
     n = graph.shape[0]
     row = np.repeat(np.arange(n, dtype=np.int32), np.diff(graph.indptr))
-    # float32 distances have to be compared with the radius as float32, as a dense matrix would be
+    # compare in float32, as with a dense float32 matrix
     near = (graph.data <= graph.data.dtype.type(eps)) & (graph.indices != row)
     row, column = row[near], graph.indices[near]
     core = np.bincount(row, minlength=n) + 1 >= min_samples

@@ -1,8 +1,8 @@
-"""Copies: rows that are the same bit for bit, whose distances must not hang on rounding.
+"""Duplicate rows: keep their distances independent of rounding.
 
-A matrix product rounds equal rows differently, depending on where they stand. So a search is made
-among different rows only, and each neighbour then stands for all of its copies, at one distance and
-in the order of their numbers.
+A matrix product rounds equal rows differently depending on their positions. So only distinct rows
+are searched, and each neighbor then stands for all of its duplicates, at one distance and in the
+order of their numbers.
 """
 
 from __future__ import annotations
@@ -17,38 +17,34 @@ _FIRST = 64
 _LARGEST_KEY = torch.iinfo(torch.int64).max
 
 
-def find_copies(x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Which rows are copies of which.
-
-    Args:
-        x: (N, D) float32, contiguous.
+def find_duplicates(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Sets of equal rows of x (N, D), float32 and contiguous; None if all rows differ.
 
     Returns:
-        The first of each set of equal rows, ascending (U,), and of every row the set (N,), a number
-        in 0 … U−1; None where all rows differ.
+        The first row of each set, ascending (U,), and the set of every row (N,) in 0 … U−1.
     """
     bits = x.view(torch.int32)
-    for width in (_FIRST, x.shape[1]):  # where the beginnings differ, no more need be read
+    for width in (_FIRST, x.shape[1]):  # rows that differ at the start need no further reading
         sums = _sums(bits[:, :width])
         if len(sums.unique()) == len(x):  # the usual case; equal rows have equal sums
             return None
     images = torch.arange(len(x), device=x.device)
     owner = images.clone()
     order = torch.sort(sums, stable=True).indices
-    # compare each row with the one before it in the order of sums: copies stand side by side, but
-    # for two different rows of one sum, which are then at worst not seen as copies
+    # compare each row with the one before it in the order of sums, where duplicates are adjacent;
+    # different rows of one sum may come between them, and then at worst hide a duplicate
     for place in torch.nonzero(sums[order[1:]] == sums[order[:-1]])[:, 0].split(_ROWS):
         one, next_one = order[place], order[place + 1]
         same = (bits[one] == bits[next_one]).all(dim=1)
         owner[next_one[same]] = one[same]
-    while not torch.equal(owner, owner[owner]):  # chains of copies to their first
+    while not torch.equal(owner, owner[owner]):  # follow chains of duplicates to their first row
         owner = owner[owner]
     first, which = owner.unique(return_inverse=True)
     return None if len(first) == len(x) else (first, which)
 
 
 def _sums(bits: Tensor) -> Tensor:
-    """A number of each row (N,) int64 that hangs on all of its bits (N, D) int32."""
+    """A checksum (N,) int64 of the bits (N, D) int32 of each row."""
     generator = torch.Generator().manual_seed(0)
     limits = torch.iinfo(torch.int32)
     factors = torch.randint(limits.min, limits.max, bits.shape[1:], generator=generator)
@@ -57,11 +53,11 @@ def _sums(bits: Tensor) -> Tensor:
 
 
 def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """From neighbours among different rows to neighbours among all.
+    """Neighbors among distinct rows to neighbors among all.
 
     Args:
-        ranks, distances: (U, min(k, U)) neighbours of each set of copies among the sets, its own
-            first. which: (N,) the set of each image. k: neighbours wanted.
+        ranks, distances: (U, min(k, U)) neighbors of each set among the sets, itself first.
+        which: (N,) the set of each image. k: number of neighbors.
 
     Returns:
         Ranks (N, k) and distances (N, k): the image itself, then by distance, then by number.
@@ -69,7 +65,7 @@ def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Ten
     sets, n = len(ranks), len(which)
     members = torch.sort(which, stable=True).indices  # of each set, ascending
     starts = offsets(torch.bincount(which, minlength=sets))
-    stops = torch.minimum(starts[1:], starts[:-1] + k)  # more than k copies of one are not needed
+    stops = torch.minimum(starts[1:], starts[:-1] + k)  # k duplicates of one row suffice
     out = torch.empty(n, k, dtype=torch.int64, device=ranks.device)
     near = torch.empty(n, k, dtype=torch.float32, device=ranks.device)
     for images in torch.arange(n, device=ranks.device).split(_ROWS):
@@ -84,7 +80,7 @@ def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Ten
         begins = offsets(torch.bincount(row, minlength=len(images)))
         table = torch.full((len(images), int(begins.diff().max())), _LARGEST_KEY, device=row.device)
         table[row, torch.arange(len(row), device=row.device) - begins[row]] = keys
-        # an image beyond the first k of its own set is not in its list yet
+        # an image beyond the first k of its own set is missing from its list
         absent = ~(table == -1).any(dim=1)
         table = torch.cat([torch.where(absent, -1, _LARGEST_KEY)[:, None], table], dim=1)
         keys = table.topk(k, dim=1, largest=False, sorted=True).values

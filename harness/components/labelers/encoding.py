@@ -1,10 +1,10 @@
-"""The k-reciprocal encoding of images, sparse: what the Jaccard distance is a distance of.
+"""The sparse k-reciprocal encoding of images, on which the Jaccard distance is defined.
 
 Zhong, Zheng, Cao, Li, *Re-ranking Person Re-identification with k-reciprocal Encoding*, CVPR 2017,
 in the form that clustering methods share since SpCL. Every image i is encoded as a sparse row V(i)
-over the images that are its k-reciprocal neighbours. V is held in fixed point: sums of integers do
-not depend on their order, so from equal V distances are symmetric and equal bit for bit, however
-the sums are split among threads and whichever loops form them.
+over its k-reciprocal neighbors. V is stored in fixed point: sums of integers do not depend on their
+order, so distances are symmetric, and bit for bit the same for any number of threads and either
+implementation.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from harness.components.labelers.tiles import squared_norms
 from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul
 
-#: V · 2^30 in int32. A row of V sums to 1, so overlaps fit, and an error of 2^-31 an entry is less
-#: than float32 sums make.
+#: V · 2^30 in int32: a row of V sums to 1, so overlaps fit, and 2^-31 per entry is less than the
+#: rounding error of float32 sums
 ONE = 1 << 30
 
 _CHUNK = 1 << 16
@@ -52,12 +52,10 @@ class Encoding:
     def by_column(self) -> tuple[Tensor, Tensor, Tensor]:
         """The same entries by column: starts (N + 1,), rows (E,), ascending, and weights (E,)."""
         n = len(self)
-        loops = compiled_for(self.columns, n, "encoding")
-        if loops is not None:
-            arrays = loops.transposed(
-                *(t.numpy() for t in (self.starts, self.columns, self.weights))
-            )
-            begins, rows, weights = map(torch.from_numpy, arrays)
+        kernels = compiled_for(self.columns, n, "encoding")
+        if kernels is not None:
+            own = (tensor.numpy() for tensor in (self.starts, self.columns, self.weights))
+            begins, rows, weights = map(torch.from_numpy, kernels.transposed(*own))
             return begins, rows, weights
         images = torch.arange(n, device=self.columns.device, dtype=torch.int32)
         rows = images.repeat_interleave(self.starts.diff())
@@ -65,16 +63,8 @@ class Encoding:
         begins = offsets(torch.bincount(self.columns, minlength=n))
         return begins, rows[order], self.weights[order]
 
-    def dense(self) -> Tensor:
-        """V as (N, N) float32; for small N."""
-        rows = torch.arange(len(self), device=self.columns.device)
-        out = torch.zeros(len(self), len(self), device=self.columns.device)
-        rows = rows.repeat_interleave(self.starts.diff())
-        out[rows, self.columns.long()] = self.weights.float() / ONE
-        return out
-
     def terms(self) -> Tensor:
-        """How many products each row's overlaps with all images add up: (N,) int64."""
+        """The number of terms in the sums of each row's overlaps with all images: (N,) int64."""
         sizes = torch.bincount(self.columns, minlength=len(self))[self.columns.long()]
         total = offsets(sizes)
         return total[self.starts[1:]] - total[self.starts[:-1]]
@@ -92,29 +82,29 @@ def encode(
 ) -> Encoding:
     """The k-reciprocal encoding V, eq. 5–11 of the paper as the published code computes them.
 
-    Q(i, ℓ) are the images j among the first ℓ neighbours of i that have i among their first ℓ.
+    Q(i, ℓ) are the images j among the first ℓ neighbors of i that have i among their first ℓ.
     Q(i) takes all columns of `ranks`; it is expanded by each half set Q(j, round(k1/2) + 1), j in
-    Q(i), of which more than two thirds lie in Q(i) as it was. V(i, ·) = softmax of −d over the
-    expanded set, then the mean of V over the first k2 neighbours.
+    Q(i), of which more than two thirds lie in the original Q(i). V(i, ·) is the softmax of −d over
+    the expanded set, averaged over the first k2 neighbors.
 
     Args:
         features: (N, D) float.
-        ranks: (N, L) int64, neighbours of each image, itself first. L = k1 in clustering, k1 + 1 in
-            re-ranking as published.
-        k1: sets the half sets' length (half rounds to even).
-        k2: query expansion; 1 is none.
+        ranks: (N, L) int64, neighbors of each image, itself first. As published, L = k1 in
+            clustering and k1 + 1 in re-ranking.
+        k1: sets the length of the half sets (halves round to even).
+        k2: neighbors of query expansion; 1: none.
         scale, power: d = ||x_i − x_j||^(2·power) / scale_i, with scale (N,), or 1. For unit rows
             the default is d = 2 − 2 x_i·x_j.
-        distances: (N, L) float32, squared, of the neighbours, where the search has kept them.
+        distances: (N, L) float32, squared distances of the neighbors, if known.
 
     Returns:
         V on the features' device.
     """
     x = features.float().contiguous()
     half = round(k1 / 2) + 1
-    loops = compiled_for(x, len(x), "encoding")
-    if loops is not None:
-        return _encode_compiled(x, ranks, half, k2, scale, power, distances, loops)
+    kernels = compiled_for(x, len(x), "encoding")
+    if kernels is not None:
+        return _encode_compiled(x, ranks, half, k2, scale, power, distances, kernels)
     starts, columns = _expanded_sets(ranks, half)
     rows = torch.arange(len(x), device=x.device).repeat_interleave(starts.diff())
     squares = squared_norms(x)
@@ -122,7 +112,7 @@ def encode(
     cost = cost.clamp_(min=0) ** power
     if scale is not None:
         cost /= scale[rows]
-    # d ≥ 0 is bounded, so the exponential needs no shift; sums run along rows, one after another
+    # d ≥ 0 is bounded, so the exponential needs no shift
     weights = torch.exp(-cost)
     weights /= torch.segment_reduce(weights, "sum", offsets=starts)[rows]
     fixed = weights.mul_(ONE).round_().to(torch.int32)
@@ -139,28 +129,28 @@ def _encode_compiled(
     scale: Tensor | None,
     power: int,
     distances: Tensor | None,
-    loops: ModuleType,
+    kernels: ModuleType,
 ) -> Encoding:
-    """The same in compiled loops, a range of rows a thread."""
+    """The same in compiled kernels, one range of rows per thread."""
     n = len(x)
     neighbours = ranks.to(torch.int32).numpy()
     near = np.full(ranks.shape, -1, dtype=np.float32) if distances is None else distances.numpy()
     divisors = np.ones(n, dtype=np.float32) if scale is None else scale.float().numpy()
     squares = squared_norms(x).numpy()
     sizes, sets = np.empty(n, dtype=np.int32), np.empty((n, half), dtype=np.int32)
-    in_threads(loops.half_sets, [(neighbours, half, sizes, sets, *p) for p in row_ranges(n)])
+    in_threads(kernels.half_sets, [(neighbours, half, sizes, sets, *p) for p in row_ranges(n)])
     fixed = (x.numpy(), squares, neighbours, near, sizes, sets, divisors, power, ONE)
-    rows = _joined(in_threads(loops.expanded_weights, [(*fixed, *p) for p in row_ranges(n)]))
+    rows = _joined(in_threads(kernels.expanded_weights, [(*fixed, *p) for p in row_ranges(n)]))
     if k2 > 1:
         chosen = np.ascontiguousarray(neighbours[:, :k2])
-        rows = _joined(in_threads(loops.mean_rows, [(chosen, *rows, *p) for p in row_ranges(n)]))
+        rows = _joined(in_threads(kernels.mean_rows, [(chosen, *rows, *p) for p in row_ranges(n)]))
     return Encoding(*map(torch.from_numpy, rows))
 
 
 def _joined(
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ranges of sparse rows (sizes, columns, values) as one: starts, columns, values."""
+    """Concatenate ranges of sparse rows (sizes, columns, values): starts, columns, values."""
     sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     return np.concatenate([[0], np.cumsum(sizes)]), columns, values
 
@@ -182,12 +172,12 @@ def _expanded_sets(ranks: Tensor, half: int) -> tuple[Tensor, Tensor]:
         found = pairs[torch.searchsorted(pairs, wanted).clamp_(max=len(pairs) - 1)] == wanted
         enough = 3 * (found & counted).sum(dim=1) > 2 * half_size[chunk]
         sets.append(wanted[counted & enough[:, None]].unique())
-    cells = torch.cat([pairs, *sets]).unique()
-    return offsets(torch.bincount(cells // n, minlength=n)), cells % n
+    entries = torch.cat([pairs, *sets]).unique()
+    return offsets(torch.bincount(entries // n, minlength=n)), entries % n
 
 
 def _reciprocal(ranks: Tensor) -> Tensor:
-    """Which of the neighbours (N, L) have the image among theirs: (N, L) bool."""
+    """Whether each neighbor (N, L) has the image among its own neighbors: (N, L) bool."""
     n = len(ranks)
     image = torch.arange(n, device=ranks.device)[:, None]
     return torch.isin(ranks * n + image, image * n + ranks, assume_unique=True)
@@ -202,17 +192,17 @@ def _mean_over(
     for start, stop in row_blocks(starts.diff()[ranks].sum(dim=1), 1):
         images = ranks[start:stop].flatten()
         owner, entry = spans(starts[images], starts[images + 1])
-        cells, place = (owner // k2 * n + columns[entry]).unique(return_inverse=True)
-        total = torch.zeros_like(cells).index_add_(0, place, weights[entry].long())
-        sizes.append(torch.bincount(cells // n, minlength=stop - start))
-        new_columns.append(cells % n)
+        entries, place = (owner // k2 * n + columns[entry]).unique(return_inverse=True)
+        total = torch.zeros_like(entries).index_add_(0, place, weights[entry].long())
+        sizes.append(torch.bincount(entries // n, minlength=stop - start))
+        new_columns.append(entries % n)
         new_weights.append((total + k2 // 2).div_(k2, rounding_mode="floor"))
     merged = torch.cat(new_weights).to(torch.int32)
     return offsets(torch.cat(sizes)), torch.cat(new_columns), merged
 
 
 def _dot_products(x: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
-    """x_i·x_j for the pairs of sparse rows, without gathering E×D features: (E,)."""
+    """x_i·x_j of the pairs in sparse rows, without gathering E×D features: (E,)."""
     n = len(x)
     with warnings.catch_warnings(), exact_matmul(x.device):
         warnings.simplefilter("ignore", UserWarning)  # "Sparse CSR tensor support is in beta state"

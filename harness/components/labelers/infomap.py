@@ -1,4 +1,4 @@
-"""Communities of the nearest-neighbour graph, by Infomap: Cluster Contrast's other labeler."""
+"""Communities of the nearest-neighbor graph, by Infomap: Cluster Contrast's other labeler."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harness.components.labelers.neighbours import Search, nearest
-from harness.components.labelers.timer import Laps
+from harness.components.labelers.timer import Timer
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
 
-_CHUNK = 256  # images whose neighbours' features are gathered at once
+_CHUNK = 256  # images whose neighbors' features are gathered at once
 
 
 class Infomap(PseudoLabeler):
     """Infomap on the directed graph of similar neighbours, of the global view.
 
     Rosvall, Bergstrom, *Maps of random walks on complex networks reveal community structure*, PNAS
-    2008: the partition that describes a random walk on the graph in the fewest bits. Image i links
-    to each of its k1 nearest images j with cosine similarity s(i, j) ≥ min_similarity, with weight
-    s(i, j). Two levels, directed links. Communities of fewer than min_images images, and images
+    2008: the partition that describes a random walk on the graph in the fewest bits, with two
+    levels. Image i links to each of its k1 nearest images j with cosine similarity s(i, j) ≥
+    min_similarity, with weight s(i, j). Communities of fewer than min_images images, and images
     without links, are outliers; labels are numbered by their first image.
 
-    The defaults are those of the Infomap variant of Cluster Contrast (Dai et al., *Cluster Contrast
-    for Unsupervised Person Re-Identification*, ACCV 2022), whose code calls them k1 = 15, eps =
-    0.5 and k2 = 4. They are as reported, and no vectors of its authors' code check them. In
-    particular we count the image itself among the k1, as everywhere here, and a similarity of just
-    min_similarity as enough; either could be otherwise there.
+    The defaults are those reported for the Infomap variant of Cluster Contrast (Dai et al.,
+    *Cluster Contrast for Unsupervised Person Re-Identification*, ACCV 2022), whose code calls them
+    k1 = 15, eps = 0.5 and k2 = 4. No golden case checks them: the authors' code may not count the
+    image itself among the k1, or may exclude a similarity of exactly min_similarity.
     """
 
     hint = "Lower labeler.min_similarity or labeler.min_images"
@@ -43,56 +42,53 @@ class Infomap(PseudoLabeler):
     def __init__(
         self,
         *,
-        k1: Annotated[
-            int, Field(ge=2, description="neighbors that an image can link to, itself included")
-        ] = 15,
+        k1: Annotated[int, Field(ge=2, description="linked neighbors, itself included")] = 15,
         min_similarity: Annotated[
             float, Field(gt=0, le=1, description="lowest cosine similarity of a link")
         ] = 0.5,
         min_images: Annotated[PositiveInt, Field(description="fewest images of a cluster")] = 4,
-        seed: Annotated[
-            int, Field(ge=1, lt=1 << 31, description="Infomap's seed, the same in all epochs")
-        ] = 1,
+        seed: Annotated[int, Field(ge=1, lt=1 << 31, description="seed of all epochs")] = 1,
         search: Search = "auto",
     ) -> None:
-        _check_package()  # now, not after an epoch's features
+        _check_package()  # before an epoch's features are extracted
         self.k1 = self.min_images = k1
         self.min_similarity = min_similarity
-        self.min_images = min_images
+        self.min_size = min_images
         self.seed = seed
         self.search = search
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.
+        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
 
-        Returns:
-            Labels, with clusters, outliers, links and the seconds of each step as statistics.
+        Statistics: clusters, outliers, links and the seconds of each step.
 
         Raises:
             HarnessError: features that are not finite or zero, or fewer images than k1.
         """
         check_features(features, minimum=self.k1)
-        laps = Laps(features)
+        timer = Timer(features)
         view = features[:, 0].float()
         ranks = nearest(view, self.k1, self.search)
-        laps.lap("search")
+        timer.lap("search")
         sources, targets, weights = self._links(view, ranks)
-        modules = self._modules(sources, targets, weights, len(view))
-        labels = _numbered(modules, self.min_images)
-        laps.lap("cluster")
+        modules = -1 - np.arange(len(view))  # an image without a link is its own community
+        if len(sources):
+            images, found = _communities(sources, targets, weights, self.seed)
+            modules[images] = found
+        labels = _numbered(modules, self.min_size)
+        timer.lap("cluster")
         stats = {
             "clusters": int(labels.max()) + 1,
             "outliers": int((labels < 0).sum()),
             "links": len(sources),
         }
-        return PseudoLabels(torch.from_numpy(labels), stats | laps.seconds)
+        return PseudoLabels(torch.from_numpy(labels), stats | timer.seconds)
 
     def describe(self) -> str:
-        """The settings, for messages and the record."""
-        return f"min_similarity {self.min_similarity:g}, min_images {self.min_images}, k1 {self.k1}"
+        return f"min_similarity {self.min_similarity:g}, min_images {self.min_size}, k1 {self.k1}"
 
     def _links(self, view: Tensor, ranks: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images that link, images that they link to, similarities: (E,) each."""
+        """Source images, target images and similarities of the links: (E,) each."""
         with exact_matmul(view.device):
             similarity = torch.cat(
                 [
@@ -106,19 +102,9 @@ class Infomap(PseudoLabeler):
         found = source, ranks[source, place], similarity[source, place]
         return found[0].cpu().numpy(), found[1].cpu().numpy(), found[2].cpu().numpy()
 
-    def _modules(
-        self, sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, count: int
-    ) -> np.ndarray:
-        """The community of each image (N,); images without a link are each their own."""
-        modules = -1 - np.arange(count)
-        if len(sources):
-            images, found = _communities(sources, targets, weights, self.seed)
-            modules[images] = found
-        return modules
-
 
 def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:
-    """Labels from 0 in the order of first images, -1 for modules of too few images."""
+    """Labels from 0 in the order of their first images, -1 for modules of too few images."""
     _, first, module, sizes = np.unique(
         modules, return_index=True, return_inverse=True, return_counts=True
     )
@@ -130,7 +116,7 @@ def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:
 
 
 def _check_package() -> None:
-    """Look whether the optional package works.
+    """Check that the optional package works.
 
     Raises:
         ConfigError: it is not installed, or does not run.
@@ -138,10 +124,12 @@ def _check_package() -> None:
     hint = 'pip install "usl-reid-harness[infomap]"'
     try:
         known = importlib.util.find_spec("infomap") is not None
-    except ValueError:  # it is in sys.modules, but as nothing
+    except ValueError:  # sys.modules holds None for it
         known = False
     if not known:
-        raise ConfigError("labeler=infomap needs the package infomap, which is not installed", hint)
+        raise ConfigError(
+            "labeler=infomap needs the package infomap, which is not installed.", hint
+        )
     try:
         _communities(np.array([0, 1]), np.array([1, 0]), np.ones(2), seed=1)
     except HarnessError as error:
@@ -153,8 +141,8 @@ def _communities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run Infomap on links (E,): the images that have any (M,), and their communities (M,).
 
-    In a process of its own: the packages infomap and faiss are both made with SWIG, take each
-    other's iterators for their own where one process has both, and crash.
+    It runs in a separate process, since the SWIG wrappers of infomap and faiss confuse each other's
+    iterators and crash when loaded together.
 
     Raises:
         HarnessError: that process failed.
@@ -166,26 +154,26 @@ def _communities(
     if done.returncode:
         last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
         raise HarnessError(
-            f"Infomap failed (status {done.returncode}: {last})", "Choose another labeler."
+            f"Infomap failed (status {done.returncode}: {last}).", "Choose another labeler."
         )
     found = np.load(io.BytesIO(done.stdout), allow_pickle=False)
     return found[0], found[1]
 
 
-# Links come on standard input as an npz, communities leave on standard output as an npy.
+# Reads links from standard input as an npz, and writes communities to standard output as an npy.
 _SCRIPT = """
 import io, os, sys
-sys.path[:] = [folder for folder in sys.path if folder]  # not what lies in the current folder
+sys.path[:] = [folder for folder in sys.path if folder]  # never import from the current folder
 import numpy as np
 from infomap import Infomap
 out = os.fdopen(os.dup(1), "wb")
-os.dup2(2, 1)  # whatever is printed does not get between the numbers
+os.dup2(2, 1)  # prints must not mix with the answer
 with np.load(io.BytesIO(sys.stdin.buffer.read()), allow_pickle=False) as links:
     rows = [links[name].tolist() for name in ("sources", "targets", "weights")]
 network = Infomap(f"--two-level --directed --silent --no-file-output --seed {sys.argv[1]}")
 network.add_links(zip(*rows))
 result = network.run()
-# releases for older Pythons have the second way only, later ones are to lose it
+# older releases have the second way only, and newer ones will drop it
 modules = result.modules() if hasattr(result, "modules") else network.get_modules()
 answer = io.BytesIO()
 np.save(answer, np.array([list(modules.keys()), list(modules.values())], dtype=np.int64))

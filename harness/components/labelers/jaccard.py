@@ -1,11 +1,11 @@
 """The k-reciprocal Jaccard distance, sparse and exact.
 
-Two images are as far apart as their encodings V overlap little (Zhong et al., CVPR 2017):
+The distance of two images measures how little their encodings V overlap (Zhong et al., CVPR 2017):
 
     s(i, j) = Σ_g min(V(i, g), V(j, g)),   D(i, j) = max(0, 1 − s / (2 − s)).
 
-Pairs that do not overlap, at distance 1, are never touched: time grows with the overlaps that there
-are, and memory is that of the sparse rows, of the pairs asked for and of one block of rows.
+Pairs without overlap, at distance 1, are never touched: time grows with the number of overlaps, and
+memory holds the sparse rows, the pairs within the radius and one block of rows.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from harness.core.errors import HarnessError
 from harness.core.host_memory import halving
 from harness.core.kernels import in_threads, row_ranges
 
-# About 3 GB at the peak. Real features stay hundreds of times below it at any useful radius.
-_MOST_PAIRS = 1 << 26
+# About 3 GB at the peak. Real features have hundreds of times fewer pairs at any useful radius.
+_MAX_PAIRS = 1 << 26
 
 
-def view_weights(views: int, part_weight: float) -> list[float]:
+def _view_weights(views: int, part_weight: float) -> list[float]:
     """Weights of V views in the fused distance: 1 − (V − 1) λ1 for the global one, λ1 for parts."""
     return [1 - (views - 1) * part_weight] + [part_weight] * (views - 1)
 
@@ -43,53 +43,52 @@ def distance_rows(
 
     Args:
         encodings: one per view, the global one first.
-        rows: (R,) int64.
+        rows: (R,) int64. first: the first column.
         part_weight: λ1.
-        first: the first column wanted.
 
     Returns:
         (R, N − first) float32 in [0, 1].
     """
-    shares = view_weights(len(encodings), part_weight)
-    loops = compiled_for(encodings[0].columns, len(encodings[0]), "overlaps")
-    if loops is not None:
+    shares = _view_weights(len(encodings), part_weight)
+    kernels = compiled_for(encodings[0].columns, len(encodings[0]), "overlaps")
+    if kernels is not None:
         out = np.empty((len(rows), len(encodings[0]) - first), dtype=np.float32)
         fixed = (*_arrays(encodings), np.array(shares), ONE, rows.numpy(), first, out)
-        in_threads(loops.all_distances, [(*fixed, *p) for p in row_ranges(len(rows))])
+        in_threads(kernels.all_distances, [(*fixed, *p) for p in row_ranges(len(rows))])
         return torch.from_numpy(out)
     return _distances([overlaps(encoding, rows, first) for encoding in encodings], shares)
 
 
 @torch.no_grad()
 def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float = 0.0) -> csr_matrix:
-    """All pairs of images within `eps` of each other, of the (fused) distance of `distance_rows`.
+    """All pairs of images within `eps`, by the (fused) distance of `distance_rows`.
 
     Returns:
-        (N, N) float32 on the CPU, symmetric; an entry that is 0 is stored, one beyond eps is not,
-        and neither is the diagonal: an image is its own neighbour at any radius.
+        (N, N) float32 on the CPU, symmetric. Distances of 0 are stored; those beyond eps and the
+        diagonal are not.
 
     Raises:
-        HarnessError: so many pairs that they would not fit into memory.
+        HarnessError: too many pairs for memory.
     """
     n = len(encodings[0])
-    shares = view_weights(len(encodings), part_weight)
-    radius = np.float32(eps)  # as a float32 matrix would be compared
-    # at a radius of 1 pairs that share nothing count, and the loops never see those
-    loops = compiled_for(encodings[0].columns, n, "overlaps") if radius < 1 else None
-    if loops is not None:
-        ranges = row_ranges(n, 8 * torch.get_num_threads())  # later rows have less to do
+    shares = _view_weights(len(encodings), part_weight)
+    radius = np.float32(eps)  # distances are float32
+    # a radius of 1 includes pairs without overlap, which the kernels never see
+    kernels = compiled_for(encodings[0].columns, n, "overlaps") if radius < 1 else None
+    if kernels is not None:
+        ranges = row_ranges(n, 8 * torch.get_num_threads())  # later rows are cheaper
         totals = np.zeros(len(ranges), dtype=np.int64)
-        fixed = (*_arrays(encodings), np.array(shares), radius, ONE, totals, _MOST_PAIRS)
-        parts = in_threads(loops.near_pairs, [(*fixed, me, *p) for me, p in enumerate(ranges)])
+        fixed = (*_arrays(encodings), np.array(shares), radius, ONE, totals, _MAX_PAIRS)
+        parts = in_threads(kernels.near_pairs, [(*fixed, me, *p) for me, p in enumerate(ranges)])
     else:
         parts = halving(
             lambda scratch: _near_pairs(encodings, float(radius), shares, _SHRINK // scratch),
             _SHRINK,
             "the Jaccard distance",
         )
-    if sum(len(columns) for _, columns, _ in parts) > _MOST_PAIRS:
+    if sum(len(columns) for _, columns, _ in parts) > _MAX_PAIRS:
         raise HarnessError(
-            f"more than {_MOST_PAIRS:,} pairs of images lie within eps {eps:g}",
+            f"more than {_MAX_PAIRS:,} pairs of images lie within eps {eps:g}",
             "Lower eps; if it is not high, the features have collapsed to a point.",
         )
     sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -99,11 +98,11 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
 
 
 def _mirrored(above: csr_matrix) -> csr_matrix:
-    """A matrix with nothing on or below its diagonal, and its transpose; explicit zeros stay."""
+    """A strictly upper triangular matrix plus its transpose, explicit zeros included."""
     below = above.T.tocsr()
     starts = above.indptr.astype(np.int64) + below.indptr
     out = [np.empty(starts[-1], dtype=part.dtype) for part in (above.data, above.indices)]
-    # of each row first what is left of the diagonal
+    # in each row, entries left of the diagonal come first
     for part, before in ((below, above.indptr[:-1]), (above, below.indptr[1:])):
         place = np.arange(part.nnz) + np.repeat(before, np.diff(part.indptr))
         out[0][place], out[1][place] = part.data, part.indices
@@ -112,11 +111,11 @@ def _mirrored(above: csr_matrix) -> csr_matrix:
     return whole
 
 
-_SHRINK = 1 << 10  # blocks may become so many times smaller before the GPU is too small
+_SHRINK = 1 << 10  # how far blocks may shrink before the GPU is too small
 
 
 def _arrays(encodings: Sequence[Encoding]) -> tuple[np.ndarray, ...]:
-    """What the compiled loops read: the views' arrays one after another (see loops/overlaps.py)."""
+    """The views' arrays, concatenated as in `kernels/overlaps.py`."""
     views = [((e.starts, e.columns, e.weights), e.by_column) for e in encodings]
     arrays: list[np.ndarray] = []
     for sides in zip(*views, strict=True):  # by row, then by column
@@ -139,35 +138,35 @@ def overlaps(encoding: Encoding, rows: Tensor, first: int = 0) -> Tensor:
         there = other >= first
         owner, place, other = owner[there], place[there], other[there]
     common = torch.minimum(encoding.weights[entry][owner], weights[place])
-    cell = (row * width - first)[owner].add_(other)
+    entry = (row * width - first)[owner].add_(other)
     out = torch.zeros(len(rows) * width, dtype=torch.int32, device=common.device)
-    return out.index_add_(0, cell, common).view(len(rows), width)
+    return out.index_add_(0, entry, common).view(len(rows), width)
 
 
 def _near_pairs(
     encodings: Sequence[Encoding], radius: float, shares: Sequence[float], shrink: int
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs i < j within the radius, by blocks of rows: how many a row has, j, distances."""
+    """Pairs i < j within the radius, by blocks of rows: pairs per row, j, distances."""
     n, device = len(encodings[0]), encodings[0].columns.device
     terms = torch.stack([encoding.terms() for encoding in encodings]).amax(dim=0)
     found, pairs = [], 0
     for start, stop in row_blocks(terms, n, shrink):
         rows = torch.arange(start, stop, device=device)
         sums = [overlaps(encoding, rows, start).flatten() for encoding in encodings]
-        # pairs that share nothing in any view are at distance 1
+        # pairs without overlap in any view are at distance 1
         if radius < 1:
             near = sums[0] if len(sums) == 1 else torch.stack(sums).amax(dim=0)
-            cells = near.nonzero()[:, 0]
+            entries = near.nonzero()[:, 0]
         else:
-            cells = torch.arange(len(sums[0]), device=device)
-        distances = _distances([overlap[cells] for overlap in sums], shares)
-        row, column = cells // (n - start), cells % (n - start)
+            entries = torch.arange(len(sums[0]), device=device)
+        distances = _distances([overlap[entries] for overlap in sums], shares)
+        row, column = entries // (n - start), entries % (n - start)
         keep = (distances <= radius) & (row < column)
         sizes = torch.bincount(row[keep], minlength=stop - start)
         columns = (column[keep] + start).to(torch.int32)
         found.append((sizes.cpu().numpy(), columns.cpu().numpy(), distances[keep].cpu().numpy()))
         pairs += len(columns)
-        if pairs > _MOST_PAIRS:
+        if pairs > _MAX_PAIRS:
             break
     return found
 
@@ -175,7 +174,7 @@ def _near_pairs(
 def _distances(overlaps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Fixed-point overlaps of each view → fused distances, as 1 − Σ_v w_v min(1, s_v / (2 − s_v)).
 
-    As the weights add up to 1 this is Σ_v w_v D_v, and exactly 1 where nothing overlaps.
+    As the weights add up to 1, this is Σ_v w_v D_v, and exactly 1 without overlaps.
     """
     similarity = torch.zeros(overlaps[0].shape, dtype=torch.float64, device=overlaps[0].device)
     for overlap, weight in zip(overlaps, weights, strict=True):

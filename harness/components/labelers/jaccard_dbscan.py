@@ -13,21 +13,17 @@ from harness.components.labelers.dbscan import dbscan
 from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import Search, search
-from harness.components.labelers.timer import Laps
+from harness.components.labelers.timer import Timer
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
 Eps = Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")]
 MinSamples = Annotated[
-    PositiveInt,
-    Field(description="neighbors within eps that make an image a core image, itself included"),
+    PositiveInt, Field(description="neighbors within eps of a core image, itself included")
 ]
-K1 = Annotated[
-    PositiveInt, Field(description="nearest neighbors checked for reciprocity, itself included")
-]
+K1 = Annotated[PositiveInt, Field(description="neighbors checked for reciprocity, itself included")]
 K2 = Annotated[
-    PositiveInt,
-    Field(description="nearest neighbors averaged by query expansion, itself included; 1: none"),
+    PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
 ]
 DistancePartWeight = Annotated[
     float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
@@ -39,7 +35,7 @@ class JaccardDBSCAN(PseudoLabeler):
 
     With V views and λ1 = `part_weight` the distance is (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v; MSKD
     (Lan et al., *Learning to Purification for Unsupervised Person Re-identification*, TIP 2023)
-    has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 is looked at.
+    has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 counts.
     """
 
     def __init__(
@@ -65,55 +61,48 @@ class JaccardDBSCAN(PseudoLabeler):
         self.search = search
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.
+        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
 
-        Returns:
-            Labels, with clusters, outliers and the seconds of each step as statistics.
+        Statistics: clusters, outliers and the seconds of each step.
 
         Raises:
             ConfigError: `part_weight` with a single view, or too large for the number of views.
             HarnessError: features that are not finite or zero, or fewer images than k1.
         """
-        laps = Laps(features)
-        graph = self.graph(features, self.eps, laps)
+        timer = Timer(features)
+        graph = self.graph(features, self.eps, timer)
         labels = torch.from_numpy(dbscan(graph, self.eps, self.min_samples))
-        laps.lap("cluster")
+        timer.lap("cluster")
         counts = {"clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum())}
-        return PseudoLabels(labels, counts | laps.seconds)
+        return PseudoLabels(labels, counts | timer.seconds)
 
-    def graph(self, features: Tensor, eps: float, laps: Laps) -> csr_matrix:
-        """All pairs within `eps`, of the (fused) Jaccard distance; see `radius_graph`.
-
-        Args:
-            features: (N, V, D), L2-normalised per view. laps: takes the laps `search`, `jaccard`.
-
-        Raises: as `label`.
-        """
+    def graph(self, features: Tensor, eps: float, timer: Timer) -> csr_matrix:
+        """All pairs within `eps` by the (fused) Jaccard distance; raises what `label` raises."""
         check_features(features, minimum=self.k1)
         parts = features.shape[1] - 1
         if self.part_weight > 0 and parts == 0:
             raise ConfigError(
-                f"part_weight {self.part_weight} needs part views, but there is only a global one",
-                "Set part_weight to 0, or use a backbone with part views.",
+                f"labeler.part_weight={self.part_weight} needs part views, but there is only the "
+                "global one.",
+                "Set labeler.part_weight=0, or use a backbone with part views.",
             )
         if parts * self.part_weight >= 1:
             raise ConfigError(
-                f"{parts} parts of weight {self.part_weight} leave nothing to the global view",
-                f"Use a part_weight below {1 / parts:g}.",
+                f"{parts} parts of weight {self.part_weight} leave nothing to the global view.",
+                f"Set labeler.part_weight below {1 / parts:g}.",
             )
         encodings = []
-        # one view after another: the copy of one is gone before the next is made
+        # one view at a time, so that only one copy is in memory
         for view in range(features.shape[1] if self.part_weight > 0 else 1):
             x = features[:, view].float().contiguous()
-            laps.lap("jaccard")
+            timer.lap("jaccard")
             found = search(x, self.k1, self.search)
-            laps.lap("search")
+            timer.lap("search")
             encodings.append(encode(x, found.ranks, self.k1, self.k2, distances=found.distances))
         graph = radius_graph(encodings, eps, self.part_weight)
-        laps.lap("jaccard")
+        timer.lap("jaccard")
         return graph
 
     def describe(self) -> str:
-        """The settings, for messages and the record."""
         text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {self.k1}, k2 {self.k2}"
         return f"{text}, part_weight {self.part_weight:g}" if self.part_weight else text

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.components.labelers.timer import Laps
+from harness.components.labelers.timer import Timer
 from harness.core.errors import ConfigError, HarnessError, say_once
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
@@ -24,9 +24,9 @@ class KMeans(PseudoLabeler):
     """k-means with a fixed number of clusters, the labels of MMT's k-means variant and others.
 
     Ge, Chen, Li, *Mutual Mean-Teaching*, ICLR 2020, has 500, 700 or 900 clusters for Market-1501.
-    There are no outliers. A cluster that ends empty is left out, so there can be fewer clusters
-    than asked for. Equal features give equal labels, but faiss and scikit-learn start and stop
-    differently: their labels differ, and which of them was used is among the statistics.
+    There are no outliers. Empty clusters are left out, so there can be fewer clusters than
+    requested. Equal features give equal labels, but the labels of faiss and scikit-learn differ,
+    since they start and stop differently; the statistics say which was used.
     """
 
     hint = "Raise labeler.clusters"
@@ -35,18 +35,10 @@ class KMeans(PseudoLabeler):
         self,
         *,
         clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500,
-        iterations: Annotated[
-            int, Field(ge=1, le=_MAX_INT, description="iterations of Lloyd's algorithm at most")
-        ] = 50,
-        restarts: Annotated[
-            int, Field(ge=1, le=_MAX_INT, description="runs from different starts; the best counts")
-        ] = 1,
-        seed: Annotated[
-            int, Field(ge=0, le=_MAX_INT, description="seed of the starts, the same in all epochs")
-        ] = 0,
-        spherical: Annotated[
-            bool, Field(description="normalize the centers after each iteration; needs faiss")
-        ] = False,
+        iterations: Annotated[int, Field(ge=1, le=_MAX_INT, description="at most, per run")] = 50,
+        restarts: Annotated[int, Field(ge=1, le=_MAX_INT, description="runs; the best counts")] = 1,
+        seed: Annotated[int, Field(ge=0, le=_MAX_INT, description="seed of all epochs")] = 0,
+        spherical: Annotated[bool, Field(description="normalize the centers; needs faiss")] = False,
         views: Annotated[
             Literal["global", "mean"],
             Field(description="the global view, or the normalized mean of all views"),
@@ -54,8 +46,8 @@ class KMeans(PseudoLabeler):
     ) -> None:
         if spherical and _faiss() is None:
             raise ConfigError(
-                "spherical k-means needs faiss, which cannot be imported",
-                "Install faiss, or use labeler.spherical=false.",
+                "Spherical k-means needs faiss, which cannot be imported.",
+                "Install faiss, or set labeler.spherical=false.",
             )
         self.clusters = self.min_images = clusters
         self.iterations = iterations
@@ -72,10 +64,9 @@ class KMeans(PseudoLabeler):
         return self.clusters
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalised per view, to labels; cameras are not looked at.
+        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
 
-        Returns:
-            Labels, with clusters, outliers (none), faiss (1 or 0) and the seconds as statistics.
+        Statistics: clusters, outliers (0), faiss (1 or 0) and the seconds.
 
         Raises:
             HarnessError: features that are not finite or zero, or fewer images than clusters.
@@ -83,10 +74,10 @@ class KMeans(PseudoLabeler):
         check_features(features)
         if len(features) < self.clusters:
             raise HarnessError(
-                f"{len(features)} images cannot be {self.clusters} clusters",
+                f"{len(features)} images cannot form {self.clusters} clusters.",
                 f"Use labeler.clusters={len(features)} or fewer, or more images.",
             )
-        laps = Laps(features)
+        timer = Timer(features)
         view = features[:, 0]
         if self.views == "mean":
             view = torch.nn.functional.normalize(features.mean(dim=1), dim=-1)
@@ -96,18 +87,17 @@ class KMeans(PseudoLabeler):
             found = self._with_faiss(faiss, x, gpu=features.is_cuda)
         else:
             found = self._with_scikit_learn(x)
-        numbers, labels = np.unique(found, return_inverse=True)  # without those that are empty
-        laps.lap("cluster")
+        numbers, labels = np.unique(found, return_inverse=True)  # without empty clusters
+        timer.lap("cluster")
         stats = {"clusters": len(numbers), "outliers": 0, "faiss": int(faiss is not None)}
-        return PseudoLabels(torch.from_numpy(labels.astype(np.int64)), stats | laps.seconds)
+        return PseudoLabels(torch.from_numpy(labels.astype(np.int64)), stats | timer.seconds)
 
     def describe(self) -> str:
-        """The settings, for messages and the record."""
         text = f"{self.clusters} clusters, {self.iterations} iterations, {self.restarts} restarts"
         return f"{text}, {self.views} view" + (", spherical" if self.spherical else "")
 
     def _with_faiss(self, faiss: ModuleType, x: np.ndarray, gpu: bool) -> np.ndarray:
-        """Numbers of the clusters (N,); some of them may not occur."""
+        """Cluster numbers (N,), of which some may not occur."""
         say_once(f"k-means by faiss {faiss.__version__}")
         runs = faiss.Kmeans(
             x.shape[1],
@@ -117,7 +107,7 @@ class KMeans(PseudoLabeler):
             seed=self.seed,
             spherical=self.spherical,
             gpu=gpu and faiss.get_num_gpus() > 0,
-            # all images count, and few images a cluster are no reason for a warning
+            # use all images, and do not warn about few images per cluster
             min_points_per_centroid=1,
             max_points_per_centroid=len(x),
         )
@@ -125,17 +115,17 @@ class KMeans(PseudoLabeler):
         return runs.index.search(x, 1)[1][:, 0]
 
     def _with_scikit_learn(self, x: np.ndarray) -> np.ndarray:
-        """Numbers of the clusters (N,); some of them may not occur."""
+        """Cluster numbers (N,), of which some may not occur."""
         say_once(
             "k-means by scikit-learn (faiss cannot be imported); its labels differ from faiss's"
         )
-        from sklearn.cluster import KMeans as ScikitKMeans  # slow, and seldom needed
+        from sklearn.cluster import KMeans as ScikitKMeans  # slow to import
         from sklearn.exceptions import ConvergenceWarning
 
         runs = ScikitKMeans(
             self.clusters, n_init=self.restarts, max_iter=self.iterations, random_state=self.seed
         )
-        with warnings.catch_warnings():  # fewer distinct images than clusters: those are left out
+        with warnings.catch_warnings():  # empty clusters are left out
             warnings.simplefilter("ignore", ConvergenceWarning)
             return runs.fit_predict(x)
 

@@ -1,12 +1,13 @@
-"""Exact nearest neighbours of every image among all images, without an N×N matrix.
+"""Exact nearest neighbors of every image among all images, without an N×N matrix.
 
-Order is by squared Euclidean distance, then by image number, and an image is always its own first
-neighbour. Distances are rounded to float32, by each back-end in its own way: neighbours nearer to
-each other than that may change places between back-ends. Copies of a row never do (`copies.py`).
+Neighbors are ordered by squared Euclidean distance, then by image number, and every image is its
+own first neighbor. Distances are float32, and each backend rounds them in its own way: neighbors
+that are closer to each other than that may swap places between backends. Duplicate rows never do
+(`duplicates.py`).
 
-Distances are symmetric, so tiles on and above the diagonal are enough: half of a matrix product.
-From each tile an image keeps its k smallest keys (`keys.py`). Where a processor has units for bf16,
-a first pass in that type leaves few pairs to be measured (`sieve.py`).
+Distances are symmetric, so only tiles on and above the diagonal are computed. Each image keeps the
+k smallest keys of each tile (`packed_keys.py`). On CPUs with bf16 units a prefilter leaves only a
+few pairs to measure (`bf16_prefilter.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from harness.components.labelers import bf16_prefilter as sieve
-from harness.components.labelers.duplicates import find_copies, spread
+from harness.components.labelers import bf16_prefilter
+from harness.components.labelers.duplicates import find_duplicates, spread
 from harness.components.labelers.packed_keys import (
     distances_of,
     keys_of,
@@ -40,9 +41,9 @@ Search = Annotated[
     Field(description="backend of the exact neighbor search; auto is torch, the faster one"),
 ]
 
-# Sides of the square tiles that distances are computed in.
+# Sides of the square tiles of distances.
 _TILE_CPU, _TILE_GPU = 1024, 4096
-#: below so many images the compiled loops do not pay for loading them
+#: the number of images from which loading the compiled kernels pays off
 WORTH_COMPILING = 256
 _LARGEST_KEY = torch.iinfo(torch.int64).max
 
@@ -53,8 +54,8 @@ class Neighbours:
 
     ranks: (N, k) int64, nearest first, column 0 the image itself.
     distances: (N, k) float32, squared Euclidean.
-    farthest: (N,) float32, each image's largest squared distance, if asked for.
-    kept: (K, N − K) float32, squared distances of the first K images to all others, if asked for.
+    farthest: (N,) float32, each image's largest squared distance, if requested.
+    kept: (K, N − K) float32, squared distances of the first K images to all others, if requested.
     """
 
     ranks: Tensor
@@ -76,14 +77,13 @@ def search(
 
     Args:
         features: (N, D), finite, any floating type; the arithmetic is float32.
-        k: neighbours, the image itself included. At most N are found.
-        backend: `torch` searches on the features' device, and on the CPU hands large jobs to
-            compiled loops where numba is installed; `faiss` is faiss's flat index, on the GPU for
-            features on the GPU if that faiss can; `auto` is torch, which by symmetry needs half
-            the products of faiss's index (measured 2.0 to 2.9 times as fast on CPUs). Where faiss
-            cannot be imported, or fails, torch takes its place and a line says so.
+        k: number of neighbors, the image itself included; at most N are found.
+        backend: `torch` searches on the features' device, for large N on the CPU with compiled
+            kernels if numba is installed. `faiss` is faiss's flat index, on the GPU if possible;
+            if it fails, torch replaces it, with a notice. `auto` is torch, which by symmetry needs
+            half the products of faiss's index (2.0 to 2.9 times as fast on CPUs).
         farthest: find the largest distances, too.
-        keep: keep the distances of so many first images to all others.
+        keep: K, keep the distances of the first K images to all others.
 
     Raises:
         ConfigError: an unknown backend.
@@ -92,10 +92,10 @@ def search(
         raise ConfigError(f"There is no search backend '{backend}'.", f"Known: {', '.join(known)}.")
     x = features.float().contiguous()
     k = min(k, len(x))
-    copies = find_copies(x) if k > 1 else None
-    if copies is None:
+    duplicates = find_duplicates(x) if k > 1 else None
+    if duplicates is None:
         return _search(x, k, backend, farthest, keep)
-    first, which = copies
+    first, which = duplicates
     among = _search(x[first], min(k, len(first)), backend, farthest=False, keep=0)
     ranks, distances = spread(among.ranks, among.distances, which, k)
     if not (farthest or keep):
@@ -105,13 +105,13 @@ def search(
 
 
 def _search(x: Tensor, k: int, backend: str, farthest: bool, keep: int) -> Neighbours:
-    """The search among rows as they are."""
+    """The search without regard to duplicates."""
     if backend == "faiss" and not farthest and not keep:
         try:
             return _from_keys(_search_faiss(x, k))
         except Exception as error:  # a broken build raises more than ImportError
             reason = " ".join(str(error).split())[:100]
-            say_once(f"faiss cannot search here ({reason}): torch does, as exactly")
+            say_once(f"faiss failed ({reason}): torch searches instead, as exactly")
     compiled = compiled_for(x, len(x), "selection") if k > 1 else None
     if compiled is not None:
         return _search_compiled(x, k, farthest, keep, compiled)
@@ -119,32 +119,34 @@ def _search(x: Tensor, k: int, backend: str, farthest: bool, keep: int) -> Neigh
     return halving(lambda side: _search_torch(x, k, keep, side), tile, "the neighbour search")
 
 
-def compiled_for(x: Tensor, images: int, loops: str) -> ModuleType | None:
-    """A module of `harness.components.labelers.kernels`, where it can be had and pays; else None.
+def compiled_for(x: Tensor, images: int, module: str) -> ModuleType | None:
+    """A module of `labelers.kernels`, compiled; None where it is missing or does not pay off.
 
     Args:
-        x: any tensor of the job; compiled loops are for the CPU. images: N.
+        x: any tensor of the job; kernels are for the CPU. images: N.
     """
     if x.device.type != "cpu" or images < WORTH_COMPILING:
         return None
-    return kernels(f"harness.components.labelers.kernels.{loops}")
+    return kernels(f"harness.components.labelers.kernels.{module}")
 
 
-# -------------------------------------------------------------------------------- the back-ends
+# ---------------------------------------------------------------------------------- backends
 
 
-def _search_compiled(x: Tensor, k: int, farthest: bool, keep: int, loops: ModuleType) -> Neighbours:
-    """Products by torch, the choice among them by compiled loops."""
+def _search_compiled(
+    x: Tensor, k: int, farthest: bool, keep: int, selection: ModuleType
+) -> Neighbours:
+    """Products by torch, selection by compiled kernels."""
     n = len(x)
     itself = torch.arange(n)[:, None] | -1 << 63  # at −0, below all others
-    if not farthest and not keep and sieve.applies(x):
-        keys = sieve.nearest_keys(x, k - 1, loops)
+    if not farthest and not keep and bf16_prefilter.applies(x):
+        keys = bf16_prefilter.nearest_keys(x, k - 1, selection)
         if keys is not None:
             return _from_keys(torch.cat([itself, keys], dim=1))
     heaps = empty_heaps(n, k - 1)
     far = np.zeros(n if farthest else 0, dtype=np.int32)
     kept = torch.empty(keep, n - keep)
-    walk(x, squared_norms(x).numpy(), heaps, far, kept, loops)
+    walk(x, squared_norms(x).numpy(), heaps, far, kept, selection)
     heaps.sort(axis=1)
     largest = torch.from_numpy(far.view(np.float32)) if farthest else None
     keys = torch.cat([itself, torch.from_numpy(heaps)], dim=1)
@@ -152,7 +154,7 @@ def _search_compiled(x: Tensor, k: int, farthest: bool, keep: int, loops: Module
 
 
 def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
-    """The same in tensor operations, for GPUs and where nothing can be compiled."""
+    """The same in tensor operations, for GPUs and without numba."""
     n = len(x)
     best = torch.full((n, k), _LARGEST_KEY, device=x.device)
     farthest = torch.zeros(n, device=x.device)
@@ -179,7 +181,7 @@ def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
 
 
 def _search_faiss(x: Tensor, k: int) -> Tensor:
-    """Sorted keys (N, k) by faiss's flat index, which says nothing about ties: we settle those."""
+    """Sorted keys (N, k) by faiss's flat index; ties are sorted here, as faiss does not."""
     import faiss
 
     index: Any = faiss.IndexFlatL2(x.shape[1])
@@ -187,7 +189,7 @@ def _search_faiss(x: Tensor, k: int) -> Tensor:
         index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), x.device.index or 0, index)
     array = x.detach().cpu().numpy()
     index.add(array)
-    # one more than asked for shows whether the last place was a tie
+    # one more neighbor shows whether the last place was a tie
     found, numbers = index.search(array, min(k + 1, len(x)))
     distances = torch.from_numpy(found).clamp_(min=0).to(x.device)
     ranks = torch.from_numpy(numbers).to(x.device)

@@ -1,4 +1,4 @@
-"""Keys: `bits of the squared distance << 32 | image`, which sort by distance, then by image."""
+"""Packed keys, `bits of the squared distance << 32 | image`: they sort by distance, then image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def keys_of(distances: Tensor, first: int = 0) -> Tensor:
     """Distances (A, B) to images first … first+B−1 as int64 that sort by distance, then image.
 
-    The bits of a float ≥ 0, read as an integer, are in the order of the floats, and those of −0.0
-    are the smallest integer of all. So −0.0 marks an image's distance to itself.
+    The bits of floats ≥ 0, read as integers, sort like the floats, and those of −0.0 are the
+    smallest integer. So −0.0 marks an image's distance to itself.
     """
     columns = torch.arange(first, first + distances.shape[1], device=distances.device)
     return distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
@@ -32,7 +32,7 @@ def distances_of(keys: Tensor) -> Tensor:
 
 
 def smallest(keys: Tensor, k: int) -> Tensor:
-    """The k smallest of each row of (A, B), in any order; all of them if there are no more."""
+    """The k smallest of each row of (A, B), in any order; all of them if k > B."""
     return keys.topk(min(k, keys.shape[1]), dim=1, largest=False, sorted=False).values
 
 

@@ -1,4 +1,4 @@
-"""Rows of different lengths in tensors: where they begin, and blocks of them of bounded size."""
+"""Sparse rows in flat tensors: offsets, ranges, and blocks of rows of bounded size."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Elements of scratch: a block of rows times its width, and terms of sums. Small blocks stay in a
-# CPU's cache; a GPU wants large ones.
+# Elements of scratch memory, of a block of rows times its width and of terms of sums: small enough
+# for a CPU's cache, large enough to fill a GPU.
 _SCRATCH_CPU, _SCRATCH_GPU = 1 << 22, 1 << 26
 _TERMS_CPU, _TERMS_GPU = 1 << 19, 1 << 25
 
 
 def offsets(sizes: Tensor) -> Tensor:
-    """Where ranges of these sizes begin, one after another, and where the last one ends."""
+    """Starts of consecutive ranges of these sizes, and the end of the last one."""
     return torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
 
 
 def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """The ranges start … stop−1 one after another: for each element its range, and the element."""
+    """Concatenate the ranges start … stop−1: the range of each element, and the element."""
     size = stop - start
     owner = torch.repeat_interleave(size)
     offset = start - (size.cumsum(0) - size)
@@ -33,15 +33,15 @@ def row_blocks(terms: Tensor, width: int, shrink: int = 1) -> Iterator[tuple[int
     Args:
         terms: (R,) int64, the terms of each row's sums; see `Encoding.terms`.
         width: columns of the block.
-        shrink: make blocks so many times smaller than usual.
+        shrink: divide the usual block size by this.
     """
     cpu = terms.device.type == "cpu"
-    most_rows = max(1, (_SCRATCH_CPU if cpu else _SCRATCH_GPU) // shrink // max(1, width))
-    most_terms = (_TERMS_CPU if cpu else _TERMS_GPU) // shrink
+    max_rows = max(1, (_SCRATCH_CPU if cpu else _SCRATCH_GPU) // shrink // max(1, width))
+    max_terms = (_TERMS_CPU if cpu else _TERMS_GPU) // shrink
     total = terms.cumsum(0).cpu().numpy()
     start, done = 0, 0
     while start < len(total):
-        stop = int(np.searchsorted(total, done + most_terms, "right"))
-        stop = min(max(stop, start + 1), start + most_rows)
+        stop = int(np.searchsorted(total, done + max_terms, "right"))
+        stop = min(max(stop, start + 1), start + max_rows)
         yield start, min(stop, len(total))
         start, done = stop, int(total[min(stop, len(total)) - 1])

@@ -1,6 +1,6 @@
-"""The walk of compiled loops over the products of all pairs, tile by tile.
+"""Neighbor search with compiled kernels, over the products of all pairs tile by tile.
 
-Products are symmetric: tiles on and above the diagonal serve both their rows and their columns.
+Products are symmetric, so each tile on or above the diagonal serves its rows and its columns.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul
 
-#: sides of the square tiles, by N: small jobs waste less on the diagonal, large ones go faster in
-#: large tiles (powers of two: others were up to a fifth slower)
+#: (largest N, side of the square tiles): small tiles waste less on the diagonal, large ones are
+#: faster for large N (powers of two: other sides were up to a fifth slower)
 _TILES = ((2048, 256), (4096, 512), (8192, 1024))
 _LARGEST_TILE = 2048
-#: columns choose in strips so narrow that their heaps stay in a core's cache
+#: strips of columns, so narrow that their heaps fit into a core's cache
 _STRIPS = 8
-#: rows whose squares are formed together
+#: rows squared at once
 _ROWS = 1024
 
 
@@ -31,20 +31,20 @@ def empty_heaps(images: int, size: int) -> Any:
 
 
 def squared_norms(x: Tensor) -> Tensor:
-    """||x_i||² of rows (N, D): (N,), without a second array of that size."""
+    """||x_i||² of rows (N, D): (N,), without a second array (N, D)."""
     return torch.cat([rows.square().sum(dim=1) for rows in x.split(_ROWS)])
 
 
-def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, loops: ModuleType) -> None:
-    """Let every image choose its nearest among all others; see `loops/selection.py`.
+def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, kernels: ModuleType) -> None:
+    """Find the nearest images of every image; see `kernels/selection.py`.
 
     Args:
-        x: (N, D), float32 or bf16: products are formed in that type.
+        x: (N, D), float32 or bf16, the type of the products.
         squares: (N,) float32, each row's squared norm.
-        heaps: (N, k) int64, from `empty_heaps`; holds the k smallest keys afterwards, unsorted.
-        far: (N,) int32 of zeros, to be each row's largest distance's bits; empty: not wanted.
-        kept: (K, N − K) float32, to be the distances of the first K images to the others.
-        loops: the module `selection`, compiled.
+        heaps: (N, k) int64, from `empty_heaps`; receives the k smallest keys, unsorted.
+        far: (N,) int32 of zeros; receives the bits of each row's largest distance. May be empty.
+        kept: (K, N − K) float32; receives the distances of the first K images to the others.
+        kernels: the module `selection`, compiled.
     """
     n = len(x)
     side = next((side for most, side in _TILES if n <= most), _LARGEST_TILE)
@@ -60,18 +60,18 @@ def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, loops: Mod
                     products = scratch[:size].view(shape).copy_(products)
                 array = products.numpy()
                 in_threads(
-                    loops.select_rows,
+                    kernels.select_rows,
                     [(array, top, left, squares, heaps, far, *p) for p in row_ranges(len(rows))],
                 )
                 in_threads(
-                    loops.select_columns,
+                    kernels.select_columns,
                     [(array, top, left, heaps, far, *p) for p in row_ranges(len(columns), _STRIPS)],
                 )
                 keep_part(products, top, left, kept)
 
 
 def keep_part(tile: Tensor, top: int, left: int, kept: Tensor) -> None:
-    """Copy a tile's part of the distances of images 0 … K−1 to K … N−1, all above the diagonal."""
+    """Copy what a tile holds of the distances of images 0 … K−1 to K … N−1 into `kept`."""
     first = len(kept)
     if top < first < left + tile.shape[1]:
         part = tile[: first - top, max(0, first - left) :]

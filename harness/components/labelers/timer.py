@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 
-class Laps:
-    """A stopwatch that waits for the device of `features` before it looks at the clock.
+class Timer:
+    """A stopwatch that synchronizes with the device of `features` before it reads the clock.
 
     Attributes:
-        seconds: `seconds_NAME` of each lap so far, in order.
+        seconds: `seconds_NAME` of each step so far, in order.
     """
 
     def __init__(self, features: Tensor) -> None:

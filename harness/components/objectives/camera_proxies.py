@@ -9,14 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    Temperature,
-    ema_rows,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, ema_rows
+from harness.components.objectives.options import Momentum, PartWeight, Temperature
 from harness.components.objectives.proxies import (
     Proxies,
     camera_proxies,
@@ -24,6 +18,7 @@ from harness.components.objectives.proxies import (
     intra_camera,
     sum_of_camera_means,
 )
+from harness.components.objectives.views import weigh_views
 from harness.core.errors import HarnessError
 
 
@@ -43,7 +38,7 @@ class CameraProxies(MemoryObjective):
         temperature: Temperature = 0.07,
         momentum: Momentum = 0.2,
         inter_epoch: Annotated[
-            int, Field(ge=0, description="epochs without the inter-camera term, with warm-up ones")
+            int, Field(ge=0, description="epochs before the inter-camera term, with warm-up ones")
         ] = 5,
         part_weight: PartWeight = 0.0,
     ) -> None:

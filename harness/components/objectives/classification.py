@@ -6,20 +6,12 @@ are means over the batch of logits (B, K) or features (B, D) of any layer.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.objectives.memory import centroids
 from harness.core.errors import TrainingError
-
-ClassifierRows = Annotated[
-    PositiveInt,
-    Field(description="rows of the classifier; training stops if there are more clusters"),
-]
 
 
 @torch.no_grad()

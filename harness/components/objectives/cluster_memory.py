@@ -9,18 +9,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    Temperature,
-    centroids,
-    ema_rows,
-    hardest,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, centroids, ema_rows, hardest
+from harness.components.objectives.options import Momentum, PartWeight, Temperature
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
 class ClusterMemory(MemoryObjective):
@@ -28,7 +19,8 @@ class ClusterMemory(MemoryObjective):
 
     Dai et al., *Cluster Contrast for Unsupervised Person Re-Identification*, 2021, eq. 2 and 3, for
     one view; MSKD (arXiv 2204.09931) for three, weighted (1 − λ2, λ2, λ2). After the gradient the
-    rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image.
+    rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image, or by the least similar
+    image of each label only (`hard`, "CMHard").
     """
 
     def __init__(
@@ -36,9 +28,7 @@ class ClusterMemory(MemoryObjective):
         temperature: Temperature = 0.05,
         momentum: Momentum = 0.1,
         part_weight: PartWeight = 0.0,
-        hard: Annotated[
-            bool, Field(description="update each row by its least similar sample alone (CMHard)")
-        ] = False,
+        hard: Annotated[bool, Field(description="rows follow their hardest sample only")] = False,
     ) -> None:
         super().__init__()
         self.temperature = temperature

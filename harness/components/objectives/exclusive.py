@@ -9,15 +9,9 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    ema_rows,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, ema_rows
+from harness.components.objectives.options import Momentum, PartWeight
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
 class ExclusiveMemory(MemoryObjective):
@@ -40,9 +34,7 @@ class ExclusiveMemory(MemoryObjective):
         self,
         scale: Annotated[PositiveFloat, Field(description="t, the inverse temperature")] = 10.0,
         momentum: Momentum = 0.5,
-        dropout: Annotated[
-            float, Field(ge=0, lt=1, description="dropout on the normalized embedding")
-        ] = 0.5,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="on normalized embeddings")] = 0.5,
         part_weight: PartWeight = 0.0,
     ) -> None:
         super().__init__()

@@ -11,18 +11,13 @@ from torch.nn import functional as F
 
 from harness.components.objectives.memory import (
     MemoryObjective,
-    Momentum,
-    PartWeight,
-    Smoothing,
-    Temperature,
     centroids,
     ema_rows,
     hardest,
     label_means,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
 )
+from harness.components.objectives.options import Momentum, PartWeight, Smoothing, Temperature
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.errors import ConfigError
 
 
@@ -43,12 +38,10 @@ class HardHybridMemory(MemoryObjective):
         self,
         temperature: Temperature = 0.05,
         momentum: Momentum = 0.1,
-        hard_weight: Annotated[
-            NonNegativeFloat, Field(description="a, the weight of the hardest-sample memory")
-        ] = 0.5,
+        hard_weight: Annotated[NonNegativeFloat, Field(description="a, weight of H")] = 0.5,
         mean_weight: Annotated[
             NonNegativeFloat,
-            Field(description="b, the weight of the mean memory: 0.5 in the paper, 0.25 in code"),
+            Field(description="b, weight of M; 0.5 in the paper, 0.25 in its code"),
         ] = 0.25,
         smoothing: Smoothing = 0.0,
         part_weight: PartWeight = 0.0,

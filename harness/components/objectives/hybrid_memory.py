@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    Momentum,
-    PartWeight,
-    Temperature,
-    ema_rows,
-    label_means,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.memory import MemoryObjective, ema_rows, label_means
+from harness.components.objectives.options import Momentum, PartWeight, Temperature
+from harness.components.objectives.views import view_logits, weigh_views
 
 #: in the published code both in the denominator and in the logarithm
 EPSILON = 1e-6

@@ -1,34 +1,14 @@
-"""Feature memories that follow batches by a moving average, and the weighting of views in losses.
-
-Options that objectives share are declared here.
-"""
+"""Feature memories whose rows follow batches by an exponential moving average."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.core.interfaces import Objective
-
-Temperature = Annotated[PositiveFloat, Field(description="τ, the temperature of the softmax")]
-Momentum = Annotated[
-    float, Field(ge=0, le=1, description="μ, the share of a memory row that an update keeps")
-]
-PartWeight = Annotated[
-    float,
-    Field(ge=0, le=1, description="λ2, the loss weight of each part view; the global view: 1 − λ2"),
-]
-Smoothing = Annotated[
-    float, Field(ge=0, le=1, description="ε of label smoothing: the share spread over all labels")
-]
-CameraWeight = Annotated[
-    float, Field(ge=0, description="λ_cam, the weight of the camera loss; above 0 needs cameras")
-]
 
 
 class MemoryObjective(Objective):
@@ -46,9 +26,6 @@ class MemoryObjective(Objective):
         batch, self._batch = self._batch, None
         if batch is not None and not frozen:
             self.follow(*batch)
-
-
-# ------------------------------------------------------------------------------------------ rows
 
 
 def centroids(features: Tensor, labels: Tensor) -> Tensor:
@@ -104,31 +81,3 @@ def hardest(memory: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     first = torch.ones_like(order, dtype=torch.bool)
     first[1:] = labels[order][1:] != labels[order][:-1]
     return order[first]
-
-
-# ----------------------------------------------------------------------------------------- views
-
-
-def weigh_views(terms: Tensor, part_weight: float) -> Tensor:
-    """Weighted sum of losses over views, (…, V) → (…): 1 − λ2 for the global view, λ2 for parts.
-
-    With three views the weights add up to 1 + λ2, as in MSKD's code; a single view has weight 1.
-    """
-    views = terms.shape[-1]
-    weights = torch.full((views,), part_weight, dtype=terms.dtype, device=terms.device)
-    weights[0] = 1.0 - part_weight if views > 1 else 1.0
-    return (weights * terms).sum(dim=-1)
-
-
-def view_logits(features: Tensor, rows: Tensor) -> Tensor:
-    """Inner products of each view with its own rows: (B, V, D), (V, K, D) → (V, B, K)."""
-    return torch.einsum("bvd,vkd->vbk", features, rows)
-
-
-def view_cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean label-smoothed cross-entropy of each view: (V, B, K), (B,) → (V,)."""
-    views = len(logits)
-    flat = F.cross_entropy(
-        logits.flatten(0, 1), labels.repeat(views), reduction="none", label_smoothing=smoothing
-    )
-    return flat.view(views, -1).mean(dim=1)

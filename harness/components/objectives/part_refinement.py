@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.labelers.neighbours import nearest
-from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
-from harness.components.objectives.memory import (
+from harness.components.objectives.classification import set_rows, soft_triplet
+from harness.components.objectives.options import (
     CameraWeight,
+    ClassifierRows,
     Smoothing,
     Temperature,
-    view_cross_entropies,
-    view_logits,
 )
 from harness.components.objectives.proxies import Proxies, camera_proxies, cross_camera
+from harness.components.objectives.views import view_cross_entropies, view_logits
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import Objective
 
@@ -111,15 +111,10 @@ class PartRefinement(Objective):
 
     def __init__(
         self,
-        beta: Annotated[
-            float, Field(ge=0, le=1, description="β, the pseudo-label's weight in the refined one")
-        ] = 0.5,
-        neighbours: Annotated[
-            PositiveInt, Field(description="k, the neighbors compared by the agreement score")
-        ] = 20,
+        beta: Annotated[float, Field(ge=0, le=1, description="β, share of the pseudo-label")] = 0.5,
+        neighbours: Annotated[PositiveInt, Field(description="k of the agreement score")] = 20,
         aals_epoch: Annotated[
-            int,
-            Field(ge=0, description="epochs of plain label smoothing before AALS, with warm-up"),
+            int, Field(ge=0, description="epochs before AALS, warm-up ones included")
         ] = 5,
         smoothing: Smoothing = 0.1,
         max_clusters: ClassifierRows = 3000,

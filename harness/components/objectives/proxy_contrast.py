@@ -10,15 +10,10 @@ import torch
 from torch import Tensor
 
 from harness.components.objectives.instance_consistency import cluster_contrast
-from harness.components.objectives.memory import (
-    CameraWeight,
-    PartWeight,
-    Smoothing,
-    Temperature,
-    cluster_means,
-    weigh_views,
-)
+from harness.components.objectives.memory import cluster_means
+from harness.components.objectives.options import CameraWeight, PartWeight, Smoothing, Temperature
 from harness.components.objectives.proxies import Proxies, camera_proxies, ice_camera
+from harness.components.objectives.views import weigh_views
 from harness.core.errors import HarnessError
 from harness.core.interfaces import Objective
 

@@ -9,14 +9,9 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.objectives.classification import ClassifierRows, set_rows, soft_triplet
-from harness.components.objectives.memory import (
-    PartWeight,
-    Smoothing,
-    view_cross_entropies,
-    view_logits,
-    weigh_views,
-)
+from harness.components.objectives.classification import set_rows, soft_triplet
+from harness.components.objectives.options import ClassifierRows, PartWeight, Smoothing
+from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.interfaces import Objective
 
 
@@ -41,23 +36,16 @@ class SoftmaxTriplet(Objective):
         self,
         smoothing: Smoothing = 0.1,
         margin: Annotated[
-            float,
-            Field(ge=0, le=1, description="m of the soft triplet, whose target is (m, 1 − m)"),
+            float, Field(ge=0, le=1, description="m, the soft triplet's target is (m, 1 − m)")
         ] = 0.0,
         triplet_weight: Annotated[
-            NonNegativeFloat, Field(description="λ, the weight of the triplet loss")
+            NonNegativeFloat, Field(description="λ, of the triplet loss")
         ] = 1.0,
         part_weight: PartWeight = 0.0,
         max_clusters: ClassifierRows = 3000,
-        softmax_weight: Annotated[
-            NonNegativeFloat, Field(description="ρ, the weight of the softmax loss")
-        ] = 1.0,
+        softmax_weight: Annotated[NonNegativeFloat, Field(description="ρ, of the softmax")] = 1.0,
         before_neck: Annotated[
-            bool,
-            Field(
-                description="take the triplet loss of the global view before its neck, and of no "
-                "part; needs `pooled` as the backbone's last view"
-            ),
+            bool, Field(description="triplets of the global view before its neck (`pooled`) only")
         ] = False,
     ) -> None:
         super().__init__()

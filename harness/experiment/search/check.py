@@ -9,7 +9,8 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import HarnessError, did_you_mean
-from harness.experiment.model_loading import check_parts
+from harness.experiment.part_checks import check_parts
+from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
 from harness.experiment.search.space import (
     Param,
@@ -137,6 +138,6 @@ def _try(param: Param, value: Any, space: Space, compose: Compose) -> None:
         if param.key.startswith(("distiller", "backbone", "stages")):
             if config.backbone.get("weights") is not None:
                 config.backbone.weights = "none"  # do not load weights for a check
-            check_parts(config, make_recipe(config))
+            check_parts(make_plan(config, str(config.train.precision)))
     except HarnessError as error:
         raise SpaceError(param.key, f"{value!r} is refused: {error.cause}", error.hint) from error

@@ -118,7 +118,7 @@ def search(plan: Plan, say: Callable[[str], None]) -> Result | None:
     settings = plan.settings
     study = open_study(plan)
     say(
-        f"{settings.name}: {plan.recipe.method} on {plan.base.dataset.name}, "
+        f"{settings.name}: {plan.method} on {plan.base.dataset.name}, "
         f"{plan.trials} trials, optimizing {settings.optimized}"
     )
     if settings.criterion == "oracle":

@@ -19,7 +19,6 @@ from harness.core.files import write_json, write_text
 from harness.core.metrics import METRICS
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
-from harness.experiment.protocol import protocol_card
 from harness.experiment.run import run_experiment
 from harness.experiment.search.check import PARTS
 from harness.experiment.search.plan import Plan
@@ -84,7 +83,7 @@ class Result:
 
     def tuned_by(self, preset: str) -> dict[str, Any]:
         """The section `tuned` of a preset: where its settings come from, for protocol cards."""
-        settings, method = self.plan.settings, self.plan.recipe.method
+        settings, method = self.plan.settings, self.plan.method
         return {"search": preset, "method": method, "criterion": settings.criterion,
                 "by": settings.optimized, "trials": len(self.trials)}  # fmt: skip
 
@@ -162,7 +161,7 @@ def write_record(result: Result) -> None:
         **{key: identity[key] for key in ("method", "dataset", "protocol", "seed", "sampler_seed")},
         "optimised": settings.optimized,
         "label_free": settings.label_free if settings.criterion == "label_free" else None,
-        "protocol_card": protocol_card(base, str(base.train.precision)),
+        "protocol_card": plan.experiment.card,
         "default_settings": identity["other settings"],
         "space": plan.space.describe(),
         "storage": settings.storage.split("://")[0],

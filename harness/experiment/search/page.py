@@ -11,19 +11,19 @@ from typing import Any
 import matplotlib
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.files import write_atomically, write_text
-from harness.core.metrics import METRICS, in_tables
-from harness.core.plugins import search_folders
+from harness.core.metrics import in_tables
 from harness.core.tuned import row_mark
+from harness.experiment.registration import search_folders
 from harness.experiment.search.finalization import Result
 from harness.experiment.search.worker import shown
-from harness.results.significance import Bootstrap
+from harness.results.significance_marks import LEVEL, Queries
 from harness.results.store import Run
 
-LEVEL = 0.95
 #: shown wherever settings were chosen by test mAP
 WARNING = (
     "Settings were chosen by test mAP (oracle), so their test results do not estimate what they "
@@ -51,7 +51,7 @@ def comparison(result: Result) -> list[str]:
         return []
     if not result.default[0].record["metrics"]:
         return ["The data have no test part: fresh seeds were trained but not evaluated."]
-    metrics, method, count = in_tables(), result.plan.recipe.method, len(result.default)
+    metrics, method, count = in_tables(), result.plan.method, len(result.default)
     rows = {method: result.default}
     if not result.best_is_default:
         mark = row_mark({"tuned": result.tuned_by(result.plan.settings.name)})
@@ -75,26 +75,25 @@ def _mean(runs: Sequence[Run], metric: str) -> str:
 
 def _difference(result: Result) -> str | None:
     """Tuned minus default by the paired bootstrap of tables; None without per-query results."""
-    values, identities, valid = [], np.empty(0), np.array(True)
-    for run in (*result.tuned, *result.default):
-        stage = list(run.record["stages"])[-1]
-        try:
-            with np.load(run.folder / "per_query.npz") as file:
-                arrays = {name: file[f"{stage}_{name}"] for name in ("ap", "first_match_rank")}
-                identities = file["query_identity"]
-        except (OSError, KeyError):
+    first = result.default[0]
+    stage = list(first.record["stages"])[-1]
+    both = {"tuned": result.tuned, "default": result.default}
+    rows = [
+        {"method": name, "runs": [run.name for run in runs], "stage": stage}
+        for name, runs in both.items()
+    ]
+    queries = Queries(first.folder.parent, pd.DataFrame(rows))
+    try:
+        if queries.bootstrap is None:
             return None
-        values.append(100 * METRICS["mAP"].values(arrays).astype(float))
-        valid = valid & (arrays["first_match_rank"] > 0)
-    if (count := len(np.unique(identities[valid]))) < 2:
+        found = queries.pairs([("tuned", "default")], "mAP")[0].difference
+    except KeyError:  # a run kept no results by query
         return None
-    tuned, default = np.split(np.stack(values)[:, valid], [len(result.tuned)])
-    found = Bootstrap(identities[valid]).compare(tuned, default, LEVEL)
     p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
     seeds = " and seeds" if min(found.seeds) > 1 else ""
     return (
         f"Tuned minus default: {found.value:+.1f} mAP, {LEVEL:.0%} interval {found.low:+.1f} to "
-        f"{found.high:+.1f}, {p} (paired bootstrap over {count} identities{seeds})."
+        f"{found.high:+.1f}, {p} (paired bootstrap over identities{seeds})."
     )
 
 
@@ -108,7 +107,7 @@ def write_page(result: Result, names: Sequence[str]) -> None:
     lines = [
         f"# Search `{settings.name}`",
         "",
-        f"{plan.recipe.method} on {plan.base.dataset.name}, protocol {plan.base.protocol.name}. "
+        f"{plan.method} on {plan.base.dataset.name}, protocol {plan.base.protocol.name}. "
         f"Optimized: {settings.optimized}. Sampler {settings.sampler}, pruner {settings.pruner}. "
         f"Budget: {budget(result)}.",
         "",
@@ -203,7 +202,7 @@ def budgets(results: Sequence[Result]) -> list[str]:
         counts = result.counts.values()
         tuned = "the default" if result.best_is_default else _mean(result.tuned, "mAP")
         trials = f"{sum(counts)} ({', '.join(map(str, counts))})"
-        rows.append([result.plan.recipe.method, _mean(result.default, "mAP"), tuned, trials,
+        rows.append([result.plan.method, _mean(result.default, "mAP"), tuned, trials,
                      f"{result.hours:.2f}"])  # fmt: skip
     text = (
         f"The same budget for each: {settings.trials} trials, {hours}, the published defaults as "

@@ -14,9 +14,10 @@ from harness.core.errors import ConfigError, DataError
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.data_loading import load_data
-from harness.experiment.model_loading import check_parts, find_teachers
-from harness.experiment.naming import settings_hash
-from harness.experiment.recipe import Recipe, make_recipe
+from harness.experiment.part_checks import check_parts
+from harness.experiment.plan import Plan as ExperimentPlan
+from harness.experiment.plan import make_plan as plan_experiment
+from harness.experiment.recipe import Recipe
 from harness.experiment.search.check import PARTS, check_space, defaults
 from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings, read_settings
@@ -47,10 +48,8 @@ class Plan:
         """The configuration of a trial: data as the criterion needs them, in the study's store."""
         settings = self.settings
         config = self.compose(values)
-        config.store, config.overwrite = str(settings.place / "trials"), "skip"
-        if "force" in config:
-            config.force = False
-        config.selection = "last"
+        config.store = str(settings.place / "trials")
+        config.overwrite, config.selection = "skip", "last"
         config.evaluation.every = settings.every
         config.evaluation.label_free = None
         if settings.criterion == "last_val":
@@ -64,24 +63,28 @@ class Plan:
         return config
 
     @cached_property
-    def recipe(self) -> Recipe:
-        """Recipe of the default configuration."""
-        return make_recipe(self.base)
+    def experiment(self) -> ExperimentPlan:
+        """The default experiment; its precision is as given, so that workers may differ."""
+        return plan_experiment(self.base, str(self.base.train.precision))
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.experiment.recipe.method
 
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must stay the same as long as a study exists."""
         settings, base = self.settings, self.base
-        _, teachers = find_teachers(base, self.recipe)
         return {
-            "method": self.recipe.method,
+            "method": self.method,
             "dataset": str(base.dataset.name),
             "protocol": str(base.protocol.name),
             "optimized": settings.optimized,
             **settings.model_dump(include={"split_seed", "every", "sampler", "pruner"}),
             "sampler_seed": settings.seed,
             "seed": int(base.seed),
-            "other settings": settings_hash(base, str(base.train.precision), teachers),
+            "other settings": self.experiment.hash,
             **{f"space of {key}": leaf for key, leaf in self.space.describe().items()},
         }
 
@@ -120,10 +123,9 @@ def make_plan(overrides: Sequence[str]) -> Plan:
             f"+search={base.tuned.search} is the result of a search and cannot start one.",
             "Give single values instead, such as labeler.eps=….",
         )
-    recipe = make_recipe(base)
-    if not recipe.stages:
+    if not base.stages:
         raise ConfigError(
-            f"{recipe.method} does not train: there is nothing to search.",
+            f"{base.method.name} does not train: there is nothing to search.",
             "Choose a method that trains (harness list methods).",
         )
     try:
@@ -137,8 +139,8 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     if settings.sampler == "cmaes" and all(param.choices is not None for param in space):
         raise ConfigError("search.sampler=cmaes needs ranges, and the space has only choices.",
                           "Use search.sampler=tpe.")  # fmt: skip
-    check_parts(base, find_teachers(base, recipe)[0])
     plan = Plan(overrides, settings, space, base, first)
+    check_parts(plan.experiment)
     _check_data(plan)
     return plan
 

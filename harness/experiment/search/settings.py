@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError
+from harness.core.options import check_options
 
 Direction = Literal["maximize", "minimize"]
 #: second objective → its direction
@@ -18,12 +20,9 @@ AGAINST: dict[str, Direction] = {"images_per_second": "maximize", "hours": "mini
 class Settings(BaseModel):
     """The options of a search; docs/search.md explains them, conf/search.yaml has the defaults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True)
 
-    name: str = Field(
-        pattern=r"^\w[\w.+-]*$",
-        description="study and its folder: letters, digits, '.', '_', '+', '-'",
-    )
+    name: str = Field(description="of the study and its folder")
     folder: Path = Field(description="folder of all searches")
     criterion: Literal["last_val", "label_free", "oracle"] = Field(description="what is optimized")
     held_out: float = Field(gt=0, lt=1, description="last_val: share of the training identities")
@@ -43,29 +42,12 @@ class Settings(BaseModel):
     pruner: Literal["none", "median", "hyperband", "halving"] = Field(description="Optuna's pruner")
     seed: int = Field(ge=0, description="of the sampler")
     warm_start: bool = Field(description="whether the first trial is the method's defaults")
-    storage: str = Field(
-        pattern=r"^(sqlite|journal|.+://.*)$",
-        description="sqlite, journal, or a URL: postgresql://USER@HOST/DB",
-    )
+    storage: str = Field(description="sqlite, journal, or a URL: postgresql://USER@HOST/DB")
     heartbeat: int = Field(ge=1, description="seconds between two signs of life of a worker")
     retries: int = Field(ge=0, description="how often a trial is resumed after its worker died")
     reproduce: int = Field(ge=0, description="fresh seeds for the best settings and the defaults")
     plots: bool = Field(description="whether the study's page has plots")
     keep_networks: bool = Field(description="whether trials keep their weights")
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> Self:
-        if self.against is not None and self.pruner != "none":
-            raise ConfigError(
-                f"search.pruner={self.pruner} cannot be combined with "
-                f"search.against={self.against}: Optuna does not prune with two objectives.",
-                "Leave search.pruner out.",
-            )
-        if self.against is not None and self.sampler == "cmaes":
-            raise ConfigError(
-                "search.sampler=cmaes supports only one objective.", "Use tpe, gp or random."
-            )
-        return self
 
     @property
     def place(self) -> Path:
@@ -109,18 +91,26 @@ def read_settings(config: DictConfig) -> Settings:
     if given["pruner"] == "auto":
         given["pruner"] = "none" if given["against"] else "median"
     given["folder"] = Path(str(given["folder"])).expanduser()
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-    key, fields = str(problem["loc"][0]), Settings.model_fields
-    if problem["type"] == "extra_forbidden":
-        raise ConfigError(f"There is no option 'search.{key}'.", did_you_mean(key, fields))
-    if problem["type"] == "literal_error":
-        kind = fields[key].annotation
-        known = [name for part in (kind, *get_args(kind)) for name in get_args(part) if name]
+    check_options(Settings, given, "search")
+    settings = Settings(**given)
+    if not re.fullmatch(r"\w[\w.+-]*", settings.name):
         raise ConfigError(
-            f"search.{key}={given[key]} is unknown.", did_you_mean(str(given[key]), known)
+            f"search.name={settings.name} is not a valid folder name.",
+            "Use letters, digits, '.', '_', '+' and '-'.",
         )
-    cause = problem["msg"].replace("Input should", "must").replace("String should", "must")
-    raise ConfigError(f"search.{key}={given[key]} {cause}.", f"{fields[key].description}.")
+    if settings.storage not in ("sqlite", "journal") and "://" not in settings.storage:
+        raise ConfigError(
+            f"search.storage={settings.storage} is unknown.",
+            "Use sqlite, journal, or a URL: postgresql://USER@HOST/DB.",
+        )
+    if settings.against is not None and settings.pruner != "none":
+        raise ConfigError(
+            f"search.pruner={settings.pruner} cannot be combined with "
+            f"search.against={settings.against}: Optuna does not prune with two objectives.",
+            "Leave search.pruner out.",
+        )
+    if settings.against is not None and settings.sampler == "cmaes":
+        raise ConfigError(
+            "search.sampler=cmaes supports only one objective.", "Use tpe, gp or random."
+        )
+    return settings

@@ -113,7 +113,8 @@ class Param(BaseModel):
             return trial.suggest_categorical(self.key, self.choices)
         suggest: Any = trial.suggest_int if self.whole else trial.suggest_float
         low, high, step = self.bounds
-        return suggest(self.key, low, high, step=step, log=self.log)
+        value = suggest(self.key, low, high, step=step, log=self.log)
+        return int(value) if self.whole else float(value)  # Optuna 4 draws numpy's from a grid
 
     def contains(self, value: Any) -> bool:
         """Whether a value could be drawn."""

@@ -55,7 +55,9 @@ def open_study(plan: Plan) -> Study:
         study = optuna.create_study(
             storage=open_storage(settings),
             sampler=SeededByTrial(settings.sampler, settings.seed),
-            pruner=_pruner(settings.pruner, settings.seeds * len(epochs_of(plan.recipe))),
+            pruner=_pruner(
+                settings.pruner, settings.seeds * len(epochs_of(plan.experiment.recipe))
+            ),
             study_name=settings.name,
             directions=settings.directions,
             load_if_exists=True,

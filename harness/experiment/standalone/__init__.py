@@ -1,1 +1,1 @@
-"""`harness label` and `harness score`: for features of one's own, without data set or training."""
+"""Labels and scores for features from elsewhere, without a data set or training."""

@@ -1,217 +1,218 @@
-"""`harness score`: mAP, CMC and mINP of anybody's features, by the rule that all methods share."""
+"""mAP, CMC and mINP of features from elsewhere: what `harness score` and notebooks call."""
 
 from __future__ import annotations
 
-import json as jsonlib
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
-from harness.core.errors import DataError
-from harness.core.files import write_atomically, write_json
-from harness.evaluation.ranking import RANKS, RankingResult, rank
-from harness.experiment.standalone.arrays import ArrayFile
-from harness.experiment.standalone.features import feature_shape, read_features
-from harness.experiment.standalone.report import Report, check_output, make_output_folder
+from harness.core.errors import DataError, did_you_mean
+from harness.evaluation.ground_truth import GroundTruth
+from harness.evaluation.ranking import RankingResult, rank
+from harness.experiment.standalone.arrays import integers, strings, where
+from harness.experiment.standalone.features import feature_shape, unit_features
+from harness.experiment.standalone.report import stage
 
-
-def score_features(
-    query: str,
-    gallery: str,
-    *,
-    rerank: bool = False,
-    no_cams: bool = False,
-    out: str | None = None,
-    per_query: str | None = None,
-    device: str = "auto",
-    threads: int = 0,
-    force: bool = False,
-    json: bool = False,
-) -> dict[str, Any]:
-    """Rank a gallery for each query, print the metrics, and write them if asked to.
-
-    Args:
-        query, gallery: .npz files with `features` (N, D) or (N, V, D), of which view 0 is ranked,
-            `ids` (N,), -1 being junk, and maybe `cams` (N,) and `names` (N,).
-        rerank: measure the k-reciprocal re-ranked distances as well.
-        no_cams: evaluate as if there were no cameras: nothing is removed from a query's gallery
-            but junk and, where both files have names, the image of its name.
-        out: a .json to write, of what is returned.
-        per_query: an .npz to write: ids, ap, inp, first_match_rank of each query (NaN, NaN and 0
-            without a match), names if there are, and the same of the re-ranked as reranked_….
-        device, threads: `auto`, `cpu` or `cuda`; CPU threads, 0 for all.
-        force: overwrite these.
-        json: print one JSON object, and notes on stderr.
-
-    Returns:
-        What `json` prints: metrics in percent, with `rerank` also reranked ones, counts, seconds,
-        peak memory.
-
-    Raises:
-        ConfigError, DataError: bad options or files, before any work.
-    """
-    report = Report(device, threads, json)
-    sources = ArrayFile(query), ArrayFile(gallery)
-    target = None if out is None else Path(out).expanduser()
-    details = None if per_query is None else Path(per_query).expanduser()
-    inputs = {"the query file": sources[0].path, "the gallery file": sources[1].path}
-    check_output("--out", target, ".json", force, inputs)
-    check_output("--per-query", details, ".npz", force, inputs)
-    sizes = _shapes(*sources)
-    sides = [_Side.of(source, shape[0]) for source, shape in zip(sources, sizes, strict=True)]
-    rule = _same_rule(sides, sources, no_cams)
-    matches = _matches(*sides)
-    if not matches.any():
-        raise _no_match(*sides)
-    make_output_folder("--out", target)
-    make_output_folder("--per-query", details)
-
-    shown = f"{sizes[0][0]} queries, {sizes[1][0]} gallery images, {sizes[0][2]} dimensions"
-    report.say(f"{shown}; {report.where()}")
-    if rule:
-        report.say(rule)
-    with report.stage("read"):
-        read = [read_features(source, views=1) for source in sources]
-        for one in read:
-            if one.note:
-                report.say(one.note)
-        mib = round(sum(one.mib for one in read), 1)
-        q, g = (one.values[:, 0].to(report.device) for one in read)
-        del read, one  # on a GPU, the host's copies are not needed any more
-    measure = partial(
-        rank,
-        query_ids=sides[0].ids,
-        gallery_ids=sides[1].ids,
-        query_cams=sides[0].cams,
-        gallery_cams=sides[1].cams,
-        query_names=sides[0].names,
-        gallery_names=sides[1].names,
-    )
-    results: dict[str, RankingResult] = {}
-    with report.stage("rank"):
-        results["metrics"] = measure(q, g)
-    if rerank:
-        from harness.evaluation.reranking import rerank_blocks  # brings the labelers along
-
-        with report.stage("rerank"):
-            results["reranked"] = measure(None, None, distances=rerank_blocks(q, g))
-    report.seconds["all"] = sum(report.seconds.values())
-
-    counts = results["metrics"].as_dict()
-    result: dict[str, Any] = {
-        "query": str(sources[0].path),
-        "gallery": str(sources[1].path),
-        "cameras": sides[0].cams is not None,
-        "queries": counts["queries"],
-        "queries_without_match": counts["queries_without_match"],
-        "gallery_images": counts["gallery"],
-        **{key: _metrics(value) for key, value in results.items()},
-        **report.costs(mib),
-    }
-    if target is not None:
-        write_json(target, result)
-    if details is not None:
-        arrays = _by_query(results, sides[0])
-        write_atomically(details, lambda file: np.savez_compressed(file, **arrays))
-    if json:
-        print(jsonlib.dumps(result, allow_nan=False))
-        return result
-    for key, value in results.items():
-        say_metrics(report, "re-ranked" if key == "reranked" else "ranking", _metrics(value))
-    report.say(f"queries   {counts['queries']}, {counts['queries_without_match']} without a match")
-    report.say_costs(mib)
-    for path in filter(None, (target, details)):
-        report.say(f"written   {path}")
-    return result
-
-
-def say_metrics(report: Report, what: str, metrics: dict[str, float]) -> None:
-    """One line of metrics in percent."""
-    ranks = "  ".join(f"Rank-{k} {metrics[f'rank{k}']:.1f}" for k in RANKS)
-    report.say(f"{what:<9} mAP {metrics['mAP']:.1f}  {ranks}  mINP {metrics['mINP']:.1f}")
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass
-class _Side:
-    """Queries or gallery but for their features."""
+class Labels:
+    """What is known about the images of one side: ids (N,) int64, cameras (N,), names."""
 
     ids: np.ndarray
     cams: np.ndarray | None
     names: list[str] | None
 
-    @classmethod
-    def of(cls, source: ArrayFile, images: int) -> _Side:
-        ids = source.integers("ids", images)
-        cams = source.integers("cams", images) if "cams" in source else None
-        names = None
-        if "names" in source:
-            stored = source.vector("names", images, "US", "strings")
-            if stored.dtype.kind == "S":
-                stored = np.char.decode(stored, "utf-8", "replace")
-            names = stored.tolist()
-        return cls(ids, cams, names)
+
+@dataclass(frozen=True)
+class Scores:
+    """Results of `score`.
+
+    ranking, reranked: metrics, and per-query results; reranked is None unless it was wanted.
+    seconds: by step. notes: what a user should know. mib: size of the features.
+    """
+
+    ranking: RankingResult
+    reranked: RankingResult | None
+    query: Labels
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    mib: float = 0.0
+
+    @property
+    def results(self) -> dict[str, RankingResult]:
+        """Both results by name."""
+        both = {"metrics": self.ranking, "reranked": self.reranked}
+        return {name: result for name, result in both.items() if result is not None}
+
+    def per_query(self) -> dict[str, Any]:
+        """ids, ap, inp and first_match_rank of each query, names, and the same after re-ranking.
+
+        Queries without a match have NaN, NaN and 0.
+        """
+        arrays: dict[str, Any] = {"ids": self.query.ids}
+        if self.query.names is not None:
+            arrays["names"] = np.asarray(self.query.names)
+        for name, result in self.results.items():
+            prefix = "" if name == "metrics" else f"{name}_"
+            for key in ("ap", "inp", "first_match_rank"):
+                arrays[prefix + key] = getattr(result, key)
+        return arrays
 
 
-def _shapes(query: ArrayFile, gallery: ArrayFile) -> list[tuple[int, int, int]]:
-    """N, V, D of both sides."""
-    for source in (query, gallery):
-        if source.single:
-            raise DataError(
-                f"{source.path} is a single array; features and ids are needed.",
-                "numpy.savez(FILE, features=…, ids=…, cams=…)",
-            )
-        for name in ("features", "ids"):
-            source.header(name)
-    shapes = [feature_shape(source.header("features")) for source in (query, gallery)]
-    if shapes[0][2] != shapes[1][2]:
-        raise DataError(
-            f"Query features have {shapes[0][2]} dimensions, gallery features {shapes[1][2]}.",
-            "Both have to come from one network.",
-        )
-    return shapes
+def score(
+    query: Arrays,
+    gallery: Arrays,
+    *,
+    rerank: bool = False,
+    use_cams: bool = True,
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Rank a gallery for each query and compute the metrics of the standard protocol.
 
-
-def _same_rule(sides: list[_Side], sources: tuple[ArrayFile, ArrayFile], no_cams: bool) -> str:
-    """Take cameras, or names, only where both sides have them. Says so where that matters.
+    Args:
+        query, gallery: arrays by name, as of `numpy.load("q.npz")`: `features` (N, D) or (N, V, D),
+            whose view 0 is ranked; `ids` (N,), -1 for junk; optional `cams` (N,) and `names` (N,).
+        rerank: also evaluate k-reciprocal re-ranked distances.
+        use_cams: False: only junk and, if both sides have names, a query's own image are removed
+            from its gallery.
 
     Raises:
-        DataError: one side has cameras and the other has none, or names that are not unique.
+        DataError: arrays are missing, do not fit, or contain no correct match.
     """
-    if no_cams:
-        for side in sides:
-            side.cams = None
-    without = [s.path for s, side in zip(sources, sides, strict=True) if side.cams is None]
+    sides = (query, gallery)
+    features = [_array(side, "features") for side in sides]
+    shapes = [
+        feature_shape(array, where(side, "features"))
+        for array, side in zip(features, sides, strict=True)
+    ]
+    both, notes = _checked(sides, shapes, use_cams)
+    seconds: dict[str, float] = {}
+    with stage("read", seconds, device):
+        read = [unit_features(features.pop(0), where(side, "features"), views=1) for side in sides]
+        notes += [one.note for one in read if one.note]
+        mib = round(sum(one.mib for one in read), 1)
+        q, g = (one.values[:, 0].to(device) for one in read)
+        del read  # on a GPU, the host's copies are no longer needed
+    a, b = both
+    truth = GroundTruth(a.ids, b.ids, a.cams, b.cams, a.names, b.names)
+    with stage("rank", seconds, device):
+        ranking = rank(q, g, truth)
+    reranked = None
+    if rerank:
+        from harness.evaluation.reranking import rerank_blocks  # imports the labelers
+
+        with stage("rerank", seconds, device):
+            reranked = rank(None, None, truth, distances=rerank_blocks(q, g))
+    seconds["all"] = sum(seconds.values())
+    return Scores(ranking, reranked, both[0], seconds, notes, mib)
+
+
+def _checked(
+    sides: tuple[Arrays, Arrays], shapes: list[tuple[int, int, int]], use_cams: bool
+) -> tuple[list[Labels], list[str]]:
+    """Ids, cameras and names of both sides, and notes about the protocol, checked before any work.
+
+    Raises:
+        DataError: arrays are missing, do not fit, or contain no correct match.
+    """
+    for axis, what in ((2, "dimensions"), (1, "views")):
+        if shapes[0][axis] != shapes[1][axis]:
+            raise DataError(
+                f"Query features have {shapes[0][axis]} {what}, gallery features "
+                f"{shapes[1][axis]}.",
+                "Both must come from the same network.",
+            )
+    ids = _ids(sides, [shape[0] for shape in shapes])
+    both = [_labels(s, i, use_cams) for s, i in zip(sides, ids, strict=True)]
+    notes = []
+    if shapes[0][1] > 1:
+        notes.append(f"The features have {shapes[0][1]} views; view 0, the global one, is ranked.")
+    notes += _own_image_rule(both, sides)
+    if not _matches(both[0], both[1]).any():
+        raise _no_match(both[0], both[1])
+    return both, notes
+
+
+def _array(side: Arrays, name: str) -> np.ndarray:
+    """An array that a side must have."""
+    if getattr(side, "is_single", False):
+        raise DataError(
+            f"{where(side, name)} is a single array; features and ids are needed.",
+            "numpy.savez(FILE, features=…, ids=…, cams=…)",
+        )
+    try:
+        return np.asanyarray(side[name])
+    except KeyError as error:
+        raise DataError(f"There is no array '{name}'.", did_you_mean(name, side)) from error
+
+
+def _ids(sides: tuple[Arrays, Arrays], lengths: list[int]) -> list[np.ndarray]:
+    """Ids of both sides as (N,) int64. Words ("person_a") are numbered across both sides."""
+    arrays = [_array(side, "ids") for side in sides]
+    words = [array.dtype.kind in "US" for array in arrays]
+    try:
+        return [
+            integers(array, where(side, "ids"), length)
+            for array, side, length in zip(arrays, sides, lengths, strict=True)
+        ]
+    except DataError:
+        if not all(words):
+            raise
+    texts = [
+        strings(array, where(side, "ids"), length)
+        for array, side, length in zip(arrays, sides, lengths, strict=True)
+    ]
+    numbers = np.unique(texts[0] + texts[1], return_inverse=True)[1].astype(np.int64)
+    return [numbers[: lengths[0]], numbers[lengths[0] :]]
+
+
+def _labels(side: Arrays, ids: np.ndarray, use_cams: bool) -> Labels:
+    """Ids, and cameras and names if a side has them."""
+    n = len(ids)
+    cams = integers(side["cams"], where(side, "cams"), n) if "cams" in side else None
+    names = strings(side["names"], where(side, "names"), n) if "names" in side else None
+    return Labels(ids, cams if use_cams else None, names)
+
+
+def _own_image_rule(both: list[Labels], sides: tuple[Arrays, Arrays]) -> list[str]:
+    """A note on what is removed from a query's gallery if there are no cameras.
+
+    Raises:
+        DataError: only one side has cameras, or names are needed and not unique.
+    """
+    without = [s for s, labels in zip(sides, both, strict=True) if labels.cams is None]
+    if not without:
+        return []
     if len(without) == 1:
         raise DataError(
-            f"{without[0]} has no cams, the other file has.",
-            "Add them, or leave cameras out of account: --no-cams.",
+            f"{where(without[0], 'cams')} is missing, but the other side has cameras.",
+            "Add them, or ignore cameras: --no-cams.",
         )
-    if not without:
-        return ""
-    gallery = sides[1].names
-    if sides[0].names is None or gallery is None:
-        return "Without cams and names nothing is removed, not even a query's own image."
+    gallery = both[1].names
+    if both[0].names is None or gallery is None:
+        return ["Without cams and names nothing is removed, not even a query's own image."]
     if len(set(gallery)) < len(gallery):
         raise DataError(
-            f"'names' of {sources[1].path} are not unique, so a query's own image is not either.",
+            f"{where(sides[1], 'names')} are not unique, so a query's own image is not either.",
             "Use paths within the data set as names, or leave `names` out.",
         )
-    return "Without cams only a query's own image, the one of its name, is removed."
+    return ["Without cams only a query's own image, the one with its name, is removed."]
 
 
-def _matches(query: _Side, gallery: _Side) -> np.ndarray:
-    """How many correct images each query has to find: (Q,) int64."""
+def _matches(query: Labels, gallery: Labels) -> np.ndarray:
+    """(Q,) int64: the number of correct gallery images of each query."""
     real = gallery.ids >= 0
     found = _count(query.ids, gallery.ids[real])
     if query.cams is not None and gallery.cams is not None:
         both = np.concatenate([query.ids, gallery.ids]), np.concatenate([query.cams, gallery.cams])
         ids, cams = (np.unique(values, return_inverse=True)[1] for values in both)
         pairs = ids * (int(cams.max()) + 1) + cams
-        seen = pairs[: len(query.ids)], pairs[len(query.ids) :]
-        return found - _count(seen[0], seen[1][real])
+        return found - _count(pairs[: len(query.ids)], pairs[len(query.ids) :][real])
     if query.names is not None and gallery.names is not None:
         identity = dict(zip(gallery.names, gallery.ids.tolist(), strict=True))
         own = [identity.get(name, -1) for name in query.names]
@@ -219,40 +220,24 @@ def _matches(query: _Side, gallery: _Side) -> np.ndarray:
     return found
 
 
-def _count(wanted: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How often each of `wanted` (Q,) is among others."""
-    among = np.sort(among)
-    return np.searchsorted(among, wanted, "right") - np.searchsorted(among, wanted, "left")
+def _count(wanted: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """How often each of `wanted` (Q,) is in `values`."""
+    values = np.sort(values)
+    return np.searchsorted(values, wanted, "right") - np.searchsorted(values, wanted, "left")
 
 
-def _no_match(query: _Side, gallery: _Side) -> DataError:
+def _no_match(query: Labels, gallery: Labels) -> DataError:
     common = int((_count(query.ids, gallery.ids[gallery.ids >= 0]) > 0).sum())
     if not common:
         return DataError(
             f"None of the {len(query.ids)} queries has an identity that the gallery has.",
-            "Check that both files are of one data set, and how `ids` were made.",
+            "Check that both files come from one data set, and how `ids` were made.",
         )
-    hint = "Check how `cams` were made; --no-cams leaves them out of account."
+    hint = "Check how `cams` were made; --no-cams ignores them."
     if query.cams is None:
-        hint = "The gallery holds but the queries themselves: check how it was split."
+        hint = "The gallery holds only the queries themselves: check how it was split."
     return DataError(
         f"None of the {len(query.ids)} queries has a correct image to find: {common} have images "
         "of their identity in the gallery, but all of these are removed.",
         hint,
     )
-
-
-def _metrics(result: RankingResult) -> dict[str, float]:
-    counts = ("queries", "queries_without_match", "gallery")
-    return {key: value for key, value in result.as_dict().items() if key not in counts}
-
-
-def _by_query(results: dict[str, RankingResult], query: _Side) -> dict[str, Any]:
-    arrays = {"ids": query.ids}
-    if query.names is not None:
-        arrays["names"] = np.asarray(query.names)
-    for key, result in results.items():
-        prefix = "" if key == "metrics" else f"{key}_"
-        for name in ("ap", "inp", "first_match_rank"):
-            arrays[prefix + name] = getattr(result, name)
-    return arrays

@@ -1,1 +1,1 @@
-"""`harness show`: pictures of one run. matplotlib is imported only when one is drawn."""
+"""Figures of one run, drawn with matplotlib, which is imported on first use."""

@@ -1,18 +1,19 @@
-"""A run over its epochs: accuracy, loss, clusters and how good they are."""
+"""Curves of one run over epochs: accuracy, loss, clusters and their quality, throughput."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ConfigError
-from harness.results.figures.style import FAINT, drawn, figure, heading, style
+from harness.results.figures.style import drawn, figure, heading, style
+from harness.results.palette import FAINT
 from harness.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: title → keys of the history, and what they are called
+#: title → keys of the history, and their names in the legend
 PANELS: dict[str, dict[str, str]] = {
     "Accuracy on the test set, %": {"mAP": "mAP", "rank1": "Rank-1"},
     "Training loss": {"loss": ""},
@@ -26,15 +27,17 @@ DASHES = ("-", "--", ":", "-.")
 
 @drawn
 def curves(run: Run) -> Figure:
-    """A panel a quantity, a colour a stage, a dash a measure.
+    """A panel for each quantity, a color for each stage, a line style for each measure.
 
     Raises:
         ConfigError: the run has no epochs. HarnessError: its history is damaged.
     """
+    from matplotlib.ticker import MaxNLocator
+
     history = run.history()
     if not history:
         raise ConfigError(
-            f"{run.name} has no epochs to draw.", "Methods that do not train have none."
+            f"{run.name} has no epochs to draw.", "Methods without training have none."
         )
     stages = list(dict.fromkeys(str(row["stage"]) for row in history))
     shown = {
@@ -42,23 +45,27 @@ def curves(run: Run) -> Figure:
         for title, keys in PANELS.items()
         if any(isinstance(row.get(key), int | float) for row in history for key in keys)
     }
+    epochs = [row["epoch"] for row in history]
+    xlabel = "epoch (below 0: warm-up)" if min(epochs) < 0 else "epoch"
     lines = -(-len(shown) // 3)
     picture = figure(9.0, 2.5 * lines + 0.4)
     grid = picture.subplots(lines, 3, squeeze=False, gridspec_kw={"hspace": 0.55, "wspace": 0.22})
     panels = [axes for line in grid for axes in line]
     for axes, (title, keys) in zip(panels, shown.items(), strict=False):
         axes.set_title(title)
-        axes.set_xlabel("epoch", color=FAINT)
+        axes.set_xlabel(xlabel, color=FAINT)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for place, stage in enumerate(stages):
             rows = [row for row in history if row["stage"] == stage]
             for dash, (key, name) in zip(DASHES, keys.items(), strict=False):
-                words = [stage] if len(stages) > 1 else []
-                _line(axes, rows, key, place, dash, " ".join([*words, name] if name else words))
+                label = " ".join([stage if len(stages) > 1 else "", name]).strip()
+                _line(axes, rows, key, place, dash, label)
         if title == "Clusters":
             _identities(axes, history)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=6.5, frameon=False, handlelength=2.6)
         axes.set_ylim(bottom=0, top=1 if "against" in title else None)
+        axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
     heading(picture, run.name, left=0.04)
@@ -76,7 +83,7 @@ def _line(
 
 
 def _identities(axes: Axes, history: list[dict[str, Any]]) -> None:
-    """How many people there really are."""
+    """A line at the number of training identities."""
     known = {row["identities"] for row in history if row.get("identities")}
     if len(known) == 1:
         axes.axhline(known.pop(), color=FAINT, linewidth=0.9, linestyle=":", label="identities")

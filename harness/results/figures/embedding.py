@@ -1,4 +1,4 @@
-"""Features in the plane, coloured by pseudo-label and by identity, side by side."""
+"""Features in two dimensions, colored by pseudo-label and by identity, side by side."""
 
 from __future__ import annotations
 
@@ -8,86 +8,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.core.errors import ConfigError
-from harness.experiment.figures.subject import Subject
-from harness.results.figures.style import FAINT, MARKS, drawn, figure, heading, style
-from harness.results.palette import LIGHT
+from harness.results.figures.style import MARKS, drawn, figure, heading, style
+from harness.results.palette import FAINT, LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METHODS = ("tsne", "umap")
-#: people that colours and marks tell apart
-MOST = len(LIGHT) * len(MARKS)
+METHODS = {"tsne": "t-SNE", "umap": "UMAP"}
+#: identities that colors and markers can distinguish
+MAX_IDENTITIES = len(LIGHT) * len(MARKS)
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Images of some people in the plane.
+    """Images of some identities in two dimensions.
 
-    points: (N, 2). people: (N,) from 0, numbers of their identities. labels: (N,) pseudo-labels, -1
-    for outliers; None where nothing labels. clusters, outliers: of the whole training set.
+    points: (N, 2). identities: (N,) numbered from 0. labels: (N,) pseudo-labels, −1 for outliers;
+    None without a labeler. clusters, outliers: numbers in the whole training set. labeler: its
+    description.
     """
 
     points: np.ndarray
-    people: np.ndarray
+    identities: np.ndarray
     labels: np.ndarray | None
     clusters: int = 0
     outliers: int = 0
     labeler: str = ""
 
 
-def embed(subject: Subject, method: str = "tsne", identities: int = 16, seed: int = 0) -> Embedding:
-    """The training images of some people, drawn from `seed`, by the global view's features.
-
-    Labels are those that the stage's labeler gives all training images as the network sees them
-    now. t-SNE: van der Maaten and Hinton, JMLR 2008, from the principal components.
-
-    Raises:
-        ConfigError: no weights, identities that are not known, UMAP that is not installed.
-    """
-    if not 2 <= identities <= MOST:
-        raise ConfigError(f"--identities {identities} must be from 2 to {MOST}.")
-    if method not in METHODS:
-        raise ConfigError(f"--method {method} is unknown.", f"Known: {', '.join(METHODS)}.")
-    subject.backbone  # noqa: B018 (whose lack is told before images are looked for)
-    evaluator = subject.training
-    assert evaluator.train_cache is not None
-    truth = evaluator.data.train.identities
-    kept = people(truth, identities, seed)
-    features = subject.features(evaluator.train_cache.images, "training")
-    found = subject.labels(features)
-    points = plane(features[kept, 0].cpu().numpy(), method, seed)
-    numbers = np.unique(truth[kept], return_inverse=True)[1]
-    if found is None:
-        return Embedding(points, numbers, None)
-    labels, words = found
-    sizes = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.zeros(0, int)
-    alone = (labels >= 0) & (sizes[labels] < 2)  # a label of one image is no cluster
-    labels = np.where(alone, -1, labels)
-    outliers = int((labels < 0).sum())
-    return Embedding(points, numbers, labels[kept], int((sizes > 1).sum()), outliers, words)
-
-
-def people(truth: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Indices of all images of so many identities that have four images or more.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    names, sizes = np.unique(truth[truth >= 0], return_counts=True)
-    names = names[sizes >= min(4, int(sizes.max(initial=0)))]
-    if not len(names):
-        raise ConfigError(
-            "The identities of the training images are not known.",
-            "Without them there is nothing to compare clusters with.",
-        )
-    drawn = np.random.default_rng(seed).choice(names, min(count, len(names)), replace=False)
-    return np.flatnonzero(np.isin(truth, drawn))
-
-
-def plane(features: np.ndarray, method: str, seed: int) -> np.ndarray:
+def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
     """Features (N, D) to points (N, 2).
+
+    t-SNE: van der Maaten and Hinton, JMLR 2008, initialized by the principal components.
 
     Raises:
         ConfigError: UMAP is not installed.
@@ -99,7 +52,7 @@ def plane(features: np.ndarray, method: str, seed: int) -> np.ndarray:
             raise ConfigError(
                 "UMAP is not installed.", "pip install umap-learn, or use --method tsne."
             ) from error
-        # few images lie on top of each other with UMAP's own min_dist of 0.1
+        # with UMAP's default min_dist of 0.1, points of few images overlap
         made = UMAP(random_state=seed, metric="cosine", min_dist=0.6, spread=1.5, n_jobs=1)
         return np.asarray(made.fit_transform(features))
     from sklearn.manifold import TSNE
@@ -108,54 +61,45 @@ def plane(features: np.ndarray, method: str, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
 
 
-def matched(labels: np.ndarray, people: np.ndarray) -> dict[int, tuple[int, bool]]:
-    """Cluster → the person that most of its images here show, and whether it is the cluster that
-    holds most of that person's images.
-    """
-    found = {}
+def match_clusters(labels: np.ndarray, identities: np.ndarray) -> dict[int, tuple[int, bool]]:
+    """Cluster → its most frequent identity, and whether no cluster has more images of that one."""
     overlap = {
-        int(label): np.bincount(people[labels == label], minlength=int(people.max()) + 1)
+        int(label): np.bincount(identities[labels == label], minlength=int(identities.max()) + 1)
         for label in np.unique(labels[labels >= 0])
     }
+    found = {}
     for label, counts in overlap.items():
-        person = int(counts.argmax())
-        largest = max(overlap, key=lambda other: (overlap[other][person], -other))
-        found[label] = (person, largest == label)
+        identity = int(counts.argmax())
+        largest = max(overlap, key=lambda other: (overlap[other][identity], -other))
+        found[label] = (identity, largest == label)
     return found
 
 
 @drawn
 def draw(embedding: Embedding, title: str) -> Figure:
-    """Left: by cluster, in the look of the person that a cluster mostly shows, so that what looks
-    otherwise on the right is in the wrong cluster. Right: by identity.
+    """Left: by cluster, in the style of its most frequent identity. Right: by identity.
+
+    A point whose style differs between the two is in the wrong cluster.
     """
     both = embedding.labels is not None
     picture = figure(9.0 if both else 4.8, 4.9)
     panels = list(picture.subplots(1, 2 if both else 1, squeeze=False)[0])
+    points, identities = embedding.points, embedding.identities
     if embedding.labels is not None:
-        left = panels[0]
-        known = matched(embedding.labels, embedding.people)
-        out = embedding.labels < 0
-        left.scatter(
-            embedding.points[out, 0],
-            embedding.points[out, 1],
-            s=14,
-            marker="x",
-            color=FAINT,
-            linewidths=0.8,
-        )
-        for label, (person, main) in known.items():
-            _points(left, embedding.points[embedding.labels == label], person, main)
+        left, out = panels[0], embedding.labels < 0
+        left.scatter(*points[out].T, s=14, marker="x", color=FAINT, linewidths=0.8)
+        for label, (identity, main) in match_clusters(embedding.labels, identities).items():
+            _points(left, points[embedding.labels == label], identity, main)
         left.set_title(f"by cluster ({embedding.clusters} in all, {embedding.outliers} outliers)")
         left.set_xlabel(
-            "filled: the cluster with most of a person’s images, in that person’s look;\n"
-            "hollow: another cluster, mostly of that person; ×: no cluster",
+            "filled: the cluster with most images of an identity, in the style of the identity;\n"
+            "hollow: a smaller cluster, mostly of that identity; ×: outlier",
             fontsize=7, color=FAINT, loc="left",
         )  # fmt: skip
-    count = int(embedding.people.max()) + 1
-    for person in range(count):
-        _points(panels[-1], embedding.points[embedding.people == person], person, True)
-    panels[-1].set_title(f"by identity ({count} people, {len(embedding.people)} images)")
+    count = int(identities.max()) + 1
+    for identity in range(count):
+        _points(panels[-1], points[identities == identity], identity, True)
+    panels[-1].set_title(f"by identity ({count} identities, {len(identities)} images)")
     for axes in panels:
         axes.set_xticks([])
         axes.set_yticks([])
@@ -165,10 +109,10 @@ def draw(embedding: Embedding, title: str) -> Figure:
     return picture
 
 
-def _points(axes: Axes, points: np.ndarray, person: int, filled: bool) -> None:
-    look = style(person)
-    colour = look["color"]
+def _points(axes: Axes, points: np.ndarray, identity: int, filled: bool) -> None:
+    look = style(identity)
+    color = look["color"]
     axes.scatter(
         points[:, 0], points[:, 1], s=20, marker=look["marker"], linewidths=0.9,
-        facecolors=colour if filled else "none", edgecolors="white" if filled else colour,
+        facecolors=color if filled else "none", edgecolors="white" if filled else color,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How pictures look, and how they are written."""
+"""The style of figures, and writing them to files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from harness.core.files import write_atomically
-from harness.results.palette import LIGHT
+from harness.results.palette import FAINT, INK, LIGHT, LINE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Asked = ParamSpec("Asked")
+Parameters = ParamSpec("Parameters")
 FORMATS = ("png", "svg", "pdf")
-#: eight colours by six marks tell 48 apart
+#: markers; with eight colors they distinguish 48 series
 MARKS = ("o", "s", "^", "D", "v", "P")
-INK, FAINT, LINE = "#16181d", "#5a6069", "#d5d9e0"
-SETTINGS: Any = {  # matplotlib types it by each key
+SETTINGS: Any = {  # matplotlib has a type for each key
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titleweight": "bold",
@@ -39,15 +38,15 @@ SETTINGS: Any = {  # matplotlib types it by each key
     "savefig.dpi": 160,
     "svg.hashsalt": "harness",
     "svg.fonttype": "none",
-    "pdf.fonttype": 42,  # letters stay letters, which journals ask for
+    "pdf.fonttype": 42,  # embed text as text, as journals require
 }
 
 
-def drawn(draw: Callable[Asked, Figure]) -> Callable[Asked, Figure]:
-    """A function that draws, with letters and lines as all pictures have them."""
+def drawn(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """Decorate a function that draws, so that it uses the common style."""
 
     @wraps(draw)
-    def styled(*args: Asked.args, **kwargs: Asked.kwargs) -> Figure:
+    def styled(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Figure:
         from matplotlib import rc_context
 
         with rc_context(SETTINGS):
@@ -57,7 +56,7 @@ def drawn(draw: Callable[Asked, Figure]) -> Callable[Asked, Figure]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty picture, in inches; needs no screen."""
+    """An empty figure of a size in inches; it needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -67,20 +66,20 @@ def figure(width: float, height: float) -> Figure:
 
 
 def fill(picture: Figure, top: float, **options: float) -> None:
-    """Let the panels fill a picture but for its heading, of so many inches."""
+    """Let the panels fill a figure below a heading of `top` inches."""
     high = 1 - top / picture.get_figheight()
     picture.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=high, **options)
 
 
 def heading(picture: Figure, text: str, left: float = 0.01) -> None:
-    """What the picture is of, in the upper left."""
+    """Write a heading in the upper left."""
     picture.suptitle(
         text, x=left, y=1 - 0.04 / picture.get_figheight(), ha="left", va="top", fontsize=8
     )
 
 
 def style(place: int) -> dict[str, Any]:
-    """Colour and mark of the n-th of many."""
+    """Color and marker of the n-th series."""
     return {
         "color": LIGHT[place % len(LIGHT)],
         "marker": MARKS[place // len(LIGHT) % len(MARKS)],
@@ -88,13 +87,13 @@ def style(place: int) -> dict[str, Any]:
 
 
 def save(picture: Figure, path: Path) -> Path:
-    """Write a picture, whole or not at all; the file's ending says as what."""
+    """Write a figure atomically, in the format of the file's suffix."""
     from matplotlib import rc_context
 
     kind = path.suffix[1:]
     kinds: dict[str, dict[str, Any]] = {
         "png": {"pil_kwargs": {"optimize": True}},
-        "svg": {"metadata": {"Date": None}},  # the same picture, the same file
+        "svg": {"metadata": {"Date": None}},  # the same figure gives the same file
         "pdf": {"metadata": {"CreationDate": None}},
     }
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""`harness report`: leaderboard, curves, costs and methods of a store, as one HTML page."""
+"""`harness report`: leaderboards, curves, costs and methods of a store, as one HTML page."""
 
 from harness.results.report.page import render, write_report
 

@@ -1,10 +1,11 @@
-"""What the page says of each method: the idea from its README, its runs, its settings."""
+"""The page's section on each method: the idea from its README, its runs and its settings."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,24 +17,28 @@ from harness.core.errors import HarnessError
 from harness.results.row_labels import flat
 from harness.results.store import Run
 
-#: top keys of a configuration that the run's row tells already
-TOLD = ("seed", "dataset", "name")
+#: top-level settings that the table of runs shows already
+SHOWN_WITH_RUN = ("seed", "dataset", "name")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One configuration of a method: its hash, and its values or what differs from another's."""
+    """One configuration of a method.
+
+    name: its hash. values: by dotted key; only those that differ if `compared_with` is the hash
+    of another one.
+    """
 
     name: str
-    text: str
-    against: str = ""
+    values: dict[str, Any]
+    compared_with: str = ""
 
 
 @dataclass(frozen=True)
 class Method:
     """A method's part of the page.
 
-    key: its identifier in the page. about: its README's beginning and idea, as safe HTML.
+    key: its id in the page. about: the introduction and idea from its README, as safe HTML.
     runs: its finished runs, evaluated or not.
     """
 
@@ -46,42 +51,29 @@ class Method:
 
 
 def methods(runs: Iterable[Run]) -> list[Method]:
-    """The methods of finished runs, by name."""
+    """The methods of finished runs, in alphabetical order."""
     by_name = defaultdict(list)
     for run in runs:
         by_name[str(run.record["experiment"]["method"])].append(run)
     known = _known()
     found = []
     for place, (name, own) in enumerate(sorted(by_name.items())):
-        plugin = known.get(name)
-        text = _idea(plugin) if plugin else ""
-        found.append(
-            Method(
-                f"m{place}",
-                name,
-                first_sentence(text),
-                rendered(text),
-                tuple(own),
-                tuple(_settings(own)),
-            )
-        )
+        text = ""
+        if name in known:
+            with suppress(OSError, ValueError):
+                text = idea((known[name].folder / "README.md").read_text(encoding="utf-8"))
+        about, settings = rendered(text), tuple(_settings(own))
+        found.append(Method(f"m{place}", name, first_sentence(text), about, tuple(own), settings))
     return found
 
 
 def _known() -> dict[str, plugins.Plugin]:
-    """Methods and their variants, as records call them, to their folders."""
+    """Name of a method or variant, as in records → its plug-in."""
     found: dict[str, plugins.Plugin] = {}
     for plugin in plugins.find()["methods"].values():
         found |= {f"{plugin.name}_{variant}": plugin for variant in plugin.variants}
         found[plugin.name] = plugin
     return found
-
-
-def _idea(plugin: plugins.Plugin) -> str:
-    try:
-        return idea((plugin.folder / "README.md").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
 
 
 def first_sentence(text: str) -> str:
@@ -91,7 +83,7 @@ def first_sentence(text: str) -> str:
 
 
 def idea(readme: str) -> str:
-    """What stands before the first section, without the title, and the section on the idea."""
+    """A README's introduction without the title, and its section on the idea."""
     lead, *sections = re.split(r"^## ", readme, flags=re.MULTILINE)
     kept = [re.sub(r"\A\s*# .*\n", "", lead).strip()]
     for section in sections:
@@ -102,14 +94,14 @@ def idea(readme: str) -> str:
 
 
 def rendered(markdown: str) -> Markup:
-    """Markdown as HTML that holds no raw HTML, no picture, and no link but to the web."""
+    """Markdown as HTML without raw HTML, images, and links to anything but the web."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = parser.parse(markdown)
     for token in tokens:
         kept, dropped = [], 0
         for child in token.children or []:
             if child.type == "link_open" and not re.match(r"https?://", str(child.attrs["href"])):
-                dropped += 1  # a file beside the README, which the page does not have beside it
+                dropped += 1  # a file beside the README: the page is sent alone
             elif child.type == "link_close" and dropped:
                 dropped -= 1
             else:
@@ -117,11 +109,11 @@ def rendered(markdown: str) -> Markup:
         if token.children is not None:
             token.children = kept
     text = parser.renderer.render(tokens, parser.options, {})
-    return Markup(text.replace("<pre>", '<pre tabindex="0">'))  # what scrolls takes the focus
+    return Markup(text.replace("<pre>", '<pre tabindex="0">'))  # so that keys can scroll it
 
 
 def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
-    """The first configuration in full, of others what differs from it."""
+    """The first configuration in full, and the differences of the others from it."""
     first: tuple[str, dict[str, Any]] | None = None
     seen = set()
     for run in runs:
@@ -133,17 +125,11 @@ def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
             config = run.config()
         except HarnessError:
             continue
-        values = {k: v for k, v in flat(config).items() if k.split(".")[0] not in TOLD or "." in k}
+        values = {k: v for k, v in flat(config).items() if k not in SHOWN_WITH_RUN}
         if first is None:
             first = name, values
-            yield Setting(name, _lines(values))
+            yield Setting(name, values)
             continue
         changed = {k: v for k, v in values.items() if first[1].get(k) != v}
         gone = {k: "(not set)" for k in first[1] if k not in values}
-        yield Setting(name, _lines(changed | gone), first[0])
-
-
-def _lines(values: dict[str, Any]) -> str:
-    return "\n".join(
-        f"{key}: {'null' if value is None else value}" for key, value in values.items()
-    )
+        yield Setting(name, changed | gone, first[0])

@@ -2,9 +2,8 @@
 (() => {
   const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
   const one = (id) => document.getElementById(id);
-  const say = (text) => { one("said").textContent = text; };
 
-  // ---- sorting: numbers from the highest, words from the first; what is missing comes last
+  // ---- sorting: numbers from the highest, text from A; missing values come last
   const keyOf = (row, column) => {
     const cell = row.cells[column];
     if (cell.dataset.value === undefined) return cell.textContent.trim().toLowerCase();
@@ -16,17 +15,17 @@
     const second = numeric ? "ascending" : "descending";
     const order = head.getAttribute("aria-sort") === first ? second : first;
     const sign = order === "ascending" ? 1 : -1;
-    const body = table.tBodies[0];
-    const rows = Array.from(body.rows, (row) => [keyOf(row, column), row]);
+    const rows = Array.from(table.tBodies[0].rows, (row) => [keyOf(row, column), row]);
     rows.sort(([a], [b]) => {
       if (a === null || b === null) return (a === null) - (b === null);
       return sign * (numeric ? a - b : a.localeCompare(b, undefined, { numeric: true }));
     });
-    body.append(...rows.map(([, row]) => row));
+    table.tBodies[0].append(...rows.map(([, row]) => row));
     all("[aria-sort]", table).forEach((other) => other.removeAttribute("aria-sort"));
     head.setAttribute("aria-sort", order);
     const button = head.querySelector("button");
-    say(`Sorted by ${button.getAttribute("aria-label") || button.textContent}, ${order}.`);
+    const name = button.getAttribute("aria-label") || button.textContent;
+    one("announced").textContent = `Sorted by ${name}, ${order}.`;
   };
   all("table.sorted").forEach((table) => {
     all("thead tr:last-child th", table).forEach((head, column) => {
@@ -34,56 +33,96 @@
     });
   });
 
-  // ---- a row and its lines in the charts
-  const partners = new Map();
-  all("[data-row]").forEach((part) => {
-    const parts = partners.get(part.dataset.row) || [];
-    parts.push(part);
-    partners.set(part.dataset.row, parts);
-  });
-  const light = (row, on) => {
-    const parts = partners.get(row).filter((part) => part.tagName !== "TR");
-    parts.forEach((part) => {
-      part.classList.toggle("hot", on);
-      part.ownerSVGElement.classList.toggle("some", on);
+  // ---- charts are drawn when they come near the window, and before printing
+  const sections = new Map(all(".leaderboard").map((section) => [section, { views: [], hot: "" }]));
+  const theme = JSON.parse(one("chart-theme").textContent);
+  const options = {
+    actions: false, ast: true, config: theme, defaultStyle: false, mode: "vega-lite",
+    renderer: "svg", tooltip: { disableDefaultStyle: true },
+  };
+  const rowOf = (section, label) =>
+    all(".sorted tbody tr", section).find((row) => row.dataset.label === label);
+  const highlight = (section, label) => {
+    const state = sections.get(section);
+    if (state.hot === label) return;
+    state.hot = label;
+    all("tr.hot", section).forEach((row) => row.classList.remove("hot"));
+    if (label) rowOf(section, label)?.classList.add("hot");
+    state.views.forEach(({ view }) => view.signal("hot", label).runAsync());
+  };
+  const update = (section) => {
+    const left = new Set(all(".sorted tbody tr:not(.off)", section).map((row) => row.dataset.label));
+    sections.get(section).views.forEach(({ view, labels }) => {
+      view.signal("shown", labels.filter((label) => left.has(label))).runAsync();
     });
   };
-  partners.forEach((parts, row) => parts.forEach((part) => {
-    part.addEventListener("mouseenter", () => light(row, true));
-    part.addEventListener("mouseleave", () => light(row, false));
-    part.addEventListener("focusin", () => light(row, true));
-    part.addEventListener("focusout", () => light(row, false));
-  }));
+  const draw = (place) => {
+    if (place.dataset.drawn) return;
+    place.dataset.drawn = "begun";
+    const section = place.closest(".leaderboard");
+    const spec = JSON.parse(place.nextElementSibling.textContent);
+    vegaEmbed(place, spec, options).then(({ view }) => {
+      sections.get(section).views.push({ view, labels: view.signal("shown") });
+      view.addEventListener("mouseover", (event, item) => {
+        highlight(section, item?.datum?.label || "");
+      });
+      view.addEventListener("mouseout", () => highlight(section, ""));
+      update(section);
+      place.dataset.drawn = "done";
+    }, (error) => { place.textContent = `This chart cannot be drawn: ${error.message}`; });
+  };
+  const near = new IntersectionObserver((entries) => {
+    entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
+      near.unobserve(target);
+      draw(target);
+    });
+  }, { rootMargin: "600px" });
+  all(".chart").forEach((place) => near.observe(place));
+
+  all(".sorted tbody tr").forEach((row) => {
+    const section = row.closest(".leaderboard");
+    const on = () => highlight(section, row.dataset.label);
+    const off = () => highlight(section, "");
+    row.addEventListener("mouseenter", on);
+    row.addEventListener("mouseleave", off);
+    row.addEventListener("focusin", on);
+    row.addEventListener("focusout", off);
+  });
 
   // ---- filters
   const form = one("controls");
   const rows = all("table.sorted tbody tr").map((row) => {
-    const board = row.closest(".board");
-    const { dataset, protocol } = board.dataset;
+    const section = row.closest(".leaderboard");
+    const { dataset, protocol } = section.dataset;
     const text = `${row.cells[0].textContent} ${dataset} ${protocol}`.toLowerCase();
-    return { row, board, dataset, protocol, text, cameras: row.dataset.cameras };
+    return { row, section, dataset, protocol, text, cameras: row.dataset.cameras };
   });
   const filter = () => {
     const words = one("f-text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = ["dataset", "protocol", "cameras"].map((key) => [key, one(`f-${key}`).value]);
-    const free = !words.length && wanted.every(([, value]) => !value);
-    const boards = new Set();
+    const chosen = ["dataset", "protocol", "cameras"].map((key) => [key, one(`f-${key}`).value]);
+    const unfiltered = !words.length && chosen.every(([, value]) => !value);
+    const shown = new Set();
     const methods = new Set();
     let count = 0;
     rows.forEach((entry) => {
       const fits = words.every((word) => entry.text.includes(word))
-        && wanted.every(([key, value]) => !value || entry[key] === value);
-      partners.get(entry.row.dataset.row).forEach((part) => part.classList.toggle("off", !fits));
+        && chosen.every(([key, value]) => !value || entry[key] === value);
+      entry.row.classList.toggle("off", !fits);
       if (!fits) return;
       count += 1;
-      boards.add(entry.board.id);
+      shown.add(entry.section.id);
       methods.add(entry.row.dataset.method);
     });
-    all(".board").forEach((board) => { board.hidden = !boards.has(board.id); });
-    all("nav [data-board]").forEach((item) => { item.hidden = !boards.has(item.dataset.board); });
-    all(".method").forEach((method) => { method.hidden = !free && !methods.has(method.id); });
+    sections.forEach((state, section) => {
+      section.hidden = !shown.has(section.id);
+      update(section);
+    });
+    all("nav [data-section]").forEach((item) => { item.hidden = !shown.has(item.dataset.section); });
+    all(".method").forEach((method) => {
+      method.hidden = !unfiltered && !methods.has(method.id);
+    });
     one("nothing").hidden = count > 0;
-    one("found").textContent = free ? `${count} rows` : `${count} of ${rows.length} rows`;
+    one("found").textContent = unfiltered ? `${count} rows` : `${count} of ${rows.length} rows`;
   };
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -97,25 +136,24 @@
     else delete root.dataset.theme;
   });
 
-  // ---- links into closed parts open them
+  // ---- a link to a closed part opens it
   const open = () => {
     const target = location.hash && one(decodeURIComponent(location.hash.slice(1)));
-    if (!target) return;
-    if (target.tagName === "DETAILS") {
-      target.open = true;
-      target.scrollIntoView();
-      target.querySelector("summary").focus({ preventScroll: true });
-    }
+    if (target?.tagName !== "DETAILS") return;
+    target.open = true;
+    target.scrollIntoView();
+    target.querySelector("summary").focus({ preventScroll: true });
   };
   addEventListener("hashchange", open);
-  document.addEventListener("click", (event) => {  // the same link a second time is no change
+  document.addEventListener("click", (event) => {  // following the same link again is no change
     const link = event.target.closest("a[href^='#']");
     if (link && link.getAttribute("href") === location.hash) open();
   });
 
-  // ---- on paper everything is open
+  // ---- on paper everything is open and drawn
   let closed = [];
   addEventListener("beforeprint", () => {
+    all(".chart").forEach(draw);
     closed = all("details:not([open])");
     closed.forEach((part) => { part.open = true; });
   });

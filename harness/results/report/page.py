@@ -1,166 +1,199 @@
-"""`harness report`: the store as one HTML page that needs nothing else."""
+"""Builds the page of `harness report` from a store's records: one file that works offline."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-import harness
+from harness.core.errors import ConfigError
 from harness.core.files import write_text
+from harness.core.version import __version__
 from harness.results.comparisons import Comparison, comparisons
-from harness.results.palette import DARK, LIGHT
-from harness.results.report.chart import Chart, legend
-from harness.results.report.charts import charts
-from harness.results.report.methods import Method, methods
-from harness.results.report.series import Rows
+from harness.results.palette import SCHEMES
+from harness.results.report.chart_data import chart_data
+from harness.results.report.methods import methods
 from harness.results.store import Run, Store
-from harness.results.table_model import Cell, Table, leaderboard
+from harness.results.table_model import Table, leaderboard
+
+if TYPE_CHECKING:
+    from harness.results.report.charts import Chart
+
+STYLES = ("svg", "png", "pdf")
+#: rows in the charts; more would be hard to distinguish
+MAX_ROWS = 16
+#: entries of a protocol card that have other places on the page
+NOT_IN_CARD = ("name", "hash", "cameras", "selection")
 
 
 @dataclass(frozen=True)
-class Board:
-    """One table with what belongs to it.
+class Section:
+    """A leaderboard with its protocol card and charts.
 
-    key: its identifier in the page. differs: how its protocol card differs from the first one of
-    the same name, as `key value`.
+    key: its id in the page. labels: of the rows that are in the charts. differs: how its protocol
+    card differs from the first one of the same data set and name, as `key value`.
     """
 
     key: str
     comparison: Comparison
     sheet: Table
-    charts: tuple[Chart, ...]
-    differs: tuple[str, ...]
-
-    @property
-    def heads(self) -> list[tuple[str, int]]:
-        return self.sheet.groups
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """What was held equal."""
-        left_out = ("name", "hash", "cameras", "selection")
-        return {
-            k.replace("_", " "): v for k, v in self.comparison.card.items() if k not in left_out
-        }
+    labels: Sequence[str]
+    charts: Sequence[Chart]
+    differs: Sequence[str]
 
     @property
     def notes(self) -> list[str]:
-        """Below the table; the protocol card and warnings have places of their own."""
+        """Notes below the table; the protocol card and warnings have places of their own."""
         elsewhere = (self.comparison.caption, self.comparison.warning)
         return [note.replace("`", "") for note in self.sheet.notes if note not in elsewhere]
 
     @property
-    def runs(self) -> int:
-        return len({run for runs in self.comparison.rows["runs"] for run in runs})
-
-    @property
-    def best(self) -> Cell:
-        """The name of its best row."""
-        return self.sheet.rows[0][0]
+    def file_name(self) -> str:
+        """What the files of its charts begin with."""
+        card = self.comparison.card
+        parts = (self.comparison.dataset, self.comparison.data, card["name"], card["hash"])
+        return re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part))
 
 
-def write_report(store: str | Path, output: str | Path) -> Path:
-    """Write the page and return its place.
+@dataclass(frozen=True)
+class Contents:
+    """Everything on the page.
+
+    runs: finished ones. damaged: (run, what is wrong). unfinished: names of runs.
+    """
+
+    sections: Sequence[Section]
+    runs: Sequence[Run]
+    damaged: Sequence[tuple[str, str]]
+    unfinished: Sequence[str]
+
+
+def write_report(
+    store: str | Path, output: str | Path, style: str | None = None, folder: str | None = None
+) -> list[Path]:
+    """Write the page and return its path, followed by those of chart files.
+
+    Args:
+        style: svg, png or pdf to write each chart as a file, too. folder: of these files; by
+            default `<output without suffix>-charts`.
 
     Raises:
-        ConfigError: the store holds no finished run. HarnessError: the file cannot be written.
+        ConfigError: the store has no finished run, or the style is unknown.
+        HarnessError: a file cannot be written.
     """
+    if style not in (None, *STYLES):
+        raise ConfigError(f"--charts {style} is unknown.", f"Choose {', '.join(STYLES)}.")
+    if folder is not None and style is None:
+        raise ConfigError("--charts-dir needs --charts.", f"Add --charts {STYLES[0]}.")
+    contents = read(store)
     path = Path(output).expanduser()
-    write_text(path, render(store))
-    return path
+    write_text(path, _fill(contents))
+    written = [path]
+    if style is not None:
+        from harness.results.report.charts import write_charts
+
+        place = Path(folder or path.with_name(f"{path.stem}-charts")).expanduser()
+        for section in contents.sections:
+            written += write_charts(section.charts, place, section.file_name, style)
+    return written
 
 
 def render(store: str | Path) -> str:
-    """The page of a store. The same records make the same page.
+    """The page of a store. The same records give the same page.
 
     Raises:
-        ConfigError: the store holds no finished run.
+        ConfigError: the store has no finished run.
     """
-    found = list(comparisons(store))
+    return _fill(read(store))
+
+
+def read(store: str | Path) -> Contents:
+    """Read a store once: runs that are added or deleted meanwhile do not matter.
+
+    Raises:
+        ConfigError: the store has no finished run.
+    """
     runs = {run.name: run for run in Store(Path(store)).runs()}
-    left_out = [(run.name, f"damaged: {run.problem}") for run in runs.values() if run.problem]
+    damaged = [(run.name, f"damaged: {run.problem}") for run in runs.values() if run.problem]
     finished = [run for run in runs.values() if run.finished]
-    unfinished = [name for name, run in runs.items() if not run.problem and not run.finished]
-    described = methods(finished)
-    boards = []
-    damaged: dict[str, str] = {}
-    for place, comparison in enumerate(found):
-        best_first = replace(comparison, rows=comparison.rows[::-1].reset_index(drop=True))
-        rows = Rows(best_first, runs.__getitem__)
-        key = f"b{place}"
-        shown = tuple(charts(key, rows))
-        damaged |= rows.damaged
-        same = [c for c in found[:place] if _alike(c, comparison)]
-        table = leaderboard(best_first)
-        boards.append(Board(key, best_first, table, shown, _differs(same, comparison)))
-    left_out += [(name, f"curves left out: {problem}") for name, problem in sorted(damaged.items())]
-    return _fill(boards, described, finished, left_out, unfinished)
+    unfinished = [run.name for run in runs.values() if not run.problem and not run.finished]
+    sections: list[Section] = []
+    problems: dict[str, str] = {}
+    tables = list(comparisons(store, found=runs.values()))
+    from harness.results.report.charts import charts  # altair takes half a second to import
+
+    for place, found in enumerate(tables):
+        best_first = replace(found, rows=found.rows[::-1].reset_index(drop=True))
+        data = chart_data(best_first.rows, runs, MAX_ROWS)
+        problems |= data.damaged
+        drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
+        labels, differs = list(data.rows["label"]), _differs(sections, found)
+        sections.append(
+            Section(f"b{place}", best_first, leaderboard(best_first), labels, drawn, differs)
+        )
+    damaged += [(name, f"curves left out: {text}") for name, text in sorted(problems.items())]
+    return Contents(sections, finished, damaged, unfinished)
 
 
-def _alike(a: Comparison, b: Comparison) -> bool:
-    return (a.dataset, a.card["name"]) == (b.dataset, b.card["name"])
+def _differs(earlier: Sequence[Section], found: Comparison) -> list[str]:
+    """How a protocol card differs from the first one of the same data set and name."""
+    same = (s.comparison for s in earlier if s.comparison.dataset == found.dataset)
+    first = next((other.card for other in same if other.card["name"] == found.card["name"]), None)
+    return [
+        f"{key.replace('_', ' ')} {found.card.get(key, 'not given')}"
+        for key in dict.fromkeys([*(first or ()), *found.card])
+        if first and key not in NOT_IN_CARD and first.get(key) != found.card.get(key)
+    ]
 
 
-def _differs(same: Sequence[Comparison], comparison: Comparison) -> tuple[str, ...]:
-    if not same:
-        return ()
-    first, card = same[0].card, comparison.card
-    keys = dict.fromkeys([*first, *card])
-    changed = [k for k in keys if k not in ("hash", "cameras", "selection")]
-    return tuple(
-        f"{k.replace('_', ' ')} {card.get(k, 'not given')}"
-        for k in changed
-        if first.get(k) != card.get(k)
-    )
+@cache
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-def _fill(
-    boards: Sequence[Board],
-    described: Sequence[Method],
-    finished: Sequence[Run],
-    left_out: Sequence[tuple[str, str]],
-    unfinished: Sequence[str],
-) -> str:
+def _fill(contents: Contents) -> str:
+    from harness.results.report.charts import marker, theme
+
     folder = files("harness.results.report")
-    texts = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in
-             ("page.html", "page.css", "page.js")}  # fmt: skip
+    page, css, js = (
+        folder.joinpath(f"page.{kind}").read_text(encoding="utf-8")
+        for kind in ("html", "css", "js")
+    )
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    digest = base64.b64encode(hashlib.sha256(texts["page.js"].encode()).digest()).decode()
-    style = environment.from_string(texts["page.css"]).render(light=LIGHT, dark=DARK)
-    days = [str(run.record["finished"]) for run in finished if run.record.get("finished")]
-    return environment.from_string(texts["page.html"]).render(
-        boards=boards,
+    scripts = [_vega(), js]
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts]
+    described, sections = methods(contents.runs), contents.sections
+    records = [run.record for run in contents.runs]
+    return environment.from_string(page).render(
+        sections=sections,
         methods=described,
         keys={method.name: method.key for method in described},
-        datasets=sorted({board.comparison.dataset for board in boards}),
-        protocols=sorted({str(board.comparison.card["name"]) for board in boards}),
-        runs=len(finished),
-        days=max(days, default=""),
-        left_out=left_out,
-        unfinished=unfinished,
-        version=harness.__version__,
-        style=Markup(style),
-        script=Markup(texts["page.js"]),
-        digest=digest,
-        legend=legend,
-        metrics=_metrics,
+        datasets=sorted({section.comparison.dataset for section in sections}),
+        protocols=sorted({str(section.comparison.card["name"]) for section in sections}),
+        runs=len(records),
+        last_day=max((str(r["finished"]) for r in records if r.get("finished")), default=""),
+        damaged=contents.damaged,
+        unfinished=contents.unfinished,
+        version=__version__,
+        style=Markup(environment.from_string(css).render(schemes=SCHEMES)),
+        scripts=[Markup(script) for script in scripts],
+        policy=" ".join(f"'sha256-{digest.decode()}'" for digest in digests),
+        theme=theme(),
+        marker=marker,
+        max_rows=MAX_ROWS,
+        not_in_card=NOT_IN_CARD,
     )
-
-
-def _metrics(run: Run) -> tuple[str, str]:
-    """mAP and Rank-1 of a run as they are shown."""
-    metrics = run.record.get("metrics") or {}
-    try:
-        return f"{metrics['mAP']:.1f}", f"{metrics['rank1']:.1f}"
-    except (KeyError, TypeError):
-        return "–", "–"

@@ -1,14 +1,13 @@
-"""Curves for other programs to draw: `log=tensorboard`, `wandb` or `mlflow`.
+"""Curves in other programs: `log=tensorboard`, `wandb` or `mlflow`.
 
-What is logged is what `history.json` holds, a point an epoch; the position of an epoch in the
-history is its step, so that stages follow each other. A run that is resumed goes on where its
-history does, and no point is there twice.
+They receive what `history.json` holds, one point for each epoch. The step of an epoch is its
+position in the history, so that stages follow each other. A resumed run continues its curves, and
+no point is logged twice.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,7 +19,7 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.results.store import Run
 
 Row = Mapping[str, Any]
-#: option → module that it needs, and how to have it
+#: option → package that it needs, and how to install it
 NEEDED = {
     "tensorboard": ("tensorboard", "pip install tensorboard"),
     "wandb": ("wandb", 'pip install "usl-reid-harness[wandb]"'),
@@ -30,30 +29,27 @@ OPTIONS = ("none", *NEEDED)
 
 
 class Tracker(Protocol):
-    """Where curves go."""
+    """Logs the curves of a run."""
 
     def log(self, row: Row, step: int) -> None:
-        """A finished epoch."""
+        """Log a finished epoch."""
 
     def close(self, metrics: Mapping[str, float] | None) -> None:
-        """The end: the record's metrics, or None where the run did not come to one."""
+        """End with the record's metrics, or None if the run did not finish."""
 
 
 class NoTracker:
     """`log=none`."""
 
-    def log(self, row: Row, step: int) -> None:
-        """Nothing."""
-
-    def close(self, metrics: Mapping[str, float] | None) -> None:
-        """Nothing."""
+    def log(self, row: Row, step: int) -> None: ...
+    def close(self, metrics: Mapping[str, float] | None) -> None: ...
 
 
 def check_log(log: str) -> None:
-    """Refuse what cannot be had, before any work.
+    """Refuse an unknown option or a missing package before any work.
 
     Raises:
-        ConfigError: no such option, or its package is missing.
+        ConfigError: the option is unknown, or its package is not installed.
     """
     if log not in OPTIONS:
         raise ConfigError(f"log={log} is unknown.", did_you_mean(log, OPTIONS))
@@ -64,23 +60,23 @@ def check_log(log: str) -> None:
 def make_tracker(
     log: str, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
 ) -> Tracker:
-    """What `log` says, going on after the epochs of `history`.
+    """The tracker of a run, which continues after the epochs of `history`.
 
     Args:
-        folder: of the run. name: the cell's. config: what is shown with it: `portable_config`'s.
+        folder, name: of the run. config: settings to show with it, from `portable_config`.
     """
     check_log(log)
     if log == "none":
         return NoTracker()
     module = import_module(f"harness.results.tracking.{log}")
-    return module.make(folder, name, config, history)
+    return module.Client(folder, name, config, history)
 
 
 @contextmanager
 def opened(
     log: str, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
 ) -> Iterator[Tracker]:
-    """A tracker for a cell's epochs, closed with the record's metrics if it comes to one."""
+    """A tracker that is closed at the end, with the record's metrics if the run finished."""
     tracker = make_tracker(log, folder, name, config, history)
     try:
         yield tracker
@@ -90,13 +86,13 @@ def opened(
 
 
 def forget(folder: Path) -> Iterator[Path]:
-    """What trackers left in a run's folder, for a run that starts afresh."""
+    """Files of trackers in a run's folder, to delete when the run starts from the beginning."""
     yield from folder.glob("events.out.tfevents.*")
     yield from folder.glob("tracking.json")
 
 
 def scalars(row: Row) -> dict[str, float]:
-    """The numbers of a row as `stage/key`: finite ones, but for the epoch itself."""
+    """The finite numbers of a row as `stage/key`, without the epoch."""
     return {
         f"{row['stage']}/{key}": float(value)
         for key, value in row.items()
@@ -105,16 +101,9 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 def final(metrics: Mapping[str, float]) -> dict[str, float]:
-    """A record's metrics, as `final/key`."""
+    """A record's metrics as `final/key`."""
     return {f"final/{k}": float(v) for k, v in metrics.items() if _is_number(v)}
 
 
-def plain(name: str) -> str:
-    """A name of letters that all of these services take."""
-    return re.sub(r"[^\w.-]+", "-", name)[:100]
-
-
 def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

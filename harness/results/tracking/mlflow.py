@@ -1,4 +1,4 @@
-"""MLflow: to `$MLFLOW_TRACKING_URI`, or a database in the folder that `harness` was started in."""
+"""MLflow, at `$MLFLOW_TRACKING_URI`; by default a database in the current folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from harness.results.row_labels import flat
 from harness.results.tracking import Row, final, scalars
 
 EXPERIMENT = "usl-reid-harness"
-#: the server's limits on a parameter's value, and on how many come at once
-LONGEST, MOST = 500, 100
+#: the server's limits: characters of a parameter's value, parameters of a request
+MAX_LENGTH, MAX_PARAMS = 500, 100
 
 
-class MLflow:
-    """Writes to MLflow. A resumed run keeps its MLflow run; epochs that it has are not sent again:
-    the last step stands in a metric of its own.
+class Client:
+    """Logs to MLflow.
+
+    A resumed run keeps its MLflow run. The metric `step` holds the last step that was sent, so that
+    none is sent twice.
     """
 
     def __init__(
@@ -48,9 +50,9 @@ class MLflow:
         found = self.client.get_experiment_by_name(chosen)
         experiment = found.experiment_id if found else self.client.create_experiment(chosen)
         run = self.client.create_run(experiment, run_name=name).info.run_id
-        params = [Param(k, str(v)[:LONGEST]) for k, v in flat(dict(config)).items()]
-        for start in range(0, len(params), MOST):
-            self.client.log_batch(run, params=params[start : start + MOST])
+        params = [Param(k, str(v)[:MAX_LENGTH]) for k, v in flat(dict(config)).items()]
+        for start in range(0, len(params), MAX_PARAMS):
+            self.client.log_batch(run, params=params[start : start + MAX_PARAMS])
         self.client.log_batch(run, tags=[RunTag("run", name)])
         return run
 
@@ -68,8 +70,3 @@ class MLflow:
         if metrics is not None:
             self._send(final(metrics), self.sent)
         self.client.set_terminated(self.run, "FINISHED" if metrics is not None else "KILLED")
-
-
-def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> MLflow:
-    """The client of a run's own MLflow run."""
-    return MLflow(folder, name, config, history)

@@ -1,4 +1,4 @@
-"""TensorBoard: event files in the run's folder; `tensorboard --logdir results/runs` shows them."""
+"""TensorBoard: event files in the run's folder, for `tensorboard --logdir results/runs`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch.utils.tensorboard import SummaryWriter
 from harness.results.tracking import Row, final, scalars
 
 
-class TensorBoard:
-    """Writes to TensorBoard. What an event file holds of epochs that a killed run did not keep is
-    struck out (`purge_step`) by the file that goes on.
+class Client:
+    """Logs to TensorBoard.
+
+    After a kill, `purge_step` discards logged epochs that are not in the history.
     """
 
-    def __init__(self, folder: Path, history: Sequence[Row]) -> None:
+    def __init__(
+        self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
+    ) -> None:
         begun = any(folder.glob("events.out.tfevents.*"))
         self.writer = SummaryWriter(str(folder), purge_step=len(history) if begun else None)
         self.steps = len(history)
-        if not begun:  # what came before logging was asked for
+        if not begun:  # epochs before logging was enabled
             for step, row in enumerate(history):
                 self.log(row, step)
 
@@ -34,8 +37,3 @@ class TensorBoard:
         for tag, value in final(metrics or {}).items():
             self.writer.add_scalar(tag, value, self.steps)
         self.writer.close()
-
-
-def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> TensorBoard:
-    """The writer of a run's folder."""
-    return TensorBoard(folder, history)

@@ -1,9 +1,10 @@
-"""Weights & Biases; `WANDB_PROJECT`, `WANDB_MODE=offline` and its other variables hold."""
+"""Weights & Biases. `WANDB_PROJECT`, `WANDB_MODE=offline` and its other variables apply."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +13,15 @@ from typing import Any
 import wandb
 
 from harness.core.files import write_json
-from harness.results.tracking import Row, final, plain, scalars
+from harness.results.tracking import Row, final, scalars
 
 PROJECT = "usl-reid-harness"
 
 
-class WandB:
-    """Writes to Weights & Biases. A resumed run keeps its id; the service takes no step twice, and
-    steps that are known to have been sent are not sent again.
+class Client:
+    """Logs to Weights & Biases.
+
+    A resumed run keeps its id and does not send its steps again: the service rejects duplicates.
     """
 
     def __init__(
@@ -27,7 +29,8 @@ class WandB:
     ) -> None:
         self.note = folder / "tracking.json"
         known = json.loads(self.note.read_text()) if self.note.is_file() else {}
-        self.id = known.get("wandb") or f"{plain(name)}-{uuid.uuid4().hex[:8]}"
+        slug = re.sub(r"[^\w.-]+", "-", name)[:100]
+        self.id = known.get("wandb") or f"{slug}-{uuid.uuid4().hex[:8]}"
         self.sent = int(known.get("sent", -1))
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -53,8 +56,3 @@ class WandB:
         for key, value in final(metrics or {}).items():
             self.run.summary[key] = value
         self.run.finish(exit_code=0 if metrics is not None else 1)
-
-
-def make(folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]) -> WandB:
-    """The client of a run's own W&B run."""
-    return WandB(folder, name, config, history)

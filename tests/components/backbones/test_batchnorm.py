@@ -32,7 +32,7 @@ def _pair(kind: type[nn.Module], samples: int) -> tuple[nn.Module, nn.Module]:
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("samples", [3, 4, 5, 12, 64])  # 5 leaves a rest of 2
-def test_each_group_is_normalised_by_itself(kind: type[nn.Module], samples: int) -> None:
+def test_each_group_is_normalized_by_itself(kind: type[nn.Module], samples: int) -> None:
     plain, grouped = _pair(kind, samples)
     x = torch.randn(SHAPES[kind], dtype=torch.float64) * 2 + 1
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()

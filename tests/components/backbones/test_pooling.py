@@ -16,7 +16,7 @@ from harness.components.backbones.pooling import (
 from harness.core.errors import ConfigError
 
 
-def test_gem_is_the_generalised_mean() -> None:
+def test_gem_is_the_generalized_mean() -> None:
     maps = torch.tensor([[[[1.0, 2.0], [3.0, -5.0]]]], dtype=torch.float64)
     # negative values count as eps
     expected = ((1 + 8 + 27 + 1e-18) / 4) ** (1 / 3)

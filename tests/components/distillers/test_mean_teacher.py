@@ -20,7 +20,7 @@ def _network() -> Backbone:
 
 
 def _move(network: nn.Module, seed: int) -> None:
-    """What an optimiser step does."""
+    """What an optimizer step does."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -66,7 +66,7 @@ def test_each_student_learns_from_the_others_teacher() -> None:
 
 
 def _step(student: ReIDNet, objective: SoftmaxTriplet, distiller: MutualTeachers) -> None:
-    """What the training loop does in a step, with an optimiser of its own."""
+    """What the training loop does in a step, with an optimizer of its own."""
     trained = [*student.parameters(), *objective.parameters(), *distiller.parameters()]
     batch = _batch()
     x = student(batch.images)

@@ -1,4 +1,4 @@
-"""Inputs that several of the tests need."""
+"""Inputs that tests share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def golden(name: str) -> dict[str, np.ndarray]:
 
 
 def blobs(clusters: int, each: int, dim: int = 16, spread: float = 0.1, seed: int = 0) -> Tensor:
-    """Unit rows (clusters · each, D) around random centres, cluster after cluster."""
+    """Unit rows (clusters · each, D) around random centers, cluster after cluster."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(clusters, dim, generator=generator).repeat_interleave(each, dim=0)
-    rows = centres + spread * torch.randn(clusters * each, dim, generator=generator)
+    centers = torch.randn(clusters, dim, generator=generator).repeat_interleave(each, dim=0)
+    rows = centers + spread * torch.randn(clusters * each, dim, generator=generator)
     return torch.nn.functional.normalize(rows, dim=-1)
 
 

@@ -9,8 +9,8 @@ from harness.core.kernels import kernels
 
 
 @pytest.fixture(scope="module", autouse=True, params=["compiled", "torch"])
-def loops(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test of this folder runs with compiled loops, whatever the size, and without any."""
+def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this folder runs with compiled kernels, whatever the size, and without."""
     if (
         request.param == "compiled"
         and kernels("harness.components.labelers.kernels.selection") is None

@@ -1,4 +1,4 @@
-"""The sieve is tested on processors without units for bf16, too: torch emulates them there."""
+"""The prefilter is tested on processors without bf16 units, too: torch emulates them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.labelers import bf16_prefilter as sieve
-from harness.components.labelers import neighbours
+from harness.components.labelers import bf16_prefilter, neighbours
 from harness.components.labelers.neighbours import search
 from harness.core.kernels import kernels
 from tests.components.labelers.cases import blobs, lattice
@@ -21,7 +20,8 @@ from tests.oracles import jaccard as oracle
 
 
 @pytest.fixture(scope="module")
-def loops() -> ModuleType:
+def compiled() -> ModuleType:
+    """In place of the folder's fixture: these tests need the compiled kernels."""
     pytest.importorskip("numba")
     module = kernels("harness.components.labelers.kernels.selection")
     assert module is not None
@@ -29,10 +29,10 @@ def loops() -> ModuleType:
 
 
 def crowd(count: int, dim: int = 256, seed: int = 0) -> Tensor:
-    """Unit rows around one centre in ten, as a network's features are."""
+    """Unit rows around one center in ten, as a network's features are."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(max(1, count // 10), dim, generator=generator)
-    rows = centres[torch.randint(len(centres), (count,), generator=generator)]
+    centers = torch.randn(max(1, count // 10), dim, generator=generator)
+    rows = centers[torch.randint(len(centers), (count,), generator=generator)]
     return F.normalize(rows + 0.7 * torch.randn(count, dim, generator=generator), dim=1)
 
 
@@ -57,9 +57,9 @@ def assert_nearest(x: Tensor, keys: Tensor, k: int) -> None:
 
 
 @pytest.mark.parametrize("count", [300, 700])
-def test_the_nearest_of_a_crowd(count: int, loops: ModuleType) -> None:
+def test_the_nearest_of_a_crowd(count: int, compiled: ModuleType) -> None:
     x = crowd(count)
-    keys = sieve.nearest_keys(x, 12, loops)
+    keys = bf16_prefilter.nearest_keys(x, 12, compiled)
     assert keys is not None
     assert_nearest(x, keys, 12)
 
@@ -76,7 +76,7 @@ def test_the_nearest_of_a_crowd(count: int, loops: ModuleType) -> None:
 def test_however_few_candidates_are_kept(
     count: int, k: int, size: int, dim: int, lengths: float, seed: int
 ) -> None:
-    """Too few candidates leave images unsettled; those are searched without the sieve."""
+    """Too few candidates leave images unsettled; those are searched without the prefilter."""
     module = kernels("harness.components.labelers.kernels.selection")
     if module is None:
         pytest.skip("numba is missing")
@@ -86,8 +86,8 @@ def test_however_few_candidates_are_kept(
     x = blobs(1, count, spread=0.5, seed=seed)[:, :dim].contiguous()
     x = x * (lengths * torch.randn(count, 1, generator=generator)).exp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sieve, "_candidates", lambda *_: size)
-        keys = sieve.nearest_keys(x, k, module)
+        patch.setattr(bf16_prefilter, "_candidates", lambda *_: size)
+        keys = bf16_prefilter.nearest_keys(x, k, module)
     assert keys is not None
     found = (keys >> 32).to(torch.int32).view(torch.float32).double().numpy()
     expected = np.sort(exact(x), axis=1)[:, 1 : k + 1]
@@ -103,15 +103,17 @@ def test_ties_go_to_the_lower_number(features: np.ndarray, k: int) -> None:
     expected = oracle.neighbours(oracle.squared_distances(features), k)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbours, "WORTH_COMPILING", 2)
-        patch.setattr(sieve, "applies", lambda _: True)
-        patch.setattr(sieve, "_candidates", lambda rounded, k: min(2 * k, len(rounded.rows) - 1))
+        patch.setattr(bf16_prefilter, "applies", lambda _: True)
+        patch.setattr(
+            bf16_prefilter, "_candidates", lambda rounded, k: min(2 * k, len(rounded.rows) - 1)
+        )
         np.testing.assert_array_equal(search(torch.from_numpy(features), k).ranks, expected)
 
 
-def test_the_bound_holds_and_is_not_idle(loops: ModuleType) -> None:
+def test_the_bound_holds_and_is_not_idle(compiled: ModuleType) -> None:
     """Estimates are off by less than the bound, and by more than a hundredth of it."""
     x = crowd(500)
-    rounded = sieve._round(x)
+    rounded = bf16_prefilter._round(x)
     products = (rounded.rows @ rounded.rows.T).float()
     estimates = rounded.squares[:, None] + rounded.squares - 2 * products
     errors = (estimates.double() - torch.from_numpy(exact(x))).abs().fill_diagonal_(0)
@@ -121,71 +123,75 @@ def test_the_bound_holds_and_is_not_idle(loops: ModuleType) -> None:
     assert errors.max() > 0.01 * bounds.min()
 
 
-def test_features_all_alike_are_not_sieved(loops: ModuleType) -> None:
-    """When all are about equally far, a sieve holds nothing back."""
-    assert sieve.nearest_keys(torch.eye(400), 12, loops) is None
+def test_equidistant_features_are_not_prefiltered(compiled: ModuleType) -> None:
+    """When all are about equally far, a prefilter removes nothing."""
+    assert bf16_prefilter.nearest_keys(torch.eye(400), 12, compiled) is None
 
 
-def test_what_all_features_share_is_taken_away(loops: ModuleType) -> None:
+def test_what_all_features_share_is_taken_away(compiled: ModuleType) -> None:
     x = F.normalize(3 + crowd(400), dim=1)
-    keys = sieve.nearest_keys(x, 12, loops)
+    keys = bf16_prefilter.nearest_keys(x, 12, compiled)
     assert keys is not None
     assert_nearest(x, keys, 12)
 
 
 @pytest.mark.parametrize("scale", [1e-19, 1e19, 1e25, float("nan"), float("inf")])
-def test_features_at_the_ends_of_float32_are_not_sieved(scale: float, loops: ModuleType) -> None:
+def test_features_at_the_ends_of_float32_are_not_prefiltered(
+    scale: float, compiled: ModuleType
+) -> None:
     x = crowd(300)
     x[5] *= scale
-    assert (sieve.nearest_keys(x, 12, loops) is None) == (scale != 1e-19)
-    assert sieve.nearest_keys(x * scale, 12, loops) is None
+    assert (bf16_prefilter.nearest_keys(x, 12, compiled) is None) == (scale != 1e-19)
+    assert bf16_prefilter.nearest_keys(x * scale, 12, compiled) is None
 
 
-def test_one_image_near_nothing_hurts_nobody(loops: ModuleType) -> None:
+def test_one_image_near_nothing_hurts_nobody(compiled: ModuleType) -> None:
     x = crowd(300)
     x[5] *= 1e-19
-    keys = sieve.nearest_keys(x, 12, loops)
+    keys = bf16_prefilter.nearest_keys(x, 12, compiled)
     assert keys is not None
     assert_nearest(x, keys, 12)
 
 
-def test_a_processor_that_rounds_badly_is_found_out(
-    loops: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_processor_that_rounds_badly_is_detected(
+    compiled: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(sieve, "say_once", said.append)
+    monkeypatch.setattr(bf16_prefilter, "say_once", said.append)
     x = crowd(300)
-    rounded = sieve._round(x)
+    rounded = bf16_prefilter._round(x)
     broken = rounded.rows + (0.05 * torch.randn(x.shape)).bfloat16()
     monkeypatch.setattr(
-        sieve, "_round", lambda _: sieve._Rounded(broken, rounded.squares, rounded.bounds)
+        bf16_prefilter,
+        "_round",
+        lambda _: bf16_prefilter._Rounded(broken, rounded.squares, rounded.bounds),
     )
-    monkeypatch.setattr(sieve, "_candidates", lambda *_: 40)
-    assert sieve.nearest_keys(x, 12, loops) is None
+    monkeypatch.setattr(bf16_prefilter, "_candidates", lambda *_: 40)
+    assert bf16_prefilter.nearest_keys(x, 12, compiled) is None
     assert len(said) == 1
 
 
-def test_the_search_sieves_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_prefilters_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     calls: list[int] = []
-    real = sieve.nearest_keys
+    real = bf16_prefilter.nearest_keys
 
-    def counted(x: Tensor, k: int, loops: ModuleType) -> Tensor | None:
+    def counted(x: Tensor, k: int, compiled: ModuleType) -> Tensor | None:
         calls.append(k)
-        return real(x, k, loops)
+        return real(x, k, compiled)
 
-    monkeypatch.setattr(sieve, "nearest_keys", counted)
-    monkeypatch.setattr(sieve, "WORTH_SIEVING", 300)
-    monkeypatch.setattr(sieve, "_WORTH_WIDTH", 256)
-    monkeypatch.setattr(sieve, "has_bf16", lambda _: False)
+    monkeypatch.setattr(bf16_prefilter, "nearest_keys", counted)
+    monkeypatch.setattr(bf16_prefilter, "MIN_IMAGES", 300)
+    monkeypatch.setattr(bf16_prefilter, "_MIN_DIM", 256)
+    monkeypatch.setattr(bf16_prefilter, "has_bf16", lambda _: False)
     x = crowd(600)
     plain = search(x, 13)
     assert calls == []
-    monkeypatch.setattr(sieve, "has_bf16", lambda _: True)
-    sieved = search(x, 13)
+    monkeypatch.setattr(bf16_prefilter, "has_bf16", lambda _: True)
+    filtered = search(x, 13)
     assert calls == [12]
-    np.testing.assert_array_equal(sieved.ranks, plain.ranks)
-    np.testing.assert_allclose(sieved.distances, plain.distances, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(filtered.ranks, plain.ranks)
+    np.testing.assert_allclose(filtered.distances, plain.distances, rtol=0, atol=2e-6)
     search(x, 13, farthest=True)
     search(x, 13, keep=5)
-    assert calls == [12], "distances that are asked for whole are not sieved"
+    assert calls == [12], "distances that are asked for whole are not prefiltered"

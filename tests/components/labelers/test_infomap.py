@@ -20,6 +20,14 @@ def test_a_missing_package_is_refused_when_built(monkeypatch: pytest.MonkeyPatch
     assert 'pip install "usl-reid-harness[infomap]"' in raised.value.hint
 
 
+def test_it_needs_as_many_images_as_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only as many as its smallest cluster."""
+    monkeypatch.setattr(infomap, "_check_package", lambda: None)
+    labeler = Infomap(k1=15, min_images=4)
+    assert labeler.min_images == 15
+    assert labeler.describe() == "min_similarity 0.5, min_images 4, k1 15"
+
+
 def test_labels_are_numbered_by_first_image_and_small_ones_are_outliers() -> None:
     modules = np.array([9, -1, 2, 2, 9, 2, 9, 5, 5, -2])
     np.testing.assert_array_equal(_numbered(modules, 3), [0, -1, 1, 1, 0, 1, 0, -1, -1, -1])
@@ -37,10 +45,10 @@ class TestWithThePackage:
         order = torch.randperm(32, generator=torch.Generator().manual_seed(0))
         features = blobs(4, 8, spread=0.05)[order][:, None]
         found = Infomap(k1=8).label(features)
-        truth = order // 8
-        first = {int(label): i for i, label in reversed(list(enumerate(truth)))}
+        clusters = order // 8
+        first = {int(label): i for i, label in reversed(list(enumerate(clusters)))}
         by_first = sorted(first, key=lambda label: first[label])
-        assert found.labels.tolist() == [by_first.index(int(label)) for label in truth]
+        assert found.labels.tolist() == [by_first.index(int(label)) for label in clusters]
         assert found.stats["links"] == 32 * 7
         assert (found.stats["clusters"], found.stats["outliers"]) == (4, 0)
         assert {"seconds_search", "seconds_cluster"} <= found.stats.keys()

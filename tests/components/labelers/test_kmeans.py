@@ -25,10 +25,10 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_separate_clusters_are_found(library: str, capsys: pytest.CaptureFixture[str]) -> None:
-    truth = np.repeat(np.arange(4), 10)
+    clusters = np.repeat(np.arange(4), 10)
     labeler = KMeans(clusters=4, restarts=20)
     found = labeler.label(blobs(4, 10, spread=0.05)[:, None])
-    pairs = set(zip(found.labels.tolist(), truth.tolist(), strict=True))
+    pairs = set(zip(found.labels.tolist(), clusters.tolist(), strict=True))
     assert len(pairs) == 4, "one to one"
     assert found.labels.dtype == torch.int64 and found.labels.shape == (40,)
     assert (found.stats["clusters"], found.stats["outliers"]) == (4, 0)
@@ -64,19 +64,19 @@ def test_as_many_clusters_as_images() -> None:
 
 @pytest.mark.usefixtures("library")
 def test_views() -> None:
-    """The global view says nothing; the mean of the views tells the clusters."""
-    told = blobs(4, 10, spread=0.05)
-    features = torch.stack([blobs(40, 1, seed=7), told, told], dim=1)
-    truth = np.repeat(np.arange(4), 10)
+    """The global view has no clusters; the mean of the views does."""
+    known = blobs(4, 10, spread=0.05)
+    features = torch.stack([blobs(40, 1, seed=7), known, known], dim=1)
+    clusters = np.repeat(np.arange(4), 10)
 
     def agree(views: Any) -> bool:
         labels = KMeans(clusters=4, restarts=20, views=views).label(features).labels
-        return len(set(zip(labels.tolist(), truth.tolist(), strict=True))) == 4
+        return len(set(zip(labels.tolist(), clusters.tolist(), strict=True))) == 4
 
     assert agree("mean") and not agree("global")
 
 
-def test_spherical_centres_have_unit_length(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spherical_centers_have_unit_length(monkeypatch: pytest.MonkeyPatch) -> None:
     faiss = pytest.importorskip("faiss")
     original, seen = faiss.Kmeans.train, []
 
@@ -103,7 +103,7 @@ def test_spherical_needs_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (torch.full((40, 1, 4), float("nan")), "not finite"),
         (torch.zeros(40, 1, 4), "are zero"),
-        (torch.ones(11, 1, 4) / 2, "11 images cannot be 12 clusters"),
+        (torch.ones(11, 1, 4) / 2, "11 images cannot form 12 clusters"),
         (torch.ones(40, 4) / 2, r"must be \(N, V, D\)"),
     ],
 )

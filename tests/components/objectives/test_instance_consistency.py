@@ -42,11 +42,11 @@ def test_hard_instance_of_a_single_label_is_zero_with_a_finite_gradient() -> Non
 
 
 def test_cluster_contrast_does_not_normalise() -> None:
-    x, centres = drawn(6, 0), 0.3 * drawn(3, 1)
-    log_p = (x @ centres.T / 0.5).log_softmax(dim=1)
+    x, centers = drawn(6, 0), 0.3 * drawn(3, 1)
+    log_p = (x @ centers.T / 0.5).log_softmax(dim=1)
     target = 0.9 * F.one_hot(LABELS, 3) + 0.1 / 3
     expected = -(target * log_p).sum(dim=1).mean()
-    torch.testing.assert_close(cluster_contrast(x, centres, LABELS), expected)
+    torch.testing.assert_close(cluster_contrast(x, centers, LABELS), expected)
 
 
 def test_consistency_is_zero_where_all_agree_and_scales() -> None:

@@ -66,7 +66,7 @@ def test_the_first_of_equally_hard_samples_is_taken() -> None:
 
 
 @given(st.permutations([0, 0, 0, 1, 1, 2, -1, -1]), seeds, st.integers(1, 3))
-def test_centroids_are_normalised_means_without_outliers(
+def test_centroids_are_normalized_means_without_outliers(
     labels: list[int], seed: int, views: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives import PartRefinement
-from harness.components.objectives.memory import centroids, view_cross_entropies
+from harness.components.objectives.memory import centroids
 from harness.components.objectives.part_refinement import (
     refined_global,
     smoothed_by_agreement,
 )
+from harness.components.objectives.views import view_cross_entropies
 from harness.core.errors import ConfigError, HarnessError, TrainingError
 
 VIEWS, DIM, COUNT = 3, 8, 30
@@ -60,7 +61,7 @@ def test_the_first_rows_are_the_centroids_of_each_epoch_and_only_they_learn() ->
     assert not torch.equal(classifiers[:, :5], expected)
     start(objective)
     assert torch.equal(classifiers[:, :5], expected)
-    assert next(iter(objective.parameters())) is classifiers, "the optimiser's own"
+    assert next(iter(objective.parameters())) is classifiers, "the optimizer's own"
 
 
 def test_too_many_clusters_are_named() -> None:

@@ -33,7 +33,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 @given(images, seeds)
-def test_proxies_are_normalised_means_sorted_by_camera_then_label(
+def test_proxies_are_normalized_means_sorted_by_camera_then_label(
     pairs: list[tuple[int, int]], seed: int
 ) -> None:
     labels, cameras = (torch.tensor(column) for column in zip(*pairs, strict=True))
@@ -132,7 +132,7 @@ def some_proxies(views: int, dim: int) -> Proxies:
     return Proxies(features, labels, cameras, torch.empty(0, dtype=torch.int64))
 
 
-def test_ice_normalises_columns() -> None:
+def test_ice_normalizes_columns() -> None:
     proxies = some_proxies(1, 8)
     flat = Proxies(proxies.features[0], proxies.labels, proxies.cameras, proxies.of_image)
     scaled = Proxies(

@@ -32,9 +32,9 @@ def test_the_loss_is_clusters_and_cameras_of_each_view(views: int) -> None:
     expected = torch.zeros(())
     for v in range(views):
         weight = (0.75 if v == 0 else 0.25) if views > 1 else 1.0
-        centres = cluster_means(features[:, v : v + 1], labels)[0]
+        centers = cluster_means(features[:, v : v + 1], labels)[0]
         proxies = camera_proxies(features[:, v], labels, cameras)
-        term = cluster_contrast(x[:, v], centres, labels[indices], 0.4, 0.2)
+        term = cluster_contrast(x[:, v], centers, labels[indices], 0.4, 0.2)
         camera = ice_camera(x[:, v], labels[indices], cameras[indices], proxies, 0.1)
         expected = expected + weight * (term + 0.7 * camera)
     torch.testing.assert_close(objective(x, labels[indices], indices), expected)

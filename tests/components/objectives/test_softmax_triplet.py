@@ -25,7 +25,7 @@ def test_the_first_rows_are_the_cluster_means_of_the_epoch() -> None:
     parameter = objective.classifier
     for epoch_labels in (labels, labels % 2):
         objective.start_epoch(features, epoch_labels)
-        assert objective.classifier is parameter, "the optimiser holds this one"
+        assert objective.classifier is parameter, "the optimizer holds this one"
         for k in range(int(epoch_labels.max()) + 1):
             mean = features[epoch_labels == k, 0].mean(0)
             torch.testing.assert_close(parameter[0, k].detach(), mean / mean.norm())
@@ -43,7 +43,7 @@ def test_the_loss_is_softmax_and_triplet_of_each_view() -> None:
     loss.backward()
     expected = torch.zeros(())
     for v, weight in enumerate((0.7, 0.3, 0.3)):
-        logits = x[:, v] @ objective.classifier[v, :3].T  # neither side normalised here
+        logits = x[:, v] @ objective.classifier[v, :3].T  # neither side normalized here
         expected = expected + weight * smoothed_cross_entropy(logits, labels[:9], 0.2)
         expected = expected + weight * 0.5 * soft_triplet(x[:, v], labels[:9], 0.1)
     torch.testing.assert_close(loss, expected)

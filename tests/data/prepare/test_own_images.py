@@ -142,7 +142,7 @@ def test_yes(command: Command, tmp_path: Path) -> None:
     with (folder / "images.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 48
     again = prepare(command, f"source={folder}")
-    assert again.status == 0 and "is there already and is used as it is" in again.out
+    assert again.status == 0 and "exists and is used as it is" in again.out
     assert "ready: harness run method=mskd dataset=folder" in again.out
 
 

@@ -1,4 +1,4 @@
-"""Searches that take a moment: tiny cells, or cells that only pretend to train."""
+"""Searches that take a moment: tiny runs, or runs that only pretend to train."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ def test_what_was_found_runs_as_a_preset(
     assert len(runs) == 4
     tuned = [run for run in runs.values() if "tuned" in run.record["protocol"]]
     assert sorted(run.record["experiment"]["seed"] for run in tuned) == [1, 2]
-    told = tuned[0].record["protocol"]["tuned"]
-    assert (told["search"], told["criterion"], told["trials"]) == ("s", "last_val", 3)
-    assert "held out" in told["by"]
-    # the preset is that very cell, and no trial's store is the store of runs
+    message = tuned[0].record["protocol"]["tuned"]
+    assert (message["search"], message["criterion"], message["trials"]) == ("s", "last_val", 3)
+    assert "held out" in message["by"]
+    # the preset gives the very same run, and no trial's store is the store of runs
     again = command("run", "method=cluster_contrast", *tiny(tmp_path), "batch.identities=2",
                     "+search=s", "seed=1")  # fmt: skip
     assert again.status == 0, again.err
@@ -131,11 +131,11 @@ def test_each_method_has_the_same_budget(
     seen: list[str] = []
     good = pretend(near_half)
 
-    def cell(config, reporter):  # type: ignore[no-untyped-def]
+    def fake_run(config, reporter):  # type: ignore[no-untyped-def]
         seen.append(str(config.method.name))
         return good(config, reporter)
 
-    monkeypatch.setattr(trials, "run_experiment", cell)
+    monkeypatch.setattr(trials, "run_experiment", fake_run)
     options = [o for o in small(tmp_path) if not o.startswith(("method=", "search.name"))]
     answer = command("search", "-m", "method=cluster_contrast,cap", *options,
                      "search.trials=2", "search.hours=1")  # fmt: skip

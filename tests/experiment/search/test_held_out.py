@@ -1,4 +1,4 @@
-"""People held out of a training set; and that nobody looks at the test set meanwhile."""
+"""Held-out identities, and that no search reads the test set."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.experiment.search.small import search
 from tests.tiny import tiny_config
 
 
-class Colours(ImageSource):
-    """A colour a person."""
+class Colors(ImageSource):
+    """One color for each identity."""
 
     def __init__(self, people: np.ndarray) -> None:
         self.people = people
@@ -47,7 +47,7 @@ class People(Dataset):
     def load(self) -> ReIDData:
         who = np.arange(1, self.people + 1).repeat(6)
         cams = np.tile(np.arange(3).repeat(2), self.people) if self.cameras else None
-        train = Split(Colours(who), who if self.known else np.full(len(who), -1), cams)
+        train = Split(Colors(who), who if self.known else np.full(len(who), -1), cams)
         return ReIDData("people", train, train, train)
 
 
@@ -57,7 +57,7 @@ def held_out(share: float = 0.25, seed: int = 0, **options: Any) -> ReIDData:
     return HeldOut(of=of, called="people", share=share, seed=seed).load()
 
 
-def test_nobody_is_on_both_sides_and_everybody_is_on_one() -> None:
+def test_each_identity_is_on_exactly_one_side() -> None:
     data = held_out()
     train, test = set(data.train.identities), set(data.gallery.identities)
     assert len(test) == 5 and not train & test and train | test == set(range(1, 21))
@@ -85,7 +85,7 @@ def test_without_cameras_one_image_of_each_person_is_asked_for() -> None:
     assert data.query.cameras is None
 
 
-def test_without_identities_there_is_nobody_to_hold_out() -> None:
+def test_without_identities_nothing_is_held_out() -> None:
     with pytest.raises(DataError, match="too few") as error:
         held_out(known=False)
     assert "label_free" in error.value.hint
@@ -114,10 +114,10 @@ from harness.data.types import ReIDData
 
 
 class Poison:
-    """Whoever looks at it is caught."""
+    """Raises on any access."""
 
     def __getattribute__(self, name):
-        raise AssertionError(f"the test set was looked at: {name}")
+        raise AssertionError(f"the test set was read: {name}")
 
 
 class Poisoned(Synthetic):
@@ -128,7 +128,7 @@ class Poisoned(Synthetic):
 
 
 def poisoned(root: Path) -> Path:
-    """A data set as `synthetic`, whose test part nobody may touch; returns the plug-in folder."""
+    """A data set as `synthetic`, whose test part must not be read; returns the plug-in folder."""
     import yaml
 
     import harness
@@ -156,14 +156,14 @@ def test_a_search_never_touches_the_test_set(
         if name == "poisoned":
             monkeypatch.setenv("HARNESS_PLUGINS", str(poisoned(place)))
         search(place, *options, *(["dataset=poisoned"] if name == "poisoned" else []))
-        cell = Run(place / "searches" / "s" / "trials" / "trial-0000")
-        found.append((cell.record["metrics"], [
-            {k: v for k, v in row.items() if "second" not in k} for row in cell.history()
+        run = Run(place / "searches" / "s" / "trials" / "trial-0000")
+        found.append((run.record["metrics"], [
+            {k: v for k, v in row.items() if "second" not in k} for row in run.history()
         ]))  # fmt: skip
     assert found[0] == found[1]
 
 
 def test_the_poison_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_PLUGINS", str(poisoned(tmp_path)))
-    with pytest.raises(AssertionError, match="the test set was looked at"):
+    with pytest.raises(AssertionError, match="the test set was read"):
         search(tmp_path, "dataset=poisoned", "search.criterion=oracle", "search.trials=1")

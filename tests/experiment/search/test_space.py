@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose as compose_run
+from harness.experiment.registration import register
 from harness.experiment.search.check import check_space, defaults
 from harness.experiment.search.plan import _configure, make_plan
 from harness.experiment.search.space import Space, SpaceError, parse
@@ -65,7 +66,7 @@ def test_a_key_may_be_called_as_a_field_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "told"),
+    ("leaf", "message"),
     [
         ({"low": 0.7, "high": 0.3}, "empty range"),
         ({"low": 0.3, "high": 0.3}, "empty range"),
@@ -92,10 +93,10 @@ def test_a_key_may_be_called_as_a_field_is() -> None:
         (0.5, "is not a range"),
     ],
 )
-def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, told: str) -> None:
+def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, message: str) -> None:
     with pytest.raises(SpaceError) as error:
         parse({"labeler": {"eps": leaf}})
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert error.value.key.startswith("labeler.eps")
 
 
@@ -133,17 +134,17 @@ search:
 
 
 @pytest.mark.parametrize(
-    ("leaf", "told"),
+    ("leaf", "message"),
     [
         ("epps: {low: 0.3, high: 0.7}", "there is no such option"),
-        ("min_samples: {low: 0, high: 8}", "min_samples 0 is below 1"),
+        ("min_samples: {low: 0, high: 8}", "labeler.min_samples=0 is out of range"),
         ("min_samples: {low: 5, high: 8}", "the default, 4, is not in the range"),
         ("min_samples: {low: 8, high: 2}", "empty range"),
         ("part_weight: {low: -1.0, high: 1.0, log: true}", "low > 0 must hold"),
     ],
 )
 def test_the_method_whose_space_is_invalid_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaf: str, told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaf: str, message: str
 ) -> None:
     file = tmp_path / "mine" / "methods" / "own" / "config.yaml"
     file.parent.mkdir(parents=True)
@@ -151,22 +152,25 @@ def test_the_method_whose_space_is_invalid_is_named(
     monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path / "mine"))
     with pytest.raises(ConfigError) as error:
         make_plan(small(tmp_path, "method=own"))
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert "It is set in the search block of the method own." in error.value.hint
     monkeypatch.undo()
-    plugins.register()
+    register()
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("+search.space.labeler.epps={low: 0.3, high: 0.7}", "there is no such option"),
-        ("+search.space.labeler.eps={low: 0.5, high: 1.5}", "eps 1.5 is not in (0, 1]"),
+        (
+            "+search.space.labeler.eps={low: 0.5, high: 1.5}",
+            "labeler.eps=1.5 is out of range: 0 < eps ≤ 1",
+        ),
         ("+search.space.optimizer.lr={low: -1, high: 1, log: true}", "low > 0 must hold"),
         ("+search.space.labeler.min_samples={low: 2.5, high: 8.5}", "whole number"),
         ("+search.space.labeler.min_samples={choices: [2, four]}", "'four' is refused: "),
         ("+search.space.labeler.search={low: 0, high: 8}", "is not a number"),
-        ("+search.space.labeler.search={choices: [auto, tensor]}", "unknown search 'tensor'"),
+        ("+search.space.labeler.search={choices: [auto, tensor]}", "labeler.search=tensor must be"),
         ("+search.space.seed={low: 0, high: 9}", "seed cannot be searched"),
         ("+search.space.dataset.seed={low: 0, high: 9}", "dataset cannot be searched"),
         (
@@ -176,12 +180,12 @@ def test_the_method_whose_space_is_invalid_is_named(
         ("+search.space.backbone={choices: [small, resnet51]}", "no backbone 'resnet51'"),
         ("+search.space.optimizer={low: 0, high: 9}", "this is a section"),
         ("+search.space.objective.hard={choices: [0, 1]}", "0 is refused: "),
-        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 must be a whole"),
+        ("+search.space.train.epochs={low: 0, high: 2}", "train.epochs=0 is out of range"),
         ("+search.space.distiller.weight={low: 0, high: 2}", "there is no such option"),
     ],
 )
 def test_what_the_configuration_does_not_bear_is_refused(
-    base: DictConfig, override: str, told: str
+    base: DictConfig, override: str, message: str
 ) -> None:
     key, node = override.removeprefix("+search.space.").split("=", 1)
     tree: Any = yaml.safe_load(node)
@@ -189,7 +193,7 @@ def test_what_the_configuration_does_not_bear_is_refused(
         tree = {part: tree}
     with pytest.raises(SpaceError) as error:
         check_space(parse(tree), partial(_configure, base, METHOD_ONLY))
-    assert told in error.value.cause
+    assert message in error.value.cause
     assert error.value.key == key
 
 

@@ -49,9 +49,9 @@ def near_half(config: DictConfig, epoch: int) -> float:
     return 50 - 100 * abs(float(config.labeler.eps) - 0.5) + epoch
 
 
-def run(plan: Plan, monkeypatch: pytest.MonkeyPatch, cell: Any = None) -> list[str]:
-    """Search with a cell that pretends; returns what was said."""
-    monkeypatch.setattr(trials, "run_experiment", cell or pretend(near_half))
+def run(plan: Plan, monkeypatch: pytest.MonkeyPatch, fake_run: Any = None) -> list[str]:
+    """Search with runs that only pretend to train; returns the lines said."""
+    monkeypatch.setattr(trials, "run_experiment", fake_run or pretend(near_half))
     said: list[str] = []
     command.search(plan, said.append)
     return said
@@ -82,11 +82,11 @@ def test_the_first_trial_is_the_default(planned: Planned, monkeypatch: pytest.Mo
 
 def test_the_same_command_goes_on(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[DictConfig] = []
-    cell = pretend(near_half, seen)
-    run(planned(trials=2), monkeypatch, cell)
-    run(planned(trials=2), monkeypatch, cell)
+    fake_run = pretend(near_half, seen)
+    run(planned(trials=2), monkeypatch, fake_run)
+    run(planned(trials=2), monkeypatch, fake_run)
     assert len(seen) == 2, "a finished study runs nothing"
-    run(planned(trials=5), monkeypatch, cell)
+    run(planned(trials=5), monkeypatch, fake_run)
     assert len(seen) == 5
     # the sampler draws for trial n what it would have drawn without a stop
     other = planned(trials=5, name="other")
@@ -104,14 +104,14 @@ def test_a_failed_trial_says_why_and_the_search_goes_on(
     good = pretend(near_half)
     count = iter(range(99))
 
-    def cell(config: DictConfig, reporter: Any) -> Any:
+    def fake_run(config: DictConfig, reporter: Any) -> Any:
         problem = dict(enumerate(problems)).get(next(count))
         if problem is not None:
             raise problem
         return good(config, reporter)
 
     plan = planned(trials=6)
-    said = run(plan, monkeypatch, cell)
+    said = run(plan, monkeypatch, fake_run)
     found = ended(plan)
     assert [t.state.name for t in found] == ["COMPLETE", *["FAIL"] * 4, "COMPLETE"]
     assert [reason(t) for t in found[1:5]] == [
@@ -138,29 +138,29 @@ def test_it_gives_up_where_it_is_not_the_settings(
 ) -> None:
     good = pretend(near_half)
 
-    def cell(config: DictConfig, reporter: Any) -> Any:
+    def fake_run(config: DictConfig, reporter: Any) -> Any:
         if begins_well and config.labeler.eps == 0.6:
             return good(config, reporter)
         raise problem
 
     plan = planned(trials=6, failures=3)
     if trials_then == 6:
-        run(plan, monkeypatch, cell)
+        run(plan, monkeypatch, fake_run)
     else:
         with pytest.raises(HarnessError, match=f"last 3 trials failed: {problem.cause}"):
-            run(plan, monkeypatch, cell)
+            run(plan, monkeypatch, fake_run)
     assert len(ended(plan)) == trials_then
 
 
 def test_missing_data_stop_the_search_and_cost_no_trial(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cell(config: DictConfig, reporter: Any) -> None:
+    def fake_run(config: DictConfig, reporter: Any) -> None:
         raise DataError("an image is gone")
 
     plan = planned(trials=2)
     with pytest.raises(DataError):
-        run(plan, monkeypatch, cell)
+        run(plan, monkeypatch, fake_run)
     (waiting,) = ended(plan)
     assert waiting.state == TrialState.WAITING and waiting.params == {"labeler.eps": 0.6}
     run(plan, monkeypatch)
@@ -196,7 +196,7 @@ def test_a_dead_workers_trial_is_retried(
 ) -> None:
     def killed(config: DictConfig, epoch: int) -> float:
         if epoch == 1:
-            raise SystemExit  # which nobody catches: the trial stays as it is
+            raise SystemExit  # not caught: the trial stays RUNNING
         return near_half(config, epoch)
 
     plan = planned(trials=2, storage=storage)
@@ -268,8 +268,8 @@ def test_many_workers_run_as_many_trials_as_were_asked_for(
         worker.join(60)
     found = ended(plan)
     assert len(found) == 8 and all(t.state == TrialState.COMPLETE for t in found)
-    assert len({t.params["labeler.eps"] for t in found}) == 8, "nobody draws the same"
-    assert len({c.name for c in seen}) == len(seen), "no cell was run twice"
+    assert len({t.params["labeler.eps"] for t in found}) == 8, "all draw different values"
+    assert len({c.name for c in seen}) == len(seen), "nothing was run twice"
     assert sum("default" in t.user_attrs for t in found) == 1
 
 
@@ -287,7 +287,7 @@ def test_workers_that_begin_at_once_share_one_study(planned: Planned) -> None:
         worker.start()
     for worker in workers:
         worker.join(60)
-    assert len(opened) == 4, "nobody was refused"
+    assert len(opened) == 4, "none was refused"
     assert len(ended(plan)) == 1, "one default trial"
 
 
@@ -425,7 +425,7 @@ def test_a_trial_of_several_seeds_is_their_mean(
     assert [(c.name, c.seed) for c in seen] == list(zip(names, [0, 1, 0, 1], strict=True))
     first, _ = ended(plan)
     assert first.values == [pytest.approx(41 + 1.5)]
-    # two epochs a cell; the later ones tell the mean with the cell before
+    # two epochs per run; the second run reports the mean with the first
     assert first.intermediate_values == pytest.approx({0: 40, 1: 41, 2: 42, 3: 42.5})
     assert plan.settings.optimized.endswith("mean of 2 seeds")
 
@@ -438,7 +438,7 @@ def test_another_search_of_the_same_name_is_refused(
         settings=plan.settings.model_copy(update={"folder": tmp_path / "searches", "trials": 1}),
     )
     run(first, monkeypatch)
-    for overrides, told in (
+    for overrides, message in (
         (["search.space.labeler.eps.low=0.4"], ["space of labeler.eps"]),
         (["search.criterion=oracle", "search.sampler=random"],
          ["optimized: mAP on 40% of the training people", "sampler: tpe, not random"]),
@@ -448,12 +448,12 @@ def test_another_search_of_the_same_name_is_refused(
         other = make_plan(small(tmp_path, *EPS, "search.pruner=none", *overrides))
         with pytest.raises(ConfigError, match="belongs to another search") as error:
             study_of(other)
-        assert all(text in error.value.cause for text in told)
+        assert all(text in error.value.cause for text in message)
         assert "search.name" in error.value.hint
 
 
-def test_a_trial_is_a_cell_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With real cells: stopped within, the trial ends with the numbers of one never stopped."""
+def test_a_stopped_trial_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real runs: stopped within, the trial ends with the numbers of one never stopped."""
     options = [*EPS, "search.trials=1", "train.epochs=3"]
     search(tmp_path / "whole", *options)
     watch = trials.Objective._watch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.errors import DataError
+from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import RankingResult, rank
 from harness.evaluation.reranking import rerank_blocks
 from harness.experiment.standalone import score
@@ -36,10 +39,7 @@ def ranked(arrays: Arrays, cams: bool = True, names: bool = False) -> RankingRes
     q, g = (torch.from_numpy(arrays[f"{side}_features"]) for side in "qg")
     cameras = (arrays["q_cams"], arrays["g_cams"]) if cams else (None, None)
     both = [arrays[f"{side}_names"].tolist() if names else None for side in "qg"]
-    return rank(
-        q, g, arrays["q_ids"], arrays["g_ids"], cameras[0], cameras[1],
-        query_names=both[0], gallery_names=both[1],
-    )  # fmt: skip
+    return rank(q, g, GroundTruth(arrays["q_ids"], arrays["g_ids"], *cameras, *both))
 
 
 def metrics(result: RankingResult) -> dict[str, float]:
@@ -57,10 +57,8 @@ def test_metrics_are_those_of_the_harness(command: Command, tmp_path: Path, arra
     assert result["metrics"] == metrics(plain)
     assert 20 < result["metrics"]["mAP"] < 99, "a test set on which something can go wrong"
     features = [torch.from_numpy(arrays[f"{side}_features"]) for side in "qg"]
-    again = rank(
-        None, None, arrays["q_ids"], arrays["g_ids"], arrays["q_cams"], arrays["g_cams"],
-        distances=rerank_blocks(features[0], features[1]),
-    )  # fmt: skip
+    truth = GroundTruth(*(arrays[key] for key in ("q_ids", "g_ids", "q_cams", "g_cams")))
+    again = rank(None, None, truth, distances=rerank_blocks(features[0], features[1]))
     assert result["reranked"] == metrics(again)
     assert result["reranked"] != result["metrics"]
     assert result["queries"] == 10
@@ -100,6 +98,51 @@ def test_view_0_is_ranked_and_rows_are_normalised(
     result = json.loads(answer.out)["metrics"]
     assert result["mAP"] == pytest.approx(ranked(arrays).as_dict()["mAP"])
     assert answer.err.count("divided by its norm") == 2
+    assert "The features have 3 views; view 0, the global one, is ranked." in answer.err
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda ids: ids.astype(float),
+        lambda ids: ids.astype(str),
+        lambda ids: np.array([f"{i:04d}" for i in ids]),
+        lambda ids: np.array([f"{i}.0" for i in ids]),
+        lambda ids: np.array([f"person_{i}" for i in ids]),
+    ],
+    ids=["floats", "digits", "zeros in front", "floats as words", "words"],
+)
+@pytest.mark.usefixtures("arrays")
+def test_ids_of_other_kinds(
+    command: Command, tmp_path: Path, arrays: Arrays, written: Callable[[Any], Any]
+) -> None:
+    """-1.0 is junk, as -1 is; identities with names count as identities."""
+    junk = dict(arrays)
+    if not str(written(np.array([1]))[0]).startswith("person"):
+        junk["g_ids"] = np.where(arrays["g_ids"] == 3, -1, arrays["g_ids"])
+    expected = metrics(ranked(junk))
+    write(tmp_path, junk | {key: written(junk[key]) for key in ("q_ids", "g_ids")})
+    answer = command("score", "q.npz", "g.npz", "--json")
+    assert answer.status == 0, answer.err
+    assert json.loads(answer.out)["metrics"] == expected
+
+
+def test_scores_in_a_notebook(arrays: Arrays) -> None:
+    """`score` takes arrays by name, and leaves them as they are."""
+    query, gallery = (
+        {key[2:]: value for key, value in arrays.items() if key.startswith(side)}
+        for side in ("q_", "g_")
+    )
+    query["features"] = 3 * query["features"]
+    before = query["features"].copy()
+    scores = score.score(query, gallery, rerank=True)
+    assert metrics(scores.ranking) == pytest.approx(metrics(ranked(arrays)))
+    assert scores.reranked is not None and scores.reranked.mAP != scores.ranking.mAP
+    assert "divided by its norm" in scores.notes[0]
+    assert np.array_equal(query["features"], before)
+    del query["ids"]
+    with pytest.raises(DataError, match="no array 'ids'"):
+        score.score(query, gallery)
 
 
 @pytest.mark.parametrize("typed", [["--no-cams"], []])
@@ -117,7 +160,7 @@ def test_without_cameras_only_the_image_itself_is_removed(
     result = json.loads(answer.out)
     assert result["metrics"] == metrics(ranked(own, cams=False, names=names))
     assert result["cameras"] is False
-    assert ("the one of its name" in answer.err) == names
+    assert ("the one with its name" in answer.err) == names
     assert ("nothing is removed" in answer.err) != names
     if not names:
         assert result["metrics"]["rank1"] == 100, "each query found itself"
@@ -133,7 +176,7 @@ def test_matches_are_counted_as_the_ranking_counts_them() -> None:
         cams = [rng.integers(0, 3, n) * 7 - 3 for n in images]
         names = [rng.permutation(40)[:n].astype(str).tolist() for n in images]
         sides = [
-            score._Side(i, c if trial % 2 else None, n)
+            score.Labels(i, c if trial % 2 else None, n)
             for i, c, n in zip(ids, cams, names, strict=True)
         ]
         matches = score._matches(*sides)
@@ -141,10 +184,8 @@ def test_matches_are_counted_as_the_ranking_counts_them() -> None:
             continue
         compared += 1
         features = [torch.ones(int(n), 1) for n in images]
-        result = rank(
-            features[0], features[1], ids[0], ids[1], sides[0].cams, sides[1].cams,
-            query_names=names[0], gallery_names=names[1],
-        )  # fmt: skip
+        truth = GroundTruth(ids[0], ids[1], sides[0].cams, sides[1].cams, names[0], names[1])
+        result = rank(features[0], features[1], truth)
         assert np.array_equal(matches > 0, result.valid)
     assert compared > 30
 
@@ -175,7 +216,22 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
     "ids short": ({"q_ids": lambda a: a["q_ids"][:-1]}, ["(9,), but there are 10 images"]),
     "cams long": ({"g_cams": lambda a: np.zeros(71, int)}, ["(71,), but there are 70 images"]),
     "names short": ({"g_names": lambda a: a["g_names"][1:]}, ["(69,), but there are 70 images"]),
-    "ids are floats": ({"q_ids": lambda a: a["q_ids"] / 2}, ["'ids' of q.npz is float64"]),
+    "ids are fractions": (
+        {"q_ids": lambda a: a["q_ids"] / 2},
+        ["'ids' of q.npz is float64 and holds 0.5, which is not an integer"],
+    ),
+    "ids are missing": (
+        {"g_ids": lambda a: np.full(70, np.nan)},
+        ["holds nan, which is not an integer"],
+    ),
+    "ids are words here, numbers there": (
+        {"q_ids": lambda a: np.array([f"p{i}" for i in a["q_ids"]])},
+        ["holds words"],
+    ),
+    "views differ": (
+        {"q_features": lambda a: np.stack([a["q_features"]] * 3, axis=1)},
+        ["Query features have 3 views, gallery features 1"],
+    ),
     "names are numbers": ({"q_names": lambda a: a["q_ids"]}, ["int64, not strings"]),
     "dimensions differ": (
         {"g_features": lambda a: a["g_features"][:, :8]},
@@ -186,7 +242,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
     "no queries": ({"q_features": lambda a: np.ones((0, 16))}, ["empty"]),
     "NaN": (with_value("g_features", 5, np.nan), ["not finite", "g.npz", "row 5"]),
     "zero": (with_value("q_features", 9, 0), ["1 of 10 rows", "zero", "row 9"]),
-    "one side has cams": ({"q_cams": None}, ["q.npz has no cams, the other", "--no-cams"]),
+    "one side has cams": ({"q_cams": None}, ["'cams' of q.npz is missing", "--no-cams"]),
     "other people": ({"q_ids": lambda a: a["q_ids"] + 50}, ["an identity that the gallery has"]),
     "all junk": ({"g_ids": lambda a: a["g_ids"] * 0 - 1}, ["an identity that the gallery has"]),
     "one camera": (

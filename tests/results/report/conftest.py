@@ -1,4 +1,4 @@
-"""A browser without a window, where one is installed: Chromium and its driver, and Selenium."""
+"""A headless browser, if installed: Chromium, its driver and Selenium."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 class Browser:
-    """A page in Chromium, and what tests do with it."""
+    """A page in Chromium."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
 
     def open(self, path: Path, width: int = 1280, scheme: str = "light") -> Browser:
-        """Load a file, in a window of this width, for eyes that like it light or dark."""
+        """Load a file, in a window of this width and with this preferred color scheme."""
         self.media(scheme)
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -35,7 +35,7 @@ class Browser:
         return self
 
     def media(self, scheme: str, media: str = "") -> None:
-        """Change what the page takes the user's wish, and its medium, to be."""
+        """Set the preferred color scheme and the medium (print)."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", media=media, features=features)
 
@@ -43,11 +43,11 @@ class Browser:
         return self.driver.execute_cdp_cmd(command, options)
 
     def js(self, script: str, *arguments: Any) -> Any:
-        """What a script's body returns."""
+        """The value that a script returns."""
         return self.driver.execute_script(script, *arguments)
 
     def keys(self, *keys: str) -> None:
-        """Type, at whatever has the focus."""
+        """Type into the focused element."""
         from selenium.webdriver.common.action_chains import ActionChains
 
         chain = ActionChains(self.driver, duration=0)
@@ -55,12 +55,31 @@ class Browser:
             chain.send_keys(key)
         chain.perform()
 
-    def complaints(self) -> list[str]:
-        """What stands in the console."""
+    def draw(self) -> None:
+        """Draw the charts that are outside of the window, too, and wait for them."""
+        self.js("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'))")
+        left = "return document.querySelectorAll('.chart:not([data-drawn=done])').length"
+        for _ in range(200):
+            if not self.js(left):
+                return
+            self.settle()
+        raise AssertionError(f"{self.js(left)} charts are not drawn: {self.console()}")
+
+    def settle(self) -> None:
+        """Wait for charts that change."""
+        self.driver.execute_async_script("setTimeout(arguments[0], 100)")
+
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse pointer."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        self.settle()
+
+    def console(self) -> list[str]:
+        """Messages in the console."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for."""
+        """Requested addresses."""
         messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
         return [
             m["params"]["request"]["url"]
@@ -71,7 +90,7 @@ class Browser:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, or the test is skipped."""
+    """Chromium; the test is skipped without it."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium is installed")
     driver = next(filter(None, map(shutil.which, DRIVERS)), None)
     binary = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -95,6 +114,6 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a store with everything in it."""
+    """The page of a store that has everything."""
     folder = tmp_path_factory.mktemp("report")
-    return write_report(mixed(folder / "runs"), folder / "report.html")
+    return write_report(mixed(folder / "runs"), folder / "report.html")[0]

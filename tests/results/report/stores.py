@@ -1,4 +1,4 @@
-"""Stores for pages: small, and as bad as stores get."""
+"""Stores for tests of the report, with damaged records and hostile names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from tests.results.records import record, write
 
-#: what nobody should call a method or a run; a run's name is a folder's
+#: hostile names of a method and a run (a run's name is that of its folder)
 HOSTILE = '<script>alert("m")</script>&amp;'
 HOSTILE_RUN = "<script>alert('r')<!--"
 
 
 def history(stages: dict[str, float], epochs: int = 6, shift: float = 0.0) -> list[dict[str, Any]]:
-    """Epochs that end at each stage's mAP."""
+    """Epochs that end with each stage's mAP."""
     return [
         {
             "stage": stage, "epoch": epoch, "loss": 5.0 / (epoch + 1) + shift,
@@ -55,7 +55,7 @@ def add(store: Path, name: str, method: str, seed: int = 0, **options: Any) -> P
 
 
 def mixed(store: Path) -> Path:
-    """Methods, seeds, data sets and protocols; text that is markup; records that are damaged."""
+    """Methods, seeds, data sets and protocols; text with markup; damaged records."""
     for seed, mAP in enumerate((68.0, 70.0, 75.0)):
         add(store, f"mskd-{seed}", "mskd", seed, stages={"teacher": mAP - 10, "student": mAP})
         add(store, f"cc-{seed}", "cluster_contrast", seed, stages={"train": mAP - 20})
@@ -81,7 +81,7 @@ def mixed(store: Path) -> Path:
 
 
 def large(store: Path, runs: int) -> Path:
-    """So many runs: three seeds of each method, in tables of twenty methods."""
+    """A number of runs: three seeds of each method, in tables of twenty methods."""
     for number in range(runs):
         row, seed = divmod(number, 3)
         table, method = divmod(row, 20)

@@ -1,4 +1,4 @@
-"""Curves in TensorBoard, Weights & Biases (offline) and MLflow: whole, and no point twice."""
+"""Curves in TensorBoard, Weights & Biases (offline) and MLflow: complete, and no point twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tensorboard_points(folder: Path) -> Points:
 
 
 def interrupted(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """A run that is stopped when its second epoch is done and logged, but not yet kept."""
+    """A run that stops when its second epoch is logged, but not yet saved."""
 
     def end(experiment: Experiment, *_: object) -> float:
         if len(experiment.progress.history) == 2:
@@ -71,7 +71,7 @@ def test_a_resumed_run_has_every_epoch_once(
     assert len(list(again.folder.glob("events.out.tfevents.*"))) == 1
 
 
-def test_curves_of_epochs_before_logging_was_asked_for(
+def test_curves_of_epochs_before_logging_was_enabled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path, monkeypatch)
@@ -86,12 +86,12 @@ def test_curves_of_a_finished_run(tmp_path: Path) -> None:
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
 
 
-def test_logging_changes_no_cell(tmp_path: Path) -> None:
+def test_logging_changes_no_experiment(tmp_path: Path) -> None:
     plain, logged = (tiny_config(tmp_path, *METHOD, f"log={log}") for log in ("none", "wandb"))
     assert make_plan(plain, "fp32").hash == make_plan(logged, "fp32").hash
 
 
-def test_what_is_missing_is_refused_before_any_work(
+def test_missing_packages_are_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
@@ -109,12 +109,12 @@ def test_what_is_missing_is_refused_before_any_work(
 
 
 def resumed(log: str, folder: Path) -> None:
-    """Three epochs, of which a kill lost the third; then it and the fourth, and the end."""
-    first = make_tracker(log, folder, "cell", {"seed": 0, "labeler": {"eps": 0.5}}, [])
+    """Three epochs, of which a kill loses the third; then the third, the fourth, and the end."""
+    first = make_tracker(log, folder, "run", {"seed": 0, "labeler": {"eps": 0.5}}, [])
     for step, row in enumerate(ROWS[:3]):
         first.log(row, step)
     first.close(None)
-    second = make_tracker(log, folder, "cell", {"seed": 0}, ROWS[:2])
+    second = make_tracker(log, folder, "run", {"seed": 0}, ROWS[:2])
     for step, row in enumerate(ROWS[2:], start=2):
         second.log(row, step)
     second.close(METRICS)
@@ -123,7 +123,7 @@ def resumed(log: str, folder: Path) -> None:
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
 def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # which new versions ask for
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # required by new versions
     try:
         resumed("mlflow", tmp_path)
     except Exception as error:
@@ -143,8 +143,8 @@ def test_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def log_records(data: bytes) -> Iterator[bytes]:
-    """The records of a log as LevelDB writes it: blocks of 32 KiB, pieces with 7-byte heads."""
-    whole, place = b"", 7  # the file's head is part of the first block
+    """The records of a LevelDB log: blocks of 32 KiB, fragments with headers of 7 bytes."""
+    whole, place = b"", 7  # the file's header is part of the first block
     data = bytes(7) + data
     while place + 7 <= len(data):
         if (left := 32768 - place % 32768) < 7:
@@ -153,7 +153,7 @@ def log_records(data: bytes) -> Iterator[bytes]:
         size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         whole += data[place + 7 : place + 7 + size]
         place += 7 + size
-        if kind in (1, 4):  # whole, or the last piece
+        if kind in (1, 4):  # a whole record or its last fragment
             yield whole
             whole = b""
 
@@ -161,17 +161,17 @@ def log_records(data: bytes) -> Iterator[bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starts a service of its own; nothing leaves the machine."""
+    """This starts a local service; nothing leaves the machine."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     resumed("wandb", tmp_path)
     import wandb
     from wandb.proto import wandb_internal_pb2
 
-    wandb.teardown()  # waits for the service, which may still be writing
+    wandb.teardown()  # wait for the service to finish writing
     rows: list[dict[str, Any]] = []
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")):
-        for data in log_records(path.read_bytes()[7:]):  # after the file's own head
+        for data in log_records(path.read_bytes()[7:]):  # after the file's header
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.HasField("history"):
@@ -181,10 +181,10 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 )
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [5.0, 4.0, 3.0, 2.0]
     note = json.loads((tmp_path / "tracking.json").read_text())
-    assert note["wandb"].startswith("cell-") and note["sent"] == 3
+    assert note["wandb"].startswith("run-") and note["sent"] == 3
 
 
-def test_nothing_is_left_without_logging(tmp_path: Path) -> None:
+def test_no_files_without_logging(tmp_path: Path) -> None:
     run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
     (run,) = Store(tmp_path / "runs").runs()
     assert isinstance(run, Run) and not list(tracking.forget(run.folder))

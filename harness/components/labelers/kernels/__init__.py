@@ -1,5 +1,5 @@
-"""The loops of the label step, compiled by numba.
+"""Kernels of the label step, compiled by numba.
 
-Each works on a range of rows and touches nothing outside of it, so ranges run in parallel, and none
-of them sums anything across ranges: the number of threads cannot change a result.
+Each works on a range of rows and writes only there, so ranges run in parallel. No kernel sums
+across ranges, so the number of threads cannot change a result.
 """

@@ -1,4 +1,4 @@
-"""From neighbour lists to the k-reciprocal encoding V, in sparse rows."""
+"""From neighbor lists to the k-reciprocal encoding V, in sparse rows."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def expanded_weights(
     features: Any, squares: Any, ranks: Any, near: Any, sizes: Any, sets: Any,
     scale: Any, power: Any, one: Any, start: Any, stop: Any,
 ) -> Any:  # fmt: skip
-    """Rows start … stop−1 of V before query expansion, `one` standing for 1.
+    """Rows start … stop−1 of V before query expansion, in fixed point with unit `one`.
 
-    ranks (N, L) and near (N, L), their squared distances, −1 where unknown; what is not there is
-    computed. Entries are in ascending order of image.
+    `near` (N, L) holds the squared distances of `ranks` (N, L), −1 where unknown; other distances
+    are computed. Entries are in ascending order of image.
 
     Returns:
         sizes (stop − start,) int64, columns and weights (E,) int32.
@@ -108,7 +108,7 @@ def expanded_weights(
 
 @loop
 def _kept(row: Any, distances: Any, image: Any) -> Any:
-    """The distance to an image that is among the neighbours in `row`, or −1."""
+    """The distance to an image if it is among the neighbors in `row`, else −1."""
     for place in range(len(row)):
         if row[place] == image:
             return distances[place]

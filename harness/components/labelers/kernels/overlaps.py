@@ -1,7 +1,7 @@
 """From sparse rows of V to the Jaccard distances of the pairs that overlap.
 
-The arrays of several views stand one after another: `starts` (V, N + 1) says where the rows of each
-begin in `columns` and `weights` (E,), `by_starts`, `by_rows`, `by_weights` the same by column.
+Arrays of V views are concatenated: `starts` (V, N + 1) are the offsets of each view's rows in
+`columns` and `weights` (E,); `by_starts`, `by_rows`, `by_weights` are the same by column.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def _add_overlaps(
 ) -> Any:  # fmt: skip
     """Add a row's overlaps (its entries begin … end−1) with the images from `first` to `sums` (N,).
 
-    Returns:
-        The new `size` of `touched`, the list of images whose sum is not 0 any more.
+    Returns the new `size` of `touched`, the list of images whose sum is not 0.
     """
     for entry in range(begin, end):
         column, weight = columns[entry], weights[entry]
@@ -37,7 +36,7 @@ def _add_overlaps(
             if j < first:
                 break
             common, before = min(weight, by_weights[at]), sums[j]
-            touched[size] = j  # stays if this is the first thing that they share
+            touched[size] = j  # kept if this is their first overlap
             size += (before == 0) & (common > 0)
             sums[j] = before + common
     return size
@@ -50,19 +49,19 @@ def near_pairs(
 ) -> Any:  # fmt: skip
     """Pairs i < j within `radius`, i in start … stop−1, of V views, each with its share.
 
-    Overlaps are summed for the images that share anything with i, and dropped at once where they
-    cannot reach the radius: as s / (2 − s) ≤ s, the distance is at least 1 − Σ_v share_v s_v.
+    Overlaps are summed for the images that overlap with i. Pairs that cannot reach the radius are
+    skipped early: as s / (2 − s) ≤ s, the distance is at least 1 − Σ_v share_v s_v.
 
     Args:
-        totals: (ranges,) int64, how many pairs each range has found; this one is number `me`. Once
-            all together have more than `most`, none goes on.
+        totals: (ranges,) int64, pairs found by each range; this range is number `me`. All ranges
+            stop once the sum exceeds `most`.
 
     Returns:
         counts (stop − start,) int64, columns (P,) int32, distances (P,) float32.
     """
     views, n = starts.shape[0], starts.shape[1] - 1
     overlap = np.zeros((views, n), dtype=np.int32)
-    touched = np.empty(views * n + 1, dtype=np.int32)  # once for each view at most
+    touched = np.empty(views * n + 1, dtype=np.int32)  # at most once per view
     counts = np.zeros(stop - start, dtype=np.int64)
     found = np.empty(max(64, 16 * (stop - start)), dtype=np.int32)
     distances = np.empty(len(found), dtype=np.float32)
@@ -93,7 +92,7 @@ def near_pairs(
                 for view in range(views):
                     similarity += shares[view] * _similarity(overlap[view, j], one)
                 distance = np.float32(1.0 - similarity)
-                # where j comes up again, for another view, nothing is left of it
+                # a second visit of j, from another view, finds zeros
                 if similarity > 0 and distance <= radius:
                     found[filled] = j
                     distances[filled] = distance
@@ -115,7 +114,7 @@ def all_distances(
     """Distances of images[start:stop] to the images first … N−1 into out (R, N − first) float32."""
     views, n = starts.shape[0], starts.shape[1] - 1
     overlap = np.zeros((views, n), dtype=np.int32)
-    touched = np.empty(views * n + 1, dtype=np.int32)  # once for each view at most
+    touched = np.empty(views * n + 1, dtype=np.int32)  # at most once per view
     for row in range(start, stop):
         i = images[row]
         size = 0
@@ -131,5 +130,5 @@ def all_distances(
             for view in range(views):
                 similarity += shares[view] * _similarity(overlap[view, j], one)
                 overlap[view, j] = 0
-            if similarity > 0:  # the first time that j comes up
+            if similarity > 0:  # the first visit of j
                 out[row, j - first] = np.float32(1.0 - similarity)

@@ -1,4 +1,4 @@
-"""From a tile of products, each image's nearest so far."""
+"""Selection of each image's nearest images from tiles of products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.core.kernels import loop
 
-#: entries looked at together: one comparison of vectors says that none of them is near enough
+#: entries compared at once, to skip groups in which none is near enough
 _GROUP = 32
 
 
@@ -32,7 +32,7 @@ def _push(keys: Any, key: Any) -> None:
 
 @loop
 def _near(distances: Any, limit: Any) -> Any:
-    """Whether any of the bits is at most `limit`; one comparison of vectors for eight."""
+    """Whether any of the bits is at most `limit`, without branches, so that it vectorizes."""
     hits: Any = 0
     for column in range(len(distances)):
         hits |= np.int32(distances[column] <= limit)
@@ -43,11 +43,11 @@ def _near(distances: Any, limit: Any) -> Any:
 def select_rows(
     tile: Any, top: Any, left: Any, squares: Any, heaps: Any, far: Any, start: Any, stop: Any
 ) -> None:
-    """Turn rows start … stop−1 of a tile of products into distances, and let their images choose.
+    """Turn rows start … stop−1 of a tile of products into distances, and update their heaps.
 
     The tile (A, B) holds x_i·x_j for images i from `top`, j from `left`, on the diagonal for j > i.
     A key is a distance's bits and the image number; heaps (N, k) keep the k smallest keys of each
-    image. `far` (N,), unless it is empty, follows the largest distance's bits.
+    image. `far` (N,), unless empty, keeps the bits of the largest distance.
     """
     bits = tile.view(np.int32)
     width = tile.shape[1]
@@ -80,7 +80,7 @@ def select_rows(
 def select_columns(
     tile: Any, top: Any, left: Any, heaps: Any, far: Any, start: Any, stop: Any
 ) -> None:
-    """The same for the images of columns start … stop−1, from the distances that are there now."""
+    """The same for the images of columns start … stop−1, from the distances now in the tile."""
     bits = tile.view(np.int32)
     limits = (heaps[left + start : left + stop, 0] >> 32).astype(np.int32)
     for row in range(tile.shape[0]):
@@ -116,26 +116,18 @@ def _squared_distance(a: Any, b: Any) -> Any:
 
 @loop
 def measure(
-    x: Any,
-    heaps: Any,
-    k: int,
-    limits: Any,
-    safe: Any,
-    errors: Any,
-    unsettled: Any,
-    broken: Any,
-    start: int,
-    stop: int,
-) -> None:
-    """Measure the candidates of images start … stop−1, and say whose neighbours stay open.
+    x: Any, heaps: Any, k: int, limits: Any, safe: Any, errors: Any, unsettled: Any, broken: Any,
+    start: int, stop: int,
+) -> None:  # fmt: skip
+    """Measure the candidates of images start … stop−1, and mark images that stay unsettled.
 
     Args:
         x: (N, D) float32. heaps: (N, C), sorted keys of candidates; those up to an image's limit
             get the key of their exact squared distance, the others an infinite one.
-        limits: (N,), what lies beyond is not among the k nearest. safe: (N,), nothing that was
-            no candidate is nearer. errors: (N,), by how much a candidate's distance may be off.
+        limits: (N,), candidates beyond are not among the k nearest. safe: (N,), images that are no
+            candidates are at least this far. errors: (N,), bound of a candidate's error.
         unsettled: (N,) bool, set where neither shows that the k nearest are found.
-        broken: (N,) bool, set where a distance was off by more.
+        broken: (N,) bool, set where an error exceeded its bound.
     """
     value = np.empty(1, np.float32)
     bits = value.view(np.int32)

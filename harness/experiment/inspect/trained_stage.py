@@ -1,0 +1,168 @@
+"""One stage of a finished run with its network and images, as figures need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.interfaces import Backbone, PseudoLabeler
+from harness.core.progress import Reporter
+from harness.data.image_cache import ImageCache
+from harness.evaluation.evaluator import Evaluator, make_evaluator
+from harness.evaluation.protocol import EvaluationProtocol
+from harness.experiment.evaluate import choose
+from harness.experiment.finished_networks import load_network
+from harness.experiment.joint_datasets import complete
+from harness.experiment.stages import build
+from harness.results.store import Run
+from harness.training.extraction import extract
+from harness.training.label_schedule import label_schedule
+
+
+@dataclass
+class TrainedStage:
+    """A stage whose network and images are loaded on first use, once.
+
+    Attributes:
+        stage: its name; None for the last one.
+        root, cache: folders of the data sets and of decoded images.
+        changes: `dataset.KEY=VALUE`, for data that have moved.
+    """
+
+    run: Run
+    stage: str | None
+    root: Path
+    cache: Path
+    device: torch.device
+    reporter: Reporter
+    changes: Sequence[str] = ()
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the stage.
+
+        Raises:
+            ConfigError: the run is unfinished or has no such stage.
+        """
+        stages = list(self.run.record.get("stages", {}))
+        if not stages:
+            raise ConfigError(
+                f"{self.run.name} is not finished.",
+                "Repeat its command to finish it, or draw its curves so far: "
+                "harness show RUN curves.",
+            )
+        if self.stage not in (None, *stages):
+            hint = did_you_mean(str(self.stage), stages)
+            raise ConfigError(f"{self.run.name} has no stage '{self.stage}'.", hint)
+        return self.stage or stages[-1]
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.name} ({self.name})"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        config = self.run.config()
+        choose(config, self.changes)
+        return config
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The network at the end of the stage.
+
+        Raises:
+            ConfigError: its weights were not kept.
+        """
+        return load_network(self.run, self.name).to(self.device).eval()
+
+    def _evaluator(self, train: bool) -> Evaluator:
+        made = make_evaluator(
+            build(OmegaConf.create(complete(self.config["dataset"], self.root)), "dataset").load(),
+            (int(self.config["images"]["height"]), int(self.config["images"]["width"])),
+            self.cache,
+            train=train,
+            on_bad_image=self.config["dataset"].get("on_bad_image", "error"),
+            device=self.device,
+            precision=self.precision,
+            reporter=self.reporter,
+            protocol=EvaluationProtocol(bool(self.config["evaluation"].get("rerank", False))),
+        )
+        known = self.run.record.get("dataset", {}).get("fingerprint")
+        if known not in (None, made.fingerprint):
+            self.reporter.say("These images differ from those that the run was evaluated on.")
+        return made
+
+    @cached_property
+    def test(self) -> Evaluator:
+        """The evaluator of the test images.
+
+        Raises:
+            ConfigError: the data set has none.
+        """
+        made = self._evaluator(train=False)
+        if not made.evaluates:
+            raise ConfigError(
+                f"{made.data.name} has no test part: there is nothing to rank.",
+                "These figures need none: harness show RUN embedding curves maps.",
+            )
+        return made
+
+    @property
+    def example_images(self) -> ImageCache:
+        """Query images, or training images where there are no queries."""
+        try:
+            images = self.test.query_cache
+        except ConfigError:
+            images = self.training.train_cache
+        assert images is not None
+        return images
+
+    @cached_property
+    def training(self) -> Evaluator:
+        """The evaluator of the training images."""
+        return self._evaluator(train=True)
+
+    @property
+    def precision(self) -> str:
+        return str(self.config["train"]["precision"])
+
+    def features(self, images: np.ndarray, part: str, views: int | None = None) -> Tensor:
+        """Features (N, V, D) of images (N, H, W, 3), L2-normalized per view."""
+        progress = self.reporter.phase(f"{part} features")
+        return extract(
+            self.backbone, images, self.device, self.precision, progress=progress, views=views
+        )
+
+    def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
+        """Pseudo-labels (N,) of these features, −1 for outliers, and the labeler's description.
+
+        None where the stage has no labeler. A labeler that starts from its previous labels is
+        called as often as in training.
+        """
+        own = (self.config.get("stages") or {}).get(self.name) or {}
+        merged = OmegaConf.merge(self.config, own)
+        assert isinstance(merged, DictConfig)
+        if (merged.get("labeler") or {}).get("_target_") is None:
+            return None
+        labeler: PseudoLabeler = build(merged.labeler, "labeler")
+        cameras = None
+        if labeler.uses_cameras and self.training.data.train.cameras is not None:
+            cameras = torch.from_numpy(np.asarray(self.training.data.train.cameras))
+        calls = 1
+        if labeler.min_calls > 1:
+            calls = sum(
+                label_schedule(merged.train.get("label_every", 1), int(merged.train.epochs))
+            )
+        self.reporter.phase("labels")
+        for _ in range(calls):
+            found = labeler.label(features, cameras).labels
+        return found.numpy(), labeler.describe()

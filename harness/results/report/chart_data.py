@@ -1,0 +1,141 @@
+"""Reads what the charts of one table show from its rows and runs, as plain data frames.
+
+No other module of the report uses the columns of a comparison and the keys of records and
+histories. Rows are named r0, r1, … from the best down, in every frame's column `row`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from harness.core.errors import HarnessError
+from harness.results.store import Run
+
+#: keys of the history that have a chart, and its title
+CURVES = {
+    "mAP": "mAP on the test set, %",
+    "loss": "Training loss (each method’s own)",
+    "clusters": "Clusters",
+    "outliers": "Outliers: images without a pseudo-label",
+    "ari": "ARI: clusters against identities",
+    "nmi": "NMI: clusters against identities",
+}
+EPOCH_KEYS = ("epoch", "identities", *CURVES)
+#: phases of an epoch in chronological order; others follow
+PHASES = ("extract", "label", "train", "test")
+LABEL_LENGTH = 30
+
+
+@dataclass
+class ChartData:
+    """The numbers behind the charts of one table.
+
+    rows: per row name, label (short, unique), mAP, mAP_std, images_per_second, device.
+    seeds: row, seed, mAP. epochs: row, epoch, identities and `CURVES` of each run.
+    seconds: row, phase, seconds: means over runs.
+    damaged: run → what is wrong with its history.
+    """
+
+    rows: pd.DataFrame
+    seeds: pd.DataFrame
+    epochs: pd.DataFrame
+    seconds: pd.DataFrame
+    damaged: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def identities(self) -> int | None:
+        """The number of training identities, if all histories agree."""
+        counts = self.epochs["identities"].dropna().unique()
+        return int(counts[0]) if len(counts) == 1 else None
+
+
+def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> ChartData:
+    """The data of the first `limit` rows of a comparison's table.
+
+    Args:
+        runs: by name, as they were when the store was read.
+    """
+    table = table.head(limit)
+    names = [str(name) for name in table["method"]]
+    rows = table[["mAP", "mAP_std", "images_per_second", "device"]].reset_index(drop=True)
+    rows = rows.assign(row=[f"r{i}" for i in rows.index], name=names, label=short_labels(names))
+    damaged: dict[str, str] = {}
+    seeds, epochs, seconds = [], [], []
+    for row, stage, members in zip(rows["row"], table["stage"], table["runs"], strict=True):
+        for name in members:
+            run = runs[name]
+            result = run.record["stages"][stage]
+            seed = run.record["experiment"]["seed"]
+            seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
+            phases = result.get("seconds")
+            seconds += [
+                {"row": row, "run": name, "phase": str(phase), "seconds": float(value)}
+                for phase, value in (phases if isinstance(phases, dict) else {}).items()
+                if is_number(value)
+            ]
+            epochs += [{"row": row, **epoch} for epoch in _epochs(run, stage, damaged)]
+    return ChartData(
+        rows,
+        pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
+        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]),
+        _mean_seconds(pd.DataFrame(seconds, columns=["row", "run", "phase", "seconds"])),
+        damaged,
+    )
+
+
+def _epochs(run: Run, stage: str, damaged: dict[str, str]) -> list[dict[str, float]]:
+    """The numbers of a stage's epochs; [] where the history is damaged, which is noted."""
+    try:
+        return [
+            {key: epoch[key] for key in EPOCH_KEYS if is_number(epoch.get(key))}
+            for epoch in run.history()
+            if epoch["stage"] == stage and is_number(epoch["epoch"])
+        ]
+    except HarnessError as error:
+        damaged[run.name] = error.cause.removeprefix(f"{run.folder}: ")
+    except (KeyError, TypeError):
+        damaged[run.name] = "history.json is no list of epochs"
+    return []
+
+
+def _mean_seconds(seconds: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds of each phase over a row's runs; a run without the phase counts as 0 s."""
+    runs = seconds.groupby("row")["run"].nunique()
+    sums = seconds.groupby(["row", "phase"])["seconds"].sum()
+    means = sums.div(runs, level="row").rename("seconds").reset_index()
+    known = [*PHASES, *sorted(set(means["phase"]) - set(PHASES))]
+    return means.sort_values("phase", key=lambda phases: phases.map(known.index), kind="stable")
+
+
+def short_labels(names: Sequence[str], limit: int = LABEL_LENGTH) -> list[str]:
+    """Distinct labels of about `limit` characters or fewer.
+
+    A long name loses its middle. Names that would then look the same lose their common beginning
+    instead, and names that still do are numbered.
+    """
+    half = limit // 2
+    labels = [n if len(n) <= limit else f"{n[:half]}…{n[half + 1 - limit :]}" for n in names]
+    for label in {label for label in labels if labels.count(label) > 1}:
+        alike = [place for place, other in enumerate(labels) if other == label]
+        letters = zip(*(names[place] for place in alike), strict=False)
+        common = next((i for i, letter in enumerate(letters) if len(set(letter)) > 1), 0)
+        for place in alike if common > 12 else ():
+            start = common - 4
+            labels[place] = f"{names[place][:8]}…{names[place][start : start + limit - 9]}"
+    counts = Counter[str]()
+    for place, label in enumerate(labels):
+        counts[label] += 1
+        if counts[label] > 1:
+            labels[place] = f"{label} ({counts[label]})"
+    return labels
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,45 @@
+"""The Python interface: the functions of `harness` itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import harness
+from tests.tiny import tiny
+
+
+def test_run_evaluate_and_load(tmp_path: Path) -> None:
+    run = harness.run(*tiny(tmp_path, "method=direct_transfer"))
+    assert run.finished
+    again = harness.evaluate(run.folder, data_root=tmp_path / "data", device="cpu", images=True)
+    assert again["mAP"] == pytest.approx(run.record["metrics"]["mAP"])
+    other = harness.evaluate(
+        run.folder, dataset="synthetic", data_root=tmp_path / "data", device="cpu"
+    )
+    assert other["dataset"] == "synthetic"
+    (row,) = harness.load_results(tmp_path / "runs").to_dict("records")
+    assert row["run"] == run.name and row["mAP"] == run.record["metrics"]["mAP"]
+
+
+def test_label_and_score() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.arange(12).repeat(8)
+    features = rng.normal(size=(12, 32))[ids] + 0.1 * rng.normal(size=(96, 32))
+    found = harness.label(features, "labeler.k1=6", "labeler.k2=2")
+    assert len(found.labels) == 96 and len(set(found.labels[found.labels >= 0])) == 12
+    query = np.arange(96) % 8 == 0
+    sides = [{"features": features[rows], "ids": ids[rows]} for rows in (query, ~query)]
+    assert harness.score(*sides).ranking.mAP == pytest.approx(1.0)
+
+
+def test_importing_it_is_cheap() -> None:
+    code = (
+        "import sys, harness; print([m for m in ('torch', 'pandas', 'hydra') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
