@@ -171,7 +171,9 @@ def pivoted(
     )
     across = sorted({column for found in table.values() for column in found}, key=_natural)
     at = pd.Series(list(runs[list(columns)].itertuples(index=False, name=None)), runs.index)
-    marks = {column: _marks(runs[at == column], shown, metrics, store) for column in across}
+    marks = {
+        column: _marks(runs[at == column], shown, columns, metrics, store) for column in across
+    }
     heads = [Column(HEADINGS.get(key, key), numeric=False) for key in shown]
     heads += [
         Column(values()[metric][0], group=_heading(columns, column))
@@ -202,7 +204,11 @@ def _needs_column(key: str, runs: pd.DataFrame, fields: Sequence[str]) -> bool:
 
 
 def _marks(
-    runs: pd.DataFrame, rows: Sequence[str], metrics: Sequence[str], store: Path | None
+    runs: pd.DataFrame,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    metrics: Sequence[str],
+    store: Path | None,
 ) -> Mapping[str, SignificanceMarks]:
     """Marks of a column whose competing runs are all of one data set and protocol."""
     runs = runs[runs["competes"]]
@@ -210,7 +216,7 @@ def _marks(
         return {}
     if any(runs[key].nunique() > 1 for key in ("dataset", "data", "protocol_hash", "final")):
         return {}
-    found = summarize(runs, rows)
+    found = summarize(runs, [*rows, *columns])
     labels = found[list(rows)].itertuples(index=False, name=None)
     found["method"] = [str(label) for label in labels]
     return mark_rows(store, found, [metric for metric in metrics if metric in METRICS])
