@@ -93,7 +93,7 @@ def _description(path: Path) -> str:
         plugins.make_importable(plugins.find())
         return plugins.first_sentence(str(get_object(target).__doc__ or "").split("\n\n")[0])
     based = [str(name) for name in config.get("defaults") or [] if name != "_self_"]
-    changes = [f"{key}={value}" for key, value in config.items() if key != "defaults"]
+    changes = [f"{key!s}={value}" for key, value in config.items() if key != "defaults"]
     return f"{', '.join(based)} with {', '.join(changes)}" if based else ", ".join(changes)
 
 
