@@ -2,7 +2,7 @@
 
 Plug-ins are methods and data sets. Earlier places take precedence over later ones:
   1. `--plugins DIR` and `HARNESS_PLUGINS` (a path list): `DIR/methods/*`, `DIR/datasets/*`;
-  2. packages that declare an entry point in the group `harness.core.plugins`, whose value is a
+  2. packages that declare an entry point in the group `harness.plugins`, whose value is a
      package with the folders `methods/` and `datasets/`;
   3. the checkout that `harness` is imported from, or the installed wheel.
 Python files of a plug-in are imported as `harness_plugins.methods.<name>.<file>` (`.datasets.`
@@ -92,7 +92,7 @@ def _package_roots() -> Iterator[tuple[str, Path]]:
     Raises:
         ConfigError: an entry point names a package that cannot be imported.
     """
-    for entry in entry_points(group="harness.core.plugins"):
+    for entry in entry_points(group="harness.plugins"):
         try:
             spec = importlib.util.find_spec(entry.value)
         except ImportError:  # the parent of a dotted name is missing

@@ -192,7 +192,7 @@ def _distribution(site: Path, package: str) -> None:
     info = site / f"{package}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[harness.core.plugins]\nzoo = {package}\n")
+    (info / "entry_points.txt").write_text(f"[harness.plugins]\nzoo = {package}\n")
 
 
 @pytest.mark.parametrize("package", ["reid_gone", "reid_gone.inner"])
