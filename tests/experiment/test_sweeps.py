@@ -109,7 +109,7 @@ def test_joblib_whose_worker_is_killed(command: Command, tmp_path: Path, plugins
 def test_submitit(command: Command, tmp_path: Path, plugins: str) -> None:
     """Runs as SLURM jobs on this machine: one is killed, the others go on."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    more = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    more = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20")
     answer = command(*_sweep(tmp_path, plugins, "error,none", *more))
     assert answer.status == 1 and _finished(tmp_path) == {"none"}
     assert "Jobs are submitted; their output is under" in answer.out

@@ -8,8 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from harness.components.labelers import JaccardDBSCAN
+from harness.core.errors import DataError
+from harness.core.paths import CONF
+from harness.experiment.standalone.label import label, make_labeler
 from tests.conftest import Command
 from tests.experiment.standalone.own_features import people, slow_imports
 
@@ -308,3 +312,23 @@ def test_nothing_slow_is_imported(tmp_path: Path) -> None:
     # Hydra composes the labeler, as in `harness run`
     assert slow_imports(tmp_path, "label", "f.npy", "--out", "l.npy", *FEW) == {"hydra"}
     assert (tmp_path / "l.npy").is_file()
+
+
+def test_neighbours_are_those_of_a_run() -> None:
+    run, label = (OmegaConf.load(CONF / f"{name}.yaml") for name in ("config", "label"))
+    assert run.neighbours == label.neighbours
+
+
+def test_labels_in_a_notebook(features: np.ndarray) -> None:
+    """`label` takes an array and leaves it as it is."""
+    scaled = 3 * features
+    before = scaled.copy()
+    name, labeler = make_labeler(*FEW, "labeler.part_weight=0.15")
+    made = label(scaled, labeler)
+    assert name == "jaccard_dbscan"
+    assert np.array_equal(made.labels, expected(features, part_weight=0.15))
+    assert np.array_equal(scaled, before)
+    assert made.outliers == (made.labels < 0).sum() and made.sizes.sum() + made.outliers == 60
+    assert "divided by its norm" in made.notes[0]
+    with pytest.raises(DataError, match="60 images are too few"):
+        label(features, make_labeler("labeler.k1=61")[1])
