@@ -85,6 +85,7 @@ def evaluate_run(
         return answer
     config = found.config()
     other = choose(config, changes)
+    backbone = load_network(found, stage).to(on)
     with reporter or Reporter() as reporter:
         evaluator = _evaluator(config, on, protocol, data_root, cache_dir, reporter)
         if not evaluator.evaluates:
@@ -93,7 +94,7 @@ def evaluate_run(
             reporter.say("These are not the images that the run's record was made with.")
         for line in evaluator.differences or []:
             reporter.say(f"{evaluator.data.name} is not as published: {line}")
-        evaluator.test(load_network(found, stage).to(on))
+        evaluator.test(backbone)
     assert evaluator.last is not None
     answer |= {"source": "network", **protocol.metrics(evaluator.last)}
     if other:
