@@ -137,7 +137,7 @@ def _evaluator(
 
 
 def describe(answer: dict[str, Any]) -> str:
-    """One line for people."""
+    """One line for the terminal."""
     rule = answer["rule"]
     words = [
         f" on {answer['dataset']}" if "dataset" in answer else "",

@@ -35,7 +35,7 @@ may have other defaults: `harness run method=NAME --cfg job` shows them all.
 class Group:
     """Options that belong together.
 
-    title: for people. prefix: before each option's name ("labeler.").
+    title: for display. prefix: before each option's name ("labeler.").
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""The protocol card: all that was held equal, hashed; rows of different cards never stand together.
+"""The protocol card: all that is held equal, hashed; rows of different cards never share a table.
 
 Three things belong on the card but not under its hash, as every table shows them by row: whether
 cameras were used, how the checkpoint was selected, and whether settings were found by a search.
@@ -33,7 +33,7 @@ RULE = "same identity and camera removed; junk removed; AP = mean precision at e
 
 
 def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]) -> dict[str, Any]:
-    """The card of a cell, with its `hash` (8 hex digits).
+    """The card of an experiment, with its `hash` (8 hex digits).
 
     Args:
         config: the composed configuration.
@@ -79,7 +79,7 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
 
 
 def evaluation_rule(tracks: bool, rerank: bool) -> str:
-    """The line of the card."""
+    """The line `evaluation` of the card."""
     return (
         RULE
         + (", image to track" if tracks else "")
@@ -93,7 +93,7 @@ def _iterations(config: DictConfig) -> str:
 
 
 def _changed_by_stages(config: DictConfig, weights: Mapping[str, str]) -> Iterator[str]:
-    """`STAGE.KEY=VALUE` where a stage of its own takes something else than is held equal."""
+    """`STAGE.KEY=VALUE` where a stage changes what is held equal."""
     for stage in config.stages or {}:
         changes = OmegaConf.to_container(config.stages, resolve=True)
         assert isinstance(changes, dict)
