@@ -95,6 +95,8 @@ def test_a_method_that_imports_identities_fails(tmp_path: Path) -> None:
         "from harness.data.types import Split",
         "import harness.evaluation.evaluator",
         "from harness import data",
+        "from harness.experiment.data_loading import load_data",
+        "import harness_plugins.datasets.market1501.dataset",
     ):
         code.write_text(f'"""Mine."""\n\n{line}\n', encoding="utf-8")
         command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "TID251", "."]
