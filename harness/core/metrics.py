@@ -46,10 +46,8 @@ class Metric:
 
 
 def _rank(k: int, in_tables: bool = True) -> Metric:
-    def within(first_match_rank: np.ndarray) -> np.ndarray:
-        return first_match_rank <= k
-
-    return Metric(f"rank{k}", f"Rank-{k}", ("first_match_rank",), within, in_tables=in_tables)
+    arrays = ("first_match_rank",)
+    return Metric(f"rank{k}", f"Rank-{k}", arrays, lambda first: first <= k, in_tables=in_tables)
 
 
 METRICS: dict[str, Metric] = {

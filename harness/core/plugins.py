@@ -68,8 +68,7 @@ def first_sentence(text: str) -> str:
 def user_roots(extra: Sequence[str] = ()) -> list[Path]:
     """Folders that the user named, `extra` first.
 
-    Raises:
-        ConfigError: one does not exist, or holds no `methods/`, `datasets/` or `conf/`.
+    Raises ConfigError if one does not exist, or holds no `methods/`, `datasets/` or `conf/`.
     """
     named = [*extra, *os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep)]
     roots = [Path(name).expanduser().resolve() for name in named if name]
@@ -87,11 +86,7 @@ def user_roots(extra: Sequence[str] = ()) -> list[Path]:
 
 
 def _package_roots() -> Iterator[tuple[str, Path]]:
-    """(origin, folder) of installed packages with plug-ins.
-
-    Raises:
-        ConfigError: an entry point names a package that cannot be imported.
-    """
+    """(origin, folder) of installed packages with plug-ins."""
     for entry in entry_points(group="harness.plugins"):
         try:
             spec = importlib.util.find_spec(entry.value)
@@ -115,8 +110,7 @@ def added_roots(extra: Sequence[str] = ()) -> list[tuple[str, Path]]:
 def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """All methods and data sets: kind → name → plug-in.
 
-    Raises:
-        ConfigError: two places of equal precedence hold the same name.
+    Raises ConfigError if two places of equal precedence hold the same name.
     """
     found: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
     for origin, root in [*added_roots(extra), ("built in", shipped("methods", "").parent)]:
@@ -138,43 +132,29 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
 def options(group: str, extra: Sequence[str] = ()) -> dict[str, Path]:
     """Options of a configuration group in CONF_GROUPS: name → file, built-in ones first.
 
-    Raises:
-        ConfigError: a plug-in folder has a file of a name that exists already.
+    Raises ConfigError if a plug-in folder has a file of a name that exists already.
     """
     found = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
     for _, root in added_roots(extra):
         for path in sorted((root / "conf" / group).glob("*.yaml")):
             if found.setdefault(path.stem, path) != path:
-                raise ConfigError(
-                    f"There is already a {group} '{path.stem}': {found[path.stem]}.",
-                    f"Rename {path}.",
-                )
+                problem = f"There is already a {group} '{path.stem}': {found[path.stem]}."
+                raise ConfigError(problem, f"Rename {path}.")
     return found
 
 
 def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
-    """Make the Python files of plug-ins importable under their alias."""
-    _alias(ALIAS, [])
+    """Make Python files of plug-ins importable: namespace packages `ALIAS.KIND` span the folders."""
+    packages: dict[str, list[str]] = {ALIAS: []}
     for kind, plugins in found.items():
-        folders = dict.fromkeys(str(p.folder.parent) for p in plugins.values())
-        _alias(f"{ALIAS}.{kind}", list(folders))
-
-
-def _alias(name: str, paths: list[str]) -> None:
-    """Create or update a namespace package `name` that spans `paths`."""
-    module = sys.modules.get(name)
-    if module is None:
-        module = ModuleType(name, "Plug-in folders, imported under an alias.")
-        sys.modules[name] = module
-    module.__path__ = paths
+        folders = (str(plugin.folder.parent) for plugin in plugins.values())
+        packages[f"{ALIAS}.{kind}"] = list(dict.fromkeys(folders))
+    for name, paths in packages.items():
+        sys.modules.setdefault(name, ModuleType(name)).__path__ = paths
 
 
 def load_config(path: Path) -> DictConfig:
-    """Read a configuration file of a plug-in.
-
-    Raises:
-        ConfigError: the file is not a valid YAML mapping.
-    """
+    """Read a configuration file of a plug-in. Raises ConfigError if it is not a YAML mapping."""
     try:
         node = OmegaConf.load(path)
     except Exception as error:

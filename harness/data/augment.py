@@ -29,7 +29,6 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, of values in 0 … 1
 STD = (0.229, 0.224, 0.225)
 TRIES = 100  # to draw a rectangle that fits, after which nothing is erased
 
-LOOPS = "harness.data.kernels"
 
 Color = tuple[float, float, float]
 Images = np.ndarray | Tensor
@@ -104,13 +103,10 @@ class Augment:
         for name, value in (("flip", flip), ("erase", erase), ("blur", blur)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"augment.{name}={value} is not a probability", "Use 0 … 1.")
-        for name, (low, high) in (
-            ("erase_area", erase_area), ("erase_aspect", erase_aspect), ("blur_sigma", blur_sigma),
-        ):  # fmt: skip
+        ranges = {"erase_area": erase_area, "erase_aspect": erase_aspect, "blur_sigma": blur_sigma}
+        for name, (low, high) in ranges.items():
             if not 0 < low <= high:
-                raise ConfigError(
-                    f"augment.{name}=({low}, {high}) is not a range of positive numbers"
-                )
+                raise ConfigError(f"augment.{name}=({low}, {high}) is not a positive range")
         if pad < 0 or min(size) < 1:
             raise ConfigError(f"augment.pad={pad} with images of {size[0]}×{size[1]} is impossible")
         self.size = (int(size[0]), int(size[1]))
@@ -165,22 +161,13 @@ class Augment:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Augment a batch.
+        """Augment images (B, H, W, 3) uint8, or the rows `indices` (B,) of an image cache.
 
-        Args:
-            images: (B, H, W, 3) uint8; or an image cache (N, H, W, 3), of which `indices` (B,) are
-                used. Images are cropped where they are, so that only uint8 crops are sent from
-                main memory to `device`.
-            parameters: of B images, from `draw`.
-            indices: rows of the image cache.
-            device: of the result; by default that of `images`.
-            dtype: of the result; arithmetic is in float32.
+        Images are cropped where they are, so that only uint8 crops are sent from main memory to
+        `device`. Arithmetic is in float32.
 
         Returns:
-            (B, 3, H, W), normalized, in channels_last memory format.
-
-        Raises:
-            ValueError: shapes do not match.
+            (B, 3, H, W) of `dtype`, normalized, in channels_last memory format.
         """
         rows = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
         if tuple(images.shape[1:]) != (*self.size, 3) or len(rows) != len(parameters):
@@ -252,7 +239,7 @@ def _kernels(images: Images, device: torch.device | str | None) -> ModuleType | 
     """The compiled loops if images are and stay on the CPU, and numba is usable; else None."""
     on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
     stay = device is None or torch.device(device).type == "cpu"
-    return kernels(LOOPS) if on_cpu and stay else None
+    return kernels("harness.data.kernels") if on_cpu and stay else None
 
 
 def _compiled(

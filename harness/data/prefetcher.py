@@ -114,15 +114,11 @@ class Prefetcher(Generic[Item]):
 
 
 class ImageReader:
-    """Provides images of an image cache to a device, batch by batch.
+    """Provides images (N, H, W, 3) uint8 of an image cache to a device, batch by batch.
 
     Images that are on the device already, and any images for the CPU, are used in place. Otherwise
-    the rows of a batch are gathered into one of two pinned buffers, which is copied to the GPU
-    while the other one is filled.
-
-    Args:
-        images: (N, H, W, 3) uint8. device: of the batches.
-        gathers: whether to gather rows into buffers; by default as described.
+    (or if `gathers`) the rows of a batch are gathered into one of two pinned buffers, which is
+    copied to the GPU while the other one is filled.
     """
 
     def __init__(self, images: Images, device: torch.device, gathers: bool | None = None) -> None:

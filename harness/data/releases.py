@@ -49,10 +49,9 @@ class Release:
         )
 
     def find(self, root: Path, parts: Iterable[str]) -> Path:
-        """The first location that has at least one of `parts`, which are sub-folders or files.
+        """The first location under `root` that has at least one of `parts`, folders or files.
 
-        Raises:
-            DataError: there is none; lists the folders tried.
+        Raises DataError if there is none; it lists the folders tried.
         """
         parts = tuple(parts)
         for name in self.folders:
@@ -66,11 +65,7 @@ class Release:
     def list_images(
         self, folder: Path, part: str, expected: int, suffixes: Sequence[str] = SUFFIXES
     ) -> list[str]:
-        """Sorted names of the images in a sub-folder.
-
-        Raises:
-            DataError: the sub-folder is missing.
-        """
+        """Sorted names of the images in a sub-folder; raises DataError if that is missing."""
         if not (folder / part).is_dir():
             raise DataError(
                 f"{self.title} in {folder} is incomplete: {part} is missing",
@@ -81,11 +76,7 @@ class Release:
     def parse(
         self, folder: Path, names: Sequence[str], pattern: re.Pattern[str]
     ) -> list[re.Match[str]]:
-        """Match every name.
-
-        Raises:
-            DataError: some names do not match; lists the first of them.
-        """
+        """Match every name; raises DataError with the first names that do not match."""
         matches = [pattern.fullmatch(name) for name in names]
         wrong = [name for name, match in zip(names, matches, strict=True) if match is None]
         if wrong:
@@ -97,11 +88,7 @@ class Release:
         return [match for match in matches if match is not None]
 
     def check_count(self, folder: Path, count: int, expected: int, check: bool) -> None:
-        """Check the number of images; if `check` is false, only that there are any.
-
-        Raises:
-            DataError: there are too few or too many.
-        """
+        """Check the number of images; if `check` is false, only that there are any."""
         if count == 0 or (check and count < expected):
             raise DataError(
                 f"{folder} is incomplete: {count:,} of {expected:,} images",
@@ -145,13 +132,9 @@ class ReleasedDataset(Dataset):
         pattern: re.Pattern[str],
         suffixes: Sequence[str] = SUFFIXES,
     ) -> Split:
-        """A sub-folder with names like Market-1501's.
+        """A sub-folder with names like Market-1501's: `pattern` has identity and camera, from 1.
 
-        Args:
-            pattern: group 1 is the identity, group 2 the camera, from 1.
-
-        Raises:
-            DataError: the folder is missing or incomplete, or has other names.
+        Raises DataError if it is missing or incomplete, or has other names.
         """
         names = self.release.list_images(folder, part, expected, suffixes)
         matches = self.release.parse(folder / part, names, pattern)
@@ -175,9 +158,8 @@ class ReleasedDataset(Dataset):
 class MarketDataset(ReleasedDataset):
     """A release with folders and file names like Market-1501's.
 
-    Args:
-        parts: train, query and gallery → (sub-folder, images in the official release).
-        pattern: of file names, see `market_split`. Others: see `ReleasedDataset`.
+    `parts` maps train, query and gallery to (sub-folder, images in the official release); for
+    `pattern` see `market_split`.
     """
 
     def __init__(
@@ -199,8 +181,7 @@ class MarketDataset(ReleasedDataset):
     def find_splits(self) -> tuple[Path, Splits]:
         """The folder of the release, and its splits.
 
-        Raises:
-            DataError: the release is missing or incomplete, or has other file names.
+        Raises DataError if it is missing or incomplete, or has other file names.
         """
         folder = self.release.find(self.root, (part for part, _ in self.parts.values()))
         train, query, gallery = (

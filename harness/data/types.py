@@ -114,8 +114,7 @@ class Dataset(ABC):
     def load(self) -> ReIDData:
         """Find, parse and check the data set, without decoding images.
 
-        Raises:
-            DataError: files are missing or do not parse; names the folder and where to get them.
+        Raises DataError if files are missing or do not parse; it says where to get them.
         """
 
     def layouts(self) -> Sequence[Layout]:

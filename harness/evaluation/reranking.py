@@ -57,8 +57,7 @@ def rerank_blocks(
     """
     if not 1 <= k2 <= k1:
         raise ConfigError(
-            f"k1 {k1} and k2 {k2} are out of range: 1 ≤ k2 ≤ k1.",
-            "The usual values are 20 and 6.",
+            f"k1 {k1} and k2 {k2} are out of range: 1 ≤ k2 ≤ k1.", "The usual values are 20 and 6."
         )
     if not 0 <= lam <= 1:
         raise ConfigError(

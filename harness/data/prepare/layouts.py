@@ -173,8 +173,7 @@ def _check_targets(found: FoundLayout, source: str) -> None:
         else:
             problem, reason = "differ by case only", "many disks cannot store both"
         raise DataError(
-            f"{source} has {other} and {member}, which {problem}.",
-            f"Remove one of them: {reason}.",
+            f"{source} has {other} and {member}, which {problem}.", f"Remove one of them: {reason}."
         )
 
 

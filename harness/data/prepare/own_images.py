@@ -19,13 +19,7 @@ from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_text
 from harness.core.seeds import derive
 from harness.data.prepare.layouts import IGNORED
-from harness.data.prepare.naming import (
-    NO_NAMING,
-    Naming,
-    ParsedName,
-    custom_naming,
-    parse_names,
-)
+from harness.data.prepare.naming import NO_NAMING, Naming, ParsedName, custom_naming, parse_names
 from harness.data.releases import shown
 
 NAME = "images.csv"
@@ -159,10 +153,7 @@ def _split_by_folders(
         return rows, ["Folder names indicate training, query and gallery images."]
     train = [row for row in rows if row.split == "train"]
     test = _with_queries([row for row in rows if row.split != "train"])
-    return [*train, *test], [
-        "Folder names indicate training and test images.",
-        _query_rule(names),
-    ]
+    return [*train, *test], ["Folder names indicate training and test images.", _query_rule(names)]
 
 
 def _query_rule(names: Sequence[ParsedName]) -> str:
