@@ -144,7 +144,7 @@ def options(group: str, extra: Sequence[str] = ()) -> dict[str, Path]:
 
 
 def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
-    """Make Python files of plug-ins importable: namespace packages `ALIAS.KIND` span the folders."""
+    """Make Python files of plug-ins importable: a namespace package per kind spans them."""
     packages: dict[str, list[str]] = {ALIAS: []}
     for kind, plugins in found.items():
         folders = (str(plugin.folder.parent) for plugin in plugins.values())

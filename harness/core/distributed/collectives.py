@@ -38,9 +38,11 @@ def local_rows(total: int, make: Callable[[slice], Tensor]) -> Tensor:
     made = make(share)
     if not is_distributed():
         return made
-    kind, shape = {"dtype": made.dtype, "device": made.device}, (total, *made.shape[1:])
-    batch = torch.empty(shape, **kind, memory_format=torch.channels_last).fill_(torch.nan)
-    batch[share] = made
+    batch = torch.empty(
+        (total, *made.shape[1:]), dtype=made.dtype, device=made.device,
+        memory_format=torch.channels_last,
+    )  # fmt: skip
+    batch.fill_(torch.nan)[share] = made
     return batch
 
 

@@ -60,9 +60,8 @@ class Proposal:
 def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
     """Parse the names of all images under a folder and split them by identity.
 
-    Args:
-        options: `pattern`, a regular expression with the groups id, camera, split; `split_seed`,
-            which selects other test identities; `test_share`, the share of test identities.
+    Options are `pattern`, a regular expression with the groups id, camera, split; `split_seed`,
+    which selects other test identities; `test_share`, the share of test identities.
 
     Raises:
         ConfigError: an option is invalid.
@@ -77,9 +76,8 @@ def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
         )
     paths = _list_images(folder)
     if not paths:
-        raise DataError(
-            f"{folder} contains no images ({', '.join(SUFFIXES)}).", "Check the path of the folder."
-        )
+        problem = f"{folder} contains no images ({', '.join(SUFFIXES)})."
+        raise DataError(problem, "Check the path of the folder.")
     naming, names = parse_names(paths, custom)
     if not names:
         raise DataError(
@@ -113,9 +111,6 @@ def _list_images(folder: Path) -> list[str]:
         wanted = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
         paths += [name if inner == "." else f"{inner}/{name}" for name in wanted]
     return sorted(paths)
-
-
-# ------------------------------------------------------------------------------------ splitting
 
 
 def _split(
@@ -153,7 +148,8 @@ def _split_by_folders(
         return rows, ["Folder names indicate training, query and gallery images."]
     train = [row for row in rows if row.split == "train"]
     test = _with_queries([row for row in rows if row.split != "train"])
-    return [*train, *test], ["Folder names indicate training and test images.", _query_rule(names)]
+    note = "Folder names indicate training and test images."
+    return [*train, *test], [note, _query_rule(names)]
 
 
 def _query_rule(names: Sequence[ParsedName]) -> str:
@@ -209,9 +205,6 @@ def _queries(images: Sequence[ParsedName]) -> list[ParsedName]:
     return queries
 
 
-# ------------------------------------------------------------------------------- confirmation
-
-
 def show(proposal: Proposal, console: Console) -> None:
     """Print a summary of the proposal with ten examples."""
     rows = proposal.rows
@@ -255,11 +248,7 @@ def _summary(proposal: Proposal) -> list[str]:
 
 
 def confirm(proposal: Proposal, target: Path, yes: bool, console: Console) -> None:
-    """Show a proposal and write it if the user agrees.
-
-    Raises:
-        ConfigError: the user does not agree, or there is no terminal to ask.
-    """
+    """Show a proposal and write it if the user agrees; raises ConfigError otherwise."""
     show(proposal, console)
     if not yes:
         hint = (
