@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.data.image_source import ImageSource
 from harness.data.types import ReIDData
 
 from .dataset import Synthetic
@@ -25,19 +26,18 @@ def contact_sheet(data: ReIDData) -> Image.Image:
     assert train.cameras is not None
     height, width = np.asarray(train.images.read(0)).shape[:2]
     columns = CAMERAS * EACH
-    sheet = Image.new(
-        "RGB", (columns * (width + GAP) - GAP, (IDENTITIES + 1) * (height + GAP) - GAP), "white"
-    )
+    size = columns * (width + GAP) - GAP, (IDENTITIES + 1) * (height + GAP) - GAP
+    sheet = Image.new("RGB", size, "white")
+
+    def paste(source: ImageSource, indices: np.ndarray, column: int, row: int) -> None:
+        for place, index in enumerate(indices, start=column):
+            sheet.paste(source.read(int(index)), (place * (width + GAP), row * (height + GAP)))
+
     for row in range(IDENTITIES):
         for camera in range(CAMERAS):
             seen = np.flatnonzero((train.identities == row + 1) & (train.cameras == camera))
-            for place, index in enumerate(seen[:EACH]):
-                at = ((camera * EACH + place) * (width + GAP), row * (height + GAP))
-                sheet.paste(train.images.read(int(index)), at)
-    bad = np.flatnonzero(gallery.identities == 0)[:columns]
-    for place, index in enumerate(bad):
-        at = (place * (width + GAP), IDENTITIES * (height + GAP))
-        sheet.paste(gallery.images.read(int(index)), at)
+            paste(train.images, seen[:EACH], camera * EACH, row)
+    paste(gallery.images, np.flatnonzero(gallery.identities == 0)[:columns], 0, IDENTITIES)
     return sheet.quantize(128, dither=Image.Dither.NONE)
 
 
