@@ -69,8 +69,7 @@ class Synthetic(Dataset):
     Each identity passes most of the cameras. A test identity has one query per camera; its other
     images are in the gallery, together with bad detections (identity 0).
 
-    Raises:
-        ConfigError: the size is below 32 × 16.
+    Raises ConfigError: the size is below 32 × 16.
     """
 
     def __init__(

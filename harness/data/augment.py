@@ -80,8 +80,7 @@ class Augment:
             None: no such crops.
         part_aspect: range of its height ÷ width, uniform.
 
-    Raises:
-        ConfigError: a probability, range or padding is out of range.
+    Raises ConfigError: a probability, range or padding is out of range.
     """
 
     def __init__(
@@ -199,9 +198,6 @@ class Augment:
         return out.to(dtype).permute(0, 3, 1, 2)
 
 
-# ------------------------------------------------------------------------------- normalization
-
-
 def normalize(
     images: Images,
     *,
@@ -230,9 +226,6 @@ def _normalize(images: Tensor, mean: Color, std: Color) -> Tensor:
     # Divide by tensors: on a GPU, torch turns division by a Python number into a multiplication.
     scale, shift, spread = (torch.tensor(x, device=images.device) for x in (255.0, mean, std))
     return images.to(torch.float32).div_(scale).sub_(shift).div_(spread)
-
-
-# ------------------------------------------------------------------------- in one pass on the CPU
 
 
 def _kernels(images: Images, device: torch.device | str | None) -> ModuleType | None:
@@ -270,9 +263,6 @@ def _table(mean: Color, std: Color) -> np.ndarray:
     values = np.arange(256, dtype=np.float32) / np.float32(255)
     shift, spread = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
     return (values - shift) / spread
-
-
-# ------------------------------------------------------------------------- cropping and erasing
 
 
 def _crop(images: Tensor, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:

@@ -51,8 +51,7 @@ def decode(
 ) -> Iterator[Decoded]:
     """Decode all images in order, resized to (H, W). Memory is bounded by two tasks per core.
 
-    Raises:
-        ReadError: an image cannot be read from disk. HarnessError: a process failed.
+    Raises ReadError: an image cannot be read from disk. HarnessError: a process failed.
     """
     from joblib import Parallel, delayed
 

@@ -23,8 +23,7 @@ class Sampler(ABC):
         identities_per_batch, images_per_identity: P and K.
         generator: CPU generator, the only source of randomness; advanced by each pass.
 
-    Raises:
-        TrainingError: the labels cannot fill one batch.
+    Raises TrainingError: the labels cannot fill one batch.
     """
 
     #: whether it is meaningless without cameras

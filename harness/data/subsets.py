@@ -30,8 +30,7 @@ class SubsetRule:
     def parse(cls, options: Mapping[str, int | bool]) -> SubsetRule:
         """Build a rule from `dataset.subset`.
 
-        Raises:
-            ConfigError: options are unknown, missing or out of range.
+        Raises ConfigError: options are unknown, missing or out of range.
         """
         known = [field.name for field in fields(cls)]
         for key in options:
@@ -55,8 +54,7 @@ class SubsetRule:
     def choose(self, identities: np.ndarray, part: str, count: int) -> np.ndarray:
         """Choose `count` identities, without junk and distractors.
 
-        Raises:
-            DataError: there are fewer.
+        Raises DataError: there are fewer.
         """
         known = [int(i) for i in np.unique(identities) if i not in (JUNK, DISTRACTOR)]
         if count > len(known):

@@ -92,8 +92,7 @@ class MatchIndex:
     def of(cls, truth: GroundTruth) -> MatchIndex:
         """Check and index the ground truth.
 
-        Raises:
-            HarnessError: shapes that do not match, or ids that are not integers.
+        Raises HarnessError: shapes that do not match, or ids that are not integers.
         """
         query = _integers("query_ids", truth.query_ids)
         gallery = _integers("gallery_ids", truth.gallery_ids)

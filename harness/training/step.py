@@ -73,8 +73,7 @@ class Step:
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
         """One optimizer step; returns the loss, detached.
 
-        Raises:
-            TrainingError: not even the smallest micro-batch fits into memory.
+        Raises TrainingError: not even the smallest micro-batch fits into memory.
         """
         # Each try needs agreement between processes, so they only try in an epoch's first step, and
         # never if batch norms synchronize inside the network: such batches cannot be split anyway.
@@ -98,11 +97,7 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer, tries: bool) -> Tensor:
-        """Set the gradients of a batch; without enough memory, leave networks unchanged.
-
-        Raises:
-            torch.OutOfMemoryError, _OutOfMemory: this or another process ran out of memory.
-        """
+        """Set the gradients of a batch; without enough memory, leave networks unchanged."""
         optimizer.zero_grad(set_to_none=True)
         if not tries:
             loss = self._backward(self._loss(batch))
@@ -142,9 +137,6 @@ class Step:
 
         Args:
             problem: this process's error message, "" without one.
-
-        Raises:
-            _OutOfMemory: a process did.
         """
         if not collectives.all_agree(not problem, self.device):
             raise _OutOfMemory(problem or "another process ran out of memory")

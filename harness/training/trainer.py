@@ -115,8 +115,6 @@ class Trainer:
         distiller = self.components.distiller
         return (distiller.tested if distiller else None) or ("student", self.components.backbone)
 
-    # ------------------------------------------------------------------------------------- epochs
-
     def epochs(self) -> Iterator[Row]:
         """Run the remaining epochs; yields each one's row of the history."""
         while self.next_epoch <= self.last_epoch:
@@ -154,8 +152,6 @@ class Trainer:
         seconds = synchronized_time(self.device) - started
         row[f"seconds_{phase}"] = round(seconds, 3)
         self.timings[phase] = self.timings.get(phase, 0.0) + seconds
-
-    # ------------------------------------------------------------------------------------- labels
 
     def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
         """The epoch's pseudo-labels (N,) and the features (N, V, D) at its start.
@@ -217,8 +213,6 @@ class Trainer:
         images = len(networks) * len(self.data)
         row["extract_images_per_second"] = rate(images, row["seconds_extract"])
         return features
-
-    # -------------------------------------------------------------------------------------- steps
 
     def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
         """The epoch's iterations, on labels (N,) and features (N, V, D)."""
@@ -310,8 +304,6 @@ class Trainer:
                 plain = normalize(source[rows.numpy()], device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
-
-    # --------------------------------------------------------------------------------- checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and numbers."""

@@ -16,8 +16,6 @@ from harness.core.errors import ConfigError, HarnessError
 
 Result = TypeVar("Result")
 
-# ----------------------------------------------------------------------------- sharing of batches
-
 
 def local_share(total: int) -> slice:
     """Rows of a global batch that this process computes: contiguous, in rank order.
@@ -56,9 +54,6 @@ def shard_bounds(total: int, block: int) -> list[int]:
     shards = world_size() if is_distributed() else 1
     blocks = -(-total // block)
     return [min(total, blocks * r // shards * block) for r in range(shards + 1)]
-
-
-# -------------------------------------------------------------------------------- Python objects
 
 
 def broadcast_from_first(make: Callable[[], Result]) -> Result:
@@ -136,9 +131,6 @@ def locked_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator
         if held:
             stack.enter_context(held[0])
         yield
-
-
-# --------------------------------------------------------------------------------------- tensors
 
 
 @torch.no_grad()
