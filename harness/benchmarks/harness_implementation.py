@@ -54,7 +54,7 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
         started = synchronized_time(device)
         with fp32_as(workload.precision), batches:
             for batch in batches:
-                trainer.step(batch, trainer.optimizer, False)
+                trainer._step(batch, False)
         seconds = synchronized_time(device) - started
         return Round(steps * workload.batch, seconds, {"waiting": batches.waited / seconds})
 

@@ -74,14 +74,12 @@ def user_roots(extra: Sequence[str] = ()) -> list[Path]:
     roots = [Path(name).expanduser().resolve() for name in named if name]
     for root in roots:
         if not root.is_dir():
-            raise ConfigError(
-                f"The plug-in folder {root} does not exist.", "Check --plugins and HARNESS_PLUGINS."
-            )
+            hint = "Check --plugins and HARNESS_PLUGINS."
+            raise ConfigError(f"The plug-in folder {root} does not exist.", hint)
         if not any((root / name).is_dir() for name in (*KINDS, "conf")):
-            raise ConfigError(
-                f"The plug-in folder {root} has neither methods/ nor datasets/ nor conf/.",
-                f"A method is a folder {root}/methods/NAME with a config.yaml.",
-            )
+            problem = f"The plug-in folder {root} has neither methods/ nor datasets/ nor conf/."
+            hint = f"A method is a folder {root}/methods/NAME with a config.yaml."
+            raise ConfigError(problem, hint)
     return list(dict.fromkeys(roots))
 
 
@@ -93,9 +91,9 @@ def _package_roots() -> Iterator[tuple[str, Path]]:
         except ImportError:  # the parent of a dotted name is missing
             spec = None
         if spec is None:
+            problem = f"its entry point names {entry.value}, which cannot be imported"
             raise ConfigError(
-                f"The plug-in package '{entry.name}' cannot be found: its entry point names "
-                f"{entry.value}, which cannot be imported.",
+                f"The plug-in package '{entry.name}' cannot be found: {problem}.",
                 "Reinstall or uninstall the package.",
             )
         for place in spec.submodule_search_locations or ():
@@ -122,10 +120,9 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 # "package a" and "package b" have equal precedence
                 equal = other.origin.split()[0] == plugin.origin.split()[0]
                 if other.folder != plugin.folder and equal:
-                    raise ConfigError(
-                        f"Two plug-ins are named '{name}': {other.folder} and {plugin.folder}.",
-                        "Rename one of the folders.",
-                    )
+                    both = f"{other.folder} and {plugin.folder}"
+                    problem = f"Two plug-ins are named '{name}': {both}."
+                    raise ConfigError(problem, "Rename one of the folders.")
     return found
 
 

@@ -152,14 +152,10 @@ class Augment:
         return AugmentParameters(flips, corners, erased, sigmas, crop)
 
     def apply(
-        self,
-        images: Images,
-        parameters: AugmentParameters,
-        *,
-        indices: Tensor | np.ndarray | None = None,
-        device: torch.device | str | None = None,
+        self, images: Images, parameters: AugmentParameters, *,
+        indices: Tensor | np.ndarray | None = None, device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """Augment images (B, H, W, 3) uint8, or the rows `indices` (B,) of an image cache.
 
         Images are cropped where they are, so that only uint8 crops are sent from main memory to
@@ -199,13 +195,9 @@ class Augment:
 
 
 def normalize(
-    images: Images,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    mean: Color = MEAN,
-    std: Color = STD,
-) -> Tensor:
+    images: Images, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
+    mean: Color = MEAN, std: Color = STD,
+) -> Tensor:  # fmt: skip
     """Images (B, H, W, 3) uint8 to (B, 3, H, W), channels_last, without augmentation.
 
     `(x / 255 − mean) / std` in float32, in this order, as in torchvision; then `dtype`.

@@ -36,9 +36,8 @@ class ReadError(Exception):
 
 def cores() -> int:
     """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(found) or os.cpu_count() or 1
 
 
 def use_processes(source: ImageSource) -> bool:

@@ -34,10 +34,9 @@ STALE = 24 * 3600  # seconds after which a temporary file must be of a killed ru
 class ImageCache:
     """Decoded images.
 
-    Attributes:
-        images: (K, H, W, 3) uint8, RGB, read-only, memory-mapped.
-        kept: (K,) int64, the index in its source of each row; 0 … K−1 unless images were skipped.
-        bad: names of the skipped images, which cannot be decoded.
+    images: (K, H, W, 3) uint8, RGB, read-only, memory-mapped.
+    kept: (K,) int64, the index in its source of each row; 0 … K−1 unless images were skipped.
+    bad: names of the skipped images, which cannot be decoded.
     """
 
     images: np.ndarray
@@ -57,13 +56,9 @@ class ImageCache:
 
 
 def build_image_cache(
-    source: ImageSource,
-    size: tuple[int, int],
-    cache: Path,
-    *,
-    on_bad_image: Literal["error", "skip"] = "error",
-    progress: Progress | None = None,
-) -> ImageCache:
+    source: ImageSource, size: tuple[int, int], cache: Path, *,
+    on_bad_image: Literal["error", "skip"] = "error", progress: Progress | None = None,
+) -> ImageCache:  # fmt: skip
     """Open the image cache of a source at one size (H, W), building it first if necessary.
 
     Concurrent builds are safe: each process writes its own file, the last rename wins, and the
@@ -94,10 +89,8 @@ def build_image_cache(
         _build(source, size, array, sidecar, on_bad_image, progress)
         image_cache = _open(array, sidecar)
         if image_cache is None:
-            raise HarnessError(
-                f"The image cache {array} cannot be read back as written",
-                "Check the disk, or choose another folder with data.cache_dir=",
-            )
+            hint = "Check the disk, or choose another folder with data.cache_dir="
+            raise HarnessError(f"The image cache {array} cannot be read back as written", hint)
     if image_cache.bad and on_bad_image == "error":
         raise _bad_images(image_cache.bad, len(source))
     return image_cache

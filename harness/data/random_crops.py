@@ -17,12 +17,9 @@ SCALE = 1 << 15  # of integer weights; 255 times as much fits into 32 bits
 
 
 def draw_crops(
-    batch: int,
-    size: tuple[int, int],
-    area: tuple[float, float],
-    aspect: tuple[float, float],
+    batch: int, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float],
     generator: torch.Generator,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Top, left, height and width of a crop of each of B images of `size` (H, W): (B, 4) int64.
 
     The crop's area ÷ H·W and its height ÷ width are uniform in the ranges `area` and `aspect`, and

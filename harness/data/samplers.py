@@ -30,13 +30,9 @@ class Sampler(ABC):
     needs_cameras = False
 
     def __init__(
-        self,
-        labels: Tensor,
-        cameras: Tensor | None,
-        identities_per_batch: int,
-        images_per_identity: int,
-        generator: torch.Generator,
-    ) -> None:
+        self, labels: Tensor, cameras: Tensor | None, identities_per_batch: int,
+        images_per_identity: int, generator: torch.Generator,
+    ) -> None:  # fmt: skip
         self.batch_size = identities_per_batch * images_per_identity
         self.images_per_identity = images_per_identity
         self.generator = generator

@@ -27,7 +27,7 @@ from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.progress import Reporter
 from harness.core.throughput import synchronized_time
 from harness.data.cache_location import CacheLocation, place_images
-from harness.data.facts import compare_with_published
+from harness.data.facts import compare_with_published, valid_matches
 from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
@@ -188,17 +188,7 @@ def without_junk(gallery: Split) -> Split:
 
 def check_matches(query: Split, gallery: Split, name: str) -> None:
     """Raise DataError unless some query has a correct gallery image, before any training."""
-    if query.cameras is None or gallery.cameras is None:
-        possible = bool(np.isin(query.identities, gallery.identities).any())
-    else:
-        seen: dict[int, set[int]] = {}
-        for identity, camera in zip(gallery.identities, gallery.cameras, strict=True):
-            seen.setdefault(int(identity), set()).add(int(camera))
-        possible = any(
-            seen.get(int(identity), set()) - {int(camera)}
-            for identity, camera in zip(query.identities, query.cameras, strict=True)
-        )
-    if not possible:
+    if not valid_matches(query, gallery):
         raise DataError(
             f"No query of {name} has a correct gallery image: none of its identity"
             + ("." if query.cameras is None else " from another camera."),

@@ -41,14 +41,10 @@ class GroundTruth:
     def of(cls, query: Split, gallery: Split) -> GroundTruth:
         """The ground truth of a data set's test part."""
         return cls(
-            query.identities,
-            gallery.identities,
-            query.cameras,
-            gallery.cameras,
+            query.identities, gallery.identities, query.cameras, gallery.cameras,
             [query.images.name(i) for i in range(len(query.images))],
-            [gallery.images.name(i) for i in range(len(gallery.images))],
-            gallery.tracks,
-        )
+            [gallery.images.name(i) for i in range(len(gallery.images))], gallery.tracks,
+        )  # fmt: skip
 
     def without_cameras(self) -> GroundTruth:
         """The same without cameras: only a query's own image is removed from its ranking."""
@@ -113,17 +109,10 @@ class MatchIndex:
             itself = torch.tensor([index.get(name, -1) for name in truth.query_names])
         by_identity = torch.argsort(gallery, stable=True)
         ordered = gallery[by_identity]
-        return cls(
-            query,
-            gallery,
-            query_cams,
-            gallery_cams,
-            itself,
-            by_identity,
-            torch.searchsorted(ordered, query),
-            torch.searchsorted(ordered, query, right=True),
-            (gallery < 0).nonzero().flatten(),
-        )
+        begin, end = (torch.searchsorted(ordered, query, right=right) for right in (False, True))
+        junk = (gallery < 0).nonzero().flatten()
+        fixed = (query_cams, gallery_cams, itself, by_identity, begin, end, junk)
+        return cls(query, gallery, *fixed)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The compiled kernel's arguments, in its order; empty arrays for what is absent."""
@@ -157,7 +146,6 @@ class MatchIndex:
 def _integers(name: str, values: Integers) -> Tensor:
     tensor = torch.as_tensor(values).cpu()
     if tensor.dim() != 1 or tensor.is_floating_point():
-        raise HarnessError(
-            f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
-        )
+        kind = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise HarnessError(f"{name} must be a list of integers, not {kind}")
     return tensor.to(torch.int64)

@@ -123,6 +123,8 @@ def rank(
     """
     matches = MatchIndex.of(ground_truth)
     queries, gallery = len(matches.query_ids), len(matches.gallery_ids)
+    if block < 1:
+        raise HarnessError(f"block {block} must be 1 or more")
     if distances is None:
         if query_features is None or gallery_features is None:
             raise HarnessError("neither features nor distances were given")

@@ -227,7 +227,7 @@ class Trainer:
         batches = Prefetcher(self._batches(epoch, drawn, device_labels), self.device)
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too
             for step, batch in enumerate(batches, start=1):
-                total += self.step(batch, self.optimizer, frozen)
+                total += self._step(batch, frozen)
                 progress(step, iterations)
                 if step % 50 == 0 and not torch.isfinite(total):
                     break
@@ -304,6 +304,10 @@ class Trainer:
                 plain = normalize(source[rows.numpy()], device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
+
+    def _step(self, batch: Batch, frozen: bool) -> Tensor:
+        """One optimizer step; returns the loss, detached."""
+        return self.step(batch, self.optimizer, frozen)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and numbers."""
