@@ -88,7 +88,8 @@ class CUHK03(ReleasedDataset):
         """Raises DataError if the release is missing, incomplete or not as expected."""
         counts = COUNTS[self.boxes]
         facts = DatasetFacts(
-            **counts, train_identities=767, query_identities=700, junk=0, distractors=0, cameras=2,
+            train=counts["train"], query=counts["query"], gallery=counts["gallery"],
+            train_identities=767, query_identities=700, junk=0, distractors=0, cameras=2,
             # each identity has one query per camera: each gallery image matches one of them
             matches=counts["gallery"],
         )  # fmt: skip

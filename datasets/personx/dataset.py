@@ -140,6 +140,7 @@ class PersonX(ReleasedDataset):
         times = len(self._prefixes)
         counts = {part: times * count for part, count in COUNTS[self.kind].items()}
         return DatasetFacts(
-            **counts, train_identities=410, query_identities=856, junk=0, distractors=0,
+            train=counts["train"], query=counts["query"], gallery=counts["gallery"],
+            train_identities=410, query_identities=856, junk=0, distractors=0,
             cameras=6 if self.kind == "hard" else times,
         )  # fmt: skip

@@ -38,13 +38,12 @@ Images = np.ndarray | Tensor
 class AugmentParameters:
     """Random parameters of a batch of B images, on the CPU.
 
-    Attributes:
-        flip: (B,) bool, mirror left and right.
-        corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
-        erase: (B, 4) int64, top, left, height and width of the erased rectangle; height 0: none.
-        blur: (B,) float64, standard deviation of a Gaussian in pixels; 0: none.
-        random_crop: (B, 4) int64, top, left, height and width of a crop that is first resized to
-            the whole image; 0, 0, H and W: none.
+    flip: (B,) bool, mirror left and right.
+    corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
+    erase: (B, 4) int64, top, left, height and width of the erased rectangle; height 0: none.
+    blur: (B,) float64, standard deviation of a Gaussian in pixels; 0: none.
+    random_crop: (B, 4) int64, top, left, height and width of a crop that is first resized to
+        the whole image; 0, 0, H and W: none.
     """
 
     flip: Tensor

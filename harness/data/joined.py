@@ -28,13 +28,20 @@ class JoinedDataset(Dataset):
         Raises DataError if one cannot be loaded or has no training images, or two are the same.
         """
         loaded = {name: dataset.load() for name, dataset in self.sets.items()}
+        seen: dict[str, str] = {}
         for name, data in loaded.items():
             if not len(data.train.images):
                 raise DataError(
                     f"{name} has no training images and cannot be joined with others.",
                     "Leave it out, or test on it later: harness eval RUN dataset=NAME.",
                 )
-        _check_different(loaded)
+            # identical training images would get two identities each
+            other = seen.setdefault(data.train.images.fingerprint(), name)
+            if other != name:
+                raise DataError(
+                    f"{other} and {name} have the same training images.",
+                    f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
+                )
         parts = tuple(loaded.values())
         cameras = [data.train.cameras for data in parts if data.train.cameras is not None]
         train = Split(
@@ -44,18 +51,6 @@ class JoinedDataset(Dataset):
         )
         name, first = "+".join(data.name for data in parts), parts[0]
         return ReIDData(name, train, first.query, first.gallery, notes=first.notes, parts=parts)
-
-
-def _check_different(loaded: Mapping[str, ReIDData]) -> None:
-    """Refuse identical training images, which would get two identities each."""
-    seen: dict[str, str] = {}
-    for name, data in loaded.items():
-        other = seen.setdefault(data.train.images.fingerprint(), name)
-        if other != name:
-            raise DataError(
-                f"{other} and {name} have the same training images.",
-                f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
-            )
 
 
 def _with_offsets(numbers: Sequence[np.ndarray]) -> np.ndarray:

@@ -33,9 +33,8 @@ class Prefetcher(Generic[Item]):
     On a GPU the thread uses its own stream; the consumer's stream waits for each item, the host
     does not. Exceptions in the thread are raised from the loop. Leaving the block ends the thread.
 
-    Attributes:
-        waited: seconds for which the consumer had no data, set when the block ends. On a GPU this
-            is device time, from the end of one step's kernels until the next step's data is there.
+    waited: seconds for which the consumer had no data, set when the block ends. On a GPU this
+        is device time, from the end of one step's kernels until the next step's data is there.
     """
 
     def __init__(self, items: Iterable[Item], device: torch.device, ahead: int = AHEAD) -> None:
@@ -84,9 +83,8 @@ class Prefetcher(Generic[Item]):
         """A timing event on the consumer's stream; None without a GPU."""
         if self._stream is None:
             return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+        timer = torch.cuda.Event(enable_timing=True)
+        return torch.cuda.current_stream(self.device).record_event(timer)
 
     def _work(self) -> None:
         """Body of the thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class SubsetRule:
             if key not in known:
                 hint = did_you_mean(str(key), known)
                 raise ConfigError(f"dataset.subset has no option '{key}'", hint)
-        rule = cls(**{"train_identities": 0, "test_identities": 0, **options})
+        values: dict[str, Any] = {"train_identities": 0, "test_identities": 0, **options}
+        rule = cls(**values)
         if min(rule.train_identities, rule.test_identities) < 1:
             hint = "Give train_identities and test_identities, both at least 1."
             raise ConfigError(f"dataset.subset={dict(options)} leaves no identities", hint)

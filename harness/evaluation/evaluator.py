@@ -41,17 +41,16 @@ from harness.training.extraction import extract
 class Evaluator:
     """A data set decoded at one size, with its identities.
 
-    Attributes:
-        data: the data set without junk and without unreadable images.
-        fingerprint: of the data set as it was loaded, junk and unreadable images included.
-        image_cache: `data.cache_location`, where training images are kept.
-        skipped: names of images that could not be decoded and were left out.
-        differences: from the published data set, a line each; None if nothing is published.
-        parts: for joint data sets, each one's name, fingerprint, training images and cameras.
-        last: the ranking of the latest `test`; `features`: its query (Q, D) and gallery (G, D)
-            features, if `keep_features`.
-        extracted, extract_seconds: number of test images embedded, and the time it took.
-        place: where the training images are, once `unlabelled` was called.
+    data: the data set without junk and without unreadable images.
+    fingerprint: of the data set as it was loaded, junk and unreadable images included.
+    image_cache: `data.cache_location`, where training images are kept.
+    skipped: names of images that could not be decoded and were left out.
+    differences: from the published data set, a line each; None if nothing is published.
+    parts: for joint data sets, each one's name, fingerprint, training images and cameras.
+    last: the ranking of the latest `test`; `features`: its query (Q, D) and gallery (G, D)
+        features, if `keep_features`.
+    extracted, extract_seconds: number of test images embedded, and the time it took.
+    place: where the training images are, once `unlabelled` was called.
     """
 
     data: ReIDData

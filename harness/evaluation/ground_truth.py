@@ -20,13 +20,12 @@ Integers = np.ndarray | Tensor | Sequence[int]
 class GroundTruth:
     """Identities of the queries and of the gallery, and what else decides who is ranked.
 
-    Attributes:
-        query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
-        query_cams, gallery_cams: (Q,) and (G,) cameras. Where either side has none, only junk and
-            the query image itself are removed from a ranking.
-        query_names, gallery_names: Q and G image names. The query image itself is the gallery
-            image of the same name; names have no other use.
-        tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
+    query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
+    query_cams, gallery_cams: (Q,) and (G,) cameras. Where either side has none, only junk and
+        the query image itself are removed from a ranking.
+    query_names, gallery_names: Q and G image names. The query image itself is the gallery
+        image of the same name; names have no other use.
+    tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
     """
 
     query_ids: Integers
@@ -67,11 +66,10 @@ class GroundTruth:
 class MatchIndex:
     """The ground truth indexed for ranking: where each query's identity is in the gallery.
 
-    Attributes:
-        by_identity: (G,) gallery indices sorted by identity; those of query q are
-            by_identity[begin[q] : end[q]].
-        itself: (Q,) gallery index of the query image, or -1.
-        junk: gallery indices that are never ranked.
+    by_identity: (G,) gallery indices sorted by identity; those of query q are
+        by_identity[begin[q] : end[q]].
+    itself: (Q,) gallery index of the query image, or -1.
+    junk: gallery indices that are never ranked.
     """
 
     query_ids: Tensor

@@ -17,10 +17,9 @@ from harness.evaluation.ranking import RANKS, RankingResult, rank
 class EvaluationProtocol:
     """What a test holds fixed.
 
-    Attributes:
-        rerank: whether to re-rank distances with k1, k2 and λ (Zhong et al., CVPR 2017).
-        cameras: whether gallery images of a query's identity and camera are removed.
-        ranks: the k of Rank-k.
+    rerank: whether to re-rank distances with k1, k2 and λ (Zhong et al., CVPR 2017).
+    cameras: whether gallery images of a query's identity and camera are removed.
+    ranks: the k of Rank-k.
     """
 
     rerank: bool = False

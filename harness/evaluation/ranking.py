@@ -52,11 +52,10 @@ _CHUNK = 1 << 22  # matrix entries counted at once: their keys take 8 bytes each
 class RankingResult:
     """Metrics of a ranking. All are fractions, 0 … 1; only `as_dict` gives percent.
 
-    Attributes:
-        ap: (Q,) float64, average precision per query, NaN where the query is skipped.
-        inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
-        first_match_rank: (Q,) int64 from 1, 0 where skipped.
-        gallery: number of gallery images that were ranked, without junk.
+    ap: (Q,) float64, average precision per query, NaN where the query is skipped.
+    inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
+    first_match_rank: (Q,) int64 from 1, 0 where skipped.
+    gallery: number of gallery images that were ranked, without junk.
     """
 
     ap: np.ndarray

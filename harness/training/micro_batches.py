@@ -34,11 +34,10 @@ from harness.core.interfaces import Backbone
 class MicroBatches:
     """How a stage splits its batches.
 
-    Attributes:
-        size: images per micro-batch; 0: a process's whole share.
-        synchronized: whether batch norms take their statistics over all processes.
-        check: called after each network's local work with the error message ("" without an error);
-            raises if this or another process failed. None: memory is not watched.
+    size: images per micro-batch; 0: a process's whole share.
+    synchronized: whether batch norms take their statistics over all processes.
+    check: called after each network's local work with the error message ("" without an error);
+        raises if this or another process failed. None: memory is not watched.
     """
 
     def __init__(self, size: int = 0, synchronized: bool = False) -> None:

@@ -27,11 +27,10 @@ class _OutOfMemory(Exception):
 class Step:
     """Forward pass, backward pass and optimizer update.
 
-    Attributes:
-        trained: backbone, objective and distiller as one module, for their state.
-        batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
-        micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
-        micro_batches: how batches are split; they get smaller when GPU memory is too small.
+    trained: backbone, objective and distiller as one module, for their state.
+    batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
+    micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
+    micro_batches: how batches are split; they get smaller when GPU memory is too small.
     """
 
     backbone: Backbone

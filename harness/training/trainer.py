@@ -61,11 +61,10 @@ class Components:
 class Trainer:
     """Trains one stage of this `name` and `config`.
 
-    Attributes:
-        cluster_metrics: pseudo-labels (N,) → cluster quality, for the record only.
-        test: backbone → metrics on the test set.
-        timings: seconds per phase (extract, label, train, test), summed over epochs.
-        next_epoch: the first epoch that `epochs` runs.
+    cluster_metrics: pseudo-labels (N,) → cluster quality, for the record only.
+    test: backbone → metrics on the test set.
+    timings: seconds per phase (extract, label, train, test), summed over epochs.
+    next_epoch: the first epoch that `epochs` runs.
     """
 
     name: str

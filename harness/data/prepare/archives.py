@@ -29,11 +29,11 @@ class Member:
     size: int
 
 
+@dataclass
 class Source(ABC):
     """Files with names and sizes that can be read one after the other."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @abstractmethod
     def members(self) -> list[Member]:
@@ -187,15 +187,12 @@ def _check_number(archive: Path, count: int) -> None:
 
 def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
     """Check the sizes of image files; raises DataError if one is too large or empty."""
-    large = [name for name, size in sizes.items() if size > MAX_BYTES]
-    if large:
+    if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
         raise _refused(source, f"{shown(large)} are larger than {MAX_BYTES >> 20} MiB")
-    empty = [name for name, size in sizes.items() if size == 0]
-    if empty:
-        raise DataError(
-            f"{source}: {len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}",
-            "Their download or copy was cut off: get them again.",
-        )
+    if empty := [name for name, size in sizes.items() if size == 0]:
+        problem = f"{len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}"
+        hint = "Their download or copy was cut off: get them again."
+        raise DataError(f"{source}: {problem}", hint)
 
 
 @contextmanager

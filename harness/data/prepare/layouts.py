@@ -21,10 +21,9 @@ Folder = tuple[str, ...]
 class FoundLayout:
     """A layout found in a folder of a source, whose path is `prefix`.
 
-    Attributes:
-        targets: member → where it goes, relative to the data root.
-        counts: number of images of each part, by the part's target.
-        missing: parts without images, and missing files.
+    targets: member → where it goes, relative to the data root.
+    counts: number of images of each part, by the part's target.
+    missing: parts without images, and missing files.
     """
 
     layout: Layout
@@ -139,11 +138,9 @@ def _check_counts(found: FoundLayout, source: str) -> None:
     wrong = []
     for part in found.layout.parts:
         folder, count = _folder_name(part.target), found.counts[part.target]
-        if part.images is None or count == part.images:
-            continue
-        if count < part.images:
+        if part.images is not None and count < part.images:
             wrong.append(f"{folder} has {count:,} of {part.images:,} images")
-        else:
+        elif part.images is not None and count > part.images:
             more = f"{count - part.images:,} more than the official {part.images:,}"
             wrong.append(f"{folder} has {count:,} images, {more}")
     if wrong:

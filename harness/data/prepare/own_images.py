@@ -35,10 +35,9 @@ NO_TEST = "all images are for training, and evaluation is off"
 class Proposal:
     """The proposed CSV.
 
-    Attributes:
-        rows: path, id, camera and split of each image.
-        left_out: images whose names do not match.
-        notes: explanations of the split.
+    rows: path, id, camera and split of each image.
+    left_out: images whose names do not match.
+    notes: explanations of the split.
     """
 
     folder: Path
