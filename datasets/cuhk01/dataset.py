@@ -39,7 +39,6 @@ class CUHK01(ReleasedDataset):
     camera B (1).
 
     Args:
-        root: see `ReleasedDataset`.
         check_counts: refuse anything but 971 identities with four images each.
         test_identities: number of test identities; papers use 486 or 100.
         split_seed: selects other test identities; papers report the mean of ten splits.
@@ -95,14 +94,8 @@ class CUHK01(ReleasedDataset):
         """Follows from two images of each identity in each of two cameras."""
         tested = self.test_identities
         return DatasetFacts(
-            train=4 * (IDENTITIES - tested),
-            train_identities=IDENTITIES - tested,
-            query=2 * tested,
-            query_identities=tested,
-            gallery=2 * tested,
-            junk=0,
-            distractors=0,
-            cameras=2,
-            matches=4 * tested,
+            train=4 * (IDENTITIES - tested), train_identities=IDENTITIES - tested,
+            query=2 * tested, query_identities=tested, gallery=2 * tested, junk=0, distractors=0,
+            cameras=2, matches=4 * tested,
             fingerprint=FINGERPRINT if (tested, self.split_seed) == DEFAULTS else None,
-        )
+        )  # fmt: skip

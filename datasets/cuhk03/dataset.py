@@ -46,10 +46,8 @@ class CUHK03(ReleasedDataset):
     order.
 
     Args:
-        root: see `ReleasedDataset`.
         boxes: `detected` by a deformable part model, or `labelled` by hand; they have different
-            names in records and tables.
-        check_counts, subset: see `ReleasedDataset`.
+            names in records and tables. Others: see `ReleasedDataset`.
     """
 
     def __init__(
@@ -90,17 +88,11 @@ class CUHK03(ReleasedDataset):
         """Raises DataError if the release is missing, incomplete or not as expected."""
         counts = COUNTS[self.boxes]
         facts = DatasetFacts(
-            train=counts["train"],
-            train_identities=767,
-            query=counts["query"],
-            query_identities=700,
-            gallery=counts["gallery"],
-            junk=0,
-            distractors=0,
-            cameras=2,
+            train=counts["train"], query=counts["query"], gallery=counts["gallery"],
+            train_identities=767, query_identities=700, junk=0, distractors=0, cameras=2,
             # each identity has one query per camera: each gallery image matches one of them
             matches=counts["gallery"],
-        )
+        )  # fmt: skip
         return self.make_data(f"cuhk03_{self.boxes}", self._splits(), facts)
 
     def _splits(self) -> Splits:
@@ -118,11 +110,9 @@ class CUHK03(ReleasedDataset):
             for images in self._image_folders:
                 if (folder / images).is_dir():
                     if not (folder / protocol).is_file():
-                        raise DataError(
-                            f"{self.release.title} in {folder} is incomplete: {protocol} is "
-                            "missing",
-                            f"It defines the training and test images. {GET}",
-                        )
+                        problem = f"{self.release.title} in {folder} is incomplete: {protocol} is "
+                        hint = f"It defines the training and test images. {GET}"
+                        raise DataError(f"{problem}missing", hint)
                     return self._splits_of_protocol(folder, images, protocol)
         raise self._not_found()
 
@@ -132,11 +122,8 @@ class CUHK03(ReleasedDataset):
             folder = self.root / name
             for path in (folder / ORIGINAL, folder / "cuhk03_release" / ORIGINAL):
                 if path.is_file():
-                    return DataError(
-                        f"{path} is the original of CUHK03, a MATLAB 7.3 file, which is not "
-                        "supported",
-                        GET,
-                    )
+                    problem = f"{path} is the original of CUHK03, a MATLAB 7.3 file, which is not "
+                    return DataError(f"{problem}supported", GET)
             if (folder / WORDS[other] / PARTS["train"]).is_dir():
                 return DataError(
                     f"{folder} holds the {other} boxes of CUHK03, not the {self.boxes} ones",
@@ -165,21 +152,15 @@ class CUHK03(ReleasedDataset):
             self.release.check_count(source, len(chosen), expected, self.check_counts)
         train, query, gallery = (
             Split(
-                ImageFiles(folder, [f"{images}/{names[i]}" for i in chosen]),
-                identities[chosen],
-                cameras[chosen],
+                ImageFiles(folder, [f"{images}/{names[i]}" for i in r]), identities[r], cameras[r]
             )
-            for chosen in rows.values()
+            for r in rows.values()
         )
         return train, query, gallery
 
 
 def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """File names, identities (N,), cameras (N,) from 0, and the rows of each part.
-
-    Raises:
-        DataError: it is not the protocol's file.
-    """
+    """Names, identities (N,), cameras (N,) from 0, and the rows of each part; raises DataError."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -194,13 +175,7 @@ def _read_protocol(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[
         if any(len(r) and not 0 <= r.min() <= r.max() < len(names) for r in rows.values()):
             raise ValueError("rows that do not exist")
     except (
-        OSError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        NotImplementedError,
-        MatReadError,
-    ) as error:
+        OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError,
+    ) as error:  # fmt: skip
         raise DataError(f"{path} is not the file of the new protocol: {error}", GET) from error
     return names, identities, cameras, rows

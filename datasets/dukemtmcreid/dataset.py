@@ -13,20 +13,15 @@ RELEASE = Release(
     title="DukeMTMC-reID",
     page="dukemtmcreid",
     folders=(
-        "DukeMTMC-reID",
-        "DukeMTMC-reID/DukeMTMC-reID",
-        "dukemtmc-reid",
-        "dukemtmc-reid/DukeMTMC-reID",
-        "dukemtmcreid",
-        "dukemtmcreid/DukeMTMC-reID",
-        "dukemtmc/DukeMTMC-reID",
-        ".",
+        "DukeMTMC-reID", "DukeMTMC-reID/DukeMTMC-reID", "dukemtmc-reid",
+        "dukemtmc-reid/DukeMTMC-reID", "dukemtmcreid", "dukemtmcreid/DukeMTMC-reID",
+        "dukemtmc/DukeMTMC-reID", ".",
     ),
     example="0001_c2_f0046182.jpg",
     how_to_get="It was withdrawn by its authors in 2019 and is never fetched. If you have a copy, "
     "set HARNESS_DATA or data.root= to the folder that contains DukeMTMC-reID; otherwise choose "
     "another data set.",
-)
+)  # fmt: skip
 #: part → (sub-folder, images in the official release)
 PARTS = {
     "train": ("bounding_box_train", 16_522),
@@ -37,15 +32,9 @@ PARTS = {
 NAME = re.compile(r"(\d{4})_c([1-8])_f\d+\.jpg")
 #: of the paper; 408 gallery identities are seen by one camera only and have no query
 FACTS = DatasetFacts(
-    train=16_522,
-    train_identities=702,
-    query=2_228,
-    query_identities=702,
-    gallery=17_661,
-    junk=0,
-    distractors=0,
-    cameras=8,
-)
+    train=16_522, train_identities=702, query=2_228, query_identities=702, gallery=17_661, junk=0,
+    distractors=0, cameras=8,
+)  # fmt: skip
 
 
 class DukeMTMCReID(MarketDataset):
@@ -53,9 +42,6 @@ class DukeMTMCReID(MarketDataset):
 
     Images are in filename order. Cameras c1 … c8 are 0 … 7. Distractors have their own identities,
     which no query has; there is no junk.
-
-    Args:
-        root, check_counts, subset: see `ReleasedDataset`.
     """
 
     def __init__(

@@ -63,15 +63,11 @@ class Folder(Dataset):
 
         return ReIDData("folder", part("train"), part("query"), part("gallery"))
 
-    # ------------------------------------------------------------------------------------ reading
-
     def _rows(self) -> list[Row]:
         """Read the file and check its header."""
         if not self.csv.is_file():
-            raise DataError(
-                f"There is no file {self.csv}",
-                "dataset.csv= is relative to data.root (HARNESS_DATA), or an absolute path.",
-            )
+            hint = "dataset.csv= is relative to data.root (HARNESS_DATA), or an absolute path."
+            raise DataError(f"There is no file {self.csv}", hint)
         try:
             # -sig: spreadsheet programs write a byte order mark
             with self.csv.open(newline="", encoding="utf-8-sig") as file:
@@ -96,9 +92,8 @@ class Folder(Dataset):
         for name in missing:
             near = difflib.get_close_matches(name, set(header) - set(COLUMNS), n=1, cutoff=0.75)
             if near:
-                raise DataError(
-                    f"{self.csv}, line 1: unknown column '{near[0]}'", f"Did you mean '{name}'?"
-                )
+                problem = f"{self.csv}, line 1: unknown column '{near[0]}'"
+                raise DataError(problem, f"Did you mean '{name}'?")
         needed = [name for name in missing if name in REQUIRED]
         if needed:
             raise DataError(
@@ -106,14 +101,11 @@ class Folder(Dataset):
                 "The first line must name the columns, separated by commas: path,id,camera,split",
             )
 
-    # ----------------------------------------------------------------------------------- checking
-
     def _check_rows(self, rows: list[Row]) -> None:
         unknown = [row for row in rows if row.split not in SPLITS]
         if unknown:
-            self._refuse(
-                f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}", unknown, rows
-            )
+            problem = f"split '{unknown[0].split}' is none of {', '.join(SPLITS)}"
+            self._refuse(problem, unknown, rows)
         self._refuse("no path", [row for row in rows if not row.path], rows)
         absolute = [row for row in rows if Path(row.path).is_absolute()]
         if absolute:
@@ -127,26 +119,18 @@ class Folder(Dataset):
             original = first[repeated[0].path].line
             self._refuse(f"{repeated[0].path} is listed already (line {original})", repeated, rows)
         self._check_splits({row.split for row in rows})
-        self._check_case(rows)
+        folded: dict[str, Row] = {}  # paths that are one file on case-insensitive disks
+        same = [row for row in rows if folded.setdefault(row.path.casefold(), row) is not row]
+        if same:
+            other = folded[same[0].path.casefold()]
+            problem = f"{same[0].path} differs from {other.path} (line {other.line}) by case only"
+            self._refuse(f"{problem}; many disks cannot store both", same, rows)
         missing = [row for row in rows if not (self.images / row.path).is_file()]
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(rows)} images are not in {self.images}: "
                 f"{shown([row.path for row in missing])} ({_lines(missing)} of {self.csv})",
                 "Paths are relative to the CSV's folder; set dataset.images= to use another.",
-            )
-
-    def _check_case(self, rows: list[Row]) -> None:
-        """Refuse paths that are the same file on case-insensitive disks."""
-        first: dict[str, Row] = {}
-        same = [row for row in rows if first.setdefault(row.path.casefold(), row) is not row]
-        if same:
-            other = first[same[0].path.casefold()]
-            self._refuse(
-                f"{same[0].path} differs from {other.path} (line {other.line}) by case only; many "
-                "disks cannot store both",
-                same,
-                rows,
             )
 
     def _check_splits(self, present: set[str]) -> None:
@@ -160,28 +144,16 @@ class Folder(Dataset):
             f"Add rows with split={missing[0]} for {task}.",
         )
 
-    # ---------------------------------------------------------------------------------- numbering
-
     def _identities(self, rows: list[Row]) -> np.ndarray:
         """(N,) int64: numbers are kept; names are numbered from 1 in sorted order."""
-        tested = [row for row in rows if row.split != "train"]
-        self._refuse(
-            "no id; query and gallery images need one (-1 for junk, 0 for a distractor)",
-            [row for row in tested if not row.id],
-            rows,
-        )
-        self._refuse(
-            "a query cannot be junk (id -1)",
-            [row for row in rows if row.split == "query" and row.id == str(JUNK)],
-            rows,
-        )
+        problem = "no id; query and gallery images need one (-1 for junk, 0 for a distractor)"
+        self._refuse(problem, [row for row in rows if row.split != "train" and not row.id], rows)
+        junk = [row for row in rows if row.split == "query" and row.id == str(JUNK)]
+        self._refuse("a query cannot be junk (id -1)", junk, rows)
         known = {row.id for row in rows} - {"", str(JUNK)}
         if all(map(_is_integer, known)):
-            self._refuse(
-                "ids are negative; only -1 is allowed, for junk",
-                [row for row in rows if row.id not in ("", str(JUNK)) and int(row.id) < 0],
-                rows,
-            )
+            negative = [row for row in rows if row.id in known and int(row.id) < 0]
+            self._refuse("ids are negative; only -1 is allowed, for junk", negative, rows)
             number = {name: int(name) for name in known}
         else:
             number = {name: i for i, name in enumerate(sorted(known - {"0"}), start=1)} | {"0": 0}
@@ -192,23 +164,18 @@ class Folder(Dataset):
         names = {row.camera for row in rows} - {""}
         if not names:
             return None
-        self._refuse(
-            "no camera, though other rows have one", [row for row in rows if not row.camera], rows
-        )
+        without = [row for row in rows if not row.camera]
+        self._refuse("no camera, though other rows have one", without, rows)
         numeric = all(map(_is_integer, names))
         keys = {name: (int(name), "") if numeric else (0, name) for name in names}
         number = {key: i for i, key in enumerate(sorted(set(keys.values())))}
         return np.array([number[keys[row.camera]] for row in rows], dtype=np.int64)
 
-    # ------------------------------------------------------------------------------------- errors
-
     def _refuse(self, problem: str, wrong: list[Row], rows: list[Row]) -> None:
         """Raise DataError if any rows are wrong."""
         if wrong:
-            raise DataError(
-                f"{self.csv}, {_lines(wrong)}: {problem}",
-                f"Correct {len(wrong)} of {len(rows)} rows.",
-            )
+            hint = f"Correct {len(wrong)} of {len(rows)} rows."
+            raise DataError(f"{self.csv}, {_lines(wrong)}: {problem}", hint)
 
 
 def _lines(rows: Sequence[Row]) -> str:

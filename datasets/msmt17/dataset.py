@@ -22,11 +22,9 @@ IMAGES = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
 OTHER = {"v1": "v2", "v2": "v1"}
 #: list file → number of lines, in both versions
 LISTS = {
-    "list_train.txt": 30_248,
-    "list_val.txt": 2_373,
-    "list_query.txt": 11_659,
+    "list_train.txt": 30_248, "list_val.txt": 2_373, "list_query.txt": 11_659,
     "list_gallery.txt": 82_161,
-}
+}  # fmt: skip
 TRAIN_IDENTITIES, TEST_IDENTITIES = 1_041, 3_060
 #: identity, number, camera, date and time of day, frame, box; `_ex` boxes are additional ones
 NAME = re.compile(
@@ -35,16 +33,10 @@ NAME = re.compile(
 LINE = re.compile(r"(\S+) (\d+)")
 #: of the paper; identities and valid matches of the official lists
 FACTS = DatasetFacts(
-    train=32_621,
-    train_identities=TRAIN_IDENTITIES,
-    query=11_659,
-    query_identities=TEST_IDENTITIES,
-    gallery=82_161,
-    junk=0,
-    distractors=0,
-    cameras=15,
+    train=32_621, train_identities=TRAIN_IDENTITIES, query=11_659,
+    query_identities=TEST_IDENTITIES, gallery=82_161, junk=0, distractors=0, cameras=15,
     matches=339_216,
-)
+)  # fmt: skip
 GET = "datasets/msmt17/README.md says where to request it."
 
 
@@ -64,11 +56,9 @@ class MSMT17(ReleasedDataset):
     1040 for training become 1 … 1041, and 0 … 3059 for testing (other persons) 1042 … 4101.
 
     Args:
-        root: see `ReleasedDataset`.
         version: v1, or v2 with blurred faces; they have different names in records and tables.
         trainval: train on `list_train.txt` and `list_val.txt`, as papers on unsupervised methods
-            do; false omits the 2,373 images of the latter.
-        check_counts, subset: see `ReleasedDataset`.
+            do; false omits the 2,373 images of the latter. Others: see `ReleasedDataset`.
     """
 
     def __init__(
@@ -112,8 +102,6 @@ class MSMT17(ReleasedDataset):
             return self.make_data(f"{name}_train", splits, None)
         return self.make_data(name, splits, FACTS)
 
-    # ------------------------------------------------------------------------------ the folder
-
     def _find(self) -> Path:
         folders, others = IMAGES[self.version], IMAGES[OTHER[self.version]]
         other_release = release(OTHER[self.version])
@@ -147,8 +135,6 @@ class MSMT17(ReleasedDataset):
                 )
         return folder
 
-    # ------------------------------------------------------------------------------- the lists
-
     def _split(
         self, folder: Path, images: str, lists: list[str], first: int, identities: int
     ) -> Split:
@@ -165,35 +151,33 @@ class MSMT17(ReleasedDataset):
 
     def _read(self, path: Path, identities: int) -> list[tuple[str, int, int]]:
         """(path, identity from 0, camera from 0) of each line."""
-
-        def refuse(number: int, problem: str) -> DataError:
-            return DataError(f"{path}, line {number}: {problem}", f"Use the official lists. {GET}")
-
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: {error}", GET) from error
-        entries = []
-        seen: set[str] = set()
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
+        entries: dict[str, tuple[str, int, int]] = {}
+        for number, line in enumerate(map(str.strip, lines), start=1):
+            if not line:
                 continue
-            match = LINE.fullmatch(line.strip())
+            match, problem = LINE.fullmatch(line), ""
             name = NAME.fullmatch(match[1]) if match is not None else None
             if match is None or name is None:
-                raise refuse(
-                    number,
-                    f"'{line.strip()[:60]}' is not an image of MSMT17 and its identity (like "
-                    f"{self.release.example} 0)",
+                example = f"{self.release.example} 0"
+                problem = (
+                    f"'{line[:60]}' is not an image of MSMT17 and its identity (like {example})"
                 )
-            identity, camera = int(match[2]), int(name[2])
-            if identity != int(name[1]) or identity >= identities or not 1 <= camera <= 15:
-                raise refuse(number, f"identity {identity} of {match[1]} is not valid")
-            if match[1] in seen:
-                raise refuse(number, f"{match[1]} is listed already")
-            seen.add(match[1])
-            entries.append((match[1], identity, camera - 1))
-        return entries
+            else:
+                identity, camera = int(match[2]), int(name[2])
+                if identity != int(name[1]) or identity >= identities or not 1 <= camera <= 15:
+                    problem = f"identity {identity} of {match[1]} is not valid"
+                elif match[1] in entries:
+                    problem = f"{match[1]} is listed already"
+                else:
+                    entries[match[1]] = (match[1], identity, camera - 1)
+            if problem:
+                where = f"{path}, line {number}"
+                raise DataError(f"{where}: {problem}", f"Use the official lists. {GET}")
+        return list(entries.values())
 
     def _check_present(self, folder: Path, images: str, names: list[str], lists: list[str]) -> None:
         """Check that the listed images exist.

@@ -43,14 +43,9 @@ class PersonX(ReleasedDataset):
     the order of their numbers in file names. There are no junk boxes or distractors.
 
     Args:
-        root: see `ReleasedDataset`.
         release: `hard`, with occlusion, low resolution and changing light, as reported in papers on
             unsupervised methods; or `v1`, the first release, in folders 1 … 6.
-        backgrounds: folders of `v1` to use; each is a camera.
-        check_counts, subset: see `ReleasedDataset`.
-
-    Raises:
-        ConfigError: there are fewer than two backgrounds.
+        backgrounds: folders of `v1` to use; each is a camera. Others: see `ReleasedDataset`.
     """
 
     def __init__(
@@ -132,9 +127,9 @@ class PersonX(ReleasedDataset):
     def _camera(self, folder: Path, match: re.Match[str]) -> int:
         known = CAMERAS[self.kind]
         if int(match[2]) not in known:
+            cameras = ", ".join(map(str, known))
             raise DataError(
-                f"{folder} has {match[0]}, but this release has cameras "
-                f"{', '.join(map(str, known))} only.",
+                f"{folder} has {match[0]}, but this release has cameras {cameras} only.",
                 "It may be the other release: hard and v1 are different data sets. Set "
                 "dataset.release=.",
             )
@@ -145,12 +140,7 @@ class PersonX(ReleasedDataset):
         times = len(self._prefixes)
         counts = {part: times * count for part, count in COUNTS[self.kind].items()}
         return DatasetFacts(
-            train=counts["train"],
-            train_identities=410,
-            query=counts["query"],
-            query_identities=856,
-            gallery=counts["gallery"],
-            junk=0,
-            distractors=0,
+            train=counts["train"], query=counts["query"], gallery=counts["gallery"],
+            train_identities=410, query_identities=856, junk=0, distractors=0,
             cameras=6 if self.kind == "hard" else times,
-        )
+        )  # fmt: skip

@@ -16,10 +16,9 @@ PANORAMA = 6  # width of a scene in image widths
 class Camera:
     """Properties shared by all images of one camera.
 
-    Attributes:
-        mixing: (3, 3) int32, output × input channels in 1/1024 (white balance, saturation).
-        tone: strength of the tone curve x + tone·x(1−x).
-        scene: `PANORAMA` × as wide as an image, 1.25 × as high.
+    mixing: (3, 3) int32, output × input channels in 1/1024 (white balance, saturation).
+    tone: strength of the tone curve x + tone·x(1−x).
+    scene: `PANORAMA` × as wide as an image, 1.25 × as high.
     """
 
     mixing: np.ndarray
@@ -36,8 +35,7 @@ class Camera:
 def make_camera(draws: Draws, canvas: tuple[int, int], strength: float) -> Camera:
     """A camera with its own scene, and colors that deviate by `strength` (0: not at all).
 
-    Args:
-        canvas: (height, width) of the supersampled image.
+    `canvas` is (height, width) of the supersampled image.
     """
 
     def around(value: float, spread: float) -> float:
@@ -75,10 +73,9 @@ def _scene(draws: Draws, canvas: tuple[int, int]) -> Image.Image:
     scene = Image.new("RGB", (width, height), wall)
     draw = ImageDraw.Draw(scene)
     step = max(2, round(height * draws.uniform(0.05, 0.16)))
+    line, thick = tuple(c * 88 // 100 for c in wall), 1 + height // 150
     for y in range(step, horizon, step):
-        draw.line(
-            (0, y, width, y), fill=tuple(c * 88 // 100 for c in wall), width=1 + height // 150
-        )
+        draw.line((0, y, width, y), fill=line, width=thick)
     for _ in range(9):
         x, y = draws.integer(width), draws.integer(horizon)
         w, h = height // 12 + draws.integer(width // 10), height // 10 + draws.integer(height // 3)
@@ -96,15 +93,10 @@ def _scene(draws: Draws, canvas: tuple[int, int]) -> Image.Image:
 def develop(
     pixels: np.ndarray, camera: Camera, exposure: float, light: float, draws: Draws
 ) -> np.ndarray:
-    """Apply the camera's colors, the lighting and noise to an image.
+    """Apply the camera's colors, the lighting and noise to an image (H, W, 3) uint8.
 
-    Args:
-        pixels: (H, W, 3) uint8.
-        exposure: factor of brightness.
-        light: −1 … 1, brightness of the right edge relative to the left one.
-
-    Returns:
-        (H, W, 3) uint8.
+    `exposure` is a factor of brightness; `light` −1 … 1 that of the right edge relative to the left
+    one.
     """
     width = pixels.shape[1]
     mixed = (pixels.reshape(-1, 3).astype(np.int32) @ camera.mixing.T).reshape(pixels.shape) >> 10

@@ -21,32 +21,22 @@ from .render import VERSION, Shot, World
 
 
 class Rendered(ImageSource):
-    """Shots of one world, rendered on demand. Only three numbers per shot are stored.
+    """Shots of one world, rendered on demand. Only three numbers (N,) per shot are stored.
 
-    Args:
-        world: the persons and cameras.
-        part: train or test; bad detections are always of `gallery`.
-        identities, cameras, indices: (N,) of the shots, in order.
-        settings: the world's settings, for the fingerprint.
+    `part` is train or test (bad detections are always of `gallery`); `settings` are the world's,
+    for the fingerprint.
     """
 
     rendered = True
 
     def __init__(
-        self,
-        world: World,
-        part: str,
-        identities: np.ndarray,
-        cameras: np.ndarray,
-        indices: np.ndarray,
-        settings: dict[str, object],
-    ) -> None:
-        self._world = world
-        self._part = part
+        self, world: World, part: str, identities: np.ndarray, cameras: np.ndarray,
+        indices: np.ndarray, settings: dict[str, object],
+    ) -> None:  # fmt: skip
+        self._world, self._part, self._settings = world, part, settings
         self._identities, self._cameras, self._indices = (
             numbers.astype(np.int32) for numbers in (identities, cameras, indices)
         )
-        self._settings = settings
 
     def __len__(self) -> int:
         return len(self._identities)
@@ -79,8 +69,7 @@ class Synthetic(Dataset):
     Each identity passes most of the cameras. A test identity has one query per camera; its other
     images are in the gallery, together with bad detections (identity 0).
 
-    Raises:
-        ConfigError: the size is below 32 × 16.
+    Raises ConfigError: the size is below 32 × 16.
     """
 
     def __init__(
@@ -144,8 +133,7 @@ class Synthetic(Dataset):
     def _visits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Visits of identities to cameras, unevenly distributed as in real data.
 
-        Returns:
-            (V,) identities from 1, training ones first; cameras; numbers of images, at least 2.
+        Returns (V,) identities from 1, training ones first; cameras; numbers of images, 2 or more.
         """
         visits: list[tuple[int, int, int]] = []
         for identity in range(1, self.identities + self.test_identities + 1):
@@ -171,18 +159,9 @@ class Synthetic(Dataset):
         return identities, cameras, counts
 
     def _split(
-        self,
-        world: World,
-        part: str,
-        identities: np.ndarray,
-        cameras: np.ndarray,
+        self, world: World, part: str, identities: np.ndarray, cameras: np.ndarray,
         indices: np.ndarray,
-    ) -> Split:
-        settings: dict[str, object] = {
-            "cameras": self.cameras,
-            "difficulty": self.difficulty,
-            "seed": self.seed,
-            "size": self.size,
-        }
+    ) -> Split:  # fmt: skip
+        settings = {key: getattr(self, key) for key in ("cameras", "difficulty", "seed", "size")}
         images = Rendered(world, part, identities, cameras, indices, settings)
         return Split(images, np.ascontiguousarray(identities), np.ascontiguousarray(cameras))

@@ -13,39 +13,21 @@ from PIL import ImageDraw
 from .draws import Draws
 
 Color = tuple[int, int, int]
+Joint = tuple[float, float, float]  # x, y, half width
 
 TOPS: tuple[Color, ...] = (
-    (38, 38, 44),
-    (218, 216, 208),
-    (168, 44, 48),
-    (48, 74, 142),
-    (62, 116, 74),
-    (196, 164, 72),
-    (124, 124, 126),
-    (150, 92, 136),
-    (206, 112, 44),
-    (52, 140, 146),
-)
+    (38, 38, 44), (218, 216, 208), (168, 44, 48), (48, 74, 142), (62, 116, 74), (196, 164, 72),
+    (124, 124, 126), (150, 92, 136), (206, 112, 44), (52, 140, 146),
+)  # fmt: skip
 BOTTOMS: tuple[Color, ...] = (
-    (34, 36, 42),
-    (54, 70, 108),
-    (116, 108, 98),
-    (176, 160, 126),
-    (92, 62, 48),
-    (196, 194, 188),
-    (84, 96, 58),
-    (118, 42, 52),
-)
+    (34, 36, 42), (54, 70, 108), (116, 108, 98), (176, 160, 126), (92, 62, 48), (196, 194, 188),
+    (84, 96, 58), (118, 42, 52),
+)  # fmt: skip
 HAIR: tuple[Color, ...] = ((28, 24, 22), (74, 48, 32), (150, 116, 68), (128, 124, 120))
 SKIN: tuple[Color, ...] = ((226, 184, 156), (190, 140, 106), (120, 82, 60))
 EXTRAS: tuple[Color, ...] = (
-    (30, 30, 32),
-    (190, 48, 44),
-    (220, 218, 212),
-    (58, 96, 160),
-    (206, 158, 52),
-    (96, 66, 46),
-)
+    (30, 30, 32), (190, 48, 44), (220, 218, 212), (58, 96, 160), (206, 158, 52), (96, 66, 46),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,17 +99,11 @@ class _Pen:
     def _point(self, x: float, y: float) -> tuple[int, int]:
         return round(self.x + x * self.wide), round(self.y + y * self.unit)
 
-    def limb(
-        self, a: tuple[float, float, float], b: tuple[float, float, float], color: Color
-    ) -> None:
-        """A tapering bar between two (x, y, half width)."""
-        corners = (
-            (a[0] - a[2], a[1]),
-            (a[0] + a[2], a[1]),
-            (b[0] + b[2], b[1]),
-            (b[0] - b[2], b[1]),
-        )
-        self.draw.polygon([self._point(*corner) for corner in corners], fill=color)
+    def limb(self, a: Joint, b: Joint, color: Color) -> None:
+        """A tapering bar between two joints."""
+        ends = ((a, -1), (a, 1), (b, 1), (b, -1))
+        corners = [self._point(joint[0] + side * joint[2], joint[1]) for joint, side in ends]
+        self.draw.polygon(corners, fill=color)
 
     def blob(self, x: float, y: float, rx: float, ry: float, color: Color) -> None:
         """An ellipse around (x, y)."""
@@ -163,14 +139,9 @@ def draw_person(
             pen.limb((x_strap, 0.17, 0.014), (x_strap, 0.36, 0.014), look.bag_color)
     _arm(pen, look, pose, 1, shoulder, _shade(look.top, 90), look.skin)
     if look.bag == "strap":
-        pen.limb(
-            (strap * shoulder * 0.7, 0.17, 0.016), (-strap * waist, 0.48, 0.016), look.bag_color
-        )
-        pen.limb(
-            (-strap * waist * 1.15, 0.46, 0.05),
-            (-strap * waist * 1.15, 0.58, 0.055),
-            look.bag_color,
-        )
+        end, hip = -strap * waist, -strap * waist * 1.15
+        pen.limb((strap * shoulder * 0.7, 0.17, 0.016), (end, 0.48, 0.016), look.bag_color)
+        pen.limb((hip, 0.46, 0.05), (hip, 0.58, 0.055), look.bag_color)
     if look.bag == "handbag":
         at = 0.04 if side else strap * (shoulder + 0.035)
         pen.limb((at, 0.52, 0.045), (at, 0.66, 0.055), look.bag_color)
@@ -186,16 +157,15 @@ def _legs(pen: _Pen, look: Look, pose: Pose, waist: float) -> None:
         else:
             hip = knee = foot = which * waist * 0.52
             lift, toe = max(0.0, which * pose.stride) * 0.035, 0.0
-        cloth = _shade(look.bottom, percent)
-        skin = _shade(look.skin, percent)
-        ankle = 0.945 - lift
-        thick = 0.05
+        cloth, skin = _shade(look.bottom, percent), _shade(look.skin, percent)
+        ankle, thick = 0.945 - lift, 0.05
         pen.limb((hip, 0.50, thick), (knee, 0.73 - lift / 2, thick * 0.8), cloth)
-        pen.limb(
-            (knee, 0.72 - lift / 2, thick * (0.6 if bare else 0.8)),
-            (foot, ankle, thick * (0.45 if bare else 0.62)),
-            skin if bare else cloth,
+        upper, lower = (0.6, 0.45) if bare else (0.8, 0.62)
+        below_knee, above_foot = (
+            (knee, 0.72 - lift / 2, thick * upper),
+            (foot, ankle, thick * lower),
         )
+        pen.limb(below_knee, above_foot, skin if bare else cloth)
         pen.blob(foot + toe, ankle + 0.022, 0.05 if toe else 0.036, 0.027, look.shoes)
     if look.legs == "skirt":
         pen.limb((0, 0.47, waist), (0, 0.71, waist * 1.35), look.bottom)
@@ -205,11 +175,8 @@ def _arm(
     pen: _Pen, look: Look, pose: Pose, which: int, shoulder: float, cloth: Color, skin: Color
 ) -> None:
     if pose.view == "side":
-        top, elbow, hand = (
-            0.0,
-            -which * pose.stride * 0.06 - 0.01,
-            -which * pose.stride * 0.12 + 0.02,
-        )
+        swing = -which * pose.stride
+        top, elbow, hand = 0.0, swing * 0.06 - 0.01, swing * 0.12 + 0.02
     else:
         top, elbow = which * (shoulder - 0.012), which * (shoulder + 0.028)
         hand = which * (shoulder + 0.024)

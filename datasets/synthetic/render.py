@@ -18,11 +18,7 @@ _LOOK_ALIKES = 0.2  # share of identities in the clothes of the previous one
 
 @dataclass(frozen=True)
 class Shot:
-    """The parameters of an image in a world.
-
-    Attributes:
-        identity: from 1; 0 is a bad detection, distinguished by `index`.
-    """
+    """The parameters of an image; identities are from 1, and 0 is a bad detection."""
 
     split: str
     identity: int
@@ -33,10 +29,8 @@ class Shot:
 class World:
     """The persons and cameras of one data set, created on first use.
 
-    Args:
-        seed: determines everything.
-        size: (height, width) of an image in pixels.
-        difficulty: 0 … 2, scales color casts, occlusion and exposure.
+    `seed` and `size` (H, W) determine everything, with `difficulty` 0 … 2, which scales color
+    casts, occlusion and exposure.
     """
 
     def __init__(self, seed: int, size: tuple[int, int], difficulty: float) -> None:
@@ -93,12 +87,10 @@ class World:
         picture = picture.reduce(_SUPERSAMPLING)
         softness = camera.softness * now.uniform(0.85, 1.25)
         if softness > 1.05:
-            coarse = (
-                max(1, round(self.size[1] / softness)),
-                max(1, round(self.size[0] / softness)),
-            )
+            width, height = self.size[1], self.size[0]
+            coarse = max(1, round(width / softness)), max(1, round(height / softness))
             small = picture.resize(coarse, Image.Resampling.BILINEAR)
-            picture = small.resize((self.size[1], self.size[0]), Image.Resampling.BILINEAR)
+            picture = small.resize((width, height), Image.Resampling.BILINEAR)
         daylight = Draws(self.seed, "hour", shot.camera, hour).uniform(0.88, 1.1)
         exposure = daylight * (1 + self.difficulty * now.uniform(-0.07, 0.07))
         light = self.difficulty * now.uniform(-0.4, 0.4)

@@ -20,18 +20,11 @@ RELEASE = Release(
     title="VeRi-776",
     page="veri776",
     folders=(
-        "VeRi",
-        "VeRi/VeRi",
-        "veri",
-        "VeRi-776",
-        "VeRi776",
-        "veri776",
-        "veri-776",
-        "VeRi_with_plate",
-        ".",
+        "VeRi", "VeRi/VeRi", "veri", "VeRi-776", "VeRi776", "veri776", "veri-776",
+        "VeRi_with_plate", ".",
     ),
     example="0002_c002_00030600_0.jpg",
-)
+)  # fmt: skip
 TRACKS = "test_track.txt"
 #: positions in name_test.txt, from 1, of each query's correct and junk images
 CORRECT_LIST, JUNK_LIST = "gt_index.txt", "jk_index.txt"
@@ -44,15 +37,9 @@ PARTS = {
 #: vehicle, camera, time: 0002_c002_00030600_0.jpg
 NAME = re.compile(r"(\d{4})_c(0\d\d)_\d{8}_\d+\.jpg")
 FACTS = DatasetFacts(
-    train=37_778,
-    train_identities=576,
-    query=1_678,
-    query_identities=200,
-    gallery=11_579,
-    junk=0,
-    distractors=0,
-    cameras=20,
-)
+    train=37_778, train_identities=576, query=1_678, query_identities=200, gallery=11_579, junk=0,
+    distractors=0, cameras=20,
+)  # fmt: skip
 
 
 class VeRi776(MarketDataset):
@@ -62,11 +49,9 @@ class VeRi776(MarketDataset):
     images; like all images of the query's vehicle and camera, they are junk for that query.
 
     Args:
-        root: see `ReleasedDataset`.
         tracks: rank tracks instead of images ("image-to-track"): a track's distance is that of its
             nearest image, and tracks of the query's vehicle and camera are junk. Needs
-            `test_track.txt`.
-        check_counts, subset: see `ReleasedDataset`.
+            `test_track.txt`. Others: see `ReleasedDataset`.
     """
 
     def __init__(
@@ -98,8 +83,7 @@ class VeRi776(MarketDataset):
 def _read_tracks(path: Path, gallery: Split) -> np.ndarray:
     """(G,) the track of each gallery image: lines of `test_track.txt`, from 0.
 
-    Raises:
-        DataError: the file is missing or does not match the gallery, or mixes vehicles or cameras.
+    Raises DataError if it is missing, does not match the gallery, or mixes vehicles or cameras.
     """
     if not path.is_file():
         raise DataError(
@@ -126,9 +110,8 @@ def _read_tracks(path: Path, gallery: Split) -> np.ndarray:
         track += 1
     if (tracks < 0).any():
         missing = [gallery.images.name(int(i)) for i in np.flatnonzero(tracks < 0)]
-        raise DataError(
-            f"{path}: {len(missing)} images of {folder} are in no track: {shown(missing)}"
-        )
+        problem = f"{path}: {len(missing)} images of {folder} are in no track: {shown(missing)}"
+        raise DataError(problem)
     return tracks
 
 

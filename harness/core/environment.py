@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -12,21 +13,19 @@ from typing import Any
 
 import torch
 
+from harness.core.host_memory import max_resident
 from harness.core.paths import CHECKOUT
+from harness.core.version import __version__
 
 PACKAGES = ("torch", "torchvision", "faiss-gpu", "faiss-cpu", "numpy", "scikit-learn", "pillow")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, hardware and commit, for the record."""
-    from harness.core.version import __version__
-
     versions = {}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return {
         "harness": __version__,
         "commit": commit(),
@@ -47,13 +46,13 @@ def device_name(device: torch.device) -> str:
 
 def cpu_name() -> str:
     """The processor's model name, if known, and the number of cores."""
-    try:
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    except OSError:
-        pass
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def commit() -> str | None:
@@ -76,12 +75,7 @@ def _git(*arguments: str) -> str:
 
 def peak_memory(device: torch.device) -> dict[str, float]:
     """Peak memory of this process in MiB: `host`, and `device` on a GPU."""
-    peak = {}
-    if sys.platform != "win32":
-        import resource  # not available on Windows
-
-        scale = 1024 if sys.platform != "darwin" else 1024**2  # Linux counts KiB, macOS bytes
-        peak["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    peak = {} if sys.platform == "win32" else {"host": max_resident()}
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20
     return {name: round(value, 1) for name, value in peak.items()}

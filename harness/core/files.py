@@ -14,7 +14,6 @@ from typing import IO, Any
 
 from harness.core.errors import HarnessError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 OTHER_FOLDER = (
     "Choose another folder: store= for runs, data.root= for data sets, data.cache_dir= for image "
     "caches."
@@ -28,20 +27,17 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError):  # torch.save reports a full disk like this
-            if not _nearly_full(path):
+            if not (full := _nearly_full(path)):
                 raise
-            full = True
         else:
-            full = error.errno in DISK_FULL
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full:
             raise HarnessError(
                 f"The disk that contains {path.parent} is full.",
                 f"Free some space and repeat the command to continue. {OTHER_FOLDER}",
             ) from error
-        raise HarnessError(
-            f"{path.parent} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            OTHER_FOLDER,
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise HarnessError(f"{path.parent} cannot be written: {reason}.", OTHER_FOLDER) from error
 
 
 def _nearly_full(path: Path) -> bool:
@@ -56,8 +52,7 @@ def _unique_suffix() -> str:
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Replace a file in one step by what `write` writes to the given stream.
 
-    Raises:
-        HarnessError: the folder is not writable, or the disk is full. The old file is kept.
+    Raises HarnessError if the folder is not writable or the disk is full; the old file is kept.
     """
     temporary = path.with_name(f"{path.name}.{_unique_suffix()}.tmp")
     try:
@@ -86,8 +81,7 @@ def write_json(path: Path, value: Any) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder and check that it is writable.
 
-    Raises:
-        HarnessError: it cannot be made or written, or the disk is full.
+    Raises HarnessError if it cannot be made or written, or the disk is full.
     """
     probe = path / f".{_unique_suffix()}.tmp"
     try:

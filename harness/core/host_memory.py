@@ -28,9 +28,8 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 def before_torch() -> None:
     """Set environment variables that torch reads on import. Values set by the user are kept.
 
-    Large CPU tensors use 2 MiB pages. OpenMP threads sleep between jobs: spinning threads would
-    slow down the compiled loops that follow a matrix product (neighbor selection took 0.30 s
-    instead of 0.20 s for 12,936 images on 2 cores).
+    Large CPU tensors use 2 MiB pages. OpenMP threads sleep between jobs: spinning threads slow down
+    the compiled loops after a matrix product (0.30 s instead of 0.20 s per neighbor selection).
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -52,12 +51,7 @@ def keep_freed_memory() -> None:
 def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
     """Return `work(block)`, retrying with half the block whenever the GPU runs out of memory.
 
-    Args:
-        work: does the whole job in blocks of the given size; restarted on each try.
-        what: name of the job in the notice ("the neighbor search").
-
-    Raises:
-        torch.OutOfMemoryError: even blocks of one do not fit.
+    `work` does the whole job in blocks of that size; `what` names the job in the notice.
     """
     import torch
 
@@ -74,11 +68,9 @@ def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
 
 
 class PeakMemory:
-    """Context manager: rise of the process's resident memory inside the block.
+    """Context manager: the rise of the process's resident memory inside the block, in MiB.
 
-    Attributes:
-        mib: MiB, set when the block ends. On Linux the kernel's peak is reset first; elsewhere only
-            a rise above the previous peak is seen.
+    On Linux the kernel's peak is reset first; elsewhere only a rise above the last peak is seen.
     """
 
     mib: float = 0.0
@@ -99,11 +91,14 @@ class PeakMemory:
 def _resident(field: str) -> float:
     """Resident MiB of this process: current (VmRSS) or peak (VmHWM)."""
     kib = _kib("/proc/self/status", field)
-    if kib is not None:
-        return kib / 1024
-    import resource
+    return max_resident() if kib is None else kib / 1024
 
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+
+def max_resident() -> float:
+    """Peak resident MiB of this process since its start."""
+    import resource  # not available on Windows
+
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
@@ -118,24 +113,10 @@ def _kib(path: str, field: str) -> int | None:
 
 def free_memory() -> int | None:
     """Bytes of main memory that this process can still allocate; None if unknown."""
-    limits = [value for value in (_system_free(), _cgroup_free()) if value is not None]
-    return min(limits) if limits else None
-
-
-def _system_free() -> int | None:
-    if (kib := _kib("/proc/meminfo", "MemAvailable")) is not None:
-        return kib * 1024
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
+    if (kib := _kib("/proc/meminfo", "MemAvailable")) is None:
         return None
-
-
-def _cgroup_free(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's memory limit leaves (cgroup v2)."""
-    try:
-        limit = int((folder / "memory.max").read_text(encoding="ascii"))
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-    return max(0, limit - used)
+    free, limits = kib * 1024, Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        limit, used = (int((limits / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, max(0, limit - used))
+    return free

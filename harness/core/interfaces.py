@@ -38,12 +38,7 @@ class UnlabelledSet:
 
 
 class Backbone(nn.Module, ABC):
-    """Images to embeddings.
-
-    Attributes:
-        views: names of the V views; the first is the global one.
-        dim: D, the size of each view's embedding.
-    """
+    """Images to embeddings of V `views`, the first of them global, with `dim` = D features each."""
 
     views: tuple[str, ...]
     dim: int
@@ -62,9 +57,9 @@ class PseudoLabels:
     """Labels for all training images.
 
     labels: (N,) int64 on the CPU, 0 … K−1 with every number in use, -1 for outliers.
-    stats: plain numbers for the record and the progress line, at least clusters and outliers. A
-        labeler may define these two differently: SpCL's labeler gives every outlier its own label,
-        but counts it as an outlier, and does not count single images as clusters.
+    stats: numbers for the record and the progress line. A labeler may define its `clusters` and
+        `outliers` differently: SpCL's gives each outlier its own label and counts neither these
+        nor single images as clusters.
     """
 
     labels: Tensor
@@ -115,8 +110,7 @@ class PseudoLabeler(ABC):
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """Features (N, V, D) float32, L2-normalized per view, to labels.
 
-        Raises:
-            HarnessError: features that are not finite, or too few images.
+        Raises HarnessError if features are not finite, or if there are too few images.
         """
 
     def describe(self) -> str:
@@ -160,30 +154,24 @@ class Objective(nn.Module, ABC):
         return False
 
     def prepare(self, views: int, dim: int, images: int) -> None:
-        """Create parameters and buffers whose size depends on the network or the training set.
+        """Create parameters and buffers whose size depends on V, D or N.
 
         Called once, before the optimizer is made and a checkpoint is loaded.
-
-        Args:
-            views, dim: V and D of the backbone. images: N.
         """
 
     def features(self) -> Tensor | None:
         """Features (N, V, D), L2-normalized per view, to label the next epoch from.
 
-        None (the default): extract features. Warm-up epochs always extract.
+        None: extract them. Warm-up epochs always do.
         """
         return None
 
     @abstractmethod
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Set up for the epoch's labels, which may be those of the epoch before.
+        """Set up for the epoch's labels (N,), which may be those of the epoch before.
 
-        Args:
-            features: (N, V, D) float32, L2-normalized per view, of all training images, by the
-                current network.
-            labels: (N,) int64, -1 for outliers.
-            cameras: (N,) int64 if the method uses them.
+        Features (N, V, D) float32, L2-normalized per view, are the current network's. Cameras (N,)
+        are given if the method uses them.
         """
 
     @abstractmethod
@@ -191,10 +179,7 @@ class Objective(nn.Module, ABC):
         """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss."""
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """Scores of the epoch's K labels by the classifier, if there is one: (B, V, D) → (V, B, K).
-
-        The classifier is among the parameters, so that a teacher can average it.
-        """
+        """Scores of the epoch's K labels by a trained classifier: (B, V, D) → (V, B, K)."""
         raise NotImplementedError(f"{type(self).__name__} has no classifier")
 
     def metric_view(self, embeddings: Tensor) -> Tensor:
@@ -235,24 +220,22 @@ class Distiller(nn.Module, ABC):
 
     Its parameters that need a gradient are trained with the student; checkpoints hold all its
     state.
-
-    Attributes:
-        copies_student: whether its argument `teacher` is a copy of the stage's untrained network,
-            made when the stage begins, in place of a finished network.
-        peers: the number of further students that it trains, its argument `peers`: networks of the
-            same backbone, with random weights of their own where weights are random.
-        augmentations: the number of augmentations of each batch, the student's included.
-        needs_plain: whether it needs each batch without augmentation, too.
-        needs_classifier: whether the objective has to score labels (`Objective.logits`).
-        keeps_order: whether it calls networks with whole batches in their order. Each of several
-            processes then needs its own share of the images only.
     """
 
+    #: whether its argument `teacher` is a copy of the stage's untrained network, made when the
+    #: stage begins, in place of a finished network
     copies_student: bool = False
+    #: the number of further students that it trains, its argument `peers`: networks of the same
+    #: backbone, with random weights of their own where weights are random
     peers: int = 0
+    #: the number of augmentations of each batch, the student's included
     augmentations: int = 1
+    #: whether it needs each batch without augmentation, too
     needs_plain: bool = False
+    #: whether the objective has to score labels (`Objective.logits`)
     needs_classifier: bool = False
+    #: whether it calls networks with whole batches in their order; each of several processes then
+    #: needs its own share of the images only
     keeps_order: bool = False
 
     @property
@@ -267,30 +250,21 @@ class Distiller(nn.Module, ABC):
 
     @property
     def tested(self) -> tuple[str, Backbone] | None:
-        """The tested network and its name in records; None for the student.
-
-        It has the architecture of the stage's backbone.
-        """
+        """The tested network, like the stage's backbone, and its name; None for the student."""
         return None
 
     def prepare(self, objective: Objective) -> None:
-        """Create classifiers, if any. Called once, after `Objective.prepare`, before the optimizer
-        is made.
-        """
+        """Create classifiers. Called once, between `Objective.prepare` and making the optimizer."""
 
     def relabel(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         """Called after `Objective.start_epoch`, with the same arguments."""
 
     @abstractmethod
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        """The extra loss.
+        """The extra loss, given the student's embeddings (B, V, D) of `batch.images`.
 
         Called under the networks' autocast; losses that multiply matrices have to disable it:
         `with torch.autocast(student.device.type, enabled=False)`.
-
-        Args:
-            student: the student's embeddings (B, V, D) of `batch.images`.
-            objective: the student's.
         """
 
     def start_epoch(self, epoch: int) -> None:
@@ -303,9 +277,7 @@ class Distiller(nn.Module, ABC):
 def check_features(features: Tensor, minimum: int = 1) -> None:
     """Refuse features that would silently lead to wrong labels.
 
-    Raises:
-        HarnessError: not (N, V, D), fewer than `minimum` images, not finite, zero, or of a norm
-            other than 1.
+    Raises HarnessError unless they are `minimum` or more, (N, V, D), finite and of norm 1.
     """
     if features.dim() != 3:
         raise HarnessError(f"features must be (N, V, D), not {tuple(features.shape)}")
@@ -314,23 +286,16 @@ def check_features(features: Tensor, minimum: int = 1) -> None:
             f"{len(features)} images are too few: this labeler uses {minimum} neighbors",
             "Use more images or a smaller k1.",
         )
-    norms = torch.linalg.vector_norm(features, dim=-1)  # one pass finds both faults
-    if bad := int((~torch.isfinite(norms)).sum()):
-        raise HarnessError(
-            f"{bad} of {norms.numel()} feature vectors are not finite, or their norms are not",
-            "Training has diverged: lower the learning rate or use precision=fp32.",
-        )
-    zero = int((norms < 1e-6).sum())
-    if zero:
-        raise HarnessError(
-            f"{zero} of {norms.numel()} feature vectors are zero",
-            "The backbone has collapsed, or its weights do not fit.",
-        )
-    if bad := int(((norms - 1).abs() > 1e-2).sum()):
-        raise HarnessError(
-            f"{bad} of {norms.numel()} feature vectors are not L2-normalized",
-            "Divide each by its norm, view by view.",
-        )
+    norms = torch.linalg.vector_norm(features, dim=-1)  # one pass finds all faults
+    for wrong, problem, hint in (
+        (~torch.isfinite(norms), "are not finite, or their norms are not",
+         "Training has diverged: lower the learning rate or use precision=fp32."),
+        (norms < 1e-6, "are zero", "The backbone has collapsed, or its weights do not fit."),
+        ((norms - 1).abs() > 1e-2, "are not L2-normalized",
+         "Divide each by its norm, view by view."),
+    ):  # fmt: skip
+        if bad := int(wrong.sum()):
+            raise HarnessError(f"{bad} of {norms.numel()} feature vectors {problem}", hint)
 
 
 def as_cameras(cameras: Sequence[int] | np.ndarray | None) -> Tensor | None:

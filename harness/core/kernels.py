@@ -25,11 +25,7 @@ Result = TypeVar("Result")
 def loop(
     function: Callable[..., Any] | None = None, *, fastmath: bool = False
 ) -> Callable[..., Any]:
-    """Decorator: compile a function with numba; `fastmath` lets it reorder float sums.
-
-    Raises:
-        ImportError: numba is missing.
-    """
+    """Decorator: compile a function with numba; `fastmath` lets it reorder float sums."""
     if function is None:
         return functools.partial(loop, fastmath=fastmath)
     from numba import njit
@@ -68,11 +64,9 @@ def _announce_compilation() -> None:
 
 
 def row_ranges(total: int, count: int | None = None, min_rows: int = 64) -> list[tuple[int, int]]:
-    """Split rows 0 … total−1 into (start, stop) ranges of about equal length.
+    """Split rows 0 … total−1 into `count` (start, stop) ranges, one per thread by default.
 
-    Args:
-        count: number of ranges; by default one per thread.
-        min_rows: shortest range, unless there is only one.
+    Ranges are not shorter than `min_rows`, unless there is only one.
     """
     count = max(1, min(count or torch.get_num_threads(), total // min_rows))
     return list(itertools.pairwise(total * i // count for i in range(count + 1)))

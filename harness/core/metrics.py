@@ -19,13 +19,12 @@ PerQuery = Mapping[str, np.ndarray]
 class Metric:
     """A metric that is a mean over the queries that have a correct match.
 
-    Attributes:
-        key: in records and on the command line. label: in tables and charts.
-        arrays: the entries of `PerQuery` that it is computed from.
-        per_query: their values → (…, Q), fractions in 0 … 1.
-        decimals: of the percentage, in tables.
-        in_tables: whether the default leaderboard has a column for it.
-        higher_is_better: the direction, for bold rows and searches.
+    key: in records and on the command line. label: in tables and charts.
+    arrays: the entries of `PerQuery` that it is computed from.
+    per_query: their values → (…, Q), fractions in 0 … 1.
+    decimals: of the percentage, in tables.
+    in_tables: whether the default leaderboard has a column for it.
+    higher_is_better: the direction, for bold rows and searches.
     """
 
     key: str
@@ -46,10 +45,8 @@ class Metric:
 
 
 def _rank(k: int, in_tables: bool = True) -> Metric:
-    def within(first_match_rank: np.ndarray) -> np.ndarray:
-        return first_match_rank <= k
-
-    return Metric(f"rank{k}", f"Rank-{k}", ("first_match_rank",), within, in_tables=in_tables)
+    arrays = ("first_match_rank",)
+    return Metric(f"rank{k}", f"Rank-{k}", arrays, lambda first: first <= k, in_tables=in_tables)
 
 
 METRICS: dict[str, Metric] = {

@@ -29,6 +29,10 @@ _WORDS: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
     types.NoneType: "null", Any: "anything",
 }  # fmt: skip
+_LIMITS = {
+    "multiple_of": "a multiple of {}", "min_length": "{} or more entries",
+    "max_length": "{} entries at most",
+}  # fmt: skip
 _UNIONS = (Union, types.UnionType)
 _RANGE_ERRORS = (
     "greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number",
@@ -61,32 +65,22 @@ def options_of(target: Callable[..., Any]) -> list[Option]:
     """
     return [
         Option(
-            name=name,
-            kind=_kind(field.annotation),
-            range=_range(name, _declared(field)),
-            default=REQUIRED
-            if field.is_required()
-            else field.get_default(call_default_factory=True),
-            meaning=field.description or "",
-            choices=tuple(_choices(field.annotation)),
+            name, _kind(field.annotation), _range(name, _declared(field)), _default(field),
+            meaning=field.description or "", choices=tuple(_choices(field.annotation)),
         )
         for name, field in _fields(target)[0].items()
         if field.description or _is_plain(field.annotation)
-    ]
+    ]  # fmt: skip
 
 
 def check_options(target: Callable[..., Any], values: Mapping[str, Any], prefix: str = "") -> None:
-    """Check values against the options that `target` declares.
+    """Check values in plain containers against the options that `target` declares.
 
     Text is never read as a number, true is not 1, and nan and inf are refused. A number in place of
-    text passes, since YAML turns some words into numbers.
+    text passes, since YAML turns some words into numbers. `prefix` says where the options are in
+    the configuration ("labeler").
 
-    Args:
-        target: a class, function or pydantic model. values: options by name, in plain containers.
-        prefix: where the options are in the configuration ("labeler").
-
-    Raises:
-        ConfigError: an unknown option, or a value of the wrong kind or out of range.
+    Raises ConfigError for an unknown option, or a value of the wrong kind or out of range.
     """
     fields, open_ended = _fields(target)
     for name, value in values.items():
@@ -110,16 +104,19 @@ def _fields(target: Callable[..., Any]) -> tuple[dict[str, FieldInfo], bool]:
         parameters = inspect.signature(target).parameters.values()
     fields = {}
     for parameter in parameters:
-        hint = parameter.annotation
+        hint, default = parameter.annotation, parameter.default
         if hint is REQUIRED or isinstance(hint, str):
             hint = Any
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            fields[parameter.name] = (
-                FieldInfo.from_annotation(hint)
-                if parameter.default is REQUIRED
-                else FieldInfo.from_annotated_attribute(hint, parameter.default)
-            )
+            if default is REQUIRED:
+                fields[parameter.name] = FieldInfo.from_annotation(hint)
+            else:
+                fields[parameter.name] = FieldInfo.from_annotated_attribute(hint, default)
     return fields, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _default(field: FieldInfo) -> Any:
+    return REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _check(field: FieldInfo, name: str, key: str, value: Any) -> None:
@@ -129,9 +126,8 @@ def _check(field: FieldInfo, name: str, key: str, value: Any) -> None:
     problems = _problems(field, value)
     if not problems:
         return
-    limits = _range(name, _declared(field))
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    hint = "" if default is None else f"The default is {_shown(default)}."
+    limits, default = _range(name, _declared(field)), _default(field)
+    hint = "" if default in (None, REQUIRED) else f"The default is {_shown(default)}."
     if limits and any(kind in _RANGE_ERRORS for kind, _ in problems):
         raise ConfigError(f"{key}={_shown(value)} is out of range: {limits}.", hint)
     for kind, found in problems:
@@ -223,7 +219,7 @@ def _range(name: str, hint: Any) -> str:
         limit: getattr(constraint, limit)
         for declared in constraints
         for constraint in getattr(declared, "metadata", [declared])
-        for limit in ("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length")
+        for limit in ("gt", "ge", "lt", "le", *_LIMITS)
         if getattr(constraint, limit, None) is not None
     }
     words = [_range(name, inner)]
@@ -235,12 +231,9 @@ def _range(name: str, hint: Any) -> str:
         words.append(f"{name} {'>' if 'gt' in limits else '≥'} {low}")
     elif high is not None:
         words.append(f"{name} {below} {high}")
-    if "multiple_of" in limits:
-        words.append(f"a multiple of {limits['multiple_of']}")
-    if "min_length" in limits:
-        words.append(f"{limits['min_length']} or more entries")
-    if "max_length" in limits:
-        words.append(f"{limits['max_length']} entries at most")
+    for limit, text in _LIMITS.items():
+        if limit in limits:
+            words.append(text.format(limits[limit]))
     return " and ".join(filter(None, words))
 
 

@@ -68,39 +68,32 @@ def first_sentence(text: str) -> str:
 def user_roots(extra: Sequence[str] = ()) -> list[Path]:
     """Folders that the user named, `extra` first.
 
-    Raises:
-        ConfigError: one does not exist, or holds no `methods/`, `datasets/` or `conf/`.
+    Raises ConfigError if one does not exist, or holds no `methods/`, `datasets/` or `conf/`.
     """
     named = [*extra, *os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep)]
     roots = [Path(name).expanduser().resolve() for name in named if name]
     for root in roots:
         if not root.is_dir():
-            raise ConfigError(
-                f"The plug-in folder {root} does not exist.", "Check --plugins and HARNESS_PLUGINS."
-            )
+            hint = "Check --plugins and HARNESS_PLUGINS."
+            raise ConfigError(f"The plug-in folder {root} does not exist.", hint)
         if not any((root / name).is_dir() for name in (*KINDS, "conf")):
-            raise ConfigError(
-                f"The plug-in folder {root} has neither methods/ nor datasets/ nor conf/.",
-                f"A method is a folder {root}/methods/NAME with a config.yaml.",
-            )
+            problem = f"The plug-in folder {root} has neither methods/ nor datasets/ nor conf/."
+            hint = f"A method is a folder {root}/methods/NAME with a config.yaml."
+            raise ConfigError(problem, hint)
     return list(dict.fromkeys(roots))
 
 
 def _package_roots() -> Iterator[tuple[str, Path]]:
-    """(origin, folder) of installed packages with plug-ins.
-
-    Raises:
-        ConfigError: an entry point names a package that cannot be imported.
-    """
+    """(origin, folder) of installed packages with plug-ins."""
     for entry in entry_points(group="harness.plugins"):
         try:
             spec = importlib.util.find_spec(entry.value)
         except ImportError:  # the parent of a dotted name is missing
             spec = None
         if spec is None:
+            problem = f"its entry point names {entry.value}, which cannot be imported"
             raise ConfigError(
-                f"The plug-in package '{entry.name}' cannot be found: its entry point names "
-                f"{entry.value}, which cannot be imported.",
+                f"The plug-in package '{entry.name}' cannot be found: {problem}.",
                 "Reinstall or uninstall the package.",
             )
         for place in spec.submodule_search_locations or ():
@@ -115,8 +108,7 @@ def added_roots(extra: Sequence[str] = ()) -> list[tuple[str, Path]]:
 def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """All methods and data sets: kind → name → plug-in.
 
-    Raises:
-        ConfigError: two places of equal precedence hold the same name.
+    Raises ConfigError if two places of equal precedence hold the same name.
     """
     found: dict[str, dict[str, Plugin]] = {kind: {} for kind in KINDS}
     for origin, root in [*added_roots(extra), ("built in", shipped("methods", "").parent)]:
@@ -128,53 +120,38 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                 # "package a" and "package b" have equal precedence
                 equal = other.origin.split()[0] == plugin.origin.split()[0]
                 if other.folder != plugin.folder and equal:
-                    raise ConfigError(
-                        f"Two plug-ins are named '{name}': {other.folder} and {plugin.folder}.",
-                        "Rename one of the folders.",
-                    )
+                    both = f"{other.folder} and {plugin.folder}"
+                    problem = f"Two plug-ins are named '{name}': {both}."
+                    raise ConfigError(problem, "Rename one of the folders.")
     return found
 
 
 def options(group: str, extra: Sequence[str] = ()) -> dict[str, Path]:
     """Options of a configuration group in CONF_GROUPS: name → file, built-in ones first.
 
-    Raises:
-        ConfigError: a plug-in folder has a file of a name that exists already.
+    Raises ConfigError if a plug-in folder has a file of a name that exists already.
     """
     found = {path.stem: path for path in sorted((CONF / group).glob("*.yaml"))}
     for _, root in added_roots(extra):
         for path in sorted((root / "conf" / group).glob("*.yaml")):
             if found.setdefault(path.stem, path) != path:
-                raise ConfigError(
-                    f"There is already a {group} '{path.stem}': {found[path.stem]}.",
-                    f"Rename {path}.",
-                )
+                problem = f"There is already a {group} '{path.stem}': {found[path.stem]}."
+                raise ConfigError(problem, f"Rename {path}.")
     return found
 
 
 def make_importable(found: dict[str, dict[str, Plugin]]) -> None:
-    """Make the Python files of plug-ins importable under their alias."""
-    _alias(ALIAS, [])
+    """Make Python files of plug-ins importable: a namespace package per kind spans them."""
+    packages: dict[str, list[str]] = {ALIAS: []}
     for kind, plugins in found.items():
-        folders = dict.fromkeys(str(p.folder.parent) for p in plugins.values())
-        _alias(f"{ALIAS}.{kind}", list(folders))
-
-
-def _alias(name: str, paths: list[str]) -> None:
-    """Create or update a namespace package `name` that spans `paths`."""
-    module = sys.modules.get(name)
-    if module is None:
-        module = ModuleType(name, "Plug-in folders, imported under an alias.")
-        sys.modules[name] = module
-    module.__path__ = paths
+        folders = (str(plugin.folder.parent) for plugin in plugins.values())
+        packages[f"{ALIAS}.{kind}"] = list(dict.fromkeys(folders))
+    for name, paths in packages.items():
+        sys.modules.setdefault(name, ModuleType(name)).__path__ = paths
 
 
 def load_config(path: Path) -> DictConfig:
-    """Read a configuration file of a plug-in.
-
-    Raises:
-        ConfigError: the file is not a valid YAML mapping.
-    """
+    """Read a configuration file of a plug-in. Raises ConfigError if it is not a YAML mapping."""
     try:
         node = OmegaConf.load(path)
     except Exception as error:

@@ -20,17 +20,15 @@ HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> torch.device:
     """The device named by `device`; `auto` is the first GPU, or the CPU.
 
-    Raises:
-        ConfigError: there is no such device.
+    Raises ConfigError if there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(
-            f"device={name} is unknown.", did_you_mean(name, ["auto", "cpu", "cuda"])
-        ) from error
+        hint = did_you_mean(name, ["auto", "cpu", "cuda"])
+        raise ConfigError(f"device={name} is unknown.", hint) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device={name}, but PyTorch finds {torch.cuda.device_count()} GPUs.",
@@ -53,15 +51,13 @@ def has_bf16(device: torch.device) -> bool:
 def resolve_precision(name: str, device: torch.device) -> str:
     """The precision named by `train.precision`; `auto` is bf16 if the hardware has it, else fp32.
 
-    Raises:
-        ConfigError: the precision is unknown, or the device does not support it.
+    Raises ConfigError if it is unknown, or not supported by the device.
     """
     if name == "auto":
         return "bf16" if has_bf16(device) else "fp32"
     if name not in PRECISIONS:
-        raise ConfigError(
-            f"train.precision={name} is unknown.", did_you_mean(name, ["auto", *PRECISIONS])
-        )
+        hint = did_you_mean(name, ["auto", *PRECISIONS])
+        raise ConfigError(f"train.precision={name} is unknown.", hint)
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(
             f"train.precision=fp16 needs a GPU: {device} has no fp16 hardware.",
@@ -78,12 +74,8 @@ def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """Context for a forward pass in a precision. Parts that need fp32 disable autocast."""
-    with (
-        fp32_as(precision),
-        torch.autocast(
-            device.type, dtype=HALVES.get(precision, torch.bfloat16), enabled=precision in HALVES
-        ),
-    ):
+    half = HALVES.get(precision, torch.bfloat16)
+    with fp32_as(precision), torch.autocast(device.type, half, enabled=precision in HALVES):
         yield
 
 

@@ -13,21 +13,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from harness.core.metrics import METRICS
 
 QUIET_SECONDS = 30.0  # interval between lines of a long phase in a plain log
-SHOWN_METRICS = ("mAP", "rank1")
+_EPOCH = {
+    "loss": "loss {loss:.3f}", "clusters": "{clusters} clusters, {outliers} outliers",
+    "ari": "ARI {ari:.2f}", "images_per_second": "{images_per_second:.0f} images/s",
+}  # fmt: skip
 
 
 def epoch_line(row: Mapping[str, Any]) -> str:
     """One line of text for a finished epoch's history row."""
     parts = [f"{row['stage']} {row['epoch']:>3}"]
-    if "loss" in row:
-        parts.append(f"loss {row['loss']:.3f}")
-    if "clusters" in row:
-        parts.append(f"{row['clusters']} clusters, {row['outliers']} outliers")
-    if "ari" in row:
-        parts.append(f"ARI {row['ari']:.2f}")
-    if "images_per_second" in row:
-        parts.append(f"{row['images_per_second']:.0f} images/s")
-    shown = [METRICS[key] for key in SHOWN_METRICS if key in row]
+    parts += [text.format_map(row) for key, text in _EPOCH.items() if key in row]
+    shown = [METRICS[key] for key in ("mAP", "rank1") if key in row]
     parts += [f"{metric.label} {row[metric.key]:.{metric.decimals}f}" for metric in shown]
     return "  ".join(parts)
 
@@ -47,21 +43,17 @@ class Reporter:
         self.live = self.console.is_terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._name = ""
-        self._left = ""
+        self._name = self._left = ""
         self._last = 0.0
 
     def __enter__(self) -> Reporter:
         if self.live:
             self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
+                TextColumn("{task.description}"), BarColumn(bar_width=None),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("[dim]{task.fields[left]}"),
-                console=self.console,
-                transient=True,
-            )
+                TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[left]}"),
+                console=self.console, transient=True,
+            )  # fmt: skip
             self._bar.start()
         return self
 

@@ -36,11 +36,9 @@ def stage_throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     extractions = [r["extract_images_per_second"] for r in rows if "extract_images_per_second" in r]
     steps: dict[str, float] = {}
-    for row in rows:
-        for key in row:
-            if key.startswith(STEP):
-                name = key.removeprefix(STEP)
-                steps[name] = steps.get(name, 0.0) + row[key]
+    for key, value in (item for row in rows for item in row.items() if item[0].startswith(STEP)):
+        name = key.removeprefix(STEP)
+        steps[name] = steps.get(name, 0.0) + value
     training = sum(row["seconds_train"] for row in rows)
     return {
         "images_per_second": _median([row["images_per_second"] for row in rows]),

@@ -17,8 +17,7 @@ KEYS = ("search", "method", "criterion", "by", "trials")
 def check_tuned(config: DictConfig) -> None:
     """Check the section `tuned` of a `+search=NAME` preset.
 
-    Raises:
-        ConfigError: the section is incomplete, or the preset was found for another method.
+    Raises ConfigError if it is incomplete, or was found for another method.
     """
     tuned = config.get("tuned")
     if tuned is None:

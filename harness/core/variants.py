@@ -17,11 +17,8 @@ PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller"
 def overridden(node: DictConfig) -> dict[str, Any]:
     """Group → option, from the entries `override /GROUP: OPTION` of a config's defaults list."""
     entries = [entry for entry in node.get("defaults") or [] if isinstance(entry, DictConfig)]
-    return {
-        str(key).removeprefix("override /"): value
-        for entry in entries
-        for key, value in entry.items()
-    }
+    pairs = (pair for entry in entries for pair in entry.items())
+    return {str(key).removeprefix("override /"): value for key, value in pairs}
 
 
 def chosen_parts(node: DictConfig) -> dict[str, Any]:
@@ -31,14 +28,11 @@ def chosen_parts(node: DictConfig) -> dict[str, Any]:
 
 
 def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
-    """A method's config with a variant's changes.
+    """A method's config with a variant's changes, in which `method.name` becomes `name`.
 
     - Keys are merged, and overrides of the variant win.
     - The method's settings for a part are dropped if the variant chooses another part.
     - If the variant has `stages`, they replace all stages of the method.
-
-    Args:
-        base: the method's config. changes: the variant's. name: what `method.name` becomes.
     """
     base = base.copy()
     groups = {**overridden(base), **overridden(changes)}

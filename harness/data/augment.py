@@ -29,7 +29,6 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, of values in 0 … 1
 STD = (0.229, 0.224, 0.225)
 TRIES = 100  # to draw a rectangle that fits, after which nothing is erased
 
-LOOPS = "harness.data.kernels"
 
 Color = tuple[float, float, float]
 Images = np.ndarray | Tensor
@@ -39,13 +38,12 @@ Images = np.ndarray | Tensor
 class AugmentParameters:
     """Random parameters of a batch of B images, on the CPU.
 
-    Attributes:
-        flip: (B,) bool, mirror left and right.
-        corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
-        erase: (B, 4) int64, top, left, height and width of the erased rectangle; height 0: none.
-        blur: (B,) float64, standard deviation of a Gaussian in pixels; 0: none.
-        random_crop: (B, 4) int64, top, left, height and width of a crop that is first resized to
-            the whole image; 0, 0, H and W: none.
+    flip: (B,) bool, mirror left and right.
+    corner: (B, 2) int64, top and left of the crop in the padded image, 0 … 2·pad.
+    erase: (B, 4) int64, top, left, height and width of the erased rectangle; height 0: none.
+    blur: (B,) float64, standard deviation of a Gaussian in pixels; 0: none.
+    random_crop: (B, 4) int64, top, left, height and width of a crop that is first resized to
+        the whole image; 0, 0, H and W: none.
     """
 
     flip: Tensor
@@ -81,8 +79,7 @@ class Augment:
             None: no such crops.
         part_aspect: range of its height ÷ width, uniform.
 
-    Raises:
-        ConfigError: a probability, range or padding is out of range.
+    Raises ConfigError: a probability, range or padding is out of range.
     """
 
     def __init__(
@@ -104,13 +101,10 @@ class Augment:
         for name, value in (("flip", flip), ("erase", erase), ("blur", blur)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"augment.{name}={value} is not a probability", "Use 0 … 1.")
-        for name, (low, high) in (
-            ("erase_area", erase_area), ("erase_aspect", erase_aspect), ("blur_sigma", blur_sigma),
-        ):  # fmt: skip
+        ranges = {"erase_area": erase_area, "erase_aspect": erase_aspect, "blur_sigma": blur_sigma}
+        for name, (low, high) in ranges.items():
             if not 0 < low <= high:
-                raise ConfigError(
-                    f"augment.{name}=({low}, {high}) is not a range of positive numbers"
-                )
+                raise ConfigError(f"augment.{name}=({low}, {high}) is not a positive range")
         if pad < 0 or min(size) < 1:
             raise ConfigError(f"augment.pad={pad} with images of {size[0]}×{size[1]} is impossible")
         self.size = (int(size[0]), int(size[1]))
@@ -157,30 +151,17 @@ class Augment:
         return AugmentParameters(flips, corners, erased, sigmas, crop)
 
     def apply(
-        self,
-        images: Images,
-        parameters: AugmentParameters,
-        *,
-        indices: Tensor | np.ndarray | None = None,
-        device: torch.device | str | None = None,
+        self, images: Images, parameters: AugmentParameters, *,
+        indices: Tensor | np.ndarray | None = None, device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """Augment a batch.
+    ) -> Tensor:  # fmt: skip
+        """Augment images (B, H, W, 3) uint8, or the rows `indices` (B,) of an image cache.
 
-        Args:
-            images: (B, H, W, 3) uint8; or an image cache (N, H, W, 3), of which `indices` (B,) are
-                used. Images are cropped where they are, so that only uint8 crops are sent from
-                main memory to `device`.
-            parameters: of B images, from `draw`.
-            indices: rows of the image cache.
-            device: of the result; by default that of `images`.
-            dtype: of the result; arithmetic is in float32.
+        Images are cropped where they are, so that only uint8 crops are sent from main memory to
+        `device`. Arithmetic is in float32.
 
         Returns:
-            (B, 3, H, W), normalized, in channels_last memory format.
-
-        Raises:
-            ValueError: shapes do not match.
+            (B, 3, H, W) of `dtype`, normalized, in channels_last memory format.
         """
         rows = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
         if tuple(images.shape[1:]) != (*self.size, 3) or len(rows) != len(parameters):
@@ -212,17 +193,10 @@ class Augment:
         return out.to(dtype).permute(0, 3, 1, 2)
 
 
-# ------------------------------------------------------------------------------- normalization
-
-
 def normalize(
-    images: Images,
-    *,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
-    mean: Color = MEAN,
-    std: Color = STD,
-) -> Tensor:
+    images: Images, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
+    mean: Color = MEAN, std: Color = STD,
+) -> Tensor:  # fmt: skip
     """Images (B, H, W, 3) uint8 to (B, 3, H, W), channels_last, without augmentation.
 
     `(x / 255 − mean) / std` in float32, in this order, as in torchvision; then `dtype`.
@@ -245,14 +219,11 @@ def _normalize(images: Tensor, mean: Color, std: Color) -> Tensor:
     return images.to(torch.float32).div_(scale).sub_(shift).div_(spread)
 
 
-# ------------------------------------------------------------------------- in one pass on the CPU
-
-
 def _kernels(images: Images, device: torch.device | str | None) -> ModuleType | None:
     """The compiled loops if images are and stay on the CPU, and numba is usable; else None."""
     on_cpu = isinstance(images, np.ndarray) or images.device.type == "cpu"
     stay = device is None or torch.device(device).type == "cpu"
-    return kernels(LOOPS) if on_cpu and stay else None
+    return kernels("harness.data.kernels") if on_cpu and stay else None
 
 
 def _compiled(
@@ -283,9 +254,6 @@ def _table(mean: Color, std: Color) -> np.ndarray:
     values = np.arange(256, dtype=np.float32) / np.float32(255)
     shift, spread = (np.array(x, dtype=np.float32)[:, None] for x in (mean, std))
     return (values - shift) / spread
-
-
-# ------------------------------------------------------------------------- cropping and erasing
 
 
 def _crop(images: Tensor, rows: Tensor, parameters: AugmentParameters, pad: int) -> Tensor:

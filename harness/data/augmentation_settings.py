@@ -10,33 +10,23 @@ from harness.data.augment import Augment
 
 #: options that the protocol card and the settings hash omit at their defaults
 DEFAULTS: dict[str, Any] = {
-    "blur": 0.0,
-    "erase_area": [0.02, 0.4],
-    "erase_aspect": [0.3, 1 / 0.3],
-    "part_area": None,
-    "part_aspect": [2.0, 3.0],
-}
+    "blur": 0.0, "erase_area": [0.02, 0.4], "erase_aspect": [0.3, 1 / 0.3],
+    "part_area": None, "part_aspect": [2.0, 3.0],
+}  # fmt: skip
 
 
 def make_augment(images: Mapping[str, Any]) -> Augment:
     """Build the augmentation from the section `images`.
 
-    Raises:
-        ConfigError: a value is not a range of numbers, or an area is above 1.
+    Raises ConfigError if a value is not a range of numbers, or an area is above 1.
     """
     images = {**DEFAULTS, **images}
     ranges = {key: _range(key, images[key]) for key in DEFAULTS if key != "blur"}
     for key in ("erase_area", "part_area"):
         if ranges[key] is not None and ranges[key][1] > 1:
             raise ConfigError(f"images.{key}={images[key]} is more than the whole image.")
-    return Augment(
-        (int(images["height"]), int(images["width"])),
-        flip=images["flip"],
-        pad=images["pad"],
-        erase=images["erase"],
-        blur=images["blur"],
-        **ranges,
-    )
+    shares = {key: images[key] for key in ("flip", "pad", "erase", "blur")}
+    return Augment((int(images["height"]), int(images["width"])), **shares, **ranges)
 
 
 def describe(images: Mapping[str, Any]) -> str:

@@ -11,16 +11,11 @@ REACH = 3.0  # radius of a kernel in standard deviations
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image with its own Gaussian, vertically, then horizontally.
+    """Blur images (B, H, W, 3) uint8, each with its own Gaussian; returns a new tensor.
 
-    Kernels have integer weights, so that sums are exact in any order; each pass rounds to 8 bits.
-    Border pixels are replicated.
-
-    Args:
-        images: (B, H, W, 3) uint8. sigma: (B,) in pixels, on the CPU; 0 leaves an image as it is.
-
-    Returns:
-        (B, H, W, 3) uint8, a new tensor.
+    Kernels have integer weights, so that sums are exact in any order; each pass, vertical, then
+    horizontal, rounds to 8 bits. Border pixels are replicated. `sigma` (B,) is in pixels, on the
+    CPU; 0 leaves an image as it is.
     """
     out = images.clone()
     blurred = torch.nonzero(sigma > 0).flatten()

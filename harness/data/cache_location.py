@@ -27,22 +27,14 @@ HOST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class CacheLocation:
-    """A location of the training images.
-
-    Attributes:
-        name: device, pinned or mmap. description: for the log.
-    """
+    """A location of the training images: device, pinned or mmap; and its description in the log."""
 
     name: str
     description: str
 
 
 def check_cache_location(requested: str, device: torch.device) -> None:
-    """Check that a device supports `data.cache_location`.
-
-    Raises:
-        ConfigError: the location is unknown, or is `pinned` without a GPU.
-    """
+    """Raise ConfigError if `data.cache_location` is unknown, or `pinned` without a GPU."""
     if requested not in LOCATIONS:
         raise ConfigError(
             f"data.cache_location={requested} is unknown.", did_you_mean(requested, LOCATIONS)
@@ -57,15 +49,11 @@ def check_cache_location(requested: str, device: torch.device) -> None:
 def choose_location(
     requested: str, size: int, device: torch.device, free_device: int | None, free_host: int | None
 ) -> CacheLocation:
-    """Choose a location for `size` bytes of images.
+    """Choose a location for `size` bytes of images; `requested` is `data.cache_location`.
 
-    Args:
-        requested: `data.cache_location`.
-        free_device: free bytes on the GPU, None without one.
-        free_host: free bytes of main memory, None if unknown.
+    Free memory is in bytes: None without a GPU, and where the main memory's is unknown.
 
-    Raises:
-        ConfigError: the images do not fit into the requested location.
+    Raises ConfigError if the images do not fit into the requested location.
     """
     check_cache_location(requested, device)
     if device.type != "cuda":
@@ -101,11 +89,7 @@ def place_images(
 ) -> tuple[np.ndarray | Tensor, CacheLocation]:
     """Choose a location by the memory that is free now, and put the images there.
 
-    Returns:
-        The images (N, H, W, 3) uint8, and their location.
-
-    Raises:
-        ConfigError: see `choose_location`.
+    Returns the images (N, H, W, 3) uint8, and their location. Raises: see `choose_location`.
     """
     free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     size = image_cache.images.nbytes

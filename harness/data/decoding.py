@@ -36,9 +36,8 @@ class ReadError(Exception):
 
 def cores() -> int:
     """Number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(found) or os.cpu_count() or 1
 
 
 def use_processes(source: ImageSource) -> bool:
@@ -51,8 +50,7 @@ def decode(
 ) -> Iterator[Decoded]:
     """Decode all images in order, resized to (H, W). Memory is bounded by two tasks per core.
 
-    Raises:
-        ReadError: an image cannot be read from disk. HarnessError: a process failed.
+    Raises ReadError: an image cannot be read from disk. HarnessError: a process failed.
     """
     from joblib import Parallel, delayed
 

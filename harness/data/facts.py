@@ -13,26 +13,18 @@ import numpy as np
 
 from harness.data.types import DatasetFacts, ReIDData, Split
 
-#: names of the facts in messages
+#: names of the facts in messages, where they differ from the fields'
 FACT_NAMES = {
-    "train": "training images",
-    "train_identities": "training identities",
-    "query": "queries",
-    "query_identities": "query identities",
-    "gallery": "gallery images",
-    "junk": "junk boxes",
-    "distractors": "distractors",
-    "cameras": "cameras",
+    "train": "training images", "train_identities": "training identities", "query": "queries",
+    "query_identities": "query identities", "gallery": "gallery images", "junk": "junk boxes",
     "matches": "valid matches",
-    "fingerprint": "fingerprint",
-}
+}  # fmt: skip
 
 
 def measure(data: ReIDData, fingerprint: str | None = None) -> DatasetFacts:
     """The facts of a loaded data set. Identity 0 counts as a distractor unless a query has it.
 
-    Args:
-        fingerprint: of `data`, if already known; computing it reads the size of every file.
+    `fingerprint` is that of `data`, if known; computing it reads the size of every file.
     """
     gallery, query = data.gallery, data.query
     has_distractors = not (query.identities == 0).any()
@@ -58,17 +50,15 @@ def differences(published: DatasetFacts, measured: DatasetFacts) -> list[str]:
         expected, actual = getattr(published, field.name), getattr(measured, field.name)
         if expected is not None and expected != actual:
             a, b = (f"{v:,}" if isinstance(v, int) else str(v)[:8] for v in (actual, expected))
-            lines.append(f"{FACT_NAMES[field.name]}: {a}, not {b}")
+            lines.append(f"{FACT_NAMES.get(field.name, field.name)}: {a}, not {b}")
     return lines
 
 
 def compare_with_published(data: ReIDData, fingerprint: str | None = None) -> list[str] | None:
     """Differences from the published facts, one line each; None if nothing is published.
 
-    Joined data sets are compared one by one, each as a whole.
-
-    Args:
-        fingerprint: of `data`, if already known.
+    Joined data sets are compared one by one, each as a whole. `fingerprint` is that of `data`, if
+    already known.
     """
     if not data.parts:
         return None if data.facts is None else differences(data.facts, measure(data, fingerprint))

@@ -34,10 +34,9 @@ STALE = 24 * 3600  # seconds after which a temporary file must be of a killed ru
 class ImageCache:
     """Decoded images.
 
-    Attributes:
-        images: (K, H, W, 3) uint8, RGB, read-only, memory-mapped.
-        kept: (K,) int64, the index in its source of each row; 0 … K−1 unless images were skipped.
-        bad: names of the skipped images, which cannot be decoded.
+    images: (K, H, W, 3) uint8, RGB, read-only, memory-mapped.
+    kept: (K,) int64, the index in its source of each row; 0 … K−1 unless images were skipped.
+    bad: names of the skipped images, which cannot be decoded.
     """
 
     images: np.ndarray
@@ -57,21 +56,15 @@ class ImageCache:
 
 
 def build_image_cache(
-    source: ImageSource,
-    size: tuple[int, int],
-    cache: Path,
-    *,
-    on_bad_image: Literal["error", "skip"] = "error",
-    progress: Progress | None = None,
-) -> ImageCache:
-    """Open the image cache of a source at one size, building it first if necessary.
+    source: ImageSource, size: tuple[int, int], cache: Path, *,
+    on_bad_image: Literal["error", "skip"] = "error", progress: Progress | None = None,
+) -> ImageCache:  # fmt: skip
+    """Open the image cache of a source at one size (H, W), building it first if necessary.
 
     Concurrent builds are safe: each process writes its own file, the last rename wins, and the
     files are equal. A damaged image cache is rebuilt.
 
     Args:
-        source: the images.
-        size: (H, W) in pixels.
         cache: folder of image caches, made if missing. An image cache takes N·H·W·3 bytes.
         on_bad_image: "error" refuses sources with images that cannot be decoded; "skip" omits them.
             Failures to read (no permission, lost network disk) are always errors.
@@ -96,29 +89,20 @@ def build_image_cache(
         _build(source, size, array, sidecar, on_bad_image, progress)
         image_cache = _open(array, sidecar)
         if image_cache is None:
-            raise HarnessError(
-                f"The image cache {array} cannot be read back as written",
-                "Check the disk, or choose another folder with data.cache_dir=",
-            )
+            hint = "Check the disk, or choose another folder with data.cache_dir="
+            raise HarnessError(f"The image cache {array} cannot be read back as written", hint)
     if image_cache.bad and on_bad_image == "error":
         raise _bad_images(image_cache.bad, len(source))
     return image_cache
 
 
 def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]:
-    """Names of the images that cannot be decoded.
-
-    Raises:
-        DataError: an image cannot be read from disk.
-    """
+    """Names of the images that cannot be decoded; raises DataError if one cannot be read."""
     try:
         decoded = decode(source, (8, 8), progress)
         return [source.name(index) for index, (pixels, _) in enumerate(decoded) if pixels is None]
     except ReadError as error:
         raise _read_failed(error.__cause__) from error
-
-
-# ----------------------------------------------------------------------------------------- opening
 
 
 def _open(array: Path, sidecar: Path) -> ImageCache | None:
@@ -138,21 +122,17 @@ def _open(array: Path, sidecar: Path) -> ImageCache | None:
         return None
 
 
-# ---------------------------------------------------------------------------------------- building
-
-
 def _build(
-    source: ImageSource,
-    size: tuple[int, int],
-    array: Path,
-    sidecar: Path,
-    on_bad_image: str,
+    source: ImageSource, size: tuple[int, int], array: Path, sidecar: Path, on_bad_image: str,
     progress: Progress | None,
-) -> None:
+) -> None:  # fmt: skip
     """Decode all images and write both files; the array is renamed last, when all is complete."""
 
     def write(file: IO[bytes]) -> None:
-        _remove_stale(array.parent)
+        for stale in array.parent.glob("*.tmp"):  # of runs killed more than a day ago
+            with contextlib.suppress(OSError):  # not permitted, or just renamed
+                if stale.stat().st_mtime < time.time() - STALE:
+                    stale.unlink()
         _check_space(array.parent, len(source) * size[0] * size[1] * 3)
         meta = _write(source, size, file, on_bad_image, progress)
         write_text(sidecar, json.dumps(meta))
@@ -164,12 +144,9 @@ def _build(
 
 
 def _write(
-    source: ImageSource,
-    size: tuple[int, int],
-    file: IO[bytes],
-    on_bad_image: str,
+    source: ImageSource, size: tuple[int, int], file: IO[bytes], on_bad_image: str,
     progress: Progress | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Write the array as .npy; returns the content of the sidecar.
 
     Uses plain writes instead of a memory map, so that a full disk raises OSError; with a map it
@@ -193,25 +170,13 @@ def _write(
         raise _bad_images(bad, total, skippable=bool(kept))
     file.seek(0)
     _write_header(file, (len(kept), *size, 3))  # .npy headers are padded to the same length
-    if file.tell() != start:
-        raise AssertionError("the .npy header changed its length")
+    assert file.tell() == start
     return {"shape": [len(kept), *size, 3], "kept": kept, "bad": bad, "crc32": crcs}
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-# -------------------------------------------------------------------------------- files and errors
-
-
-def _remove_stale(cache: Path) -> None:
-    """Remove temporary files of runs killed more than a day ago."""
-    for path in cache.glob("*.tmp"):
-        with contextlib.suppress(OSError):  # not permitted, or just renamed
-            if path.stat().st_mtime < time.time() - STALE:
-                path.unlink()
 
 
 def _check_space(cache: Path, size: int) -> None:

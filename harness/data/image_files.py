@@ -15,23 +15,13 @@ from harness.data.image_source import ImageSource
 
 #: exceptions that Pillow raises for damaged files, besides OSError
 _DAMAGE = (
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    TypeError,
-    struct.error,
+    SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error,
     Image.DecompressionBombError,
-)
+)  # fmt: skip
 
 
 class ImageFiles(ImageSource):
-    """Image files, named by their paths relative to a folder.
-
-    Args:
-        root: the folder.
-        names: relative paths with forward slashes; their order numbers the images.
-    """
+    """Image files, named by their paths relative to `root`, with forward slashes."""
 
     def __init__(self, root: Path, names: Sequence[str]) -> None:
         self.root = Path(root)
@@ -49,9 +39,8 @@ class ImageFiles(ImageSource):
     def read(self, index: int) -> Image.Image:
         """Decode image `index` completely, as RGB (H, W). EXIF orientation is not applied.
 
-        Raises:
-            OSError: the file cannot be read (`errno` is set); or it is damaged, truncated or not an
-                image (`errno` is None).
+        Raises OSError with `errno` if the file cannot be read; without, if it is damaged, truncated
+        or not an image.
         """
         # Any import may have enabled this; a truncated image must never count as a whole one.
         ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -78,11 +78,7 @@ class Subset(ImageSource):
 
 
 class Concatenation(ImageSource):
-    """The images of several sources, one source after the other.
-
-    Args:
-        sources: by name; each image's name is prefixed with its source's.
-    """
+    """The images of several named sources, one after the other; the names become prefixes."""
 
     def __init__(self, sources: Mapping[str, ImageSource]) -> None:
         self.names = tuple(sources)

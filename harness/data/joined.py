@@ -12,15 +12,11 @@ from harness.data.types import Dataset, ReIDData, Split
 
 
 class JoinedDataset(Dataset):
-    """The training splits of several data sets, tested on the first.
+    """The training splits of several data sets by name, tested on the first.
 
     Identity and camera numbers of each data set are offset to follow those of the one before. If
     one data set has no cameras, the joint training split has none: samplers and memories could not
     use them for only some of the images.
-
-    Args:
-        sets: data sets by name, in order. Only the first one's query and gallery are used; test on
-            others with `harness eval RUN dataset=NAME`.
     """
 
     def __init__(self, sets: Mapping[str, Dataset]) -> None:
@@ -29,17 +25,23 @@ class JoinedDataset(Dataset):
     def load(self) -> ReIDData:
         """Load and join all data sets.
 
-        Raises:
-            DataError: one cannot be loaded or has no training images, or two are the same.
+        Raises DataError if one cannot be loaded or has no training images, or two are the same.
         """
         loaded = {name: dataset.load() for name, dataset in self.sets.items()}
+        seen: dict[str, str] = {}
         for name, data in loaded.items():
             if not len(data.train.images):
                 raise DataError(
                     f"{name} has no training images and cannot be joined with others.",
                     "Leave it out, or test on it later: harness eval RUN dataset=NAME.",
                 )
-        _check_different(loaded)
+            # identical training images would get two identities each
+            other = seen.setdefault(data.train.images.fingerprint(), name)
+            if other != name:
+                raise DataError(
+                    f"{other} and {name} have the same training images.",
+                    f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
+                )
         parts = tuple(loaded.values())
         cameras = [data.train.cameras for data in parts if data.train.cameras is not None]
         train = Split(
@@ -47,31 +49,8 @@ class JoinedDataset(Dataset):
             _with_offsets([data.train.identities for data in parts]),
             _with_offsets(cameras) if len(cameras) == len(parts) else None,
         )
-        first = parts[0]
-        return ReIDData(
-            "+".join(data.name for data in parts),
-            train,
-            first.query,
-            first.gallery,
-            notes=first.notes,
-            parts=parts,
-        )
-
-
-def _check_different(loaded: Mapping[str, ReIDData]) -> None:
-    """Refuse identical training images, which would get two identities each.
-
-    Raises:
-        DataError: two data sets have the same training images.
-    """
-    seen: dict[str, str] = {}
-    for name, data in loaded.items():
-        other = seen.setdefault(data.train.images.fingerprint(), name)
-        if other != name:
-            raise DataError(
-                f"{other} and {name} have the same training images.",
-                f"Leave one out, or give it other options: dataset.sets.{name}.KEY=VALUE.",
-            )
+        name, first = "+".join(data.name for data in parts), parts[0]
+        return ReIDData(name, train, first.query, first.gallery, notes=first.notes, parts=parts)
 
 
 def _with_offsets(numbers: Sequence[np.ndarray]) -> np.ndarray:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 class Part:
     """A folder of images.
 
-    Attributes:
-        target: where it is unpacked to, relative to the layout's home; `*` stands for one folder.
-        sources: alternative locations; the first one with images is used. Each is a tuple of
-            folders whose images are merged (`("train/*", "val/*")`); `*` matches one folder.
-        images: number of images in the official release; None if unknown.
-        suffixes: of image files.
+    target: where it is unpacked to, relative to the layout's home; `*` stands for one folder.
+    sources: alternative locations; the first one with images is used. Each is a tuple of folders
+        whose images are merged (`("train/*", "val/*")`); `*` matches one folder.
+    images: number of images in the official release; None if unknown.
     """
 
     target: str
@@ -26,14 +24,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout in which a data set is distributed.
+    """One layout in which a data set is distributed, `title` in messages.
 
-    Attributes:
-        title: name in messages.
-        home: the folder under the data root that it is unpacked to.
-        parts: its image folders. files: other required files, beside the folders.
-        extra: optional files, unpacked if present.
-        instead: if not '', finding this layout is an error, with this hint.
+    home: the folder under the data root that it is unpacked to.
+    parts: its image folders. files: other required files, beside the folders. extra: optional ones.
+    instead: if not '', finding this layout is an error, with this hint.
     """
 
     title: str
@@ -54,18 +49,16 @@ def market_layouts(
 ) -> tuple[Layout, Layout]:
     """Layouts of a release like Market-1501: the original one, and one folder per identity.
 
-    The latter is that of Person_reID_baseline_pytorch and projects derived from it.
-
-    Args:
-        title, home: see `Layout`. parts: train, query and gallery → (folder, images).
+    The latter is that of Person_reID_baseline_pytorch and projects derived from it. `parts` maps
+    train, query and gallery to (folder, images).
     """
-    (train, n_train), (query, n_query), (gallery, n_gallery) = (
-        parts[name] for name in ("train", "query", "gallery")
-    )
     original = tuple(part(folder, count) for folder, count in parts.values())
-    by_identity = (
-        Part(train, (("train_all/*",), ("train/*", "val/*")), n_train),
-        Part(query, (("query/*",),), n_query),
-        Part(gallery, (("gallery/*",),), n_gallery),
+    folders = {
+        "train": (("train_all/*",), ("train/*", "val/*")),
+        "query": (("query/*",),),
+        "gallery": (("gallery/*",),),
+    }
+    by_identity = tuple(
+        Part(parts[name][0], sources, parts[name][1]) for name, sources in folders.items()
     )
     return Layout(title, home, original), Layout(f"{title} in folders by person", home, by_identity)

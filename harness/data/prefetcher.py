@@ -33,9 +33,8 @@ class Prefetcher(Generic[Item]):
     On a GPU the thread uses its own stream; the consumer's stream waits for each item, the host
     does not. Exceptions in the thread are raised from the loop. Leaving the block ends the thread.
 
-    Attributes:
-        waited: seconds for which the consumer had no data, set when the block ends. On a GPU this
-            is device time, from the end of one step's kernels until the next step's data is there.
+    waited: seconds for which the consumer had no data, set when the block ends. On a GPU this
+        is device time, from the end of one step's kernels until the next step's data is there.
     """
 
     def __init__(self, items: Iterable[Item], device: torch.device, ahead: int = AHEAD) -> None:
@@ -84,9 +83,8 @@ class Prefetcher(Generic[Item]):
         """A timing event on the consumer's stream; None without a GPU."""
         if self._stream is None:
             return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self.device))
-        return event
+        timer = torch.cuda.Event(enable_timing=True)
+        return torch.cuda.current_stream(self.device).record_event(timer)
 
     def _work(self) -> None:
         """Body of the thread."""
@@ -114,15 +112,11 @@ class Prefetcher(Generic[Item]):
 
 
 class ImageReader:
-    """Provides images of an image cache to a device, batch by batch.
+    """Provides images (N, H, W, 3) uint8 of an image cache to a device, batch by batch.
 
     Images that are on the device already, and any images for the CPU, are used in place. Otherwise
-    the rows of a batch are gathered into one of two pinned buffers, which is copied to the GPU
-    while the other one is filled.
-
-    Args:
-        images: (N, H, W, 3) uint8. device: of the batches.
-        gathers: whether to gather rows into buffers; by default as described.
+    (or if `gathers`) the rows of a batch are gathered into one of two pinned buffers, which is
+    copied to the GPU while the other one is filled.
     """
 
     def __init__(self, images: Images, device: torch.device, gathers: bool | None = None) -> None:

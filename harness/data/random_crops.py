@@ -17,17 +17,13 @@ SCALE = 1 << 15  # of integer weights; 255 times as much fits into 32 bits
 
 
 def draw_crops(
-    batch: int,
-    size: tuple[int, int],
-    area: tuple[float, float],
-    aspect: tuple[float, float],
+    batch: int, size: tuple[int, int], area: tuple[float, float], aspect: tuple[float, float],
     generator: torch.Generator,
-) -> Tensor:
-    """Top, left, height and width of a crop of each of B images: (B, 4) int64.
+) -> Tensor:  # fmt: skip
+    """Top, left, height and width of a crop of each of B images of `size` (H, W): (B, 4) int64.
 
-    Args:
-        size: (H, W). area: range of the crop's area ÷ H·W. aspect: range of its height ÷ width;
-            both are uniform, and drawn again if the crop does not fit.
+    The crop's area ÷ H·W and its height ÷ width are uniform in the ranges `area` and `aspect`, and
+    drawn again if the crop does not fit.
     """
     height, width = size
     areas = (area[0] + (area[1] - area[0]) * uniform(generator, batch, TRIES)) * (height * width)
@@ -42,17 +38,10 @@ def draw_crops(
 
 
 def resized_crops(images: Tensor, rows: Tensor, crops: Tensor) -> Tensor:
-    """Crops scaled up to the image size.
+    """Crops (B, 4) of the `rows` (B,) of an image cache, scaled up to its size: (B, H, W, 3) uint8.
 
     Bilinear between pixel centers, horizontally, then vertically, each rounded to 8 bits, as in
     Pillow.
-
-    Args:
-        images: an image cache (N, H, W, 3) uint8. rows: (B,) of it.
-        crops: (B, 4), see `draw_crops`.
-
-    Returns:
-        (B, H, W, 3) uint8 on the device of the image cache.
     """
     height, width = images.shape[1:3]
     top, left, h, w = crops.to(torch.float64).T

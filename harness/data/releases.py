@@ -23,14 +23,12 @@ Splits = tuple[Split, Split, Split]
 
 @dataclass(frozen=True)
 class Release:
-    """A data set as distributed by its authors.
+    """A data set as distributed by its authors, `title` in messages.
 
-    Attributes:
-        title: name in messages.
-        page: the folder under `datasets/` whose README says where to get it.
-        folders: possible locations under the data root, the usual one first; "." is the root.
-        example: one of its file names.
-        how_to_get: the hint if it is missing; by default how to prepare it.
+    page: the folder under `datasets/` whose README says where to get it.
+    folders: possible locations under the data root, the usual one first; "." is the root.
+    example: one of its file names.
+    how_to_get: the hint if it is missing; by default how to prepare it.
     """
 
     title: str
@@ -49,43 +47,31 @@ class Release:
         )
 
     def find(self, root: Path, parts: Iterable[str]) -> Path:
-        """The first location that has at least one of `parts`, which are sub-folders or files.
+        """The first location under `root` that has at least one of `parts`, folders or files.
 
-        Raises:
-            DataError: there is none; lists the folders tried.
+        Raises DataError if there is none; it lists the folders tried.
         """
         parts = tuple(parts)
         for name in self.folders:
             if any((root / name / part).exists() for part in parts):
                 return root / name
-        tried = ", ".join(name for name in self.folders if name != ".")
-        raise DataError(
-            f"{self.title} is not under {root} (tried {tried} and the folder itself)", self.hint
-        )
+        tried = ", ".join(name for name in self.folders if name != ".") + " and the folder itself"
+        raise DataError(f"{self.title} is not under {root} (tried {tried})", self.hint)
 
     def list_images(
         self, folder: Path, part: str, expected: int, suffixes: Sequence[str] = SUFFIXES
     ) -> list[str]:
-        """Sorted names of the images in a sub-folder.
-
-        Raises:
-            DataError: the sub-folder is missing.
-        """
+        """Sorted names of the images in a sub-folder; raises DataError if that is missing."""
         if not (folder / part).is_dir():
-            raise DataError(
-                f"{self.title} in {folder} is incomplete: {part} is missing",
-                f"Unpack the archive again; {part} has {expected:,} images.",
-            )
+            problem = f"{self.title} in {folder} is incomplete: {part} is missing"
+            hint = f"Unpack the archive again; {part} has {expected:,} images."
+            raise DataError(problem, hint)
         return list_images(folder / part, suffixes)
 
     def parse(
         self, folder: Path, names: Sequence[str], pattern: re.Pattern[str]
     ) -> list[re.Match[str]]:
-        """Match every name.
-
-        Raises:
-            DataError: some names do not match; lists the first of them.
-        """
+        """Match every name; raises DataError with the first names that do not match."""
         matches = [pattern.fullmatch(name) for name in names]
         wrong = [name for name, match in zip(names, matches, strict=True) if match is None]
         if wrong:
@@ -97,20 +83,16 @@ class Release:
         return [match for match in matches if match is not None]
 
     def check_count(self, folder: Path, count: int, expected: int, check: bool) -> None:
-        """Check the number of images; if `check` is false, only that there are any.
-
-        Raises:
-            DataError: there are too few or too many.
-        """
+        """Check the number of images; if `check` is false, only that there are any."""
         if count == 0 or (check and count < expected):
             raise DataError(
                 f"{folder} is incomplete: {count:,} of {expected:,} images",
                 "Unpack the archive again, or accept a part of it: dataset.check_counts=false.",
             )
         if check and count > expected:
+            more = f"{count - expected:,} more than the official {expected:,}"
             raise DataError(
-                f"{folder} has {count:,} images, {count - expected:,} more than the official "
-                f"{expected:,}",
+                f"{folder} has {count:,} images, {more}",
                 "Unpack the archive into an empty folder: results on other images are not "
                 "comparable. dataset.check_counts=false accepts them anyway.",
             )
@@ -138,20 +120,12 @@ class ReleasedDataset(Dataset):
         self.subset = None if subset is None else SubsetRule.parse(subset)
 
     def market_split(
-        self,
-        folder: Path,
-        part: str,
-        expected: int,
-        pattern: re.Pattern[str],
+        self, folder: Path, part: str, expected: int, pattern: re.Pattern[str],
         suffixes: Sequence[str] = SUFFIXES,
-    ) -> Split:
-        """A sub-folder with names like Market-1501's.
+    ) -> Split:  # fmt: skip
+        """A sub-folder with names like Market-1501's: `pattern` has identity and camera, from 1.
 
-        Args:
-            pattern: group 1 is the identity, group 2 the camera, from 1.
-
-        Raises:
-            DataError: the folder is missing or incomplete, or has other names.
+        Raises DataError if it is missing or incomplete, or has other names.
         """
         names = self.release.list_images(folder, part, expected, suffixes)
         matches = self.release.parse(folder / part, names, pattern)
@@ -160,12 +134,9 @@ class ReleasedDataset(Dataset):
         return make_split(folder, [f"{part}/{name}" for name in names], numbers)
 
     def make_data(
-        self,
-        name: str,
-        splits: Splits,
-        facts: DatasetFacts | None,
+        self, name: str, splits: Splits, facts: DatasetFacts | None,
         notes: Mapping[str, int | float | str] | None = None,
-    ) -> ReIDData:
+    ) -> ReIDData:  # fmt: skip
         """The whole release; or its subset, which has a name of its own and no published facts."""
         if self.subset is not None:
             name, splits, facts = f"{name}_subset", self.subset.apply(*splits), None
@@ -175,20 +146,15 @@ class ReleasedDataset(Dataset):
 class MarketDataset(ReleasedDataset):
     """A release with folders and file names like Market-1501's.
 
-    Args:
-        parts: train, query and gallery → (sub-folder, images in the official release).
-        pattern: of file names, see `market_split`. Others: see `ReleasedDataset`.
+    `parts` maps train, query and gallery to (sub-folder, images in the official release); for
+    `pattern` see `market_split`.
     """
 
     def __init__(
-        self,
-        release: Release,
-        parts: Mapping[str, tuple[str, int]],
-        pattern: re.Pattern[str],
-        root: str | Path,
-        check_counts: bool = True,
+        self, release: Release, parts: Mapping[str, tuple[str, int]], pattern: re.Pattern[str],
+        root: str | Path, check_counts: bool = True,
         subset: Mapping[str, int | bool] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(release, root, check_counts, subset)
         self.parts, self.pattern = parts, pattern
 
@@ -199,8 +165,7 @@ class MarketDataset(ReleasedDataset):
     def find_splits(self) -> tuple[Path, Splits]:
         """The folder of the release, and its splits.
 
-        Raises:
-            DataError: the release is missing or incomplete, or has other file names.
+        Raises DataError if it is missing or incomplete, or has other file names.
         """
         folder = self.release.find(self.root, (part for part, _ in self.parts.values()))
         train, query, gallery = (
@@ -217,13 +182,10 @@ def make_split(folder: Path, names: Sequence[str], numbers: Sequence[tuple[int, 
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[str]:
-    """Sorted names of a folder's image files, without hidden ones.
-
-    macOS archives add a hidden `._` file for each image.
-    """
-    endings = tuple(suffixes)
+    """Sorted names of a folder's image files, without hidden ones (macOS adds one per image)."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.name.endswith(endings) and e.name[0] != ".")
+        found = (e.name for e in entries if e.name.endswith(tuple(suffixes)))
+        return sorted(name for name in found if name[0] != ".")
 
 
 def shown(names: Sequence[str], most: int = 3) -> str:

@@ -12,50 +12,32 @@ from harness.core.errors import TrainingError
 
 
 class Sampler(ABC):
-    """Draws batches of image indices in passes over all labels.
+    """Draws batches of P·K image indices in passes over all labels.
 
-    Outliers (label < 0) are never drawn. A batch is the next P·K entries of a pass; the incomplete
-    last batch of a pass is dropped.
+    Outliers (label < 0) are never drawn. A batch is the next P·K entries of a pass, whose length is
+    `images_per_pass`; the incomplete last batch of a pass is dropped.
 
     Args:
         labels: (N,) int64, negative for outliers.
         cameras: (N,) int64, or None if unknown or not to be used.
-        identities_per_batch: P.
-        images_per_identity: K.
+        identities_per_batch, images_per_identity: P and K.
         generator: CPU generator, the only source of randomness; advanced by each pass.
 
-    Attributes:
-        images_per_pass: length of a pass.
-
-    Raises:
-        TrainingError: the labels cannot fill one batch.
-        ValueError: shapes do not match, or P or K is below 1.
+    Raises TrainingError: the labels cannot fill one batch.
     """
 
     #: whether it is meaningless without cameras
     needs_cameras = False
 
     def __init__(
-        self,
-        labels: Tensor,
-        cameras: Tensor | None,
-        identities_per_batch: int,
-        images_per_identity: int,
-        generator: torch.Generator,
-    ) -> None:
-        if labels.dim() != 1 or (cameras is not None and cameras.shape != labels.shape):
-            shape = None if cameras is None else tuple(cameras.shape)
-            raise ValueError(f"labels are {tuple(labels.shape)}, cameras {shape}")
-        if identities_per_batch < 1 or images_per_identity < 1:
-            raise ValueError(
-                f"P = {identities_per_batch} and K = {images_per_identity} must be ≥ 1"
-            )
+        self, labels: Tensor, cameras: Tensor | None, identities_per_batch: int,
+        images_per_identity: int, generator: torch.Generator,
+    ) -> None:  # fmt: skip
         self.batch_size = identities_per_batch * images_per_identity
         self.images_per_identity = images_per_identity
         self.generator = generator
-        self.images_per_pass, groups = self._group(
-            labels.cpu(), None if cameras is None else cameras.cpu()
-        )
+        on_cpu = None if cameras is None else cameras.cpu()
+        self.images_per_pass, groups = self._group(labels.cpu(), on_cpu)
         if self.images_per_pass < self.batch_size:
             raise TrainingError(
                 f"{groups} give {self.images_per_pass} images a pass, but a batch needs P × K = "
@@ -96,8 +78,6 @@ class IdentitySampler(Sampler):
 
     without replacement if at least K are available, otherwise with replacement. The block of a
     label with one image is that image *alone*, so later blocks are not aligned with batches.
-
-    Args, Raises: see `Sampler`.
     """
 
     def _group(self, labels: Tensor, cameras: Tensor | None) -> tuple[int, str]:
@@ -112,10 +92,9 @@ class IdentitySampler(Sampler):
         self._camera = torch.arange(len(images)) if cameras is None else cameras[self._images]
 
         clusters, singles = len(self._size), int((self._size == 1).sum())
-        images_per_pass = clusters * self.images_per_identity - singles * (
-            self.images_per_identity - 1
-        )
-        return images_per_pass, f"{clusters} clusters ({singles} of a single image)"
+        k = self.images_per_identity
+        description = f"{clusters} clusters ({singles} of a single image)"
+        return clusters * k - singles * (k - 1), description
 
     def draw(self) -> Tensor:
         clusters, draws = len(self._size), self.images_per_identity - 1
@@ -132,11 +111,8 @@ class IdentitySampler(Sampler):
         shuffle = self._uniform(len(self._label))
         shuffled = torch.argsort(self._label + (shuffle + excluded) / 2)
         first = torch.arange(draws).expand(clusters, draws)
-        slots = torch.where(
-            (pool > draws)[:, None],
-            first,
-            self._integers_below(pool[:, None].expand(clusters, draws)),
-        )
+        with_replacement = self._integers_below(pool[:, None].expand(clusters, draws))
+        slots = torch.where((pool > draws)[:, None], first, with_replacement)
         followers = shuffled[self._start[:, None] + slots]
 
         blocks = torch.cat([anchor[:, None], followers], dim=1)
@@ -158,8 +134,6 @@ class CameraSampler(Sampler):
     label's other images, without replacement if these suffice. If every camera has one image and
     these are too few, all K are drawn from them with replacement. So every block has K images, even
     that of a single image. Without cameras, a block is K random images of the label.
-
-    Args, Raises: see `Sampler`.
     """
 
     def _group(self, labels: Tensor, cameras: Tensor | None) -> tuple[int, str]:
@@ -199,9 +173,6 @@ class ProxySampler(Sampler):
     A pass is CAP's (Wang et al., AAAI 2021): all (label, camera) pairs in random order, with K
     images each, without replacement. A pair of fewer than K images is drawn from a pool with K
     copies of each image. Without cameras, each label is one proxy.
-
-    Args:
-        identities_per_batch: P, the number of proxies. Others, and Raises: see `Sampler`.
     """
 
     needs_cameras = True
@@ -227,12 +198,7 @@ class ProxySampler(Sampler):
 
 
 class RandomSampler(Sampler):
-    """All labeled images in random order, whatever their labels (BUC's plain shuffle).
-
-    Args:
-        identities_per_batch, images_per_identity: only their product, the batch size, counts.
-            Cameras are ignored. Others, and Raises: see `Sampler`.
-    """
+    """All labeled images in random order, whatever their labels or cameras (BUC's shuffle)."""
 
     def _group(self, labels: Tensor, cameras: Tensor | None) -> tuple[int, str]:
         self._images = (labels >= 0).nonzero().flatten()
@@ -251,8 +217,6 @@ def _unique_pairs(labels: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
 
 #: `batch.sampler` → its class
 SAMPLERS: dict[str, type[Sampler]] = {
-    "identity": IdentitySampler,
-    "camera": CameraSampler,
-    "proxy": ProxySampler,
+    "identity": IdentitySampler, "camera": CameraSampler, "proxy": ProxySampler,
     "random": RandomSampler,
-}
+}  # fmt: skip

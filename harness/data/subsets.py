@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -30,40 +31,30 @@ class SubsetRule:
     def parse(cls, options: Mapping[str, int | bool]) -> SubsetRule:
         """Build a rule from `dataset.subset`.
 
-        Raises:
-            ConfigError: options are unknown, missing or out of range.
+        Raises ConfigError: options are unknown, missing or out of range.
         """
         known = [field.name for field in fields(cls)]
         for key in options:
             if key not in known:
-                raise ConfigError(
-                    f"dataset.subset has no option '{key}'", did_you_mean(str(key), known)
-                )
-        values = {key: int(value) for key, value in options.items()}
-        if min(values.get("train_identities", 0), values.get("test_identities", 0)) < 1:
-            raise ConfigError(
-                f"dataset.subset={dict(options)} leaves no identities",
-                "Give train_identities and test_identities, both at least 1.",
-            )
-        return cls(
-            values["train_identities"],
-            values["test_identities"],
-            values.get("seed", 0),
-            bool(values.get("distractors", False)),
-        )
+                hint = did_you_mean(str(key), known)
+                raise ConfigError(f"dataset.subset has no option '{key}'", hint)
+        values: dict[str, Any] = {"train_identities": 0, "test_identities": 0, **options}
+        rule = cls(**values)
+        if min(rule.train_identities, rule.test_identities) < 1:
+            hint = "Give train_identities and test_identities, both at least 1."
+            raise ConfigError(f"dataset.subset={dict(options)} leaves no identities", hint)
+        return rule
 
     def choose(self, identities: np.ndarray, part: str, count: int) -> np.ndarray:
         """Choose `count` identities, without junk and distractors.
 
-        Raises:
-            DataError: there are fewer.
+        Raises DataError: there are fewer.
         """
         known = [int(i) for i in np.unique(identities) if i not in (JUNK, DISTRACTOR)]
         if count > len(known):
-            raise DataError(
-                f"dataset.subset needs {count} {part} identities; there are {len(known)}",
-                f"Use dataset.subset.{part}_identities={len(known)} or fewer.",
-            )
+            problem = f"dataset.subset needs {count} {part} identities; there are {len(known)}"
+            hint = f"Use dataset.subset.{part}_identities={len(known)} or fewer."
+            raise DataError(problem, hint)
         ranked = sorted(known, key=lambda identity: derive(self.seed, "subset", part, identity))
         return np.array(ranked[:count], dtype=np.int64)
 
@@ -72,8 +63,8 @@ class SubsetRule:
         trained = self.choose(train.identities, "train", self.train_identities)
         tested = self.choose(query.identities, "test", self.test_identities)
         in_gallery = [*tested, JUNK, DISTRACTOR] if self.distractors else tested
-        return (
-            train.subset(np.flatnonzero(np.isin(train.identities, trained))),
-            query.subset(np.flatnonzero(np.isin(query.identities, tested))),
-            gallery.subset(np.flatnonzero(np.isin(gallery.identities, in_gallery))),
-        )
+
+        def kept(split: Split, identities: Sequence[int] | np.ndarray) -> Split:
+            return split.subset(np.flatnonzero(np.isin(split.identities, identities)))
+
+        return kept(train, trained), kept(query, tested), kept(gallery, in_gallery)

@@ -26,11 +26,10 @@ JUNK, DISTRACTOR = -1, 0
 class Split:
     """The training, query or gallery images of a data set, with their identities.
 
-    Attributes:
-        identities: (N,) int64; -1 is junk (neither matched nor counted), 0 may mark distractors.
-        cameras: (N,) int64 from 0, or None if the data set has none.
-        tracks: (N,) int64 from 0 without gaps: the track of each gallery image, if tracks are
-            ranked instead of images; else None. A track has one identity and one camera.
+    identities: (N,) int64; -1 is junk (neither matched nor counted), 0 may mark distractors.
+    cameras: (N,) int64 from 0, or None if the data set has none.
+    tracks: (N,) int64 from 0 without gaps: the track of each gallery image, if tracks are
+        ranked instead of images; else None. A track has one identity and one camera.
     """
 
     images: ImageSource
@@ -48,21 +47,21 @@ class Split:
 
     def subset(self, indices: np.ndarray) -> Split:
         """The images at `indices`, in that order; tracks are renumbered."""
-        cameras = None if self.cameras is None else self.cameras[indices]
-        tracks = None
-        if self.tracks is not None:
-            tracks = np.unique(self.tracks[indices], return_inverse=True)[1]
-        return Split(Subset(self.images, indices), self.identities[indices], cameras, tracks)
+        cameras, tracks = self.cameras, self.tracks
+        return Split(
+            Subset(self.images, indices), self.identities[indices],
+            None if cameras is None else cameras[indices],
+            None if tracks is None else np.unique(tracks[indices], return_inverse=True)[1],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
     """Counts and fingerprint of a data set: published, or measured; None where unknown.
 
-    Attributes:
-        gallery: ranked gallery images, without junk.
-        matches: pairs of a query and a gallery image of its identity from another camera.
-        fingerprint: `ReIDData.fingerprint`; the published one is of a genuine copy.
+    gallery: ranked gallery images, without junk.
+    matches: pairs of a query and a gallery image of its identity from another camera.
+    fingerprint: `ReIDData.fingerprint`; the published one is of a genuine copy.
     """
 
     train: int | None = None
@@ -81,10 +80,9 @@ class DatasetFacts:
 class ReIDData:
     """A loaded data set. Identities of the training split are for evaluation only.
 
-    Attributes:
-        notes: further counts and settings, for the record.
-        facts: published facts to compare with; None if there are none (own images, subsets).
-        parts: the data sets whose training splits are joined, the tested one first; () for one.
+    notes: further counts and settings, for the record.
+    facts: published facts to compare with; None if there are none (own images, subsets).
+    parts: the data sets whose training splits are joined, the tested one first; () for one.
     """
 
     name: str
@@ -114,8 +112,7 @@ class Dataset(ABC):
     def load(self) -> ReIDData:
         """Find, parse and check the data set, without decoding images.
 
-        Raises:
-            DataError: files are missing or do not parse; names the folder and where to get them.
+        Raises DataError if files are missing or do not parse; it says where to get them.
         """
 
     def layouts(self) -> Sequence[Layout]:

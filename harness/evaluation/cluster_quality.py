@@ -32,17 +32,10 @@ def cluster_quality(
     all images, with each outlier as a cluster of its own.
 
     Without any clustered image, the metrics over clustered images are 0. Images of unknown identity
-    (-1) are ignored.
+    are ignored.
 
     Args:
-        labels: (N,) integers, -1 for outliers.
-        identities: (N,) integers, -1 where unknown.
-
-    Returns:
-        Counts and fractions (ari may be negative).
-
-    Raises:
-        HarnessError: shapes that do not match.
+        labels: (N,) integers, -1 for outliers. identities: (N,) integers, -1 where unknown.
     """
     labels, identities = np.asarray(labels), np.asarray(identities)
     if labels.ndim != 1 or labels.shape != identities.shape:
@@ -52,22 +45,14 @@ def cluster_quality(
     inlier = labels >= 0
     clustered, ground_truth = labels[inlier], identities[inlier]
 
-    # outliers become clusters of one, numbered after the last cluster
-    alone = labels.astype(np.int64)
-    alone[~inlier] = alone.max(initial=-1) + 1 + np.arange(int((~inlier).sum()))
-
+    alone = outliers_alone(labels)
+    zero = ("ari", "nmi", "purity", "pair_precision", "pair_recall", "ari_all", "pair_recall_all")
     quality: dict[str, float | int] = {
         "clusters": len(np.unique(clustered)),
         "outliers": int((~inlier).sum()),
         "identities": len(np.unique(identities)),
         "clustered": float(inlier.mean()) if len(inlier) else 0.0,
-        "ari": 0.0,
-        "nmi": 0.0,
-        "purity": 0.0,
-        "pair_precision": 0.0,
-        "pair_recall": 0.0,
-        "ari_all": 0.0,
-        "pair_recall_all": 0.0,
+        **dict.fromkeys(zero, 0.0),
     }
     if len(labels):
         quality["ari_all"] = float(adjusted_rand_score(identities, alone))
@@ -79,6 +64,13 @@ def cluster_quality(
         quality["purity"] = float(table.max(axis=0).sum() / len(clustered))
         quality["pair_precision"], quality["pair_recall"] = _pair_shares(ground_truth, clustered)
     return quality
+
+
+def outliers_alone(labels: np.ndarray) -> np.ndarray:
+    """Labels (N,) with each outlier as a cluster of its own, numbered after the last cluster."""
+    labels, outliers = labels.astype(np.int64), labels < 0
+    labels[outliers] = labels.max(initial=-1) + 1 + np.arange(outliers.sum())
+    return labels
 
 
 def _pair_shares(identities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -25,13 +25,8 @@ def distance_blocks(
 ) -> Iterator[tuple[int, Tensor]]:
     """Squared Euclidean distances of unit rows, 2 − 2 x·y clamped at 0, in blocks of queries.
 
-    Args:
-        query, gallery: (Q, D) and (G, D), L2-normalized; computed in full float32 on the device of
-            `query`, whatever precision training uses.
-        block: rows per block.
-
-    Yields:
-        (first row, (b, G) float32); the last block may be shorter.
+    Query (Q, D) and gallery (G, D) are L2-normalized; computed in full float32 on the device of
+    `query`, whatever precision training uses. Yields (first row, (b, G) float32).
     """
     two = torch.full((1,), 2.0, device=query.device)
 
@@ -83,11 +78,7 @@ def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, T
     Liu et al., *A Deep Learning-Based Approach to Progressive Vehicle Re-identification for Urban
     Surveillance*, ECCV 2016 ("image-to-track").
 
-    Args:
-        distances: pairs of (first row, (b, G)). tracks: (G,) from 0 without gaps.
-
-    Yields:
-        (first row, (b, T)), T the number of tracks.
+    `tracks` is (G,) from 0 without gaps. Yields (first row, (b, T)) for T tracks.
     """
     track = torch.from_numpy(tracks)
     count = int(tracks.max()) + 1
@@ -98,11 +89,7 @@ def track_blocks(distances: Blocks, tracks: np.ndarray) -> Iterator[tuple[int, T
 
 
 def check_normalized(side: str, features: Tensor, images: int) -> None:
-    """Check features (N, D) of the queries or of the gallery.
-
-    Raises:
-        HarnessError: another shape, features that are not finite or not L2-normalized.
-    """
+    """Raise HarnessError unless features are (`images`, D), finite and L2-normalized."""
     if features.dim() != 2 or len(features) != images:
         raise HarnessError(
             f"{side} features are {tuple(features.shape)} for {images} identities",
@@ -124,9 +111,7 @@ def check_normalized(side: str, features: Tensor, images: int) -> None:
 def checked(distances: Blocks, queries: int, gallery: int) -> Iterator[tuple[int, Tensor]]:
     """Blocks given by a caller, checked and copied, because ranking overwrites them.
 
-    Raises:
-        HarnessError: blocks that are incomplete or given twice, values that are negative or not
-            finite.
+    Raises HarnessError if blocks are incomplete or given twice, or values negative or not finite.
     """
     missing = np.ones(queries, dtype=bool)
     for start, rows in distances:

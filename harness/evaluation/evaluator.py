@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.progress import Reporter
 from harness.core.throughput import synchronized_time
 from harness.data.cache_location import CacheLocation, place_images
-from harness.data.facts import compare_with_published
+from harness.data.facts import compare_with_published, valid_matches
 from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
@@ -40,20 +41,16 @@ from harness.training.extraction import extract
 class Evaluator:
     """A data set decoded at one size, with its identities.
 
-    Attributes:
-        data: the data set without junk and without unreadable images.
-        fingerprint: of the data set as it was loaded, junk and unreadable images included.
-        protocol: how `test` and `score` rank.
-        image_cache: `data.cache_location`, where training images are kept.
-        skipped: names of images that could not be decoded and were left out.
-        differences: differences from the published data set, a line each; None where nothing is
-            published about it.
-        parts: for joint data sets, each one's name, fingerprint, training images and cameras.
-        keep_features: whether `test` stores `features`.
-        last: the ranking of the latest `test`. features: its query (Q, D) and gallery (G, D)
-            features.
-        extracted, extract_seconds: number of test images embedded, and the time it took.
-        place: where the training images are, once `unlabelled` was called.
+    data: the data set without junk and without unreadable images.
+    fingerprint: of the data set as it was loaded, junk and unreadable images included.
+    image_cache: `data.cache_location`, where training images are kept.
+    skipped: names of images that could not be decoded and were left out.
+    differences: from the published data set, a line each; None if nothing is published.
+    parts: for joint data sets, each one's name, fingerprint, training images and cameras.
+    last: the ranking of the latest `test`; `features`: its query (Q, D) and gallery (G, D)
+        features, if `keep_features`.
+    extracted, extract_seconds: number of test images embedded, and the time it took.
+    place: where the training images are, once `unlabelled` was called.
     """
 
     data: ReIDData
@@ -101,17 +98,11 @@ class Evaluator:
         if self.query_cache is None or self.gallery_cache is None:
             return {}
         started = synchronized_time(self.device)
-        features = [
-            extract(
-                backbone,
-                image_cache.images,
-                self.device,
-                self.precision,
-                progress=self.reporter.phase(f"test: {part} features"),
-                views=1,
-            )[:, 0]
-            for part, image_cache in (("query", self.query_cache), ("gallery", self.gallery_cache))
-        ]
+        features = []
+        for part, images in (("query", self.query_cache), ("gallery", self.gallery_cache)):
+            progress = self.reporter.phase(f"test: {part} features")
+            where = images.images, self.device, self.precision
+            features.append(extract(backbone, *where, progress=progress, views=1)[:, 0])
         self.extract_seconds += synchronized_time(self.device) - started
         self.extracted += len(self.query_cache) + len(self.gallery_cache)
         self.features = tuple(features) if self.keep_features else None
@@ -139,43 +130,31 @@ class Evaluator:
 
 
 def make_evaluator(
-    data: ReIDData,
-    size: tuple[int, int],
-    cache: Path,
-    *,
-    train: bool,
-    on_bad_image: str,
-    device: torch.device,
-    precision: str,
-    reporter: Reporter,
-    protocol: EvaluationProtocol | None = None,
-    image_cache: str = "auto",
-) -> Evaluator:
-    """Decode a data set, or open what was decoded before.
+    data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool, on_bad_image: str,
+    device: torch.device, precision: str, reporter: Reporter,
+    protocol: EvaluationProtocol | None = None, image_cache: str = "auto",
+) -> Evaluator:  # fmt: skip
+    """Decode a data set at a size (H, W), or open what was decoded before.
 
     Args:
-        size: (H, W). cache: the folder of image caches.
+        cache: the folder of image caches. image_cache: see `harness/data/cache_location.py`.
         train: whether the training part is needed. on_bad_image: error or skip.
-        image_cache: where training images are kept, see `harness/data/cache_location.py`.
 
-    Raises:
-        DataError: images that cannot be decoded, or a test part of queries or gallery alone.
+    Raises DataError for images that cannot be decoded, or a test part of queries or gallery alone.
     """
     skipped: list[str] = []
 
     def decode(part: str, split: Split) -> tuple[Split, ImageCache]:
         if not len(split.images):
             raise DataError(f"{data.name} has no {part} images.", "Training and test need them.")
-        image_cache = build_image_cache(
-            split.images,
-            size,
-            cache,
-            on_bad_image="skip" if on_bad_image == "skip" else "error",
-            progress=_lazy_phase(reporter, f"decoding {part} images"),
+        progress = _lazy_phase(reporter, f"decoding {part} images")
+        on_bad: Literal["error", "skip"] = "skip" if on_bad_image == "skip" else "error"
+        decoded = build_image_cache(
+            split.images, size, cache, on_bad_image=on_bad, progress=progress
         )
-        skipped.extend(image_cache.bad)
-        kept = split if len(image_cache) == len(split.images) else split.subset(image_cache.kept)
-        return kept, image_cache
+        skipped.extend(decoded.bad)
+        kept = split if len(decoded) == len(split.images) else split.subset(decoded.kept)
+        return kept, decoded
 
     fingerprint = data.fingerprint()
     gallery_split = without_junk(data.gallery)
@@ -186,29 +165,18 @@ def make_evaluator(
         gallery_split, gallery_cache = decode("gallery", gallery_split)
         check_matches(query_split, gallery_split, data.name)
     kept = ReIDData(data.name, train_split, query_split, gallery_split, data.notes)
+    parts: list[dict[str, str | int]] = [
+        {
+            "name": part.name, "fingerprint": part.fingerprint(), "train": len(part.train.images),
+            "cameras": 0 if part.train.cameras is None else len(np.unique(part.train.cameras)),
+        }
+        for part in data.parts
+    ]  # fmt: skip
     return Evaluator(
-        data=kept,
-        fingerprint=fingerprint,
-        train_cache=train_cache,
-        query_cache=query_cache,
-        gallery_cache=gallery_cache,
-        device=device,
-        precision=precision,
-        protocol=protocol or EvaluationProtocol(),
-        reporter=reporter,
-        image_cache=image_cache,
-        skipped=skipped,
-        differences=compare_with_published(data, fingerprint),
-        parts=[
-            {
-                "name": part.name,
-                "fingerprint": part.fingerprint(),
-                "train": len(part.train.images),
-                "cameras": 0 if part.train.cameras is None else len(np.unique(part.train.cameras)),
-            }
-            for part in data.parts
-        ],
-    )
+        kept, fingerprint, train_cache, query_cache, gallery_cache, device, precision,
+        protocol or EvaluationProtocol(), reporter, image_cache, skipped,
+        compare_with_published(data, fingerprint), parts,
+    )  # fmt: skip
 
 
 def without_junk(gallery: Split) -> Split:
@@ -218,22 +186,8 @@ def without_junk(gallery: Split) -> Split:
 
 
 def check_matches(query: Split, gallery: Split, name: str) -> None:
-    """Check that some query has a correct gallery image, before any training.
-
-    Raises:
-        DataError: no query has one.
-    """
-    if query.cameras is None or gallery.cameras is None:
-        possible = bool(np.isin(query.identities, gallery.identities).any())
-    else:
-        seen: dict[int, set[int]] = {}
-        for identity, camera in zip(gallery.identities, gallery.cameras, strict=True):
-            seen.setdefault(int(identity), set()).add(int(camera))
-        possible = any(
-            seen.get(int(identity), set()) - {int(camera)}
-            for identity, camera in zip(query.identities, query.cameras, strict=True)
-        )
-    if not possible:
+    """Raise DataError unless some query has a correct gallery image, before any training."""
+    if not valid_matches(query, gallery):
         raise DataError(
             f"No query of {name} has a correct gallery image: none of its identity"
             + ("." if query.cameras is None else " from another camera."),

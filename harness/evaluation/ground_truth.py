@@ -20,13 +20,12 @@ Integers = np.ndarray | Tensor | Sequence[int]
 class GroundTruth:
     """Identities of the queries and of the gallery, and what else decides who is ranked.
 
-    Attributes:
-        query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
-        query_cams, gallery_cams: (Q,) and (G,) cameras. Where either side has none, only junk and
-            the query image itself are removed from a ranking.
-        query_names, gallery_names: Q and G image names. The query image itself is the gallery
-            image of the same name; names have no other use.
-        tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
+    query_ids, gallery_ids: (Q,) and (G,) identities; -1 is junk.
+    query_cams, gallery_cams: (Q,) and (G,) cameras. Where either side has none, only junk and
+        the query image itself are removed from a ranking.
+    query_names, gallery_names: Q and G image names. The query image itself is the gallery
+        image of the same name; names have no other use.
+    tracks: (G,) from 0 without gaps, where tracks are ranked instead of images.
     """
 
     query_ids: Integers
@@ -41,14 +40,10 @@ class GroundTruth:
     def of(cls, query: Split, gallery: Split) -> GroundTruth:
         """The ground truth of a data set's test part."""
         return cls(
-            query.identities,
-            gallery.identities,
-            query.cameras,
-            gallery.cameras,
+            query.identities, gallery.identities, query.cameras, gallery.cameras,
             [query.images.name(i) for i in range(len(query.images))],
-            [gallery.images.name(i) for i in range(len(gallery.images))],
-            gallery.tracks,
-        )
+            [gallery.images.name(i) for i in range(len(gallery.images))], gallery.tracks,
+        )  # fmt: skip
 
     def without_cameras(self) -> GroundTruth:
         """The same without cameras: only a query's own image is removed from its ranking."""
@@ -71,11 +66,10 @@ class GroundTruth:
 class MatchIndex:
     """The ground truth indexed for ranking: where each query's identity is in the gallery.
 
-    Attributes:
-        by_identity: (G,) gallery indices sorted by identity; those of query q are
-            by_identity[begin[q] : end[q]].
-        itself: (Q,) gallery index of the query image, or -1.
-        junk: gallery indices that are never ranked.
+    by_identity: (G,) gallery indices sorted by identity; those of query q are
+        by_identity[begin[q] : end[q]].
+    itself: (Q,) gallery index of the query image, or -1.
+    junk: gallery indices that are never ranked.
     """
 
     query_ids: Tensor
@@ -92,8 +86,7 @@ class MatchIndex:
     def of(cls, truth: GroundTruth) -> MatchIndex:
         """Check and index the ground truth.
 
-        Raises:
-            HarnessError: shapes that do not match, or ids that are not integers.
+        Raises HarnessError: shapes that do not match, or ids that are not integers.
         """
         query = _integers("query_ids", truth.query_ids)
         gallery = _integers("gallery_ids", truth.gallery_ids)
@@ -114,17 +107,10 @@ class MatchIndex:
             itself = torch.tensor([index.get(name, -1) for name in truth.query_names])
         by_identity = torch.argsort(gallery, stable=True)
         ordered = gallery[by_identity]
-        return cls(
-            query,
-            gallery,
-            query_cams,
-            gallery_cams,
-            itself,
-            by_identity,
-            torch.searchsorted(ordered, query),
-            torch.searchsorted(ordered, query, right=True),
-            (gallery < 0).nonzero().flatten(),
-        )
+        begin, end = (torch.searchsorted(ordered, query, right=right) for right in (False, True))
+        junk = (gallery < 0).nonzero().flatten()
+        fixed = (query_cams, gallery_cams, itself, by_identity, begin, end, junk)
+        return cls(query, gallery, *fixed)
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         """The compiled kernel's arguments, in its order; empty arrays for what is absent."""
@@ -158,7 +144,6 @@ class MatchIndex:
 def _integers(name: str, values: Integers) -> Tensor:
     tensor = torch.as_tensor(values).cpu()
     if tensor.dim() != 1 or tensor.is_floating_point():
-        raise HarnessError(
-            f"{name} must be a list of integers, not {tensor.dtype} {tuple(tensor.shape)}"
-        )
+        kind = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise HarnessError(f"{name} must be a list of integers, not {kind}")
     return tensor.to(torch.int64)

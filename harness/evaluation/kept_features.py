@@ -33,7 +33,6 @@ class KeptFeatures:
 
 
 def path_of(folder: Path, stage: str) -> Path:
-    """The file of a stage's features."""
     return folder / f"{stage}_features.npz"
 
 
@@ -60,11 +59,7 @@ def save(
 
 
 def load(folder: Path, stage: str) -> KeptFeatures | None:
-    """A stage's features; None if none were stored.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
+    """A stage's features; None if none were stored. Raises DataError if they cannot be read."""
     path = path_of(folder, stage)
     if not path.is_file():
         return None

@@ -26,6 +26,7 @@ from harness.components.labelers.neighbours import nearest, search
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.interfaces import Backbone, UnlabelledSet
 from harness.core.options import check_options
+from harness.evaluation.cluster_quality import outliers_alone
 from harness.training.extraction import extract
 
 CRITERIA = ("cross_camera", "neighbours", "stability", "silhouette")
@@ -44,12 +45,9 @@ class Reference:
 
 
 def label_free(
-    criteria: Sequence[str],
-    features: Tensor,
-    flipped: Tensor,
-    reference: Reference,
+    criteria: Sequence[str], features: Tensor, flipped: Tensor, reference: Reference,
     cameras: Tensor | None = None,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Criteria of a network's training features, in percent; higher is better.
 
     - `neighbours`: overlap |A ∩ B| / |A ∪ B| of an image's k1 nearest neighbors (A) with those of
@@ -63,12 +61,8 @@ def label_free(
       over all images, 0 for outliers and if there are fewer than two clusters.
 
     Args:
-        criteria: some of `CRITERIA`.
+        criteria: some of `CRITERIA`; of these, `cross_camera` needs cameras (N,).
         features, flipped: (N, D), L2-normalized, of the images and of their mirror images.
-        cameras: (N,) int64, for `cross_camera`.
-
-    Raises:
-        ConfigError: a criterion needs cameras, but there are none.
     """
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
@@ -101,10 +95,7 @@ def column(criterion: str) -> str:
 def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
     """The criteria that a run computes, and their settings.
 
-    `selection=label_free` without criteria uses the first of `CRITERIA`.
-
-    Raises:
-        ConfigError: an unknown criterion or setting, or one that is out of range.
+    `selection=label_free` without criteria uses the first of `CRITERIA`. Raises ConfigError.
     """
     given = OmegaConf.to_container(config.evaluation, resolve=True)
     assert isinstance(given, dict)
@@ -114,10 +105,8 @@ def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
         names = [CRITERIA[0]]
     for name in names:
         if name not in CRITERIA:
-            raise ConfigError(
-                f"evaluation.label_free: there is no criterion '{name}'.",
-                did_you_mean(str(name), CRITERIA),
-            )
+            problem = f"evaluation.label_free: there is no criterion '{name}'."
+            raise ConfigError(problem, did_you_mean(str(name), CRITERIA))
     if not names:
         return (), Reference()
     check_options(Reference, changes, "evaluation.reference")
@@ -129,32 +118,22 @@ def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
 
 
 def make_label_free_test(
-    criteria: Sequence[str],
-    reference: Reference,
-    data: UnlabelledSet,
-    cameras: Tensor | None,
-    device: torch.device,
-    precision: str,
-) -> Callable[[Backbone], dict[str, float]]:
+    criteria: Sequence[str], reference: Reference, data: UnlabelledSet, cameras: Tensor | None,
+    device: torch.device, precision: str,
+) -> Callable[[Backbone], dict[str, float]]:  # fmt: skip
     """A function that computes `label_free_NAME` for a network's global view on a training set.
 
-    Args:
-        cameras: (N,) of the set, even if the method does not use them.
-
-    Raises:
-        ConfigError: a criterion that needs cameras, and there are none.
+    `cameras` (N,) are those of the set, even if the method does not use them. Raises ConfigError if
+    a criterion needs them and there are none.
     """
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
 
     def measure(backbone: Backbone) -> dict[str, float]:
-        # flip the width of (N, H, W, 3)
-        mirrored = (
-            data.images.flip(2) if isinstance(data.images, Tensor) else data.images[:, :, ::-1]
-        )
+        x = data.images
+        mirrored = x.flip(2) if isinstance(x, Tensor) else x[:, :, ::-1]  # (N, H, W, 3)
         features, flipped = (
-            extract(backbone, images, device, precision, views=1)[:, 0]
-            for images in (data.images, mirrored)
+            extract(backbone, images, device, precision, views=1)[:, 0] for images in (x, mirrored)
         )
         found = label_free(criteria, features, flipped, reference, cameras)
         return {column(name): value for name, value in found.items()}
@@ -195,14 +174,7 @@ def _clusters(graph: csr_matrix, reference: Reference) -> np.ndarray:
 def _stability(one: np.ndarray, other: np.ndarray) -> float:
     if min(one.max(), other.max()) < 1:
         return 0.0
-    return float(adjusted_rand_score(*(_alone(labels) for labels in (one, other))))
-
-
-def _alone(labels: np.ndarray) -> np.ndarray:
-    """Each outlier as a cluster of its own."""
-    labels, outliers = labels.copy(), labels < 0
-    labels[outliers] = labels.max() + 1 + np.arange(outliers.sum())
-    return labels
+    return float(adjusted_rand_score(outliers_alone(one), outliers_alone(other)))
 
 
 def _silhouette(graph: csr_matrix, reference: Reference) -> float:

@@ -17,11 +17,9 @@ from harness.evaluation.ranking import RANKS, RankingResult, rank
 class EvaluationProtocol:
     """What a test holds fixed.
 
-    Attributes:
-        rerank: whether distances are k-reciprocal re-ranked, with k1, k2 and λ (Zhong et al.,
-            CVPR 2017).
-        cameras: whether gallery images of a query's identity and camera are removed.
-        ranks: the k of Rank-k.
+    rerank: whether to re-rank distances with k1, k2 and λ (Zhong et al., CVPR 2017).
+    cameras: whether gallery images of a query's identity and camera are removed.
+    ranks: the k of Rank-k.
     """
 
     rerank: bool = False
@@ -32,20 +30,15 @@ class EvaluationProtocol:
     ranks: tuple[int, ...] = RANKS
 
     def check(self) -> None:
-        """Check the ranges of all settings.
-
-        Raises:
-            ConfigError: a setting is out of range.
-        """
+        """Check the ranges of all settings; raises ConfigError."""
         if not 1 <= self.k2 <= self.k1:
             raise ConfigError(
                 f"--k1 {self.k1} and --k2 {self.k2} are out of range: 1 ≤ k2 ≤ k1.",
                 "The usual values are 20 and 6.",
             )
         if not 0 <= self.lam <= 1:
-            raise ConfigError(
-                f"--lambda {self.lam} is out of range: 0 ≤ lambda ≤ 1.", "The usual value is 0.3."
-            )
+            problem = f"--lambda {self.lam} is out of range: 0 ≤ lambda ≤ 1."
+            raise ConfigError(problem, "The usual value is 0.3.")
         if not self.ranks or min(self.ranks) < 1:
             raise ConfigError(f"--ranks {list(self.ranks)}: each must be 1 or more.")
 

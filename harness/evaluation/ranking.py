@@ -52,11 +52,10 @@ _CHUNK = 1 << 22  # matrix entries counted at once: their keys take 8 bytes each
 class RankingResult:
     """Metrics of a ranking. All are fractions, 0 … 1; only `as_dict` gives percent.
 
-    Attributes:
-        ap: (Q,) float64, average precision per query, NaN where the query is skipped.
-        inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
-        first_match_rank: (Q,) int64 from 1, 0 where skipped.
-        gallery: number of gallery images that were ranked, without junk.
+    ap: (Q,) float64, average precision per query, NaN where the query is skipped.
+    inp: (Q,) float64, inverse negative penalty per query, NaN where skipped.
+    first_match_rank: (Q,) int64 from 1, 0 where skipped.
+    gallery: number of gallery images that were ranked, without junk.
     """
 
     ap: np.ndarray
@@ -70,14 +69,9 @@ class RankingResult:
         return self.first_match_rank > 0
 
     @property
-    def valid_queries(self) -> int:
-        """Number of queries that the metrics are means over."""
-        return int(self.valid.sum())
-
-    @property
     def skipped_queries(self) -> int:
         """Number of queries without a correct image in the gallery."""
-        return len(self.ap) - self.valid_queries
+        return int((~self.valid).sum())
 
     @property
     def mAP(self) -> float:
@@ -110,13 +104,9 @@ class RankingResult:
 
 @torch.no_grad()
 def rank(
-    query_features: Tensor | None,
-    gallery_features: Tensor | None,
-    ground_truth: GroundTruth,
-    *,
-    distances: Blocks | None = None,
-    block: int = 512,
-) -> RankingResult:
+    query_features: Tensor | None, gallery_features: Tensor | None, ground_truth: GroundTruth, *,
+    distances: Blocks | None = None, block: int = 512,
+) -> RankingResult:  # fmt: skip
     """Rank the gallery for each query and measure the ranking.
 
     Args:
@@ -149,8 +139,7 @@ def rank(
         blocks = distance_blocks if compiled is None else product_blocks
         ap, inp, first = halving(
             lambda rows: _score(matches, blocks(x, y, rows), compiled, products=True),
-            block,
-            "evaluation",
+            *(block, "evaluation"),
         )
     else:
         compiled = _compiled(queries * gallery)
@@ -194,14 +183,11 @@ def _score(
 def _match_ranks(
     distances: Tensor, matches: MatchIndex, here: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks of the correct images of some queries.
+    """Ranks of the correct images of some queries, whose rows are `here`.
 
-    Args:
-        distances: (b, G) float32, finite and ≥ 0; overwritten.
-        here: the b queries that these rows belong to.
+    Distances (b, G) float32, finite and ≥ 0, are overwritten.
 
-    Returns:
-        (b, M) ranks from 1, ascending, and (b,) how many of them are real; the rest is padding.
+    Returns (b, M) ranks from 1, ascending, and (b,) how many are real; the rest is padding.
     """
     device = distances.device
     begin, end = matches.begin[here, None], matches.end[here, None]

@@ -28,23 +28,16 @@ _ROWS = 512  # queries per block with compiled kernels
 
 
 def rerank_blocks(
-    query_features: Tensor,
-    gallery_features: Tensor,
-    k1: int = 20,
-    k2: int = 6,
-    lam: float = 0.3,
+    query_features: Tensor, gallery_features: Tensor, k1: int = 20, k2: int = 6, lam: float = 0.3,
     distance: str = "squared",
-) -> Iterator[tuple[int, Tensor]]:
-    """Re-ranked distances, in blocks of queries.
+) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
+    """Re-ranked distances of queries (Q, D) to the gallery (G, D), both L2-normalized, in blocks.
 
     With d the distance named, d̃(i, ·) = d(i, ·)² / max d(i, ·)² over query and gallery together;
     neighbor lists have k1 + 1 entries, the image itself included, half lists round(k1/2) + 1.
 
     Args:
-        query_features: (Q, D) float, L2-normalized.
-        gallery_features: (G, D) float, on the same device.
-        k1, k2: as in the paper.
-        lam: λ, the share of the plain distance.
+        k1, k2: as in the paper. lam: λ, the share of the plain distance.
         distance: `squared` takes the squared Euclidean distance as d, as the evaluators of SpCL,
             MMT, Cluster Contrast and MSKD do; `euclidean` is the paper's.
 
@@ -56,14 +49,11 @@ def rerank_blocks(
         HarnessError: features of unequal size, none at all, or not finite.
     """
     if not 1 <= k2 <= k1:
-        raise ConfigError(
-            f"k1 {k1} and k2 {k2} are out of range: 1 ≤ k2 ≤ k1.",
-            "The usual values are 20 and 6.",
-        )
+        problem = f"k1 {k1} and k2 {k2} are out of range: 1 ≤ k2 ≤ k1."
+        raise ConfigError(problem, "The usual values are 20 and 6.")
     if not 0 <= lam <= 1:
-        raise ConfigError(
-            f"lambda {lam} is out of range: 0 ≤ lambda ≤ 1.", "The usual value is 0.3."
-        )
+        problem = f"lambda {lam} is out of range: 0 ≤ lambda ≤ 1."
+        raise ConfigError(problem, "The usual value is 0.3.")
     if distance not in _POWERS:
         raise ConfigError(f"unknown distance '{distance}'", f"Use one of {', '.join(_POWERS)}.")
     if query_features.dim() != 2 or query_features.shape[1:] != gallery_features.shape[1:]:

@@ -20,8 +20,7 @@ VERSIONS = 64
 def check_compile(mode: str, device: torch.device) -> None:
     """Compile a small function, so that a missing compiler is found before training.
 
-    Raises:
-        ConfigError: torch cannot compile for the device, with the reason.
+    Raises ConfigError: torch cannot compile for the device, with the reason.
     """
     if mode == "off":
         return

@@ -19,22 +19,15 @@ from harness.data.prefetcher import ImageReader, Prefetcher
 
 @torch.no_grad()
 def extract(
-    backbone: Backbone,
-    images: np.ndarray | Tensor,
-    device: torch.device,
-    precision: str = "fp32",
-    batch: int = 128,
-    progress: Callable[[int, int], None] | None = None,
-    views: int | None = None,
-) -> Tensor:
+    backbone: Backbone, images: np.ndarray | Tensor, device: torch.device, precision: str = "fp32",
+    batch: int = 128, progress: Callable[[int, int], None] | None = None, views: int | None = None,
+) -> Tensor:  # fmt: skip
     """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalized.
 
     The backbone's mode is restored afterwards. A thread normalizes the next batches and copies them
     to the GPU meanwhile. Several processes share the work, and all return the same features.
 
-    Args:
-        progress: called with (images done, images in all).
-        views: number of leading views to keep (tests use the global one alone); None: all.
+    `views` keeps the first of them only; tests use the global one alone.
     """
     was_training = backbone.training
     backbone.eval()

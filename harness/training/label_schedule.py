@@ -38,8 +38,7 @@ def label_schedule(label_every: Lengths, epochs: int) -> list[int]:
 def check_label_every(label_every: object, where: str = "") -> None:
     """Check `train.label_every`.
 
-    Raises:
-        ConfigError: it is neither a length nor a list of lengths.
+    Raises ConfigError: it is neither a length nor a list of lengths.
     """
     lengths = _as_list(label_every)
     for length in lengths:

@@ -34,11 +34,10 @@ from harness.core.interfaces import Backbone
 class MicroBatches:
     """How a stage splits its batches.
 
-    Attributes:
-        size: images per micro-batch; 0: a process's whole share.
-        synchronized: whether batch norms take their statistics over all processes.
-        check: called after each network's local work with the error message ("" without an error);
-            raises if this or another process failed. None: memory is not watched.
+    size: images per micro-batch; 0: a process's whole share.
+    synchronized: whether batch norms take their statistics over all processes.
+    check: called after each network's local work with the error message ("" without an error);
+        raises if this or another process failed. None: memory is not watched.
     """
 
     def __init__(self, size: int = 0, synchronized: bool = False) -> None:
@@ -49,9 +48,8 @@ class MicroBatches:
     def embed(self, network: Backbone, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) of the whole batch → its embeddings (B, V, D)."""
         share = images[collectives.local_share(len(images))]
-        result = (
-            self._share(network, share) if self.check is None else self._checked(network, share)
-        )
+        compute = self._share if self.check is None else self._checked
+        result = compute(network, share)
         if not is_distributed():
             return result
         if network.training and not self.synchronized:
@@ -72,19 +70,19 @@ class MicroBatches:
     def _share(self, network: Backbone, share: Tensor) -> Tensor:
         """The embeddings of this process's share, one micro-batch after the other."""
         parts = share.split(self.size or len(share))
-        recompute = len(parts) > 1 and torch.is_grad_enabled() and _learns(network)
+        learns = torch.is_grad_enabled() and any(p.requires_grad for p in network.parameters())
         results = []
         for number, part in enumerate(parts):
             updates = self.synchronized or (number == 0 and rank() == 0)
             forward: AbstractContextManager[None] = nullcontext()
             if network.training and not updates:
                 forward = _statistics_frozen(network)
-            if not recompute:
+            if len(parts) > 1 and learns:
+                contexts = partial(_contexts, forward, network, updates)
+                results.append(checkpoint(network, part, use_reentrant=False, context_fn=contexts))
+            else:
                 with forward:
                     results.append(network(part))
-                continue
-            contexts = partial(_contexts, forward, network, updates)
-            results.append(checkpoint(network, part, use_reentrant=False, context_fn=contexts))
         return results[0] if len(results) == 1 else torch.cat(results)
 
 
@@ -93,10 +91,6 @@ def _contexts(
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Contexts for the forward pass and its recomputation."""
     return forward, _statistics_discarded(network) if updates else _statistics_frozen(network)
-
-
-def _learns(network: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in network.parameters())
 
 
 def _norms(network: nn.Module) -> list[_BatchNorm]:

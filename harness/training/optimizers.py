@@ -25,11 +25,7 @@ def learning_rate(settings: Mapping[str, Any], passed: int) -> float:
 
     lr · w · γ^n, where n counts the milestones `steps` reached so far or, without milestones, whole
     periods of `step` epochs. w rises linearly from `warmup_start` in the first epoch to 1 in epoch
-    `warmup`.
-
-    Args:
-        settings: the section `optimizer`.
-        passed: epochs since the stage's first one, epochs labeled by a teacher included.
+    `warmup`. `passed` counts epochs since the stage's first one, a teacher's included.
     """
     if settings["steps"]:
         falls = sum(passed >= milestone for milestone in settings["steps"])
@@ -49,36 +45,25 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Adam or SGD without state, with weight decay as L2 in the gradient.
 
-    Args:
-        settings: the section `optimizer`.
-        parameters: all of the stage; those without gradients are left out.
-        pretrained: the parameters whose rate is multiplied by `backbone_lr_mult`, in a group of
-            their own unless that is 1.
+    Parameters without gradients are left out. The rate of `pretrained` ones is multiplied by
+    `backbone_lr_mult`, in a group of their own unless that is 1.
     """
     trained = [p for p in parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
-    if float(settings["backbone_lr_mult"]) != 1.0:
+    if (scale := settings["backbone_lr_mult"]) != 1.0:
         slow = {id(p) for p in pretrained}
         groups = [
-            {
-                "params": [p for p in trained if id(p) in slow],
-                "scale": settings["backbone_lr_mult"],
-            },
+            {"params": [p for p in trained if id(p) in slow], "scale": scale},
             {"params": [p for p in trained if id(p) not in slow]},
         ]
-    rate, decay = float(settings["lr"]), float(settings["weight_decay"])
     # the fused kernel is faster on GPUs; on CPUs it would round differently from stored results
     fused = True if trained and all(p.is_cuda for p in trained) else None
+    shared: dict[str, Any] = {"lr": float(settings["lr"]), "fused": fused}
+    shared["weight_decay"] = float(settings["weight_decay"])
     if settings["name"] == "adam":
-        return torch.optim.Adam(groups, lr=rate, weight_decay=decay, fused=fused)
-    return torch.optim.SGD(
-        groups,
-        lr=rate,
-        weight_decay=decay,
-        momentum=float(settings["momentum"]),
-        nesterov=bool(settings["nesterov"]),
-        fused=fused,
-    )
+        return torch.optim.Adam(groups, **shared)
+    momentum, nesterov = float(settings["momentum"]), bool(settings["nesterov"])
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **shared)
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -118,13 +103,9 @@ def describe(settings: Mapping[str, Any]) -> str:
 
 
 def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
-    """Check the options that depend on each other.
+    """Check the options that depend on each other; `where` is a prefix ("stages.student: ").
 
-    Args:
-        settings: the section `optimizer`. where: prefix of the message ("stages.student: ").
-
-    Raises:
-        ConfigError: milestones that do not rise, or momentum for Adam.
+    Raises ConfigError for milestones that do not rise, or momentum for Adam.
     """
     steps = list(settings["steps"] or [])
     if steps != sorted(set(steps)):

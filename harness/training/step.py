@@ -27,11 +27,10 @@ class _OutOfMemory(Exception):
 class Step:
     """Forward pass, backward pass and optimizer update.
 
-    Attributes:
-        trained: backbone, objective and distiller as one module, for their state.
-        batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
-        micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
-        micro_batches: how batches are split; they get smaller when GPU memory is too small.
+    trained: backbone, objective and distiller as one module, for their state.
+    batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
+    micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
+    micro_batches: how batches are split; they get smaller when GPU memory is too small.
     """
 
     backbone: Backbone
@@ -48,10 +47,8 @@ class Step:
 
     def __post_init__(self) -> None:
         whole = over_whole_batch(self.samples_per_bn, self.batch)
-        self.micro_batches = MicroBatches(
-            0 if self.micro_batch >= self.share else self.micro_batch,
-            synchronized=whole and is_distributed(),
-        )
+        size = 0 if self.micro_batch >= self.share else self.micro_batch
+        self.micro_batches = MicroBatches(size, synchronized=whole and is_distributed())
         self.group = self.share if whole else self.samples_per_bn
         self.networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
         #: parameters whose gradients are sums over processes
@@ -73,15 +70,12 @@ class Step:
     def __call__(self, batch: Batch, optimizer: torch.optim.Optimizer, frozen: bool) -> Tensor:
         """One optimizer step; returns the loss, detached.
 
-        Raises:
-            TrainingError: not even the smallest micro-batch fits into memory.
+        Raises TrainingError: not even the smallest micro-batch fits into memory.
         """
         # Each try needs agreement between processes, so they only try in an epoch's first step, and
         # never if batch norms synchronize inside the network: such batches cannot be split anyway.
-        alone = not is_distributed()
-        tries = self.micro_batch == 0 and (
-            alone or not (self._tried or self.micro_batches.synchronized)
-        )
+        done = is_distributed() and (self._tried or self.micro_batches.synchronized)
+        tries = self.micro_batch == 0 and not done
         while True:
             try:
                 loss = self._gradients(batch, optimizer, tries)
@@ -98,20 +92,16 @@ class Step:
         return loss
 
     def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer, tries: bool) -> Tensor:
-        """Set the gradients of a batch; without enough memory, leave networks unchanged.
-
-        Raises:
-            torch.OutOfMemoryError, _OutOfMemory: this or another process ran out of memory.
-        """
+        """Set the gradients of a batch; without enough memory, leave networks unchanged."""
         optimizer.zero_grad(set_to_none=True)
         if not tries:
-            loss = self._backward(self._loss(batch))
+            loss = self._backward(batch)
         else:
             before, problem = _State(self.buffers, self.device), ""
             self.micro_batches.check = self._agree
             try:
                 try:
-                    loss = self._backward(self._loss(batch))
+                    loss = self._backward(batch)
                 except torch.OutOfMemoryError as error:
                     problem = str(error) or OUT_OF_MEMORY
                 self._agree(problem)
@@ -123,7 +113,8 @@ class Step:
         collectives.all_reduce_gradients(self.trained, self.shared_out)
         return loss
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _backward(self, batch: Batch) -> Tensor:
+        """Compute the gradients of a batch's loss; returns the loss, detached."""
         batch = replace(batch, embed=self.micro_batches.embed)
         with arithmetic(self.precision, self.device):
             embeddings = batch.embed(self.backbone, batch.images)
@@ -131,21 +122,12 @@ class Step:
             if self.distiller is not None:
                 distilled = self.distiller(embeddings.float(), batch, self.objective)
         loss = self.objective(embeddings.float(), batch.labels, batch.indices)
-        return loss if distilled is None else loss + distilled
-
-    def _backward(self, loss: Tensor) -> Tensor:
+        loss = loss if distilled is None else loss + distilled
         self.scaler.scale(loss).backward()
         return loss.detach()
 
     def _agree(self, problem: str) -> None:
-        """Check that no process ran out of memory, so that all of them continue or try again.
-
-        Args:
-            problem: this process's error message, "" without one.
-
-        Raises:
-            _OutOfMemory: a process did.
-        """
+        """Raise unless no process has a `problem` (""), so that all continue or try again."""
         if not collectives.all_agree(not problem, self.device):
             raise _OutOfMemory(problem or "another process ran out of memory")
 
@@ -166,18 +148,16 @@ class Step:
         )
 
     def _too_small(self, size: int, problem: str) -> TrainingError:
-        hints = []
+        more = "use more GPUs (torchrun), train.precision=bf16 or smaller images"
+        hint = f"U{more[1:]}"
         if size > self.group:
-            hints.append(f"Set train.micro_batch={-(-size // self.group // 2) * self.group}")
+            hint = f"Set train.micro_batch={-(-size // self.group // 2) * self.group}, {more}"
         elif over_whole_batch(self.samples_per_bn, self.batch):
-            hints.append("Set batch.samples_per_bn (0 needs the whole batch at once)")
-        hints += ["use more GPUs (torchrun)", "train.precision=bf16"]
-        text = ", ".join(hints)
+            hint = f"Set batch.samples_per_bn (0 needs the whole batch at once), {more}"
+        reason = (problem or OUT_OF_MEMORY).splitlines()[0]
         return TrainingError(
-            f"The GPU's memory does not hold a micro-batch of {size} images: "
-            f"{(problem or OUT_OF_MEMORY).splitlines()[0]}",
-            f"{text[0].upper()}{text[1:]} or smaller images. The last checkpoint, if there is one, "
-            "is kept.",
+            f"The GPU's memory does not hold a micro-batch of {size} images: {reason}",
+            f"{hint}. The last checkpoint, if there is one, is kept.",
         )
 
 

@@ -59,14 +59,12 @@ class Components:
 
 @dataclass
 class Trainer:
-    """Trains one stage.
+    """Trains one stage of this `name` and `config`.
 
-    Attributes:
-        name, config: of the stage.
-        cluster_metrics: pseudo-labels (N,) → cluster quality, for the record only.
-        test: backbone → metrics on the test set.
-        timings: seconds per phase (extract, label, train, test), summed over epochs.
-        next_epoch: the first epoch that `epochs` runs.
+    cluster_metrics: pseudo-labels (N,) → cluster quality, for the record only.
+    test: backbone → metrics on the test set.
+    timings: seconds per phase (extract, label, train, test), summed over epochs.
+    next_epoch: the first epoch that `epochs` runs.
     """
 
     name: str
@@ -102,27 +100,19 @@ class Trainer:
         compile_networks(self.trained, str(train.compile))
         self.image_reader = ImageReader(self.data.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
-        micro_batch = train.micro_batch
+        micro_batch = 0 if train.micro_batch == "auto" else int(train.micro_batch)
         self.step = Step(
             *(backbone, objective, distiller, self.trained),
             *(self.device, self.precision, self.scaler),
-            batch=self.batch_size,
-            samples_per_bn=int(batch.samples_per_bn),
-            micro_batch=0 if micro_batch == "auto" else int(micro_batch),
+            *(self.batch_size, int(batch.samples_per_bn), micro_batch),
         )
         self._reset_optimizer()
-
-    @property
-    def seed(self) -> int:
-        return int(self.config.seed)
 
     @property
     def tested_network(self) -> tuple[str, Backbone]:
         """The network that is tested, after its name in records."""
         distiller = self.components.distiller
         return (distiller.tested if distiller else None) or ("student", self.components.backbone)
-
-    # ------------------------------------------------------------------------------------- epochs
 
     def epochs(self) -> Iterator[Row]:
         """Run the remaining epochs; yields each one's row of the history."""
@@ -146,9 +136,8 @@ class Trainer:
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
         pretrained = (p for network in networks for p in network.pretrained_parameters())
-        self.optimizer = make_optimizer(
-            self.config.optimizer, self.trained.parameters(), pretrained
-        )
+        settings, parameters = self.config.optimizer, self.trained.parameters()
+        self.optimizer = make_optimizer(settings, parameters, pretrained)
 
     def _labelings(self, epoch: int) -> int:
         """How often the labeler runs before an epoch; 0 keeps the labels of the previous one."""
@@ -162,8 +151,6 @@ class Trainer:
         seconds = synchronized_time(self.device) - started
         row[f"seconds_{phase}"] = round(seconds, 3)
         self.timings[phase] = self.timings.get(phase, 0.0) + seconds
-
-    # ------------------------------------------------------------------------------------- labels
 
     def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
         """The epoch's pseudo-labels (N,) and the features (N, V, D) at its start.
@@ -217,9 +204,8 @@ class Trainer:
             total = None
             for network in networks:
                 progress = self.reporter.phase(f"{self.name} {epoch}: features")
-                features = extract(
-                    network, self.data.images, self.device, self.precision, progress=progress
-                )
+                where = self.data.images, self.device, self.precision
+                features = extract(network, *where, progress=progress)
                 total = features if total is None else total.add_(features)
             assert total is not None
             features = total if len(networks) == 1 else F.normalize(total, dim=-1)
@@ -227,14 +213,12 @@ class Trainer:
         row["extract_images_per_second"] = rate(images, row["seconds_extract"])
         return features
 
-    # -------------------------------------------------------------------------------------- steps
-
     def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
         """The epoch's iterations, on labels (N,) and features (N, V, D)."""
         frozen = epoch < 0
         iterations = self._iterations(labels, frozen)
         drawn = self._drawn(epoch, labels, iterations, row)
-        torch.manual_seed(derive(self.seed, self.name, epoch, "torch"))  # for dropout
+        torch.manual_seed(derive(self.config.seed, self.name, epoch, "torch"))  # for dropout
         device_labels = labels.to(self.device)
         self._start_epoch(epoch, device_labels, features)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
@@ -266,14 +250,10 @@ class Trainer:
     def _drawn(self, epoch: int, labels: Tensor, iterations: int, row: Row) -> Iterator[Tensor]:
         """The sampler's batches of image indices (B,)."""
         batch, labeler = self.config.batch, self.components.labeler
+        draw = generator(self.config.seed, self.name, epoch, "sampler")
+        sizes = int(batch.identities), int(batch.images)
         try:
-            sampler = SAMPLERS[str(batch.sampler)](
-                labels,
-                self.data.cameras,
-                int(batch.identities),
-                int(batch.images),
-                generator(self.seed, self.name, epoch, "sampler"),
-            )
+            sampler = SAMPLERS[str(batch.sampler)](labels, self.data.cameras, *sizes, draw)
         except TrainingError as error:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: {error.cause} ({labeler.describe()}; "
@@ -303,17 +283,17 @@ class Trainer:
         copies = distiller.augmentations if distiller is not None else 1
         # the first copy's draws do not depend on the number of copies
         purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
-        draws = [generator(self.seed, self.name, epoch, *purpose) for purpose in purposes]
+        draws = [generator(self.config.seed, self.name, epoch, *purpose) for purpose in purposes]
         made = local_rows if distiller is None or distiller.keeps_order else all_rows
 
         def augmented(source: Images, rows: Tensor, draw: torch.Generator) -> Tensor:
             parameters = self.augment.draw(len(rows), draw)
-            return made(
-                len(rows),
-                lambda own: self.augment.apply(
-                    source, parameters[own], indices=rows[own], device=self.device
-                ),
-            )
+
+            def make(own: slice) -> Tensor:
+                drawn = parameters[own]
+                return self.augment.apply(source, drawn, indices=rows[own], device=self.device)
+
+            return made(len(rows), make)
 
         for indices in drawn:
             source, rows = self.image_reader.rows(indices)
@@ -327,8 +307,6 @@ class Trainer:
     def _step(self, batch: Batch, frozen: bool) -> Tensor:
         """One optimizer step; returns the loss, detached."""
         return self.step(batch, self.optimizer, frozen)
-
-    # --------------------------------------------------------------------------------- checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next epoch depends on, as tensors and numbers."""

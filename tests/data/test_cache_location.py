@@ -82,8 +82,7 @@ def test_all_locations_give_the_same_run(
                 "harness.training.trainer.ImageReader", partial(ImageReader, gathers=True)
             )
             monkeypatch.setattr(
-                "harness.training.extraction.ImageReader",
-                partial(ImageReader, gathers=True),
+                "harness.training.extraction.ImageReader", partial(ImageReader, gathers=True)
             )
         location = "mmap" if place == "gathered" else place
         config = tiny_config(

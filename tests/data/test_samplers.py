@@ -200,13 +200,6 @@ def test_too_few_clusters_are_named_before_training(labels: list[int], message: 
     assert "larger eps" in caught.value.hint
 
 
-def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="cameras"):
-        IdentitySampler(LABELS, CAMERAS[1:], 2, 4, seeded())
-    with pytest.raises(ValueError, match="P = 0"):
-        IdentitySampler(LABELS, CAMERAS, 0, 4, seeded())
-
-
 def test_a_pass_is_fast() -> None:
     labels = torch.arange(700).repeat_interleave(18)
     sampler = IdentitySampler(labels, torch.arange(len(labels)) % 6, 16, 16, seeded())

@@ -8,12 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.core.errors import ConfigError
-from harness.evaluation.label_free import (
-    CRITERIA,
-    Reference,
-    label_free,
-    read_label_free,
-)
+from harness.evaluation.label_free import CRITERIA, Reference, label_free, read_label_free
 from harness.experiment.compose import compose
 
 REFERENCE = Reference(k1=8, k2=3)

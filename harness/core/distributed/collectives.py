@@ -16,14 +16,11 @@ from harness.core.errors import ConfigError, HarnessError
 
 Result = TypeVar("Result")
 
-# ----------------------------------------------------------------------------- sharing of batches
-
 
 def local_share(total: int) -> slice:
     """Rows of a global batch that this process computes: contiguous, in rank order.
 
-    Raises:
-        HarnessError: the batch cannot be divided equally.
+    Raises HarnessError if the batch cannot be divided equally.
     """
     if not is_distributed():
         return slice(0, total)
@@ -43,8 +40,7 @@ def local_rows(total: int, make: Callable[[slice], Tensor]) -> Tensor:
         (total, *made.shape[1:]), dtype=made.dtype, device=made.device,
         memory_format=torch.channels_last,
     )  # fmt: skip
-    batch.fill_(torch.nan)
-    batch[share] = made
+    batch.fill_(torch.nan)[share] = made
     return batch
 
 
@@ -54,32 +50,25 @@ def all_rows(total: int, make: Callable[[slice], Tensor]) -> Tensor:
 
 
 def shard_bounds(total: int, block: int) -> list[int]:
-    """Bounds that give each process about equally many whole blocks of rows.
-
-    Process r has rows bounds[r] … bounds[r + 1] − 1.
-    """
+    """Bounds of each process's rows: process r has bounds[r] … bounds[r + 1] − 1, whole blocks."""
     shards = world_size() if is_distributed() else 1
     blocks = -(-total // block)
     return [min(total, blocks * r // shards * block) for r in range(shards + 1)]
 
 
-# -------------------------------------------------------------------------------- Python objects
-
-
 def broadcast_from_first(make: Callable[[], Result]) -> Result:
     """Call `make` on rank 0 and return its (picklable) result on all ranks.
 
-    Raises:
-        HarnessError: on all ranks, if `make` raised it.
+    A HarnessError that it raises is raised on all ranks.
     """
     if not is_distributed():
         return make()
     box: list[Any] = [None, None]
     if rank() == 0:
         try:
-            box = [make(), None]
+            box[0] = make()
         except HarnessError as error:
-            box = [None, error]
+            box[1] = error
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     if box[1] is not None:
         raise box[1]
@@ -93,18 +82,14 @@ def _all_gather_objects(value: Any) -> list[Any]:
 
 
 def check_all_equal(value: str, what: str) -> None:
-    """Check that all processes have the same value.
-
-    Raises:
-        ConfigError: they do not.
-    """
+    """Raise ConfigError unless all processes have the same value."""
     if not is_distributed():
         return
-    values = _all_gather_objects(value)
-    for other, given in enumerate(values):
-        if given != values[0]:
+    first, *others = _all_gather_objects(value)
+    for other, given in enumerate(others, start=1):
+        if given != first:
             raise ConfigError(
-                f"Process {other} has another {what} than process 0: {given}, not {values[0]}.",
+                f"Process {other} has another {what} than process 0: {given}, not {first}.",
                 "Use the same command, code and kind of device on all machines.",
             )
 
@@ -121,8 +106,7 @@ def all_agree(agrees: bool, device: torch.device) -> bool:
 def local_rank_zero_first(make: Callable[[], Result]) -> Result:
     """Call `make` on each machine's local rank 0, then on its other ranks, which find its files.
 
-    Raises:
-        HarnessError: on all ranks, if `make` raised it on a local rank 0.
+    A HarnessError of a local rank 0 is raised on all ranks.
     """
     if not is_distributed():
         return make()
@@ -133,28 +117,20 @@ def local_rank_zero_first(make: Callable[[], Result]) -> Result:
             made.append(make())
         except HarnessError as problem:
             error = problem
-    for raised in _all_gather_objects(error):
-        if raised is not None:
-            raise raised
+    for raised in filter(None, _all_gather_objects(error)):
+        raise raised
     return made[0] if made else make()
 
 
 @contextlib.contextmanager
 def locked_by_first(lock: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
-    """Context in which rank 0 holds a lock.
-
-    Raises:
-        HarnessError: on all ranks, if rank 0 cannot acquire it.
-    """
+    """Context in which rank 0 holds a lock; its HarnessError is raised on all ranks."""
     held: list[AbstractContextManager[Any]] = []
     broadcast_from_first(lambda: held.append(lock()))
     with contextlib.ExitStack() as stack:
         if held:
             stack.enter_context(held[0])
         yield
-
-
-# --------------------------------------------------------------------------------------- tensors
 
 
 @torch.no_grad()
@@ -185,9 +161,8 @@ def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
 def all_reduce_gradients(module: nn.Module, shared_out: set[int]) -> None:
     """Sum the gradients of all processes in place.
 
-    Args:
-        shared_out: ids of parameters whose gradient each process has in part. Every process has the
-            full gradient of the others, which is averaged to keep the processes in sync.
+    `shared_out` has the ids of parameters whose gradient each process has in part. Every process
+    has the full gradient of the others, which is averaged to keep the processes in sync.
     """
     if not is_distributed():
         return
@@ -225,9 +200,8 @@ class _SumGradients(torch.autograd.Function):
 def all_gather(local: Tensor, sum_gradients: bool = False) -> Tensor:
     """Rows (b, …) of each process → (B, …) on all, in rank order, differentiable.
 
-    Args:
-        sum_gradients: False if every process computes the same loss of all rows: each gets the
-            gradient of its own rows. True if each process computes a different loss.
+    Each process gets the gradient of its own rows by its own loss, which is that of all if every
+    process computes the same; `sum_gradients` sums over the losses of all processes.
     """
     if not is_distributed():
         return local

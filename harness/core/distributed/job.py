@@ -48,10 +48,8 @@ def all_failed(number: int) -> bool:
 def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
     """Context for a command that several processes may run together.
 
-    Only rank 0 prints. An error in one process is reported once and ends all processes.
-
-    Args:
-        report: prints an error and returns the exit status.
+    Only rank 0 prints. An error in one process ends all; `report` prints it once and returns the
+    exit status.
     """
     if world_size() == 1:
         yield
@@ -72,12 +70,8 @@ def job(report: Callable[[HarnessError], int]) -> Iterator[None]:
 
 def lost_process_error(error: BaseException) -> HarnessError | None:
     """The error to report if `error` means that another process has died; None for other errors."""
-    text = str(error)
-    if not is_distributed():
-        return None
-    if not isinstance(error, dist.DistError) and not (
-        isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text)
-    ):
+    lost = isinstance(error, RuntimeError) and ("gloo" in str(error) or "NCCL" in str(error))
+    if not is_distributed() or not (lost or isinstance(error, dist.DistError)):
         return None
     return HarnessError(
         f"Process {rank()} of {world_size()} lost the others: one of them has ended.",
@@ -104,10 +98,8 @@ def _exit(error: BaseException, report: Callable[[HarnessError], int]) -> NoRetu
         if isinstance(error, HarnessError):
             status = report(error)
         elif isinstance(error, KeyboardInterrupt):
-            print(
-                "\nStopped. Repeat the command to continue from the last finished epoch.",
-                file=sys.stderr,
-            )
+            hint = "Repeat the command to continue from the last finished epoch."
+            print(f"\nStopped. {hint}", file=sys.stderr)
         else:
             traceback.print_exception(error)
         sys.stderr.flush()

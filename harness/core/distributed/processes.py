@@ -62,22 +62,17 @@ def job_store() -> Any:
 def initialize() -> None:
     """Initialize the process group, once, if there are several processes.
 
-    Raises:
-        HarnessError: the other processes cannot be reached.
+    Raises HarnessError if the other processes cannot be reached.
     """
     global _store
     if world_size() == 1 or dist.is_initialized():
         return
-    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        backend = "cpu:gloo,cuda:nccl"
     try:
-        store, own_rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo",
-            store=store,
-            rank=own_rank,
-            world_size=size,
-            timeout=TIMEOUT,
-        )
+        store, own, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+        dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise HarnessError(
             f"Process {assigned_rank()} of {world_size()} cannot reach the others: {error}",
@@ -97,8 +92,7 @@ def shutdown() -> None:
 def local_device(name: str) -> str:
     """The device of this process, given `device=`: each process of a machine gets its own GPU.
 
-    Raises:
-        ConfigError: there are fewer GPUs than processes, or one GPU is named for all of them.
+    Raises ConfigError if there are fewer GPUs than processes, or one GPU is named for all of them.
     """
     if world_size() == 1 or name == "cpu":
         return name

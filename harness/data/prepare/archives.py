@@ -29,36 +29,27 @@ class Member:
     size: int
 
 
+@dataclass
 class Source(ABC):
     """Files with names and sizes that can be read one after the other."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     @abstractmethod
     def members(self) -> list[Member]:
         """All files, in an order that is fast to read.
 
-        Raises:
-            DataError: the source cannot be read, or has names that lead out of it, links or
-                devices.
+        Raises DataError if the source cannot be read, or has links, devices or names that lead out
+        of it.
         """
 
     @abstractmethod
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
-        """Yield (name, stream) of the wanted files (name → size), in the order of `members`.
-
-        Raises:
-            DataError: the source is damaged.
-        """
+        """Yield (name, stream) of the wanted files (name → size), in the order of `members`."""
 
 
 def open_source(path: Path) -> Source:
-    """Open a folder or archive.
-
-    Raises:
-        DataError: the path does not exist or has an unsupported format.
-    """
+    """Open a folder or archive; raises DataError for a missing path or unsupported format."""
     if path.is_dir():
         return FolderSource(path)
     if not path.exists():
@@ -70,10 +61,9 @@ def open_source(path: Path) -> Source:
     with path.open("rb") as file:
         start = file.read(6)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # a zip without its end
-        raise DataError(
-            f"{path} is a zip archive that was cut off after {path.stat().st_size:,} bytes.",
-            "Download it again.",
-        )
+        size = path.stat().st_size
+        problem = f"{path} is a zip archive that was cut off after {size:,} bytes."
+        raise DataError(problem, "Download it again.")
     for magic, kind in ((b"Rar!", "rar"), (b"7z\xbc\xaf", "7z")):
         if start.startswith(magic):
             raise DataError(
@@ -122,10 +112,8 @@ class ZipSource(Source):
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise _refused(self.path, f"{info.filename} is a link")
                 if info.flag_bits & 1:
-                    raise DataError(
-                        f"{self.path} is encrypted.",
-                        "Unpack it with its password and give the folder.",
-                    )
+                    hint = "Unpack it with its password and give the folder."
+                    raise DataError(f"{self.path} is encrypted.", hint)
             files = [info for info in infos if not info.is_dir()]
             files.sort(key=lambda info: info.header_offset)
             return [Member(_safe(self.path, _zip_name(info)), info.file_size) for info in files]
@@ -149,10 +137,9 @@ class TarSource(Source):
                 _check_number(self.path, number)
                 if info.isdir():
                     continue
-                if info.issym() or info.islnk():
-                    raise _refused(self.path, f"{info.name} is a link")
                 if not info.isfile():
-                    raise _refused(self.path, f"{info.name} is a device")
+                    kind = "link" if info.issym() or info.islnk() else "device"
+                    raise _refused(self.path, f"{info.name} is a {kind}")
                 members.append(Member(_safe(self.path, info.name), info.size))
         return members
 
@@ -180,11 +167,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 def _safe(archive: Path, name: str) -> str:
-    """The name without a leading `./`.
-
-    Raises:
-        DataError: it leads out of the folder that the archive is unpacked to.
-    """
+    """The name without a leading `./`; raises DataError if it leads out of the target folder."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     absolute = posix.is_absolute() or windows.drive or windows.root
     if absolute or ".." in (*posix.parts, *windows.parts) or "\0" in name:
@@ -193,10 +176,8 @@ def _safe(archive: Path, name: str) -> str:
 
 
 def _refused(archive: Path, reason: str) -> DataError:
-    return DataError(
-        f"{archive} is refused: {reason}.",
-        "Archives of data sets do not need this; get it from its authors.",
-    )
+    hint = "Archives of data sets do not need this; get it from its authors."
+    return DataError(f"{archive} is refused: {reason}.", hint)
 
 
 def _check_number(archive: Path, count: int) -> None:
@@ -205,20 +186,13 @@ def _check_number(archive: Path, count: int) -> None:
 
 
 def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
-    """Check the sizes of image files.
-
-    Raises:
-        DataError: a file is too large or empty.
-    """
-    large = [name for name, size in sizes.items() if size > MAX_BYTES]
-    if large:
+    """Check the sizes of image files; raises DataError if one is too large or empty."""
+    if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
         raise _refused(source, f"{shown(large)} are larger than {MAX_BYTES >> 20} MiB")
-    empty = [name for name, size in sizes.items() if size == 0]
-    if empty:
-        raise DataError(
-            f"{source}: {len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}",
-            "Their download or copy was cut off: get them again.",
-        )
+    if empty := [name for name, size in sizes.items() if size == 0]:
+        problem = f"{len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}"
+        hint = "Their download or copy was cut off: get them again."
+        raise DataError(f"{source}: {problem}", hint)
 
 
 @contextmanager

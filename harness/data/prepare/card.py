@@ -27,12 +27,9 @@ SETTINGS = ("seed", "renderer")
 
 @dataclass
 class Headers:
-    """Contents of image file headers.
+    """Contents of image file headers: (N, 2) widths and heights, and counts of color modes.
 
-    Attributes:
-        sizes: (N, 2) widths and heights.
-        modes: color mode → number of images.
-        rotated: images with an EXIF orientation other than upright, which is not applied.
+    `rotated` images have an EXIF orientation other than upright, which is not applied.
     """
 
     sizes: np.ndarray
@@ -80,20 +77,17 @@ def make_card(
     distractors = not (data.query.identities == 0).any()
     order = np.argsort(headers.sizes.prod(axis=1), kind="stable")
     ranks = {"smallest": 0, "median": len(order) // 2, "largest": -1} if len(order) else {}
+    parts = {
+        name: _counts(getattr(data, name), 1 if name == "gallery" and distractors else 0)
+        for name in SPLITS
+    }
     return {
-        "dataset": data.name,
-        "fingerprint": fingerprint,
-        "parts": {
-            name: _counts(getattr(data, name), 1 if name == "gallery" and distractors else 0)
-            for name in SPLITS
-        },
-        "notes": dict(data.notes),
+        "dataset": data.name, "fingerprint": fingerprint, "parts": parts, "notes": dict(data.notes),
         "sizes": {name: headers.sizes[order[rank]].tolist() for name, rank in ranks.items()},
-        "modes": dict(headers.modes),
-        "rotated": headers.rotated,
+        "modes": dict(headers.modes), "rotated": headers.rotated,
         "published": None if data.facts is None else asdict(data.facts),
         "not_as_published": differences,
-    }
+    }  # fmt: skip
 
 
 def _counts(split: Split, first_identity: int) -> dict[str, int]:
@@ -123,24 +117,23 @@ def _lines(card: dict[str, Any]) -> list[str]:
     """The lines below the table."""
     lines = []
     notes = {key.replace("_", " "): value for key, value in card["notes"].items()}
+    settings = [f"{key} {value}" for key, value in notes.items() if key in SETTINGS]
     counts = [
         f"{value:,} {key}" if isinstance(value, int) else f"{key} {value}"
         for key, value in notes.items()
         if key not in SETTINGS
     ]
-    if counts:
-        lines.append(f"among them: {', '.join(counts)}")
-    settings = [f"{key} {value}" for key, value in notes.items() if key in SETTINGS]
-    if settings:
-        lines.append(f"rendered with: {', '.join(settings)}")
+    for title, found in (("among them", counts), ("rendered with", settings)):
+        if found:
+            lines.append(f"{title}: {', '.join(found)}")
     sizes = {name: f"{w}x{h}" for name, (w, h) in card["sizes"].items()}
     if len(set(sizes.values())) == 1:
         lines.append(f"sizes (w x h): all {sizes['median']}")
     elif sizes:
         lines.append(f"sizes (w x h): {', '.join(f'{k} {size}' for k, size in sizes.items())}")
-    other = {mode: count for mode, count in card["modes"].items() if mode != "RGB"}
+    other = sorted((mode, count) for mode, count in card["modes"].items() if mode != "RGB")
     if other:
-        modes = ", ".join(f"{count:,} {mode}" for mode, count in sorted(other.items()))
+        modes = ", ".join(f"{count:,} {mode}" for mode, count in other)
         lines.append(f"not RGB, converted when decoded: {modes}")
     if card["rotated"]:
         lines.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from harness.core.errors import DataError
@@ -19,20 +19,18 @@ Folder = tuple[str, ...]
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """A layout found in a folder of a source.
+    """A layout found in a folder of a source, whose path is `prefix`.
 
-    Attributes:
-        prefix: path of the folder.
-        targets: member → where it goes, relative to the data root.
-        counts: number of images of each part, by the part's target.
-        missing: parts without images, and missing files.
+    targets: member → where it goes, relative to the data root.
+    counts: number of images of each part, by the part's target.
+    missing: parts without images, and missing files.
     """
 
     layout: Layout
     prefix: str
     targets: Mapping[str, str]
     counts: Mapping[str, int]
-    missing: Sequence[str] = field(default_factory=tuple)
+    missing: Sequence[str] = ()
 
 
 def find_layout(
@@ -44,9 +42,7 @@ def find_layout(
         layouts: in order of preference. members: all file names in the source, with slashes.
         source: its name, for messages. check_counts: refuse unofficial numbers of images.
 
-    Raises:
-        DataError: no layout fits (lists what is missing), the numbers of images are wrong, or the
-            layout is to be refused.
+    Raises DataError if none fits, the numbers of images are wrong, or the layout is to be refused.
     """
     folders: dict[Folder, list[str]] = defaultdict(list)
     for member in members:
@@ -98,11 +94,9 @@ def _search(layout: Layout, folders: Mapping[Folder, Sequence[str]]) -> Iterator
 
 
 def _in_prefix(
-    layout: Layout,
-    prefix: Folder,
-    folders: Mapping[Folder, Sequence[str]],
+    layout: Layout, prefix: Folder, folders: Mapping[Folder, Sequence[str]],
     matches: Mapping[tuple[Part, str], Mapping[Folder, list[Folder]]],
-) -> FoundLayout:
+) -> FoundLayout:  # fmt: skip
     targets: dict[str, str] = {}
     counts: dict[str, int] = {}
     for part in layout.parts:
@@ -140,18 +134,13 @@ def _folder_name(target: str) -> str:
     return f"{target.removesuffix('/*')}/"
 
 
-# --------------------------------------------------------------------------------------- errors
-
-
 def _check_counts(found: FoundLayout, source: str) -> None:
     wrong = []
     for part in found.layout.parts:
         folder, count = _folder_name(part.target), found.counts[part.target]
-        if part.images is None or count == part.images:
-            continue
-        if count < part.images:
+        if part.images is not None and count < part.images:
             wrong.append(f"{folder} has {count:,} of {part.images:,} images")
-        else:
+        elif part.images is not None and count > part.images:
             more = f"{count - part.images:,} more than the official {part.images:,}"
             wrong.append(f"{folder} has {count:,} images, {more}")
     if wrong:
@@ -172,18 +161,13 @@ def _check_targets(found: FoundLayout, source: str) -> None:
             problem, reason = "are one image of the data set", "they may differ"
         else:
             problem, reason = "differ by case only", "many disks cannot store both"
-        raise DataError(
-            f"{source} has {other} and {member}, which {problem}.",
-            f"Remove one of them: {reason}.",
-        )
+        problem = f"{source} has {other} and {member}, which {problem}."
+        raise DataError(problem, f"Remove one of them: {reason}.")
 
 
 def _incomplete(found: FoundLayout, source: str) -> DataError:
-    present = [
-        f"{_folder_name(target)} ({count:,} images)"
-        for target, count in found.counts.items()
-        if count
-    ]
+    counted = ((_folder_name(target), count) for target, count in found.counts.items() if count)
+    present = [f"{folder} ({count:,} images)" for folder, count in counted]
     where = f"{source}, folder {found.prefix}," if found.prefix else source
     return DataError(
         f"{where} is {found.layout.title} in part. There: {', '.join(present)}. "

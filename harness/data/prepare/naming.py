@@ -73,11 +73,7 @@ NO_NAMING = Naming("names without identity or camera", re.compile(r".*"))
 
 @dataclass(frozen=True)
 class ParsedName:
-    """The identity, camera and split in an image's path; '' if absent.
-
-    Attributes:
-        split: train, query, gallery or test.
-    """
+    """Identity, camera and split (train, query, gallery or test) in a path; '' if absent."""
 
     path: str
     id: str = ""
@@ -88,8 +84,7 @@ class ParsedName:
 def custom_naming(pattern: str) -> Naming:
     """A naming scheme from a user's regular expression, which is searched for in whole paths.
 
-    Raises:
-        ConfigError: it is not a regular expression, or has other groups or none.
+    Raises ConfigError if it is not a regular expression, or has other groups or none.
     """
     try:
         compiled = re.compile(pattern)
@@ -106,25 +101,19 @@ def custom_naming(pattern: str) -> Naming:
 def parse_names(
     paths: Sequence[str], custom: Naming | None = None
 ) -> tuple[Naming, list[ParsedName]]:
-    """Parse all image names with the best naming scheme, or with a custom one.
+    """Parse all image names (paths with slashes) with the best naming scheme, or a custom one.
 
-    Args:
-        paths: relative, with slashes.
-
-    Returns:
-        The naming scheme, and the names that match it.
+    Returns the naming scheme, and the names that match it.
     """
     splits, rests = _split_folders(paths)
     if custom is not None:
         return custom, _matching(paths, splits, [custom.pattern.search(path) for path in paths])
     for naming in NAMINGS:
-        matches = [naming.pattern.fullmatch(rest) for rest in rests]
-        parsed = _matching(paths, splits, matches)
+        parsed = _matching(paths, splits, [naming.pattern.fullmatch(rest) for rest in rests])
         if len(parsed) >= MIN_SHARE * len(paths) and _plausible(naming, parsed):
             return naming, parsed
-    return NO_NAMING, [
-        ParsedName(path, split=split) for path, split in zip(paths, splits, strict=True)
-    ]
+    unparsed = zip(paths, splits, strict=True)
+    return NO_NAMING, [ParsedName(path, split=split) for path, split in unparsed]
 
 
 def _matching(
@@ -140,10 +129,7 @@ def _matching(
 
 
 def _plausible(naming: Naming, parsed: Sequence[ParsedName]) -> bool:
-    """Whether parsed identities and cameras are plausible.
-
-    There must be several identities with several images each, and more images than cameras.
-    """
+    """Whether identities have several images each, and there are more images than cameras."""
     identities = len({name.id for name in parsed})
     cameras = len({name.camera for name in parsed})
     groups = naming.pattern.groupindex

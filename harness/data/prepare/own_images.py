@@ -19,13 +19,7 @@ from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_text
 from harness.core.seeds import derive
 from harness.data.prepare.layouts import IGNORED
-from harness.data.prepare.naming import (
-    NO_NAMING,
-    Naming,
-    ParsedName,
-    custom_naming,
-    parse_names,
-)
+from harness.data.prepare.naming import NO_NAMING, Naming, ParsedName, custom_naming, parse_names
 from harness.data.releases import shown
 
 NAME = "images.csv"
@@ -41,10 +35,9 @@ NO_TEST = "all images are for training, and evaluation is off"
 class Proposal:
     """The proposed CSV.
 
-    Attributes:
-        rows: path, id, camera and split of each image.
-        left_out: images whose names do not match.
-        notes: explanations of the split.
+    rows: path, id, camera and split of each image.
+    left_out: images whose names do not match.
+    notes: explanations of the split.
     """
 
     folder: Path
@@ -66,9 +59,8 @@ class Proposal:
 def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
     """Parse the names of all images under a folder and split them by identity.
 
-    Args:
-        options: `pattern`, a regular expression with the groups id, camera, split; `split_seed`,
-            which selects other test identities; `test_share`, the share of test identities.
+    Options are `pattern`, a regular expression with the groups id, camera, split; `split_seed`,
+    which selects other test identities; `test_share`, the share of test identities.
 
     Raises:
         ConfigError: an option is invalid.
@@ -83,9 +75,8 @@ def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
         )
     paths = _list_images(folder)
     if not paths:
-        raise DataError(
-            f"{folder} contains no images ({', '.join(SUFFIXES)}).", "Check the path of the folder."
-        )
+        problem = f"{folder} contains no images ({', '.join(SUFFIXES)})."
+        raise DataError(problem, "Check the path of the folder.")
     naming, names = parse_names(paths, custom)
     if not names:
         raise DataError(
@@ -119,9 +110,6 @@ def _list_images(folder: Path) -> list[str]:
         wanted = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
         paths += [name if inner == "." else f"{inner}/{name}" for name in wanted]
     return sorted(paths)
-
-
-# ------------------------------------------------------------------------------------ splitting
 
 
 def _split(
@@ -159,10 +147,8 @@ def _split_by_folders(
         return rows, ["Folder names indicate training, query and gallery images."]
     train = [row for row in rows if row.split == "train"]
     test = _with_queries([row for row in rows if row.split != "train"])
-    return [*train, *test], [
-        "Folder names indicate training and test images.",
-        _query_rule(names),
-    ]
+    note = "Folder names indicate training and test images."
+    return [*train, *test], [note, _query_rule(names)]
 
 
 def _query_rule(names: Sequence[ParsedName]) -> str:
@@ -218,9 +204,6 @@ def _queries(images: Sequence[ParsedName]) -> list[ParsedName]:
     return queries
 
 
-# ------------------------------------------------------------------------------- confirmation
-
-
 def show(proposal: Proposal, console: Console) -> None:
     """Print a summary of the proposal with ten examples."""
     rows = proposal.rows
@@ -264,11 +247,7 @@ def _summary(proposal: Proposal) -> list[str]:
 
 
 def confirm(proposal: Proposal, target: Path, yes: bool, console: Console) -> None:
-    """Show a proposal and write it if the user agrees.
-
-    Raises:
-        ConfigError: the user does not agree, or there is no terminal to ask.
-    """
+    """Show a proposal and write it if the user agrees; raises ConfigError otherwise."""
     show(proposal, console)
     if not yes:
         hint = (

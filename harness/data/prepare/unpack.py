@@ -18,13 +18,10 @@ MARGIN = 1 << 30  # bytes that must stay free on the disk
 def unpack(
     source: Source, members: list[Member], found: FoundLayout, root: Path, progress: Progress
 ) -> tuple[int, int]:
-    """Copy the files of a layout to the data root.
+    """Copy the files of a layout to the data root; returns how many, and how many existed.
 
     An interrupted call can be repeated: files that exist with the expected size are not written
     again, as each is written under a temporary name first.
-
-    Returns:
-        The number of files written, and of files that existed.
 
     Raises:
         DataError: files are empty or too large, or the source is damaged.
@@ -32,16 +29,14 @@ def unpack(
     """
     sizes = {member.name: member.size for member in members if member.name in found.targets}
     check_sizes(source.path, sizes)
-    todo = {
-        name: size for name, size in sizes.items() if not _exists(root / found.targets[name], size)
-    }
+    existing = {n for n, size in sizes.items() if _exists(root / found.targets[n], size)}
+    todo = {name: size for name, size in sizes.items() if name not in existing}
     _check_space(root, sum(todo.values()), source.path)
-    existing = len(sizes) - len(todo)
     with explain_damage(source.path):  # checksums are verified when the last bytes are read
         for count, (name, file) in enumerate(source.read(todo), start=1):
             _write(root / found.targets[name], file.read, todo[name], source.path / name)
-            progress(existing + count, len(sizes))
-    return len(todo), existing
+            progress(len(existing) + count, len(sizes))
+    return len(todo), len(existing)
 
 
 def in_place(source: Path, found: FoundLayout, root: Path) -> bool:
@@ -73,10 +68,8 @@ def _write(path: Path, read: Callable[[int], bytes], size: int, member: Path) ->
                     if left < 0:
                         break
             if left:
-                raise DataError(
-                    f"{member} does not have the {size:,} bytes that its index lists.",
-                    "It is damaged or was cut off: get it again.",
-                )
+                problem = f"{member} does not have the {size:,} bytes that its index lists."
+                raise DataError(problem, "It is damaged or was cut off: get it again.")
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -186,7 +186,7 @@ def test_the_csv_elsewhere(command: Command, tmp_path: Path) -> None:
         (["source=own", "split_seed=-1"], ["split_seed must be a whole number"]),
         (["source=own", "test_share=many"], ["a share of the identities < 1"]),
         (["source=own", "test_share=1"], ["a share of the identities < 1"]),
-        (["test_share=0.3"], ["test_share= is of images of your own"]),
+        (["test_share=0.3"], ["test_share= applies to your own images only"]),
     ],
 )
 def test_refused(command: Command, tmp_path: Path, more: list[str], words: list[str]) -> None:
