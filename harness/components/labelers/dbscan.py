@@ -18,7 +18,6 @@ def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
     Args:
         graph: (N, N) symmetric; stored entries, zeros included, are distances, all others are
             larger than `eps`. The diagonal may be missing.
-        eps: the radius, at most the one that the graph was made with.
         min_samples: neighbors of a core image, itself included.
 
     Returns:

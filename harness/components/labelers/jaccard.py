@@ -17,7 +17,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from harness.components.labelers.encoding import ONE, Encoding
+from harness.components.labelers.encoding import ONE, Encoding, SparseRows, joined_rows
 from harness.components.labelers.neighbours import compiled_for
 from harness.components.labelers.sparse import row_blocks, spans
 from harness.core.errors import HarnessError
@@ -26,6 +26,7 @@ from harness.core.kernels import in_threads, row_ranges
 
 # About 3 GB at the peak. Real features have hundreds of times fewer pairs at any useful radius.
 _MAX_PAIRS = 1 << 26
+_SHRINK = 1 << 10  # how far blocks may shrink before the GPU is too small
 
 
 def _view_weights(views: int, part_weight: float) -> list[float]:
@@ -42,9 +43,7 @@ def distance_rows(
     D = (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v over V views (MSKD: V = 3, λ1 = 0.15).
 
     Args:
-        encodings: one per view, the global one first.
-        rows: (R,) int64. first: the first column.
-        part_weight: λ1.
+        encodings: one per view, the global one first. rows: (R,) int64. part_weight: λ1.
 
     Returns:
         (R, N − first) float32 in [0, 1].
@@ -63,9 +62,8 @@ def distance_rows(
 def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float = 0.0) -> csr_matrix:
     """All pairs of images within `eps`, by the (fused) distance of `distance_rows`.
 
-    Returns:
-        (N, N) float32 on the CPU, symmetric. Distances of 0 are stored; those beyond eps and the
-        diagonal are not.
+    The matrix (N, N) float32 is symmetric. Distances of 0 are stored; those beyond eps and the
+    diagonal are not.
 
     Raises:
         HarnessError: too many pairs for memory.
@@ -83,17 +81,15 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
     else:
         parts = halving(
             lambda scratch: _near_pairs(encodings, float(radius), shares, _SHRINK // scratch),
-            _SHRINK,
-            "the Jaccard distance",
-        )
+            _SHRINK, "the Jaccard distance",
+        )  # fmt: skip
     if sum(len(columns) for _, columns, _ in parts) > _MAX_PAIRS:
         raise HarnessError(
             f"more than {_MAX_PAIRS:,} pairs of images lie within eps {eps:g}",
             "Lower eps; if it is not high, the features have collapsed to a point.",
         )
-    sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    starts, columns, values = joined_rows(parts)
     del parts
-    starts = np.concatenate([[0], np.cumsum(sizes)])
     return _mirrored(csr_matrix((values, columns, starts), shape=(n, n)))
 
 
@@ -109,9 +105,6 @@ def _mirrored(above: csr_matrix) -> csr_matrix:
     whole = csr_matrix((*out, starts), shape=above.shape)
     whole.sort_indices()
     return whole
-
-
-_SHRINK = 1 << 10  # how far blocks may shrink before the GPU is too small
 
 
 def _arrays(encodings: Sequence[Encoding]) -> tuple[np.ndarray, ...]:
@@ -139,13 +132,12 @@ def overlaps(encoding: Encoding, rows: Tensor, first: int = 0) -> Tensor:
         owner, place, other = owner[there], place[there], other[there]
     common = torch.minimum(encoding.weights[entry][owner], weights[place])
     entry = (row * width - first)[owner].add_(other)
-    out = torch.zeros(len(rows) * width, dtype=torch.int32, device=common.device)
-    return out.index_add_(0, entry, common).view(len(rows), width)
+    return common.new_zeros(len(rows) * width).index_add_(0, entry, common).view(len(rows), width)
 
 
 def _near_pairs(
     encodings: Sequence[Encoding], radius: float, shares: Sequence[float], shrink: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> list[SparseRows]:
     """Pairs i < j within the radius, by blocks of rows: pairs per row, j, distances."""
     n, device = len(encodings[0]), encodings[0].columns.device
     terms = torch.stack([encoding.terms() for encoding in encodings]).amax(dim=0)
@@ -154,11 +146,8 @@ def _near_pairs(
         rows = torch.arange(start, stop, device=device)
         sums = [overlaps(encoding, rows, start).flatten() for encoding in encodings]
         # pairs without overlap in any view are at distance 1
-        if radius < 1:
-            near = sums[0] if len(sums) == 1 else torch.stack(sums).amax(dim=0)
-            entries = near.nonzero()[:, 0]
-        else:
-            entries = torch.arange(len(sums[0]), device=device)
+        near = torch.stack(sums).amax(dim=0) if radius < 1 else torch.ones_like(sums[0])
+        entries = near.nonzero()[:, 0]
         distances = _distances([overlap[entries] for overlap in sums], shares)
         row, column = entries // (n - start), entries % (n - start)
         keep = (distances <= radius) & (row < column)

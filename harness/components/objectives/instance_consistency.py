@@ -18,9 +18,7 @@ def cluster_contrast(
 ) -> Tensor:
     """Label-smoothed CE of x Cᵀ/τ; as published, neither x (B, D) nor C is normalized.
 
-    Args:
-        centers: C (K, D), `cluster_means` of the normalized features. labels: (B,) in 0 … K−1.
-        epsilon: the share spread over all K labels.
+    The centers C (K, D) are `cluster_means` of the normalized features.
     """
     return F.cross_entropy(x @ centers.T / temperature, labels, label_smoothing=epsilon)
 
@@ -42,10 +40,7 @@ def hard_instance(x: Tensor, y: Tensor, labels: Tensor, temperature: float = 0.1
 def consistency(
     x: Tensor, y: Tensor, u: Tensor, temperature: float = 0.4, factor: float = 10.0
 ) -> Tensor:
-    """factor × mean KL( softmax(û ûᵀ/T) ‖ softmax(x̂ ŷᵀ/T) ), hats for normalized; x, y, u: (B, D).
-
-    The published code has a factor of 10.
-    """
+    """factor × mean KL( softmax(û ûᵀ/T) ‖ softmax(x̂ ŷᵀ/T) ), of x, y, u (B, D), normalized."""
     x, y, u = (F.normalize(z, dim=-1) for z in (x, y, u))
     target = F.log_softmax(u @ u.T / temperature, dim=1)
     ours = F.log_softmax(x @ y.T / temperature, dim=1)

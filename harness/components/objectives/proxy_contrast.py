@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from harness.core.errors import HarnessError
 from harness.core.interfaces import Objective
 
 
+@dataclass(eq=False, repr=False)
 class ProxyContrast(Objective):
     """L = CE_ε(x Cᵀ/τ, y) + λ_cam L_cam, with the cluster means C of the epoch, which stay fixed.
 
@@ -27,21 +28,15 @@ class ProxyContrast(Objective):
     which the published method does not have, are weighted as in ClusterMemory.
     """
 
-    def __init__(
-        self,
-        temperature: Temperature = 0.5,
-        smoothing: Smoothing = 0.1,
-        camera_weight: CameraWeight = 0.0,
-        camera_temperature: Temperature = 0.07,
-        part_weight: PartWeight = 0.0,
-    ) -> None:
+    temperature: Temperature = 0.5
+    smoothing: Smoothing = 0.1
+    camera_weight: CameraWeight = 0.0
+    camera_temperature: Temperature = 0.07
+    part_weight: PartWeight = 0.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.smoothing = smoothing
-        self.camera_weight = camera_weight
-        self.camera_temperature = camera_temperature
-        self.part_weight = part_weight
-        self.uses_cameras = self.needs_cameras({"camera_weight": camera_weight})
+        self.uses_cameras = self.camera_weight > 0
         #: (V, K, D)
         self.centers = torch.empty(0)
         #: of features (V, P, D)
@@ -61,7 +56,7 @@ class ProxyContrast(Objective):
         if not self.centers.numel():
             raise HarnessError("ProxyContrast has no cluster centers.", "Call start_epoch first.")
         self.centers = self.centers.to(embeddings.device)
-        views = list(zip(embeddings.unbind(dim=1), self.centers, strict=True))
+        views = zip(embeddings.unbind(dim=1), self.centers, strict=True)
         clusters = torch.stack(
             [cluster_contrast(x, c, labels, self.temperature, self.smoothing) for x, c in views]
         )
@@ -70,10 +65,8 @@ class ProxyContrast(Objective):
             proxies = self.proxies = self.proxies.to(embeddings.device)
             cameras = proxies.cameras[proxies.of_image[indices]]
             own = [replace(proxies, features=rows) for rows in proxies.features]
-            terms = [
-                ice_camera(x, labels, cameras, p, self.camera_temperature)
-                for (x, _), p in zip(views, own, strict=True)
-            ]
-            camera = torch.stack(terms)
+            pairs = zip(embeddings.unbind(dim=1), own, strict=True)
+            temperature = self.camera_temperature
+            camera = torch.stack([ice_camera(x, labels, cameras, p, temperature) for x, p in pairs])
         self.terms = torch.stack([clusters, camera]).detach()
         return weigh_views(clusters + self.camera_weight * camera, self.part_weight)
