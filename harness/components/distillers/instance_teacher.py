@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
-from harness.components.objectives.instance_consistency import consistency, hard_instance
 from harness.components.objectives.options import PartWeight, Temperature
+from harness.components.objectives.proxy_contrast import consistency, hard_instance
 from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 

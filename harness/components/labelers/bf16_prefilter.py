@@ -45,7 +45,6 @@ _SLACK = 1.05
 @dataclass(frozen=True)
 class _Rounded:
     """rows: (N, D) bf16, centered. squares: (N,), their squared norms before rounding.
-
     bounds: (N,), of the error of squared distances without the rounding of their products.
     """
 

@@ -84,9 +84,8 @@ class BottomUp(PseudoLabeler):
     """BUC's labeler: each call merges the nearest clusters of the previous one.
 
     The first call gives every image its own label, since BUC trains on these before it merges;
-    every later call does one round of `merge` on view 0, until one cluster is left. `clusters`
-    counts labels of single images, too, and there are no outliers. The labels of the last call are
-    the state; they belong to one training set, in one order.
+    every later call does one round of `merge` on view 0, until one cluster is left. The labels of
+    the last call are the state; they belong to one training set, in one order.
     """
 
     hint = "Lower labeler.share"
@@ -108,8 +107,7 @@ class BottomUp(PseudoLabeler):
         """Statistics: clusters, singles (clusters of one image), outliers (0) and the seconds.
 
         Raises:
-            HarnessError: too few images for any merge, another number of images than in the
-                previous call, or what `check_features` raises.
+            HarnessError: too few images to merge any, or not as many as in the previous call.
         """
         check_features(features)
         count = len(features)

@@ -66,14 +66,7 @@ class Infomap(PseudoLabeler):
         view = features[:, 0].float()
         ranks = nearest(view, self.k1, self.search)
         timer.lap("search")
-        with exact_matmul(view.device):
-            chunks = zip(view.split(_CHUNK), ranks.split(_CHUNK), strict=True)
-            similarity = torch.cat([torch.einsum("nd,nkd->nk", x, view[j]) for x, j in chunks])
-        near = similarity >= self.min_similarity
-        near[:, 0] = False  # the image itself
-        source, place = near.nonzero(as_tuple=True)
-        links = source, ranks[source, place], similarity[source, place]
-        sources, targets, weights = (part.cpu().numpy() for part in links)
+        sources, targets, weights = self._links(view, ranks)
         modules = -1 - np.arange(len(view))  # an image without a link is its own community
         if len(sources):
             images, found = _communities(sources, targets, weights, self.seed)
@@ -85,6 +78,17 @@ class Infomap(PseudoLabeler):
 
     def describe(self) -> str:
         return f"min_similarity {self.min_similarity:g}, min_images {self.min_size}, k1 {self.k1}"
+
+    def _links(self, view: Tensor, ranks: Tensor) -> tuple[np.ndarray, ...]:
+        """Source images, target images and similarities of the links: (E,) each."""
+        with exact_matmul(view.device):
+            chunks = zip(view.split(_CHUNK), ranks.split(_CHUNK), strict=True)
+            similarity = torch.cat([torch.einsum("nd,nkd->nk", x, view[j]) for x, j in chunks])
+        near = similarity >= self.min_similarity
+        near[:, 0] = False  # the image itself
+        source, place = near.nonzero(as_tuple=True)
+        links = source, ranks[source, place], similarity[source, place]
+        return tuple(part.cpu().numpy() for part in links)
 
 
 def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:

@@ -40,13 +40,8 @@ def distance_rows(
 ) -> Tensor:
     """Jaccard distances of some images to the images first … N−1.
 
-    D = (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v over V views (MSKD: V = 3, λ1 = 0.15).
-
-    Args:
-        encodings: one per view, the global one first. rows: (R,) int64. part_weight: λ1.
-
-    Returns:
-        (R, N − first) float32 in [0, 1].
+    D = (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v over V views, the global one first; `part_weight` is λ1
+    (MSKD: V = 3, λ1 = 0.15). Rows (R,) int64 → (R, N − first) float32 in [0, 1].
     """
     shares = _view_weights(len(encodings), part_weight)
     kernels = compiled_for(encodings[0].columns, len(encodings[0]), "overlaps")
@@ -62,11 +57,8 @@ def distance_rows(
 def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float = 0.0) -> csr_matrix:
     """All pairs of images within `eps`, by the (fused) distance of `distance_rows`.
 
-    The matrix (N, N) float32 is symmetric. Distances of 0 are stored; those beyond eps and the
-    diagonal are not.
-
-    Raises:
-        HarnessError: too many pairs for memory.
+    Returns (N, N) float32, symmetric, with stored zeros, without the diagonal and what is beyond
+    eps. Raises a HarnessError if there are too many pairs for memory.
     """
     n = len(encodings[0])
     shares = _view_weights(len(encodings), part_weight)
@@ -90,21 +82,9 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
         )
     starts, columns, values = joined_rows(parts)
     del parts
-    return _mirrored(csr_matrix((values, columns, starts), shape=(n, n)))
-
-
-def _mirrored(above: csr_matrix) -> csr_matrix:
-    """A strictly upper triangular matrix plus its transpose, explicit zeros included."""
-    below = above.T.tocsr()
-    starts = above.indptr.astype(np.int64) + below.indptr
-    out = [np.empty(starts[-1], dtype=part.dtype) for part in (above.data, above.indices)]
-    # in each row, entries left of the diagonal come first
-    for part, before in ((below, above.indptr[:-1]), (above, below.indptr[1:])):
-        place = np.arange(part.nnz) + np.repeat(before, np.diff(part.indptr))
-        out[0][place], out[1][place] = part.data, part.indices
-    whole = csr_matrix((*out, starts), shape=above.shape)
-    whole.sort_indices()
-    return whole
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(starts))
+    both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
+    return csr_matrix((np.tile(values, 2), both), shape=(n, n))  # keeps explicit zeros
 
 
 def _arrays(encodings: Sequence[Encoding]) -> tuple[np.ndarray, ...]:
@@ -161,10 +141,7 @@ def _near_pairs(
 
 
 def _distances(overlaps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Fixed-point overlaps of each view → fused distances, as 1 − Σ_v w_v min(1, s_v / (2 − s_v)).
-
-    As the weights add up to 1, this is Σ_v w_v D_v, and exactly 1 without overlaps.
-    """
+    """Fixed-point overlaps of each view → fused distances, 1 − Σ_v w_v min(1, s_v / (2 − s_v))."""
     similarity = torch.zeros(overlaps[0].shape, dtype=torch.float64, device=overlaps[0].device)
     for overlap, weight in zip(overlaps, weights, strict=True):
         s = overlap.to(torch.float64)

@@ -84,8 +84,7 @@ def search(
             kernels if numba is installed. `faiss` is faiss's flat index, on the GPU if possible;
             if it fails, torch replaces it, with a notice. `auto` is torch, which by symmetry needs
             half the products of faiss's index (2.0 to 2.9 times as fast on CPUs).
-        farthest: find the largest distances, too.
-        keep: K, keep the distances of the first K images to all others.
+        farthest, keep: fill `farthest` and, for K = `keep`, `kept` of the result.
 
     Raises:
         ConfigError: an unknown backend.

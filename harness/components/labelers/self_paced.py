@@ -29,15 +29,13 @@ _QUANTILE = 0.9
 
 @dataclass(frozen=True)
 class Reliable:
-    """The result of `self_paced`.
+    """The result of `self_paced`."""
 
-    labels: (N,) int64 from 0, none negative, with gaps: see `self_paced`.
-    threshold: of R_indep, given or found; None if there was no cluster to find it by.
-    independence: R_indep of the labels of more than one image, in label order.
-    """
-
+    #: (N,) int64 from 0, none negative, with gaps
     labels: np.ndarray
+    #: of R_indep, given or found; None if there was no cluster to find it by
     threshold: float | None
+    #: R_indep of the labels of more than one image, in label order
     independence: np.ndarray
 
 

@@ -54,19 +54,17 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
     of_image = torch.full_like(labels, -1)
     pairs, of_image[kept] = torch.unique(cameras[kept] * step + labels[kept], return_inverse=True)
     # a proxy is the centroid of a cluster's images in one camera
-    views = features if features.dim() == 3 else features[:, None]
-    rows = centroids(views, of_image)
-    rows = rows if features.dim() == 3 else rows[0]
+    if features.dim() == 3:
+        rows = centroids(features, of_image)
+    else:
+        rows = centroids(features[:, None], of_image)[0]
     return Proxies(rows, pairs % step, torch.div(pairs, step, rounding_mode="floor"), of_image)
 
 
 def soft_contrast(
-    similarity: Tensor,
-    positives: Tensor,
-    excluded: Tensor,
-    temperature: float,
+    similarity: Tensor, positives: Tensor, excluded: Tensor, temperature: float,
     negatives: int = HARD_NEGATIVES,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Mean over a sample's positives of their CE against all positives and the hardest others: (…).
 
     A sample without positives has loss 0. Negatives are the `negatives` most similar proxies,
@@ -91,10 +89,7 @@ def soft_contrast(
 def intra_camera(
     similarity: Tensor, own: Tensor, proxy_cameras: Tensor, temperature: float
 ) -> Tensor:
-    """CE of each sample against the proxies of its own camera, (…, B), CAP's intra-camera loss.
-
-    Similarity (…, B, P), each sample's proxy `own` (B,), proxy cameras (P,).
-    """
+    """CAP's intra-camera loss (…, B): CE of `own` (B,) among the camera's proxies."""
     elsewhere = proxy_cameras != proxy_cameras[own][:, None]
     logits = (similarity / temperature).masked_fill(elsewhere, -torch.inf)
     chosen = logits.gather(-1, own.expand(logits.shape[:-1])[..., None])[..., 0]
@@ -113,9 +108,6 @@ def inter_camera(
     """CAP's inter-camera loss (…): ½ Σ_c mean over camera c's samples of `soft_contrast`.
 
     Positives are all proxies of the sample's label, those of its own camera included.
-
-    Args:
-        similarity: (…, B, P). labels, cameras: (B,). proxy_labels: (P,).
     """
     positives = proxy_labels == labels[:, None]
     terms = soft_contrast(similarity, positives, positives, temperature)
