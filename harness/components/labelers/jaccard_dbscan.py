@@ -1,7 +1,6 @@
 """Jaccard distance and DBSCAN: the labels of Cluster Contrast, MSKD, HHCL, PPLR and others."""
 
-from __future__ import annotations
-
+# annotations are evaluated at once, since SelfPaced inherits the options in another module
 from dataclasses import dataclass
 from typing import Annotated
 
