@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from harness.components.distillers import InstanceTeacher
 from harness.components.labelers import JaccardDBSCAN, distance_rows, encode, nearest
 from harness.components.objectives import CameraProxies, PartRefinement, ProxyContrast
-from harness.components.objectives import instance_consistency as ice
 from harness.components.objectives import part_refinement as pplr
+from harness.components.objectives import proxy_contrast as ice
 from harness.components.objectives.classification import soft_triplet
 from harness.components.objectives.memory import cluster_means
 from harness.components.objectives.part_refinement import cross_agreement

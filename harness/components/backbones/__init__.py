@@ -7,11 +7,5 @@ from harness.components.backbones.small import small
 from harness.components.backbones.weights import describe_weights
 
 __all__ = [
-    "GeM",
-    "ReIDNet",
-    "ViewHeads",
-    "describe_weights",
-    "resnet",
-    "set_samples_per_bn",
-    "small",
-]
+    "GeM", "ReIDNet", "ViewHeads", "describe_weights", "resnet", "set_samples_per_bn", "small",
+]  # fmt: skip

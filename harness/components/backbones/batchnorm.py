@@ -66,9 +66,7 @@ class _Synchronized(_BatchNorm):
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
-        share = self.momentum
-        if share is None:
-            share = 1.0 / float(self.num_batches_tracked)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), share)
         self.running_var.lerp_(variance.to(self.running_var), share)
 
@@ -89,10 +87,7 @@ def over_whole_batch(samples: int, batch: int) -> bool:
 def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None) -> None:
     """Make every batch norm in `module` normalize over `samples` images at a time, in place.
 
-    0 means the whole batch. Keys of the state dict stay as they are.
-
-    Args:
-        batch: images of a whole batch, of which each of several processes has its share.
+    0 means the whole batch, of `batch` images over all processes. State dict keys stay as they are.
     """
     kinds: tuple[type, type] = (GroupedBatchNorm1d, GroupedBatchNorm2d)
     if is_distributed() and batch is not None and over_whole_batch(samples, batch):

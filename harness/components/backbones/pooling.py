@@ -56,8 +56,7 @@ class AveragePool(nn.Module):
     """Mean over positions, in fp32 at least: (B, C, H, W) → (B, C)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        maps = maps if maps.dtype == torch.float64 else maps.float()
-        return maps.mean(dim=(2, 3))
+        return (maps if maps.dtype == torch.float64 else maps.float()).mean(dim=(2, 3))
 
 
 class EmbeddingNeck(nn.Module):
@@ -106,12 +105,9 @@ class ViewHeads(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        views: Sequence[str] = ("global",),
-        pooling: str = "gem",
+        self, channels: int, views: Sequence[str] = ("global",), pooling: str = "gem",
         neck: str = "bn",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if not views or views[0] != "global":
             raise ConfigError(f"backbone.views={list(views)}: the first must be 'global'.")
@@ -124,9 +120,9 @@ class ViewHeads(nn.Module):
 
     def pooled(self, maps: Tensor) -> Tensor:
         """Pooled features of all bands before the necks, (B, V, C)."""
-        pools = zip(self.bands, self.pools, strict=True)
-        rows = {view: band(view, maps.shape[2]) for view in self.bands}
-        return torch.stack([pool(maps[:, :, rows[view]]) for view, pool in pools], dim=1)
+        bands = [maps[:, :, band(view, maps.shape[2])] for view in self.bands]
+        pools = zip(self.pools, bands, strict=True)
+        return torch.stack([pool(rows) for pool, rows in pools], dim=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         pooled = self.pooled(maps)

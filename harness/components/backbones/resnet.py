@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
@@ -19,12 +20,7 @@ class ReIDNet(Backbone):
     """A convolutional trunk with `ViewHeads` on its last feature map."""
 
     def __init__(
-        self,
-        trunk: nn.Module,
-        channels: int,
-        views: Sequence[str],
-        pooling: str,
-        neck: str = "bn",
+        self, trunk: nn.Module, channels: int, views: Sequence[str], pooling: str, neck: str = "bn"
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -37,35 +33,6 @@ class ReIDNet(Backbone):
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
-
-
-class _Trunk(nn.Module):
-    """torchvision's ResNet up to its last feature map, with the same keys."""
-
-    def __init__(self, arch: str, stem_relu: bool = True) -> None:
-        super().__init__()
-        resnet = torchvision.models.get_model(arch, weights=None)
-        left_out = ("avgpool", "fc") if stem_relu else ("avgpool", "fc", "relu")
-        for name, child in resnet.named_children():
-            if name not in left_out:
-                self.add_module(name, child)
-        self.channels: int = resnet.fc.in_features
-
-    def forward(self, images: Tensor) -> Tensor:
-        for child in self.children():
-            images = child(images)
-        return images
-
-
-def _set_stride(block: nn.Module, stride: int, at: str) -> None:
-    """Put the stride of a downsampling block on the convolution named `at`."""
-    for name in ("conv1", "conv2"):
-        conv = block.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
-        conv.stride = (stride, stride) if name == at else (1, 1)
-    shortcut = block.get_submodule("downsample.0")
-    assert isinstance(shortcut, nn.Conv2d)
-    shortcut.stride = (stride, stride)
 
 
 def resnet(
@@ -99,9 +66,15 @@ def resnet(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
             "Set backbone.stride_in=3x3, or use resnet50 or resnet101.",
         )
-    trunk = _Trunk(arch, stem_relu)
+    whole = torchvision.models.get_model(arch, weights=None)
+    left_out = ("avgpool", "fc") if stem_relu else ("avgpool", "fc", "relu")
+    trunk = nn.Sequential(
+        OrderedDict((name, part) for name, part in whole.named_children() if name not in left_out)
+    )
     at = "conv2" if bottleneck and stride_in == "3x3" else "conv1"
-    for name, stride in (("layer2", 2), ("layer3", 2), ("layer4", last_stride)):
-        _set_stride(getattr(trunk, name)[0], stride, at)
+    for layer, stride in ((whole.layer2, 2), (whole.layer3, 2), (whole.layer4, last_stride)):
+        first = layer[0]
+        first.conv1.stride = first.conv2.stride = (1, 1)
+        getattr(first, at).stride = first.downsample[0].stride = (stride, stride)
     load_weights(trunk, weights, arch)
-    return ReIDNet(trunk, trunk.channels, views, pooling, neck)
+    return ReIDNet(trunk, whole.fc.in_features, views, pooling, neck)

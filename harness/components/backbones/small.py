@@ -46,11 +46,7 @@ def small(
     pooling: Pooling = "gem",
     views: ViewNames = ("global",),
 ) -> ReIDNet:
-    """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1]).
-
-    Raises:
-        ConfigError: widths and strides of different lengths, or weights=imagenet (there are none).
-    """
+    """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1])."""
     if len(widths) != len(strides):
         raise ConfigError(
             f"backbone.widths={list(widths)} and backbone.strides={list(strides)} do not pair."
@@ -63,12 +59,8 @@ def small(
     stem = nn.Sequential(
         nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
     )
-    channels = (widths[0], *widths)
-    blocks = [
-        _Block(channels[i], width, stride)
-        for i, (width, stride) in enumerate(zip(widths, strides, strict=True))
-    ]
-    trunk = nn.Sequential(stem, *blocks)
+    stages = zip((widths[0], *widths[:-1]), widths, strides, strict=True)
+    trunk = nn.Sequential(stem, *(_Block(*stage) for stage in stages))
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

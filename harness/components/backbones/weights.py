@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from harness.core.errors import ConfigError, DataError, first_line
 
 Weights = Annotated[
-    str,
-    Field(description="initial weights: imagenet, none, or a file with torchvision's keys"),
+    str, Field(description="initial weights: imagenet, none, or a file with torchvision's keys")
 ]
 
 
@@ -32,17 +31,11 @@ def describe_weights(weights: str) -> str:
             f"backbone.weights={weights}: there is no such file.",
             "Give a state-dict file, 'imagenet' (downloaded by torchvision) or 'none'.",
         )
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return f"{path.name} sha256:{digest.hexdigest()[:16]}"
+    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, read with `weights_only=True`, so that no code of it runs.
-
-    It may be under the key `state_dict` of a larger checkpoint.
+    """A state dict from a file, or from `state_dict` of a larger checkpoint; none of its code runs.
 
     Raises:
         DataError: the file cannot be read, or holds something else.
@@ -56,9 +49,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
+    entries = state.items() if isinstance(state, dict) else [(0, state)]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in entries):
         raise DataError(
             f"{path} holds no state dict of names and tensors.",
             "Save module.state_dict() with torch.save.",
@@ -67,11 +59,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def imagenet_state(arch: str) -> dict[str, Tensor]:
-    """torchvision's first-generation ImageNet weights of `arch`, which it downloads once.
-
-    Raises:
-        DataError: they cannot be downloaded.
-    """
+    """torchvision's first-generation ImageNet weights of `arch`, which it downloads once."""
     import torchvision
 
     weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
@@ -80,8 +68,7 @@ def imagenet_state(arch: str) -> dict[str, Tensor]:
     except Exception as error:
         cache = Path(torch.hub.get_dir()) / "checkpoints"
         raise DataError(
-            f"torchvision's ImageNet weights of {arch} cannot be downloaded "
-            f"({type(error).__name__}: {error}).",
+            f"ImageNet weights of {arch} cannot be downloaded ({type(error).__name__}: {error}).",
             f"Without internet: copy {Path(weights.url).name} into {cache}, or use other weights "
             "(backbone.weights=PATH) or none (backbone.weights=none).",
         ) from error
@@ -100,22 +87,18 @@ def load_weights(trunk: nn.Module, weights: str, arch: str = "") -> None:
 
 
 def load_trunk(trunk: nn.Module, state: dict[str, Tensor], origin: str) -> None:
-    """Load a classifier's state dict into a network without its classifier.
-
-    Raises:
-        DataError: keys or shapes do not fit.
-    """
+    """Load a classifier's state dict, or raise a DataError if keys or shapes do not fit."""
     state = {k: v for k, v in state.items() if not k.startswith(("fc.", "classifier."))}
     own = trunk.state_dict()
     missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
     extra = [k for k in state if k not in own]
     wrong = [k for k in own if k in state and own[k].shape != state[k].shape]
-    if missing or extra or wrong:
-        lines = []
-        for word, keys in (("missing", missing), ("unknown", extra), ("of another shape", wrong)):
-            if keys:
-                more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
-                lines.append(f"{len(keys)} {word} ({', '.join(keys[:4])}{more})")
+    lines = []
+    for word, keys in (("missing", missing), ("unknown", extra), ("of another shape", wrong)):
+        if keys:
+            more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+            lines.append(f"{len(keys)} {word} ({', '.join(keys[:4])}{more})")
+    if lines:
         raise DataError(
             f"The weights of {origin} do not fit the backbone: {'; '.join(lines)}.",
             "Choose the backbone that they belong to (harness list backbones).",

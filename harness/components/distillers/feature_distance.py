@@ -37,15 +37,25 @@ class FeatureDistance:
         return self.weight * weigh_views(terms, self.part_weight)
 
 
-class OfflineTeacher(Teacher):
+class _FeatureTeacher(Teacher):
+    """A teacher whose features its student follows."""
+
+    distance: FeatureDistance
+    keeps_order = True
+
+    def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
+        with torch.no_grad():
+            target = batch.embed(self.teacher, batch.images)
+        return self.distance(student, target)
+
+
+class OfflineTeacher(_FeatureTeacher):
     """`FeatureDistance` to a finished network that is not trained further.
 
     Lan et al., *Learning to Purification for Unsupervised Person Re-identification* (MSKD, arXiv
     2204.09931). With batch_norm=train, as in the published code, the teacher's running statistics
     drift. With one warm-up epoch, as published, nothing reads them: that epoch is labeled first.
     """
-
-    keeps_order = True
 
     def __init__(
         self,
@@ -60,34 +70,17 @@ class OfflineTeacher(Teacher):
         super().__init__(teacher, batch_norm)
         self.distance = FeatureDistance(weight, part_weight)
 
-    def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        with torch.no_grad():
-            target = batch.embed(self.teacher, batch.images)
-        return self.distance(student, target)
 
-
-class MeanTeacher(AveragedTeacher):
+class MeanTeacher(_FeatureTeacher, AveragedTeacher):
     """`FeatureDistance` to a moving average of the student; MMT's and ICE's losses differ.
 
     `method=mskd distiller=mean_teacher` changes where MSKD's teacher comes from and nothing else.
     The student labels the epochs and is tested.
     """
 
-    keeps_order = True
-
     def __init__(
-        self,
-        teacher: Backbone,
-        weight: Weight = 1.0,
-        part_weight: PartWeight = 0.0,
-        alpha: Alpha = 0.999,
-        ramp: Ramp = True,
-        batch_norm: BatchNorm = "train",
-    ) -> None:
+        self, teacher: Backbone, weight: Weight = 1.0, part_weight: PartWeight = 0.0,
+        alpha: Alpha = 0.999, ramp: Ramp = True, batch_norm: BatchNorm = "train",
+    ) -> None:  # fmt: skip
         super().__init__(teacher, alpha, ramp, batch_norm)
         self.distance = FeatureDistance(weight, part_weight)
-
-    def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
-        with torch.no_grad():
-            target = batch.embed(self.teacher, batch.images)
-        return self.distance(student, target)

@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
-from harness.components.objectives.instance_consistency import consistency, hard_instance
 from harness.components.objectives.options import PartWeight, Temperature
+from harness.components.objectives.proxy_contrast import consistency, hard_instance
 from harness.components.objectives.views import weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
 
@@ -72,11 +72,8 @@ class InstanceTeacher(AveragedTeacher):
         y, u = self._embed(batch, batch.others[0]), self._embed(batch, batch.plain)
         with torch.autocast(student.device.type, enabled=False):
             views = list(zip(student.unbind(1), y.unbind(1), u.unbind(1), strict=True))
-            hard = [hard_instance(x, v, batch.labels, self.hard_temperature) for x, v, _ in views]
-            soft = [
-                consistency(*xyu, temperature=self.soft_temperature, factor=self.soft_factor)
-                for xyu in views
-            ]
+            hard = [hard_instance(x, y, batch.labels, self.hard_temperature) for x, y, _ in views]
+            soft = [consistency(*xyu, self.soft_temperature, self.soft_factor) for xyu in views]
             terms = torch.stack([torch.stack(hard), torch.stack(soft)])
             self.terms = terms.detach()
             hard_loss, soft_loss = weigh_views(terms, self.part_weight)

@@ -72,7 +72,6 @@ class MutualTeachers(AveragedTeacher):
 
     @property
     def teachers(self) -> tuple[Backbone, Backbone]:
-        """The first student's and the second's."""
         return self._teacher, self._other_teacher
 
     @property
@@ -101,11 +100,8 @@ class MutualTeachers(AveragedTeacher):
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         other = exact(batch.embed(self.student, batch.others[0]))
         with torch.no_grad():
-            inputs = (batch.images, batch.others[0])
-            targets = [
-                exact(batch.embed(teacher, x))
-                for teacher, x in zip(self.teachers, inputs, strict=True)
-            ]
+            inputs = zip(self.teachers, (batch.images, batch.others[0]), strict=True)
+            targets = [exact(batch.embed(teacher, x)) for teacher, x in inputs]
         with torch.autocast(student.device.type, enabled=False):
             loss = self.hard(other, batch.labels, batch.indices)
             first, second = self._scorers

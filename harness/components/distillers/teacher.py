@@ -65,12 +65,9 @@ class AveragedTeacher(Teacher):
     copies_student = True
 
     def __init__(
-        self,
-        teacher: Backbone,
-        alpha: Alpha = 0.999,
-        ramp: Ramp = True,
+        self, teacher: Backbone, alpha: Alpha = 0.999, ramp: Ramp = True,
         batch_norm: BatchNorm = "train",
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(teacher, batch_norm)
         self.alpha = alpha
         self.ramp = ramp
@@ -100,5 +97,4 @@ class AveragedTeacher(Teacher):
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore g from a checkpoint."""
         self.steps = int(state["steps"])

@@ -11,18 +11,6 @@ from harness.components.labelers.neighbours import nearest
 from harness.components.labelers.self_paced import SelfPaced, self_paced, three_radii
 
 __all__ = [
-    "BottomUp",
-    "Encoding",
-    "Infomap",
-    "JaccardDBSCAN",
-    "KMeans",
-    "SelfPaced",
-    "dbscan",
-    "distance_rows",
-    "encode",
-    "merge",
-    "nearest",
-    "radius_graph",
-    "self_paced",
-    "three_radii",
-]
+    "BottomUp", "Encoding", "Infomap", "JaccardDBSCAN", "KMeans", "SelfPaced", "dbscan",
+    "distance_rows", "encode", "merge", "nearest", "radius_graph", "self_paced", "three_radii",
+]  # fmt: skip

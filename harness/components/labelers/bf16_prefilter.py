@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.components.labelers.packed_keys import distances_of, nearest_of
-from harness.components.labelers.tiles import empty_heaps, walk
+from harness.components.labelers.tiles import distances_of, empty_heaps, nearest_of, walk
 from harness.core.errors import say_once
 from harness.core.kernels import in_threads, row_ranges
 from harness.core.precision import exact_matmul, has_bf16
@@ -46,7 +45,6 @@ _SLACK = 1.05
 @dataclass(frozen=True)
 class _Rounded:
     """rows: (N, D) bf16, centered. squares: (N,), their squared norms before rounding.
-
     bounds: (N,), of the error of squared distances without the rounding of their products.
     """
 
@@ -68,12 +66,7 @@ def applies(x: Tensor) -> bool:
 
 
 def nearest_keys(x: Tensor, k: int, kernels: ModuleType) -> Tensor | None:
-    """The k nearest of each image but itself: sorted keys (N, k); None if the prefilter is no gain.
-
-    Args:
-        x: (N, D) float32, contiguous, on the CPU. k: below N.
-        kernels: the module `selection`, compiled.
-    """
+    """The k nearest of each image but itself: sorted keys (N, k); None if it is no gain."""
     rounded = _round(x)
     if not _MIN_SQUARE <= float(rounded.squares.max()) <= _MAX_SQUARE:  # or NaN
         return None
@@ -89,8 +82,7 @@ def nearest_keys(x: Tensor, k: int, kernels: ModuleType) -> Tensor | None:
     kth, last = (distances_of(torch.from_numpy(heaps[:, place])) for place in (k - 1, size - 1))
     limits = kth + rounded.error(every, kth) * 2
     safe = last - rounded.error(every, last)
-    unsettled = np.zeros(len(x), dtype=np.bool_)
-    broken = np.zeros(len(x), dtype=np.bool_)
+    unsettled, broken = np.zeros((2, len(x)), dtype=np.bool_)
     errors = rounded.error(every, torch.zeros(len(x)))
     bounds = (limits.numpy(), safe.numpy(), errors.numpy())
     fixed = (x.detach().numpy(), heaps, k, *bounds, unsettled, broken)

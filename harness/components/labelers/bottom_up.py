@@ -6,8 +6,10 @@ Re-identification*, AAAI 2019.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
-from harness.components.labelers.packed_keys import squared_distances
+from harness.components.labelers.tiles import squared_distances
 from harness.components.labelers.timer import Timer
 from harness.core.errors import HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
@@ -26,12 +28,12 @@ from harness.core.precision import exact_matmul
 # Sides of the square tiles of pairs.
 _TILE_CPU, _TILE_GPU = 1024, 4096
 
-Edges = tuple[np.ndarray, np.ndarray, np.ndarray]  # costs (E,) and images i < j (E,)
+Edges = tuple[np.ndarray, ...]  # costs (E,) and images i < j (E,)
 
 
 @torch.no_grad()
 def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) -> Tensor:
-    """One round of merging, exact, without an N×N matrix.
+    """One round of merging, exact, without an N×N matrix: labels (N,) int64 on the CPU.
 
     Pairs of images i < j of different clusters are visited in ascending order of
 
@@ -46,13 +48,8 @@ def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) ->
     best edges of a forest are kept, and soon few pairs of a tile beat the worst of them.
 
     Args:
-        features: (N, D) float; distances are float32.
-        labels: (N,) int64, 0 … K−1.
-        merges: number of merges, K − 1 at most.
-        size_penalty: λ.
-
-    Returns:
-        (N,) int64 on the CPU.
+        features: (N, D) float; distances are float32. labels: (N,) int64, 0 … K−1.
+        merges: number of merges, K − 1 at most. size_penalty: λ.
     """
     features, labels = features.float(), labels.to(features.device)
     sizes = torch.bincount(labels)
@@ -62,8 +59,19 @@ def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) ->
         return torch.from_numpy(clusters.copy())
     best: Edges = (np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     limit = float("inf")
+    # adding integer sizes first keeps equal penalties equal bit for bit
+    own = sizes[labels]
     for rows, columns in _tiles(len(features), features.device):
-        found = _pairs(features, labels, sizes, size_penalty, rows, columns, limit)
+        a, b = labels[rows], labels[columns]
+        with exact_matmul(features.device):
+            costs = squared_distances(features[rows], features[columns])
+        costs += (own[rows][:, None] + own[columns]) * size_penalty
+        wanted = (costs <= limit) & (a[:, None] != b)
+        if rows == columns:
+            wanted = wanted.triu(1)
+        i, j = wanted.nonzero(as_tuple=True)
+        edges = costs[i, j], i + rows.start, j + columns.start
+        found = tuple(part.cpu().numpy() for part in edges)
         if len(found[0]):
             best = _first_merges(best, found, clusters, merges)
             if len(best[0]) == merges:
@@ -71,43 +79,35 @@ def merge(features: Tensor, labels: Tensor, merges: int, size_penalty: float) ->
     return torch.from_numpy(_joined(clusters, clusters[best[1]], clusters[best[2]]))
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class BottomUp(PseudoLabeler):
     """BUC's labeler: each call merges the nearest clusters of the previous one.
 
     The first call gives every image its own label, since BUC trains on these before it merges;
-    every later call does one round of `merge` on view 0, until one cluster is left. `clusters`
-    counts labels of single images, too, and there are no outliers. The labels of the last call are
-    the state; they belong to one training set, in one order.
+    every later call does one round of `merge` on view 0, until one cluster is left. The labels of
+    the last call are the state; they belong to one training set, in one order.
     """
 
     hint = "Lower labeler.share"
     min_calls = 2
 
-    def __init__(
-        self,
-        *,
-        share: Annotated[float, Field(gt=0, lt=1, description="merges per call, over N")] = 0.05,
-        size_penalty: Annotated[
-            NonNegativeFloat, Field(description="λ, penalty on the sizes of merged clusters")
-        ] = 0.003,
-    ) -> None:
-        self.share = share
-        self.min_images = math.ceil(1 / share)  # for one merge per round
-        self.size_penalty = size_penalty
+    share: Annotated[float, Field(gt=0, lt=1, description="merges per call, over N")] = 0.05
+    size_penalty: Annotated[
+        NonNegativeFloat, Field(description="λ, penalty on the sizes of merged clusters")
+    ] = 0.003
+
+    def __post_init__(self) -> None:
+        self.min_images = math.ceil(1 / self.share)  # for one merge per round
         self.labels: Tensor | None = None
 
     def max_clusters(self, images: int) -> int:
-        """All N, at first."""
-        return images
+        return images  # at first
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
-
-        Statistics: clusters, singles (clusters of one image), outliers (0) and the seconds.
+        """Statistics: clusters, singles (clusters of one image), outliers (0) and the seconds.
 
         Raises:
-            HarnessError: features that are not finite or zero, too few images for any merge, or
-                another number of images than in the previous call.
+            HarnessError: too few images to merge any, or not as many as in the previous call.
         """
         check_features(features)
         count = len(features)
@@ -149,36 +149,7 @@ def _tiles(count: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     tile = _TILE_CPU if device.type == "cpu" else _TILE_GPU
     strips = [slice(start, min(start + tile, count)) for start in range(0, count, tile)]
     yield from zip(strips, strips, strict=True)
-    for place, rows in enumerate(strips):
-        for columns in strips[place + 1 :]:
-            yield rows, columns
-
-
-def _pairs(
-    features: Tensor,
-    labels: Tensor,
-    sizes: Tensor,
-    size_penalty: float,
-    rows: slice,
-    columns: slice,
-    limit: float,
-) -> Edges:
-    """A tile's pairs of different clusters that cost no more than `limit`."""
-    a, b = labels[rows], labels[columns]
-    with exact_matmul(features.device):
-        costs = squared_distances(features[rows], features[columns])
-    # adding integer sizes first keeps equal penalties equal bit for bit
-    costs += (sizes[a][:, None] + sizes[b]) * size_penalty
-    wanted = (costs <= limit) & (a[:, None] != b)
-    if rows == columns:
-        wanted = wanted.triu(1)
-    i, j = wanted.nonzero(as_tuple=True)
-    found = costs[i, j]
-    return (
-        found.cpu().numpy(),
-        (i + rows.start).cpu().numpy(),
-        (j + columns.start).cpu().numpy(),
-    )
+    yield from itertools.combinations(strips, 2)
 
 
 def _first_merges(best: Edges, found: Edges, clusters: np.ndarray, merges: int) -> Edges:
@@ -189,7 +160,7 @@ def _first_merges(best: Edges, found: Edges, clusters: np.ndarray, merges: int) 
     count = int(clusters.max()) + 1
     # only the first edge between two clusters counts; places, unlike costs, never tie
     pairs, place = np.unique(np.minimum(a, b) * count + np.maximum(a, b), return_index=True)
-    graph = csr_matrix((place + 1.0, (pairs // count, pairs % count)), shape=(count, count))
+    graph = csr_matrix((place + 1.0, np.divmod(pairs, count)), shape=(count, count))
     taken = np.sort(minimum_spanning_tree(graph).data)[:merges].astype(np.int64) - 1
     chosen = order[taken]
     return costs[chosen], i[chosen], j[chosen]

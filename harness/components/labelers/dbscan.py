@@ -8,21 +8,15 @@ from scipy.sparse.csgraph import connected_components
 
 
 def dbscan(graph: csr_matrix, eps: float, min_samples: int) -> np.ndarray:
-    """Labels of scikit-learn's DBSCAN on the dense distance matrix.
+    """Labels (N,) int64 of scikit-learn's DBSCAN on the dense distance matrix, -1 for outliers.
 
     Ester, Kriegel, Sander, Xu, *A Density-Based Algorithm for Discovering Clusters in Large Spatial
     Databases with Noise*, KDD 1996. An image is its own neighbor, and the radius is inclusive.
     Clusters are the connected components of the core images, numbered by their first core image;
     a border image goes to the lowest-numbered cluster among its core neighbors.
 
-    Args:
-        graph: (N, N) symmetric; stored entries, zeros included, are distances, all others are
-            larger than `eps`. The diagonal may be missing.
-        eps: the radius, at most the one that the graph was made with.
-        min_samples: neighbors of a core image, itself included.
-
-    Returns:
-        (N,) int64 labels from 0, -1 for outliers.
+    The graph (N, N) is symmetric; stored entries, zeros included, are distances, all others are
+    larger than `eps`. The diagonal may be missing.
     """
     n = graph.shape[0]
     row = np.repeat(np.arange(n, dtype=np.int32), np.diff(graph.indptr))

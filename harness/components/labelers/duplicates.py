@@ -14,14 +14,12 @@ from harness.components.labelers.sparse import offsets, spans
 
 _ROWS = 1024
 _FIRST = 64
-_LARGEST_KEY = torch.iinfo(torch.int64).max
 
 
 def find_duplicates(x: Tensor) -> tuple[Tensor, Tensor] | None:
     """Sets of equal rows of x (N, D), float32 and contiguous; None if all rows differ.
 
-    Returns:
-        The first row of each set, ascending (U,), and the set of every row (N,) in 0 … U−1.
+    Returns the first row of each set, ascending (U,), and the set of every row (N,) in 0 … U−1.
     """
     bits = x.view(torch.int32)
     for width in (_FIRST, x.shape[1]):  # rows that differ at the start need no further reading
@@ -46,9 +44,8 @@ def find_duplicates(x: Tensor) -> tuple[Tensor, Tensor] | None:
 def _sums(bits: Tensor) -> Tensor:
     """A checksum (N,) int64 of the bits (N, D) int32 of each row."""
     generator = torch.Generator().manual_seed(0)
-    limits = torch.iinfo(torch.int32)
-    factors = torch.randint(limits.min, limits.max, bits.shape[1:], generator=generator)
-    factors = factors.to(torch.int32).to(bits.device)
+    drawn = torch.randint(-(1 << 31), (1 << 31) - 1, bits.shape[1:], generator=generator)
+    factors = drawn.to(bits.device, torch.int32)
     return torch.cat([(part * factors).sum(dim=1) for part in bits.split(_ROWS)])
 
 
@@ -57,7 +54,7 @@ def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Ten
 
     Args:
         ranks, distances: (U, min(k, U)) neighbors of each set among the sets, itself first.
-        which: (N,) the set of each image. k: number of neighbors.
+        which: (N,) the set of each image.
 
     Returns:
         Ranks (N, k) and distances (N, k): the image itself, then by distance, then by number.
@@ -66,8 +63,8 @@ def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Ten
     members = torch.sort(which, stable=True).indices  # of each set, ascending
     starts = offsets(torch.bincount(which, minlength=sets))
     stops = torch.minimum(starts[1:], starts[:-1] + k)  # k duplicates of one row suffice
-    out = torch.empty(n, k, dtype=torch.int64, device=ranks.device)
-    near = torch.empty(n, k, dtype=torch.float32, device=ranks.device)
+    largest = torch.iinfo(torch.int64).max
+    out, near = ranks.new_empty(n, k), distances.new_empty(n, k)
     for images in torch.arange(n, device=ranks.device).split(_ROWS):
         mine = which[images]
         known = ranks[mine]
@@ -78,11 +75,11 @@ def spread(ranks: Tensor, distances: Tensor, which: Tensor, k: int) -> tuple[Ten
         keys = bits.bitwise_left_shift_(32).bitwise_or_(image)
         keys[image == images[row]] = -1  # itself, before all others
         begins = offsets(torch.bincount(row, minlength=len(images)))
-        table = torch.full((len(images), int(begins.diff().max())), _LARGEST_KEY, device=row.device)
+        table = torch.full((len(images), int(begins.diff().max())), largest, device=row.device)
         table[row, torch.arange(len(row), device=row.device) - begins[row]] = keys
         # an image beyond the first k of its own set is missing from its list
         absent = ~(table == -1).any(dim=1)
-        table = torch.cat([torch.where(absent, -1, _LARGEST_KEY)[:, None], table], dim=1)
+        table = torch.cat([torch.where(absent, -1, largest)[:, None], table], dim=1)
         keys = table.topk(k, dim=1, largest=False, sorted=True).values
         out[images] = torch.where(keys == -1, images[:, None], keys & 0xFFFFFFFF)
         near[images] = torch.where(keys == -1, 0, keys >> 32).to(torch.int32).view(torch.float32)

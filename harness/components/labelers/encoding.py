@@ -10,9 +10,9 @@ implementation.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -30,15 +30,15 @@ ONE = 1 << 30
 
 _CHUNK = 1 << 16
 
+SparseRows = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Encoding:
     """V of N images as sparse rows.
 
-    Attributes:
-        starts: (N + 1,) int64, where each row's entries begin.
-        columns: (E,) int32, ascending within a row.
-        weights: (E,) int32, V · 2^30.
+    starts: (N + 1,) int64, where each row's entries begin.
+    columns: (E,) int32, ascending within a row. weights: (E,) int32, V · 2^30.
     """
 
     starts: Tensor
@@ -57,29 +57,22 @@ class Encoding:
             own = (tensor.numpy() for tensor in (self.starts, self.columns, self.weights))
             begins, rows, weights = map(torch.from_numpy, kernels.transposed(*own))
             return begins, rows, weights
-        images = torch.arange(n, device=self.columns.device, dtype=torch.int32)
-        rows = images.repeat_interleave(self.starts.diff())
+        rows = torch.repeat_interleave(self.starts.diff()).to(torch.int32)
         order = torch.sort(self.columns, stable=True).indices
         begins = offsets(torch.bincount(self.columns, minlength=n))
         return begins, rows[order], self.weights[order]
 
     def terms(self) -> Tensor:
         """The number of terms in the sums of each row's overlaps with all images: (N,) int64."""
-        sizes = torch.bincount(self.columns, minlength=len(self))[self.columns.long()]
-        total = offsets(sizes)
-        return total[self.starts[1:]] - total[self.starts[:-1]]
+        sizes = torch.bincount(self.columns, minlength=len(self))
+        return offsets(sizes[self.columns.long()])[self.starts].diff()
 
 
 @torch.no_grad()
 def encode(
-    features: Tensor,
-    ranks: Tensor,
-    k1: int,
-    k2: int,
-    scale: Tensor | None = None,
-    power: int = 1,
+    features: Tensor, ranks: Tensor, k1: int, k2: int, scale: Tensor | None = None, power: int = 1,
     distances: Tensor | None = None,
-) -> Encoding:
+) -> Encoding:  # fmt: skip
     """The k-reciprocal encoding V, eq. 5–11 of the paper as the published code computes them.
 
     Q(i, ℓ) are the images j among the first ℓ neighbors of i that have i among their first ℓ.
@@ -96,18 +89,26 @@ def encode(
         scale, power: d = ||x_i − x_j||^(2·power) / scale_i, with scale (N,), or 1. For unit rows
             the default is d = 2 − 2 x_i·x_j.
         distances: (N, L) float32, squared distances of the neighbors, if known.
-
-    Returns:
-        V on the features' device.
     """
     x = features.float().contiguous()
     half = round(k1 / 2) + 1
     kernels = compiled_for(x, len(x), "encoding")
-    if kernels is not None:
-        return _encode_compiled(x, ranks, half, k2, scale, power, distances, kernels)
-    starts, columns = _expanded_sets(ranks, half)
-    rows = torch.arange(len(x), device=x.device).repeat_interleave(starts.diff())
     squares = squared_norms(x)
+    if kernels is not None:  # one range of rows per thread
+        n, ranges = len(x), row_ranges(len(x))
+        lists = ranks.to(torch.int32).numpy()
+        near = np.full(ranks.shape, -1, np.float32) if distances is None else distances.numpy()
+        divisors = np.ones(n, np.float32) if scale is None else scale.float().numpy()
+        sizes, sets = np.empty(n, np.int32), np.empty((n, half), np.int32)
+        in_threads(kernels.half_sets, [(lists, half, sizes, sets, *p) for p in ranges])
+        fixed = (x.numpy(), squares.numpy(), lists, near, sizes, sets, divisors, power, ONE)
+        v = joined_rows(in_threads(kernels.expanded_weights, [(*fixed, *p) for p in ranges]))
+        if k2 > 1:
+            chosen = np.ascontiguousarray(lists[:, :k2])
+            v = joined_rows(in_threads(kernels.mean_rows, [(chosen, *v, *p) for p in ranges]))
+        return Encoding(*map(torch.from_numpy, v))
+    starts, columns = _expanded_sets(ranks, half)
+    rows = torch.repeat_interleave(starts.diff())
     cost = squares[rows] + squares[columns] - 2 * _dot_products(x, starts, columns)
     cost = cost.clamp_(min=0) ** power
     if scale is not None:
@@ -115,42 +116,14 @@ def encode(
     # d ≥ 0 is bounded, so the exponential needs no shift
     weights = torch.exp(-cost)
     weights /= torch.segment_reduce(weights, "sum", offsets=starts)[rows]
-    fixed = weights.mul_(ONE).round_().to(torch.int32)
+    weights = weights.mul_(ONE).round_().to(torch.int32)
     if k2 > 1:
-        starts, columns, fixed = _mean_over(ranks[:, :k2], starts, columns, fixed)
-    return Encoding(starts, columns.to(torch.int32), fixed)
+        starts, columns, weights = _mean_over(ranks[:, :k2], starts, columns, weights)
+    return Encoding(starts, columns.to(torch.int32), weights)
 
 
-def _encode_compiled(
-    x: Tensor,
-    ranks: Tensor,
-    half: int,
-    k2: int,
-    scale: Tensor | None,
-    power: int,
-    distances: Tensor | None,
-    kernels: ModuleType,
-) -> Encoding:
-    """The same in compiled kernels, one range of rows per thread."""
-    n = len(x)
-    neighbours = ranks.to(torch.int32).numpy()
-    near = np.full(ranks.shape, -1, dtype=np.float32) if distances is None else distances.numpy()
-    divisors = np.ones(n, dtype=np.float32) if scale is None else scale.float().numpy()
-    squares = squared_norms(x).numpy()
-    sizes, sets = np.empty(n, dtype=np.int32), np.empty((n, half), dtype=np.int32)
-    in_threads(kernels.half_sets, [(neighbours, half, sizes, sets, *p) for p in row_ranges(n)])
-    fixed = (x.numpy(), squares, neighbours, near, sizes, sets, divisors, power, ONE)
-    rows = _joined(in_threads(kernels.expanded_weights, [(*fixed, *p) for p in row_ranges(n)]))
-    if k2 > 1:
-        chosen = np.ascontiguousarray(neighbours[:, :k2])
-        rows = _joined(in_threads(kernels.mean_rows, [(chosen, *rows, *p) for p in row_ranges(n)]))
-    return Encoding(*map(torch.from_numpy, rows))
-
-
-def _joined(
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Concatenate ranges of sparse rows (sizes, columns, values): starts, columns, values."""
+def joined_rows(parts: Iterable[SparseRows]) -> SparseRows:
+    """Ranges of sparse rows (sizes, columns, values) to starts, columns and values of all."""
     sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     return np.concatenate([[0], np.cumsum(sizes)]), columns, values
 
@@ -186,7 +159,7 @@ def _reciprocal(ranks: Tensor) -> Tensor:
 def _mean_over(
     ranks: Tensor, starts: Tensor, columns: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sparse rows averaged over the images in each row of `ranks` (N, k2), in fixed point."""
+    """Sparse rows averaged over the images in each row of `ranks` (N, k2), halves rounded up."""
     n, k2 = ranks.shape
     sizes, new_columns, new_weights = [], [], []
     for start, stop in row_blocks(starts.diff()[ranks].sum(dim=1), 1):
@@ -196,7 +169,7 @@ def _mean_over(
         total = torch.zeros_like(entries).index_add_(0, place, weights[entry].long())
         sizes.append(torch.bincount(entries // n, minlength=stop - start))
         new_columns.append(entries % n)
-        new_weights.append((total + k2 // 2).div_(k2, rounding_mode="floor"))
+        new_weights.append((total + k2 // 2) // k2)
     merged = torch.cat(new_weights).to(torch.int32)
     return offsets(torch.cat(sizes)), torch.cat(new_columns), merged
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harness.components.labelers.neighbours import Search, nearest
-from harness.components.labelers.timer import Timer
+from harness.components.labelers.timer import Timer, count_labels
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
@@ -50,7 +49,10 @@ class Infomap(PseudoLabeler):
         seed: Annotated[int, Field(ge=1, lt=1 << 31, description="seed of all epochs")] = 1,
         search: Search = "auto",
     ) -> None:
-        _check_package()  # before an epoch's features are extracted
+        try:  # the package, before an epoch's features are extracted
+            _communities(np.array([0, 1]), np.array([1, 0]), np.ones(2), seed=1)
+        except HarnessError as error:
+            raise ConfigError(error.cause, 'pip install "usl-reid-harness[infomap]"') from error
         self.k1 = self.min_images = k1
         self.min_similarity = min_similarity
         self.min_size = min_images
@@ -58,13 +60,7 @@ class Infomap(PseudoLabeler):
         self.search = search
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
-
-        Statistics: clusters, outliers, links and the seconds of each step.
-
-        Raises:
-            HarnessError: features that are not finite or zero, or fewer images than k1.
-        """
+        """Statistics: clusters, outliers, links and the seconds of each step."""
         check_features(features, minimum=self.k1)
         timer = Timer(features)
         view = features[:, 0].float()
@@ -77,30 +73,22 @@ class Infomap(PseudoLabeler):
             modules[images] = found
         labels = _numbered(modules, self.min_size)
         timer.lap("cluster")
-        stats = {
-            "clusters": int(labels.max()) + 1,
-            "outliers": int((labels < 0).sum()),
-            "links": len(sources),
-        }
+        stats = count_labels(labels) | {"links": len(sources)}
         return PseudoLabels(torch.from_numpy(labels), stats | timer.seconds)
 
     def describe(self) -> str:
         return f"min_similarity {self.min_similarity:g}, min_images {self.min_size}, k1 {self.k1}"
 
-    def _links(self, view: Tensor, ranks: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _links(self, view: Tensor, ranks: Tensor) -> tuple[np.ndarray, ...]:
         """Source images, target images and similarities of the links: (E,) each."""
         with exact_matmul(view.device):
-            similarity = torch.cat(
-                [
-                    torch.einsum("nd,nkd->nk", rows, view[others])
-                    for rows, others in zip(view.split(_CHUNK), ranks.split(_CHUNK), strict=True)
-                ]
-            )
+            chunks = zip(view.split(_CHUNK), ranks.split(_CHUNK), strict=True)
+            similarity = torch.cat([torch.einsum("nd,nkd->nk", x, view[j]) for x, j in chunks])
         near = similarity >= self.min_similarity
         near[:, 0] = False  # the image itself
         source, place = near.nonzero(as_tuple=True)
-        found = source, ranks[source, place], similarity[source, place]
-        return found[0].cpu().numpy(), found[1].cpu().numpy(), found[2].cpu().numpy()
+        links = source, ranks[source, place], similarity[source, place]
+        return tuple(part.cpu().numpy() for part in links)
 
 
 def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:
@@ -115,27 +103,6 @@ def _numbered(modules: np.ndarray, min_images: int) -> np.ndarray:
     return number[module]
 
 
-def _check_package() -> None:
-    """Check that the optional package works.
-
-    Raises:
-        ConfigError: it is not installed, or does not run.
-    """
-    hint = 'pip install "usl-reid-harness[infomap]"'
-    try:
-        known = importlib.util.find_spec("infomap") is not None
-    except ValueError:  # sys.modules holds None for it
-        known = False
-    if not known:
-        raise ConfigError(
-            "labeler=infomap needs the package infomap, which is not installed.", hint
-        )
-    try:
-        _communities(np.array([0, 1]), np.array([1, 0]), np.ones(2), seed=1)
-    except HarnessError as error:
-        raise ConfigError(error.cause, hint) from error
-
-
 def _communities(
     sources: np.ndarray, targets: np.ndarray, weights: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -143,9 +110,6 @@ def _communities(
 
     It runs in a separate process, since the SWIG wrappers of infomap and faiss confuse each other's
     iterators and crash when loaded together.
-
-    Raises:
-        HarnessError: that process failed.
     """
     given = io.BytesIO()
     np.savez(given, sources=sources, targets=targets, weights=weights)

@@ -17,7 +17,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from harness.components.labelers.encoding import ONE, Encoding
+from harness.components.labelers.encoding import ONE, Encoding, SparseRows, joined_rows
 from harness.components.labelers.neighbours import compiled_for
 from harness.components.labelers.sparse import row_blocks, spans
 from harness.core.errors import HarnessError
@@ -26,6 +26,7 @@ from harness.core.kernels import in_threads, row_ranges
 
 # About 3 GB at the peak. Real features have hundreds of times fewer pairs at any useful radius.
 _MAX_PAIRS = 1 << 26
+_SHRINK = 1 << 10  # how far blocks may shrink before the GPU is too small
 
 
 def _view_weights(views: int, part_weight: float) -> list[float]:
@@ -39,15 +40,8 @@ def distance_rows(
 ) -> Tensor:
     """Jaccard distances of some images to the images first … N−1.
 
-    D = (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v over V views (MSKD: V = 3, λ1 = 0.15).
-
-    Args:
-        encodings: one per view, the global one first.
-        rows: (R,) int64. first: the first column.
-        part_weight: λ1.
-
-    Returns:
-        (R, N − first) float32 in [0, 1].
+    D = (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v over V views, the global one first; `part_weight` is λ1
+    (MSKD: V = 3, λ1 = 0.15). Rows (R,) int64 → (R, N − first) float32 in [0, 1].
     """
     shares = _view_weights(len(encodings), part_weight)
     kernels = compiled_for(encodings[0].columns, len(encodings[0]), "overlaps")
@@ -63,12 +57,8 @@ def distance_rows(
 def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float = 0.0) -> csr_matrix:
     """All pairs of images within `eps`, by the (fused) distance of `distance_rows`.
 
-    Returns:
-        (N, N) float32 on the CPU, symmetric. Distances of 0 are stored; those beyond eps and the
-        diagonal are not.
-
-    Raises:
-        HarnessError: too many pairs for memory.
+    Returns (N, N) float32, symmetric, with stored zeros, without the diagonal and what is beyond
+    eps. Raises a HarnessError if there are too many pairs for memory.
     """
     n = len(encodings[0])
     shares = _view_weights(len(encodings), part_weight)
@@ -83,35 +73,18 @@ def radius_graph(encodings: Sequence[Encoding], eps: float, part_weight: float =
     else:
         parts = halving(
             lambda scratch: _near_pairs(encodings, float(radius), shares, _SHRINK // scratch),
-            _SHRINK,
-            "the Jaccard distance",
-        )
+            _SHRINK, "the Jaccard distance",
+        )  # fmt: skip
     if sum(len(columns) for _, columns, _ in parts) > _MAX_PAIRS:
         raise HarnessError(
             f"more than {_MAX_PAIRS:,} pairs of images lie within eps {eps:g}",
             "Lower eps; if it is not high, the features have collapsed to a point.",
         )
-    sizes, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    starts, columns, values = joined_rows(parts)
     del parts
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return _mirrored(csr_matrix((values, columns, starts), shape=(n, n)))
-
-
-def _mirrored(above: csr_matrix) -> csr_matrix:
-    """A strictly upper triangular matrix plus its transpose, explicit zeros included."""
-    below = above.T.tocsr()
-    starts = above.indptr.astype(np.int64) + below.indptr
-    out = [np.empty(starts[-1], dtype=part.dtype) for part in (above.data, above.indices)]
-    # in each row, entries left of the diagonal come first
-    for part, before in ((below, above.indptr[:-1]), (above, below.indptr[1:])):
-        place = np.arange(part.nnz) + np.repeat(before, np.diff(part.indptr))
-        out[0][place], out[1][place] = part.data, part.indices
-    whole = csr_matrix((*out, starts), shape=above.shape)
-    whole.sort_indices()
-    return whole
-
-
-_SHRINK = 1 << 10  # how far blocks may shrink before the GPU is too small
+    rows = np.repeat(np.arange(n, dtype=np.int32), np.diff(starts))
+    both = np.concatenate([rows, columns]), np.concatenate([columns, rows])
+    return csr_matrix((np.tile(values, 2), both), shape=(n, n))  # keeps explicit zeros
 
 
 def _arrays(encodings: Sequence[Encoding]) -> tuple[np.ndarray, ...]:
@@ -139,13 +112,12 @@ def overlaps(encoding: Encoding, rows: Tensor, first: int = 0) -> Tensor:
         owner, place, other = owner[there], place[there], other[there]
     common = torch.minimum(encoding.weights[entry][owner], weights[place])
     entry = (row * width - first)[owner].add_(other)
-    out = torch.zeros(len(rows) * width, dtype=torch.int32, device=common.device)
-    return out.index_add_(0, entry, common).view(len(rows), width)
+    return common.new_zeros(len(rows) * width).index_add_(0, entry, common).view(len(rows), width)
 
 
 def _near_pairs(
     encodings: Sequence[Encoding], radius: float, shares: Sequence[float], shrink: int
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+) -> list[SparseRows]:
     """Pairs i < j within the radius, by blocks of rows: pairs per row, j, distances."""
     n, device = len(encodings[0]), encodings[0].columns.device
     terms = torch.stack([encoding.terms() for encoding in encodings]).amax(dim=0)
@@ -154,11 +126,8 @@ def _near_pairs(
         rows = torch.arange(start, stop, device=device)
         sums = [overlaps(encoding, rows, start).flatten() for encoding in encodings]
         # pairs without overlap in any view are at distance 1
-        if radius < 1:
-            near = sums[0] if len(sums) == 1 else torch.stack(sums).amax(dim=0)
-            entries = near.nonzero()[:, 0]
-        else:
-            entries = torch.arange(len(sums[0]), device=device)
+        near = torch.stack(sums).amax(dim=0) if radius < 1 else torch.ones_like(sums[0])
+        entries = near.nonzero()[:, 0]
         distances = _distances([overlap[entries] for overlap in sums], shares)
         row, column = entries // (n - start), entries % (n - start)
         keep = (distances <= radius) & (row < column)
@@ -172,10 +141,7 @@ def _near_pairs(
 
 
 def _distances(overlaps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Fixed-point overlaps of each view → fused distances, as 1 − Σ_v w_v min(1, s_v / (2 − s_v)).
-
-    As the weights add up to 1, this is Σ_v w_v D_v, and exactly 1 without overlaps.
-    """
+    """Fixed-point overlaps of each view → fused distances, 1 − Σ_v w_v min(1, s_v / (2 − s_v))."""
     similarity = torch.zeros(overlaps[0].shape, dtype=torch.float64, device=overlaps[0].device)
     for overlap, weight in zip(overlaps, weights, strict=True):
         s = overlap.to(torch.float64)

@@ -1,7 +1,7 @@
 """Jaccard distance and DBSCAN: the labels of Cluster Contrast, MSKD, HHCL, PPLR and others."""
 
-from __future__ import annotations
-
+# annotations are evaluated at once, since SelfPaced inherits the options in another module
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -13,23 +13,12 @@ from harness.components.labelers.dbscan import dbscan
 from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import Search, search
-from harness.components.labelers.timer import Timer
+from harness.components.labelers.timer import Timer, count_labels
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
-Eps = Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")]
-MinSamples = Annotated[
-    PositiveInt, Field(description="neighbors within eps of a core image, itself included")
-]
-K1 = Annotated[PositiveInt, Field(description="neighbors checked for reciprocity, itself included")]
-K2 = Annotated[
-    PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
-]
-DistancePartWeight = Annotated[
-    float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
-]
 
-
+@dataclass(eq=False, repr=False, kw_only=True)
 class JaccardDBSCAN(PseudoLabeler):
     """DBSCAN on the k-reciprocal Jaccard distance, of the global view or fused over all views.
 
@@ -38,43 +27,42 @@ class JaccardDBSCAN(PseudoLabeler):
     has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 counts.
     """
 
-    def __init__(
-        self,
-        *,
-        eps: Eps = 0.6,
-        min_samples: MinSamples = 4,
-        k1: K1 = 30,
-        k2: K2 = 6,
-        part_weight: DistancePartWeight = 0.0,
-        search: Search = "auto",
-    ) -> None:
-        if k2 > k1:
+    eps: Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")] = (
+        0.6
+    )
+    min_samples: Annotated[
+        PositiveInt, Field(description="neighbors within eps of a core image, itself included")
+    ] = 4
+    k1: Annotated[
+        PositiveInt, Field(description="neighbors checked for reciprocity, itself included")
+    ] = 30
+    k2: Annotated[
+        PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
+    ] = 6
+    part_weight: Annotated[
+        float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
+    ] = 0.0
+    search: Search = "auto"
+
+    def __post_init__(self) -> None:
+        if self.k2 > self.k1:
             raise ConfigError(
-                f"labeler.k2={k2} must not be larger than labeler.k1={k1}.",
+                f"labeler.k2={self.k2} must not be larger than labeler.k1={self.k1}.",
                 "The defaults are k1=30 and k2=6.",
             )
-        self.eps = eps
-        self.min_samples = min_samples
-        self.k1 = self.min_images = k1
-        self.k2 = k2
-        self.part_weight = part_weight
-        self.search = search
+        self.min_images = self.k1
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
-
-        Statistics: clusters, outliers and the seconds of each step.
+        """Statistics: clusters, outliers and the seconds of each step.
 
         Raises:
             ConfigError: `part_weight` with a single view, or too large for the number of views.
-            HarnessError: features that are not finite or zero, or fewer images than k1.
         """
         timer = Timer(features)
         graph = self.graph(features, self.eps, timer)
-        labels = torch.from_numpy(dbscan(graph, self.eps, self.min_samples))
+        labels = dbscan(graph, self.eps, self.min_samples)
         timer.lap("cluster")
-        counts = {"clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum())}
-        return PseudoLabels(labels, counts | timer.seconds)
+        return PseudoLabels(torch.from_numpy(labels), count_labels(labels) | timer.seconds)
 
     def graph(self, features: Tensor, eps: float, timer: Timer) -> csr_matrix:
         """All pairs within `eps` by the (fused) Jaccard distance; raises what `label` raises."""
@@ -82,8 +70,7 @@ class JaccardDBSCAN(PseudoLabeler):
         parts = features.shape[1] - 1
         if self.part_weight > 0 and parts == 0:
             raise ConfigError(
-                f"labeler.part_weight={self.part_weight} needs part views, but there is only the "
-                "global one.",
+                f"labeler.part_weight={self.part_weight} needs part views: there is one view only.",
                 "Set labeler.part_weight=0, or use a backbone with part views.",
             )
         if parts * self.part_weight >= 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 _MAX_INT = (1 << 31) - 1  # of faiss
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class KMeans(PseudoLabeler):
     """k-means with a fixed number of clusters, the labels of MMT's k-means variant and others.
 
@@ -31,30 +33,23 @@ class KMeans(PseudoLabeler):
 
     hint = "Raise labeler.clusters"
 
-    def __init__(
-        self,
-        *,
-        clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500,
-        iterations: Annotated[int, Field(ge=1, le=_MAX_INT, description="at most, per run")] = 50,
-        restarts: Annotated[int, Field(ge=1, le=_MAX_INT, description="runs; the best counts")] = 1,
-        seed: Annotated[int, Field(ge=0, le=_MAX_INT, description="seed of all epochs")] = 0,
-        spherical: Annotated[bool, Field(description="normalize the centers; needs faiss")] = False,
-        views: Annotated[
-            Literal["global", "mean"],
-            Field(description="the global view, or the normalized mean of all views"),
-        ] = "global",
-    ) -> None:
-        if spherical and _faiss() is None:
+    clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500
+    iterations: Annotated[int, Field(ge=1, le=_MAX_INT, description="at most, per run")] = 50
+    restarts: Annotated[int, Field(ge=1, le=_MAX_INT, description="runs; the best counts")] = 1
+    seed: Annotated[int, Field(ge=0, le=_MAX_INT, description="seed of all epochs")] = 0
+    spherical: Annotated[bool, Field(description="normalize the centers; needs faiss")] = False
+    views: Annotated[
+        Literal["global", "mean"],
+        Field(description="the global view, or the normalized mean of all views"),
+    ] = "global"
+
+    def __post_init__(self) -> None:
+        if self.spherical and _faiss() is None:
             raise ConfigError(
                 "Spherical k-means needs faiss, which cannot be imported.",
                 "Install faiss, or set labeler.spherical=false.",
             )
-        self.clusters = self.min_images = clusters
-        self.iterations = iterations
-        self.restarts = restarts
-        self.seed = seed
-        self.spherical = spherical
-        self.views = views
+        self.min_images = self.clusters
 
     @classmethod
     def uses_parts(cls, options: Mapping[str, Any]) -> bool:
@@ -64,12 +59,10 @@ class KMeans(PseudoLabeler):
         return self.clusters
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
-
-        Statistics: clusters, outliers (0), faiss (1 or 0) and the seconds.
+        """Statistics: clusters, outliers (0), faiss (1 or 0) and the seconds.
 
         Raises:
-            HarnessError: features that are not finite or zero, or fewer images than clusters.
+            HarnessError: fewer images than clusters, or what `check_features` raises.
         """
         check_features(features)
         if len(features) < self.clusters:
@@ -83,10 +76,9 @@ class KMeans(PseudoLabeler):
             view = torch.nn.functional.normalize(features.mean(dim=1), dim=-1)
         x = np.ascontiguousarray(view.detach().float().cpu().numpy())
         faiss = _faiss()
-        if faiss is not None:
-            found = self._with_faiss(faiss, x, gpu=features.is_cuda)
-        else:
-            found = self._with_scikit_learn(x)
+        found = (
+            self._with_faiss(faiss, x, features.is_cuda) if faiss else self._with_scikit_learn(x)
+        )
         numbers, labels = np.unique(found, return_inverse=True)  # without empty clusters
         timer.lap("cluster")
         stats = {"clusters": len(numbers), "outliers": 0, "faiss": int(faiss is not None)}
@@ -100,25 +92,17 @@ class KMeans(PseudoLabeler):
         """Cluster numbers (N,), of which some may not occur."""
         say_once(f"k-means by faiss {faiss.__version__}")
         runs = faiss.Kmeans(
-            x.shape[1],
-            self.clusters,
-            niter=self.iterations,
-            nredo=self.restarts,
-            seed=self.seed,
-            spherical=self.spherical,
-            gpu=gpu and faiss.get_num_gpus() > 0,
+            x.shape[1], self.clusters, niter=self.iterations, nredo=self.restarts, seed=self.seed,
+            spherical=self.spherical, gpu=gpu and faiss.get_num_gpus() > 0,
             # use all images, and do not warn about few images per cluster
-            min_points_per_centroid=1,
-            max_points_per_centroid=len(x),
-        )
+            min_points_per_centroid=1, max_points_per_centroid=len(x),
+        )  # fmt: skip
         runs.train(x)
         return runs.index.search(x, 1)[1][:, 0]
 
     def _with_scikit_learn(self, x: np.ndarray) -> np.ndarray:
         """Cluster numbers (N,), of which some may not occur."""
-        say_once(
-            "k-means by scikit-learn (faiss cannot be imported); its labels differ from faiss's"
-        )
+        say_once("k-means by scikit-learn, as faiss cannot be imported; their labels differ")
         from sklearn.cluster import KMeans as ScikitKMeans  # slow to import
         from sklearn.exceptions import ConvergenceWarning
 

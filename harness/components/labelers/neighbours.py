@@ -6,7 +6,7 @@ that are closer to each other than that may swap places between backends. Duplic
 (`duplicates.py`).
 
 Distances are symmetric, so only tiles on and above the diagonal are computed. Each image keeps the
-k smallest keys of each tile (`packed_keys.py`). On CPUs with bf16 units a prefilter leaves only a
+k smallest keys of each tile (`tiles.py`). On CPUs with bf16 units a prefilter leaves only a
 few pairs to measure (`bf16_prefilter.py`).
 """
 
@@ -23,14 +23,17 @@ from torch import Tensor
 
 from harness.components.labelers import bf16_prefilter
 from harness.components.labelers.duplicates import find_duplicates, spread
-from harness.components.labelers.packed_keys import (
+from harness.components.labelers.tiles import (
     distances_of,
+    empty_heaps,
+    keep_part,
     keys_of,
     nearest_of,
     smallest,
     squared_distances,
+    squared_norms,
+    walk,
 )
-from harness.components.labelers.tiles import empty_heaps, keep_part, squared_norms, walk
 from harness.core.errors import ConfigError, say_once
 from harness.core.host_memory import halving
 from harness.core.kernels import kernels
@@ -45,7 +48,6 @@ Search = Annotated[
 _TILE_CPU, _TILE_GPU = 1024, 4096
 #: the number of images from which loading the compiled kernels pays off
 WORTH_COMPILING = 256
-_LARGEST_KEY = torch.iinfo(torch.int64).max
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,16 @@ def nearest(features: Tensor, k: int, backend: str = "auto") -> Tensor:
 def search(
     features: Tensor, k: int, backend: str = "auto", farthest: bool = False, keep: int = 0
 ) -> Neighbours:
-    """The k nearest images of each image.
+    """The k nearest images of each image, itself included.
 
     Args:
         features: (N, D), finite, any floating type; the arithmetic is float32.
-        k: number of neighbors, the image itself included; at most N are found.
+        k: number of neighbors, at most N.
         backend: `torch` searches on the features' device, for large N on the CPU with compiled
             kernels if numba is installed. `faiss` is faiss's flat index, on the GPU if possible;
             if it fails, torch replaces it, with a notice. `auto` is torch, which by symmetry needs
             half the products of faiss's index (2.0 to 2.9 times as fast on CPUs).
-        farthest: find the largest distances, too.
-        keep: K, keep the distances of the first K images to all others.
+        farthest, keep: fill `farthest` and, for K = `keep`, `kept` of the result.
 
     Raises:
         ConfigError: an unknown backend.
@@ -120,17 +121,10 @@ def _search(x: Tensor, k: int, backend: str, farthest: bool, keep: int) -> Neigh
 
 
 def compiled_for(x: Tensor, images: int, module: str) -> ModuleType | None:
-    """A module of `labelers.kernels`, compiled; None where it is missing or does not pay off.
-
-    Args:
-        x: any tensor of the job; kernels are for the CPU. images: N.
-    """
+    """A module of `labelers.kernels` for N images and data x; None where it does not pay off."""
     if x.device.type != "cpu" or images < WORTH_COMPILING:
         return None
     return kernels(f"harness.components.labelers.kernels.{module}")
-
-
-# ---------------------------------------------------------------------------------- backends
 
 
 def _search_compiled(
@@ -148,15 +142,15 @@ def _search_compiled(
     kept = torch.empty(keep, n - keep)
     walk(x, squared_norms(x).numpy(), heaps, far, kept, selection)
     heaps.sort(axis=1)
-    largest = torch.from_numpy(far.view(np.float32)) if farthest else None
     keys = torch.cat([itself, torch.from_numpy(heaps)], dim=1)
+    largest = torch.from_numpy(far.view(np.float32)) if farthest else None
     return _from_keys(keys, largest, kept if keep else None)
 
 
 def _search_torch(x: Tensor, k: int, keep: int, tile: int) -> Neighbours:
     """The same in tensor operations, for GPUs and without numba."""
     n = len(x)
-    best = torch.full((n, k), _LARGEST_KEY, device=x.device)
+    best = torch.full((n, k), torch.iinfo(torch.int64).max, device=x.device)
     farthest = torch.zeros(n, device=x.device)
     kept = torch.empty(keep, n - keep, device=x.device)
 
@@ -206,7 +200,5 @@ def _search_faiss(x: Tensor, k: int) -> Tensor:
     return keys
 
 
-def _from_keys(
-    keys: Tensor, farthest: Tensor | None = None, kept: Tensor | None = None
-) -> Neighbours:
-    return Neighbours(keys & 0xFFFFFFFF, distances_of(keys).abs_(), farthest, kept)
+def _from_keys(keys: Tensor, *others: Tensor | None) -> Neighbours:
+    return Neighbours(keys & 0xFFFFFFFF, distances_of(keys).abs_(), *others)

@@ -13,39 +13,29 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat
+from scipy import ndimage
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from harness.components.labelers.dbscan import dbscan
-from harness.components.labelers.jaccard_dbscan import (
-    K1,
-    K2,
-    DistancePartWeight,
-    Eps,
-    JaccardDBSCAN,
-    MinSamples,
-)
-from harness.components.labelers.neighbours import Search
+from harness.components.labelers.jaccard_dbscan import JaccardDBSCAN
 from harness.components.labelers.timer import Timer
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabels
 
-# The quantile of R_indep over the first epoch's clusters that is the threshold for all epochs.
+#: the quantile of R_indep over the first epoch's clusters that is the threshold for all epochs
 _QUANTILE = 0.9
 
 
 @dataclass(frozen=True)
 class Reliable:
-    """The result of `self_paced`.
+    """The result of `self_paced`."""
 
-    Attributes:
-        labels: (N,) int64 from 0, none negative, with gaps: see `self_paced`.
-        threshold: of R_indep, given or found; None if there was no cluster to find it by.
-        independence: R_indep of the labels of more than one image, in label order.
-    """
-
+    #: (N,) int64 from 0, none negative, with gaps
     labels: np.ndarray
+    #: of R_indep, given or found; None if there was no cluster to find it by
     threshold: float | None
+    #: R_indep of the labels of more than one image, in label order
     independence: np.ndarray
 
 
@@ -83,7 +73,7 @@ def self_paced(
     count = int(normal.max()) + 1
     compactness, independence = _differences(normal, tight), _differences(normal, loose)
     min_compactness, min_independence = (
-        _minima(values, normal, count) for values in (compactness, independence)
+        ndimage.minimum(values, normal, np.arange(count)) for values in (compactness, independence)
     )
     clusters = min_independence[np.bincount(normal) > 1]
     if threshold is None and len(clusters):
@@ -96,6 +86,7 @@ def self_paced(
     return Reliable(labels, threshold, clusters)
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class SelfPaced(JaccardDBSCAN):
     """Self-paced labels from the (fused) Jaccard distance at three radii.
 
@@ -104,44 +95,28 @@ class SelfPaced(JaccardDBSCAN):
     R_indep, which is the labeler's state.
     """
 
-    def __init__(
-        self,
-        *,
-        eps: Eps = 0.6,
-        gap: Annotated[
-            NonNegativeFloat, Field(description="the other radii are eps − gap and eps + gap")
-        ] = 0.02,
-        min_samples: MinSamples = 4,
-        k1: K1 = 30,
-        k2: K2 = 6,
-        part_weight: DistancePartWeight = 0.0,
-        search: Search = "auto",
-    ) -> None:
-        super().__init__(
-            eps=eps, min_samples=min_samples, k1=k1, k2=k2, part_weight=part_weight, search=search
-        )
-        if not (eps - gap > 0 and eps + gap <= 1):
+    gap: Annotated[
+        NonNegativeFloat, Field(description="the other radii are eps − gap and eps + gap")
+    ] = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        low, high = self.eps - self.gap, self.eps + self.gap
+        if not (low > 0 and high <= 1):
             raise ConfigError(
-                f"labeler.eps={eps} and labeler.gap={gap} give the radii {eps - gap:g} and "
-                f"{eps + gap:g}, which must lie in (0, 1].",
+                f"labeler.eps={self.eps} and labeler.gap={self.gap} give the radii {low:g} and "
+                f"{high:g}, which must lie in (0, 1].",
                 "The defaults are eps=0.6 and gap=0.02.",
             )
-        self.gap = gap
         self.threshold: float | None = None
 
     def max_clusters(self, images: int) -> int:
-        """All N, each with its own label; early epochs come close."""
-        return images
+        return images  # each with its own label; early epochs come close
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
-        """Features (N, V, D), L2-normalized per view, to labels; cameras are unused.
-
-        Statistics: clusters (labels of more than one image), singles (labels of one), outliers (of
-        DBSCAN at the normal radius; they are among the singles), threshold (if there is one), and
-        the seconds of each step.
-
-        Raises:
-            ConfigError, HarnessError: see `JaccardDBSCAN.label`.
+        """Statistics: clusters (labels of more than one image), singles (labels of one), outliers
+        (of DBSCAN at the normal radius; they are among the singles), threshold (if there is one),
+        and the seconds of each step.
         """
         timer = Timer(features)
         graph = self.graph(features, self.eps + self.gap, timer)
@@ -151,11 +126,8 @@ class SelfPaced(JaccardDBSCAN):
         _, labels, sizes = np.unique(found.labels, return_inverse=True, return_counts=True)
         timer.lap("select")
         self.threshold = found.threshold
-        stats: dict[str, float] = {
-            "clusters": int((sizes > 1).sum()),
-            "singles": int((sizes == 1).sum()),
-            "outliers": int((normal < 0).sum()),
-        }
+        counts = {"clusters": sizes > 1, "singles": sizes == 1, "outliers": normal < 0}
+        stats: dict[str, float] = {name: int(chosen.sum()) for name, chosen in counts.items()}
         if found.threshold is not None:
             stats["threshold"] = found.threshold
         return PseudoLabels(torch.from_numpy(labels.astype(np.int64)), stats | timer.seconds)
@@ -181,10 +153,3 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     table = coo_matrix((np.ones(len(a), dtype=np.int64), (a, b))).tocsr()  # images in both
     common = np.asarray(table[a, b]).ravel()
     return 1 - common / (np.bincount(a)[a] + np.bincount(b)[b] - common)
-
-
-def _minima(values: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """The smallest value of each label: (count,)."""
-    minima = np.full(count, np.inf)
-    np.minimum.at(minima, labels, values)
-    return minima

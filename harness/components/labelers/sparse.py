@@ -28,12 +28,9 @@ def spans(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_blocks(terms: Tensor, width: int, shrink: int = 1) -> Iterator[tuple[int, int]]:
-    """Cut rows into blocks (start, stop) of bounded scratch.
+    """Cut rows into blocks (start, stop) of bounded scratch, `shrink` times smaller than usual.
 
-    Args:
-        terms: (R,) int64, the terms of each row's sums; see `Encoding.terms`.
-        width: columns of the block.
-        shrink: divide the usual block size by this.
+    Terms (R,) int64 are those of each row's sums (`Encoding.terms`), `width` is a block's.
     """
     cpu = terms.device.type == "cpu"
     max_rows = max(1, (_SCRATCH_CPU if cpu else _SCRATCH_GPU) // shrink // max(1, width))

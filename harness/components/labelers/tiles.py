@@ -1,5 +1,6 @@
-"""Neighbor search with compiled kernels, over the products of all pairs tile by tile.
+"""Packed keys of neighbors, and the search with compiled kernels, tile by tile.
 
+A key is `bits of the squared distance << 32 | image`: keys sort by distance, then by image.
 Products are symmetric, so each tile on or above the diagonal serves its rows and its columns.
 """
 
@@ -35,16 +36,48 @@ def squared_norms(x: Tensor) -> Tensor:
     return torch.cat([rows.square().sum(dim=1) for rows in x.split(_ROWS)])
 
 
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """||x_i − y_j||² of rows (A, D) and (B, D): (A, B), never negative."""
+    products = torch.addmm(squared_norms(y), x, y.T, alpha=-2)
+    return products.add_(squared_norms(x)[:, None]).clamp_(min=0)
+
+
+def keys_of(distances: Tensor, first: int = 0) -> Tensor:
+    """Distances (A, B) to images first … first+B−1 as int64 that sort by distance, then image.
+
+    The bits of floats ≥ 0, read as integers, sort like the floats, and those of −0.0 are the
+    smallest integer. So −0.0 marks an image's distance to itself.
+    """
+    columns = torch.arange(first, first + distances.shape[1], device=distances.device)
+    return distances.view(torch.int32).to(torch.int64).bitwise_left_shift_(32).bitwise_or_(columns)
+
+
+def distances_of(keys: Tensor) -> Tensor:
+    """The squared distances of keys, float32."""
+    return (keys >> 32).to(torch.int32).view(torch.float32)
+
+
+def smallest(keys: Tensor, k: int) -> Tensor:
+    """The k smallest of each row of (A, B), in any order; all of them if k > B."""
+    return keys.topk(min(k, keys.shape[1]), dim=1, largest=False, sorted=False).values
+
+
+def nearest_of(x: Tensor, images: Tensor, k: int) -> Tensor:
+    """Sorted keys (A, k) of images (A,) of (N, D), from whole rows; themselves first."""
+    with exact_matmul(x.device):
+        distances = squared_distances(x[images], x)
+    distances[torch.arange(len(images)), images] = -0.0
+    return smallest(keys_of(distances), k).sort(dim=1).values
+
+
 def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, kernels: ModuleType) -> None:
     """Find the nearest images of every image; see `kernels/selection.py`.
 
     Args:
-        x: (N, D), float32 or bf16, the type of the products.
-        squares: (N,) float32, each row's squared norm.
+        x: (N, D), float32 or bf16, the type of the products. squares: (N,), its squared norms.
         heaps: (N, k) int64, from `empty_heaps`; receives the k smallest keys, unsorted.
         far: (N,) int32 of zeros; receives the bits of each row's largest distance. May be empty.
         kept: (K, N − K) float32; receives the distances of the first K images to the others.
-        kernels: the module `selection`, compiled.
     """
     n = len(x)
     side = next((side for most, side in _TILES if n <= most), _LARGEST_TILE)
@@ -59,14 +92,10 @@ def walk(x: Tensor, squares: Any, heaps: Any, far: Any, kept: Tensor, kernels: M
                 if own is not scratch:
                     products = scratch[:size].view(shape).copy_(products)
                 array = products.numpy()
-                in_threads(
-                    kernels.select_rows,
-                    [(array, top, left, squares, heaps, far, *p) for p in row_ranges(len(rows))],
-                )
-                in_threads(
-                    kernels.select_columns,
-                    [(array, top, left, heaps, far, *p) for p in row_ranges(len(columns), _STRIPS)],
-                )
+                fixed, strips = (array, top, left), row_ranges(len(columns), _STRIPS)
+                ranges = row_ranges(len(rows))
+                in_threads(kernels.select_rows, [(*fixed, squares, heaps, far, *p) for p in ranges])
+                in_threads(kernels.select_columns, [(*fixed, heaps, far, *p) for p in strips])
                 keep_part(products, top, left, kept)
 
 

@@ -1,22 +1,25 @@
-"""The seconds that each step of a labeler takes."""
+"""Statistics of a labeler: counts, and the seconds that each step takes."""
 
 from __future__ import annotations
 
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
-class Timer:
-    """A stopwatch that synchronizes with the device of `features` before it reads the clock.
+def count_labels(labels: np.ndarray) -> dict[str, float]:
+    """The clusters and outliers of labels (N,)."""
+    return {"clusters": int(labels.max()) + 1, "outliers": int((labels < 0).sum())}
 
-    Attributes:
-        seconds: `seconds_NAME` of each step so far, in order.
-    """
+
+class Timer:
+    """A stopwatch that synchronizes with the device of `features` before it reads the clock."""
 
     def __init__(self, features: Tensor) -> None:
         self.device = features.device
+        #: `seconds_NAME` of each step so far, in order
         self.seconds: dict[str, float] = {}
         self._last = self._now()
 

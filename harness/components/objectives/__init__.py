@@ -10,12 +10,6 @@ from harness.components.objectives.proxy_contrast import ProxyContrast
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
-    "CameraProxies",
-    "ClusterMemory",
-    "ExclusiveMemory",
-    "HardHybridMemory",
-    "HybridMemory",
-    "PartRefinement",
-    "ProxyContrast",
-    "SoftmaxTriplet",
-]
+    "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory", "HybridMemory",
+    "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
+]  # fmt: skip

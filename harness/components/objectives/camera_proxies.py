@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,19 +10,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import MemoryObjective, ema_rows
+from harness.components.objectives import proxies as camera_terms
+from harness.components.objectives.memory import MemoryObjective, ema_views
 from harness.components.objectives.options import Momentum, PartWeight, Temperature
-from harness.components.objectives.proxies import (
-    Proxies,
-    camera_proxies,
-    inter_camera,
-    intra_camera,
-    sum_of_camera_means,
-)
 from harness.components.objectives.views import weigh_views
 from harness.core.errors import HarnessError
 
 
+@dataclass(eq=False, repr=False)
 class CameraProxies(MemoryObjective):
     """L = Σ_c [mean CE within camera c + ½ mean soft-label CE over all cameras' proxies].
 
@@ -31,32 +27,27 @@ class CameraProxies(MemoryObjective):
     method does not have, are weighted as in ClusterMemory.
     """
 
+    temperature: Temperature = 0.07
+    momentum: Momentum = 0.2
+    inter_epoch: Annotated[
+        int, Field(ge=0, description="epochs before the inter-camera term, with warm-up ones")
+    ] = 5
+    part_weight: PartWeight = 0.0
+
     uses_cameras = True
 
-    def __init__(
-        self,
-        temperature: Temperature = 0.07,
-        momentum: Momentum = 0.2,
-        inter_epoch: Annotated[
-            int, Field(ge=0, description="epochs before the inter-camera term, with warm-up ones")
-        ] = 5,
-        part_weight: PartWeight = 0.0,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.momentum = momentum
-        self.inter_epoch = inter_epoch
-        self.part_weight = part_weight
         #: epochs begun; a buffer, so that checkpoints keep it
         self.epochs_begun: Tensor
         self.register_buffer("epochs_begun", torch.zeros((), dtype=torch.int64))
         #: of features (V, P, D)
-        self.proxies: Proxies | None = None
+        self.proxies: camera_terms.Proxies | None = None
         #: whether this epoch has the inter-camera term
         self.has_inter_camera = False
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        self.proxies = camera_proxies(features, labels, cameras)
+        self.proxies = camera_terms.camera_proxies(features, labels, cameras)
         self.has_inter_camera = int(self.epochs_begun) >= self.inter_epoch
         self.epochs_begun += 1
 
@@ -69,19 +60,18 @@ class CameraProxies(MemoryObjective):
         self._batch = (normal.detach(), own)
         return weigh_views(self.terms(normal, own, self.proxies), self.part_weight)
 
-    def terms(self, normal: Tensor, own: Tensor, proxies: Proxies) -> Tensor:
+    def terms(self, normal: Tensor, own: Tensor, proxies: camera_terms.Proxies) -> Tensor:
         """Loss of each view (V,), of normalized embeddings (B, V, D) and their proxies (B,)."""
         similarity = torch.einsum("bvd,vpd->vbp", normal, proxies.features)
         cameras, labels = proxies.cameras[own], proxies.labels[own]
-        intra = intra_camera(similarity, own, proxies.cameras, self.temperature)
-        terms = sum_of_camera_means(intra, cameras)
+        intra = camera_terms.intra_camera(similarity, own, proxies.cameras, self.temperature)
+        terms = camera_terms.sum_of_camera_means(intra, cameras)
         if self.has_inter_camera:
-            terms = terms + inter_camera(
+            terms = terms + camera_terms.inter_camera(
                 similarity, labels, cameras, proxies.labels, self.temperature
             )
         return terms
 
     def follow(self, features: Tensor, rows: Tensor) -> None:
         assert self.proxies is not None
-        for v, memory in enumerate(self.proxies.features):
-            ema_rows(memory, features[:, v], rows, self.momentum)
+        ema_views(self.proxies.features, features, rows, self.momentum)

@@ -18,8 +18,7 @@ from harness.core.errors import TrainingError
 def set_rows(classifier: nn.Parameter, features: Tensor, labels: Tensor) -> int:
     """Set the first K rows of each view's classifier (V, rows, D) to the cluster means; return K.
 
-    Args:
-        features: (N, V, D). labels: (N,), -1 for outliers.
+    Features (N, V, D), labels (N,), -1 for outliers.
 
     Raises:
         TrainingError: more clusters than rows.
@@ -52,12 +51,8 @@ def hardest_pairs(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Ten
 
     An image that is alone with its label is its own positive.
 
-    Args:
-        features: (B, D). labels: (B,).
-
     Returns:
-        Positives (B,) and negatives (B,), both indices into the batch, and (B,) whether the image
-        has a negative at all.
+        Indices of positives (B,) and negatives (B,), and (B,) whether the image has a negative.
     """
     distances = torch.cdist(features, features)
     same = labels[:, None] == labels[None]

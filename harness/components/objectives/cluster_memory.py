@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -14,6 +15,7 @@ from harness.components.objectives.options import Momentum, PartWeight, Temperat
 from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
+@dataclass(eq=False, repr=False)
 class ClusterMemory(MemoryObjective):
     """InfoNCE against cluster centers, L = Σ_v w_v CE(norm(x_v) M_vᵀ / τ, y).
 
@@ -23,18 +25,13 @@ class ClusterMemory(MemoryObjective):
     image of each label only (`hard`, "CMHard").
     """
 
-    def __init__(
-        self,
-        temperature: Temperature = 0.05,
-        momentum: Momentum = 0.1,
-        part_weight: PartWeight = 0.0,
-        hard: Annotated[bool, Field(description="rows follow their hardest sample only")] = False,
-    ) -> None:
+    temperature: Temperature = 0.05
+    momentum: Momentum = 0.1
+    part_weight: PartWeight = 0.0
+    hard: Annotated[bool, Field(description="rows follow their hardest sample only")] = False
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.momentum = momentum
-        self.part_weight = part_weight
-        self.hard = hard
         #: (V, K, D), rows of unit length
         self.memory = torch.empty(0)
         #: (V,) cross-entropies of the last batch, before weighting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,11 +10,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import MemoryObjective, ema_rows
+from harness.components.objectives.memory import MemoryObjective, ema_views
 from harness.components.objectives.options import Momentum, PartWeight
 from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
 
+@dataclass(eq=False, repr=False)
 class ExclusiveMemory(MemoryObjective):
     """L = Σ_v w_v CE(t x_v M_vᵀ, y), x = dropout(norm(embedding)), then M_y ← norm((M_y + x) / 2).
 
@@ -26,28 +28,23 @@ class ExclusiveMemory(MemoryObjective):
     clusters.
     """
 
-    reads_features = False
-    memory: Tensor
-    labels: Tensor
+    scale: Annotated[PositiveFloat, Field(description="t, the inverse temperature")] = 10.0
+    momentum: Momentum = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1, description="on normalized embeddings")] = 0.5
+    part_weight: PartWeight = 0.0
 
-    def __init__(
-        self,
-        scale: Annotated[PositiveFloat, Field(description="t, the inverse temperature")] = 10.0,
-        momentum: Momentum = 0.5,
-        dropout: Annotated[float, Field(ge=0, lt=1, description="on normalized embeddings")] = 0.5,
-        part_weight: PartWeight = 0.0,
-    ) -> None:
+    reads_features = False
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.scale = scale
-        self.momentum = momentum
-        self.dropout = dropout
-        self.part_weight = part_weight
         self.clusters = 0
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         #: (V, N, D); the first K rows are in use, of unit length or zero
+        self.memory: Tensor
         self.register_buffer("memory", torch.zeros(views, images, dim))
         #: (N,) the labels that the memory is of; −2: none yet
+        self.labels: Tensor
         self.register_buffer("labels", torch.full((images,), -2))
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
@@ -72,5 +69,4 @@ class ExclusiveMemory(MemoryObjective):
         return weigh_views(view_cross_entropies(self.logits(features), labels), self.part_weight)
 
     def follow(self, features: Tensor, rows: Tensor) -> None:
-        for v, memory in enumerate(self.memory):
-            ema_rows(memory, features[:, v], rows, self.momentum)
+        ema_views(self.memory, features, rows, self.momentum)

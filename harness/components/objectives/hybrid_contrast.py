@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -9,18 +10,14 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import (
-    MemoryObjective,
-    centroids,
-    ema_rows,
-    hardest,
-    label_means,
-)
+from harness.components.objectives import memory
+from harness.components.objectives.memory import MemoryObjective, ema_rows
 from harness.components.objectives.options import Momentum, PartWeight, Smoothing, Temperature
 from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.errors import ConfigError
 
 
+@dataclass(eq=False, repr=False)
 class HardHybridMemory(MemoryObjective):
     """L = Σ_v w_v (a CE(x_v H_vᵀ / τ, y) + b CE(x_v M_vᵀ / τ, y)), x = norm(embedding).
 
@@ -34,30 +31,22 @@ class HardHybridMemory(MemoryObjective):
     default; its different form for 100 clusters and more is not implemented.
     """
 
-    def __init__(
-        self,
-        temperature: Temperature = 0.05,
-        momentum: Momentum = 0.1,
-        hard_weight: Annotated[NonNegativeFloat, Field(description="a, weight of H")] = 0.5,
-        mean_weight: Annotated[
-            NonNegativeFloat,
-            Field(description="b, weight of M; 0.5 in the paper, 0.25 in its code"),
-        ] = 0.25,
-        smoothing: Smoothing = 0.0,
-        part_weight: PartWeight = 0.0,
-    ) -> None:
+    temperature: Temperature = 0.05
+    momentum: Momentum = 0.1
+    hard_weight: Annotated[NonNegativeFloat, Field(description="a, weight of H")] = 0.5
+    mean_weight: Annotated[
+        NonNegativeFloat, Field(description="b, weight of M; 0.5 in the paper, 0.25 in its code")
+    ] = 0.25
+    smoothing: Smoothing = 0.0
+    part_weight: PartWeight = 0.0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if hard_weight + mean_weight == 0:
+        if self.hard_weight + self.mean_weight == 0:
             raise ConfigError(
                 "objective.hard_weight and objective.mean_weight are both 0: there is no loss.",
                 "Set objective.hard_weight=0.5 and objective.mean_weight=0.25.",
             )
-        self.temperature = temperature
-        self.momentum = momentum
-        self.hard_weight = hard_weight
-        self.mean_weight = mean_weight
-        self.smoothing = smoothing
-        self.part_weight = part_weight
         #: H and M, (V, K, D) each, rows of unit length
         self.hard = torch.empty(0)
         self.mean = torch.empty(0)
@@ -65,7 +54,7 @@ class HardHybridMemory(MemoryObjective):
         self.terms = torch.empty(0)
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        self.hard = centroids(features, labels)
+        self.hard = memory.centroids(features, labels)
         self.mean = self.hard.clone()
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
@@ -74,21 +63,17 @@ class HardHybridMemory(MemoryObjective):
 
     def contrast(self, features: Tensor, labels: Tensor) -> Tensor:
         """The loss of features (B, V, D) of unit length, as they are."""
-        hard, mean = (
-            view_cross_entropies(
-                view_logits(features, memory) / self.temperature, labels, self.smoothing
-            )
-            for memory in (self.hard, self.mean)
-        )
+        logits = (view_logits(features, rows) / self.temperature for rows in (self.hard, self.mean))
+        hard, mean = (view_cross_entropies(scores, labels, self.smoothing) for scores in logits)
         self.terms = torch.stack([hard, mean]).detach()
         self._batch = (features.detach(), labels)
         return weigh_views(self.hard_weight * hard + self.mean_weight * mean, self.part_weight)
 
     def follow(self, features: Tensor, rows: Tensor) -> None:
         present, inverse = torch.unique(rows, return_inverse=True)
-        means = label_means(features, inverse, len(present))
+        means = memory.label_means(features, inverse, len(present))
         for v in range(features.shape[1]):
             view = features[:, v]
-            chosen = hardest(self.hard[v], view, rows)
+            chosen = memory.hardest(self.hard[v], view, rows)
             ema_rows(self.hard[v], view[chosen], rows[chosen], self.momentum)
             ema_rows(self.mean[v], means[v], present, self.momentum)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import MemoryObjective, ema_rows, label_means
+from harness.components.objectives.memory import MemoryObjective, ema_views, label_means
 from harness.components.objectives.options import Momentum, PartWeight, Temperature
 from harness.components.objectives.views import view_logits, weigh_views
 
@@ -16,6 +17,7 @@ from harness.components.objectives.views import view_logits, weigh_views
 EPSILON = 1e-6
 
 
+@dataclass(eq=False, repr=False)
 class HybridMemory(MemoryObjective):
     """L = −log(p + ε), p = exp(S_y) / (Σ_c exp(S_c) + ε), S_c = mean over rows of c of x·m / τ.
 
@@ -31,19 +33,12 @@ class HybridMemory(MemoryObjective):
     sampler never draws it.
     """
 
-    memory: Tensor
-    begun: Tensor
+    temperature: Temperature = 0.05
+    momentum: Momentum = 0.2
+    part_weight: PartWeight = 0.0
 
-    def __init__(
-        self,
-        temperature: Temperature = 0.05,
-        momentum: Momentum = 0.2,
-        part_weight: PartWeight = 0.0,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.momentum = momentum
-        self.part_weight = part_weight
         #: (N,) the epoch's labels, outliers numbered after the clusters
         self.labels = torch.empty(0, dtype=torch.int64)
         #: (L,) whether any image has this label
@@ -51,8 +46,10 @@ class HybridMemory(MemoryObjective):
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         #: (N, V, D), rows of unit length
+        self.memory: Tensor
         self.register_buffer("memory", torch.zeros(images, views, dim))
         #: whether the memory has taken in a batch
+        self.begun: Tensor
         self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
 
     def features(self) -> Tensor | None:
@@ -93,6 +90,5 @@ class HybridMemory(MemoryObjective):
         return weigh_views(-(share + EPSILON).log().mean(dim=1), self.part_weight)
 
     def follow(self, features: Tensor, rows: Tensor) -> None:
-        for v in range(features.shape[1]):
-            ema_rows(self.memory[:, v], features[:, v], rows, self.momentum)
+        ema_views(self.memory.transpose(0, 1), features, rows, self.momentum)
         self.begun.fill_(True)

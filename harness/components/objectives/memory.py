@@ -29,24 +29,18 @@ class MemoryObjective(Objective):
 
 
 def centroids(features: Tensor, labels: Tensor) -> Tensor:
-    """Normalized mean of each cluster's features: (N, V, D), (N,) → (V, K, D).
-
-    Outliers (-1) are left out. Cluster Contrast (Dai et al., 2021), eq. 1, then L2-normalized.
-    """
+    """`cluster_means`, L2-normalized; Cluster Contrast (Dai et al., 2021), eq. 1."""
     return F.normalize(cluster_means(features, labels), dim=-1)
 
 
 def cluster_means(features: Tensor, labels: Tensor) -> Tensor:
-    """Mean of each cluster's features, not normalized, without outliers: (N, V, D) → (V, K, D)."""
+    """Mean of each cluster's features, without outliers (-1): (N, V, D), (N,) → (V, K, D)."""
     keep = labels >= 0
     return label_means(features[keep], labels[keep], int(labels.max()) + 1)
 
 
 def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Mean of the features of each label, not normalized: (N, V, D), (N,) → (V, K, D).
-
-    Labels are in 0 … K−1, K = `clusters`. A label without features gets a row of zeros.
-    """
+    """Mean of each label's features, 0 if it has none: (N, V, D), (N,) in 0 … K−1 → (V, K, D)."""
     sums = features.new_zeros(clusters, *features.shape[1:]).index_add_(0, labels, features)
     counts = torch.bincount(labels, minlength=clusters).clamp(min=1).to(features.dtype)
     return (sums / counts[:, None, None]).transpose(0, 1).contiguous()
@@ -55,22 +49,23 @@ def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
 def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
     """In place, m_y ← norm(μ m_y + (1 − μ) f) for every sample, one after another in batch order.
 
-    Samples of different labels update different rows, so there are only as many vector steps as
-    the most frequent label has samples.
-
-    Args:
-        memory: (K, D). features: (B, D), normalized. labels: (B,) in 0 … K−1. momentum: μ.
+    Memory (K, D), features (B, D), normalized, labels (B,). There are only as many vector steps as
+    the most frequent label has samples, since different labels update different rows.
     """
     order = torch.argsort(labels, stable=True)
-    sorted_labels = labels[order]
-    counts = torch.unique_consecutive(sorted_labels, return_counts=True)[1]
+    counts = torch.unique_consecutive(labels[order], return_counts=True)[1]
     starts = torch.cumsum(counts, 0) - counts
     for turn in range(int(counts.max())):
         samples = order[(starts + turn)[counts > turn]]
         rows = labels[samples]
-        memory[rows] = F.normalize(
-            momentum * memory[rows] + (1.0 - momentum) * features[samples], dim=-1
-        )
+        followed = momentum * memory[rows] + (1.0 - momentum) * features[samples]
+        memory[rows] = F.normalize(followed, dim=-1)
+
+
+def ema_views(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
+    """`ema_rows` for each view: memory (V, K, D), features (B, V, D)."""
+    for rows, view in zip(memory, features.unbind(dim=1), strict=True):
+        ema_rows(rows, view, labels, momentum)
 
 
 def hardest(memory: Tensor, features: Tensor, labels: Tensor) -> Tensor:

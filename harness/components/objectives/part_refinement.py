@@ -17,13 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.labelers.neighbours import nearest
+from harness.components.objectives import options as shared
 from harness.components.objectives.classification import set_rows, soft_triplet
-from harness.components.objectives.options import (
-    CameraWeight,
-    ClassifierRows,
-    Smoothing,
-    Temperature,
-)
 from harness.components.objectives.proxies import Proxies, camera_proxies, cross_camera
 from harness.components.objectives.views import view_cross_entropies, view_logits
 from harness.core.errors import ConfigError, HarnessError
@@ -35,8 +30,7 @@ def refined_global(logits: Tensor, labels: Tensor, agreement: Tensor, beta: floa
 
     t̃ = β one-hot(y) + (1 − β) Σ_p softmax(agreement)_p softmax(part logits_p), without gradient.
 
-    Args:
-        logits: (V, B, K). labels: (B,). agreement: (B, P) of the batch's images.
+    Logits (V, B, K), labels (B,), agreement (B, P) of the batch's images.
     """
     whole, parts = logits[0], logits[1:].detach()
     votes = torch.einsum("bp,pbk->bk", agreement.softmax(dim=1), parts.softmax(dim=-1))
@@ -47,8 +41,7 @@ def refined_global(logits: Tensor, labels: Tensor, agreement: Tensor, beta: floa
 def smoothed_by_agreement(logits: Tensor, labels: Tensor, agreement: Tensor) -> Tensor:
     """Agreement-aware label smoothing (AALS): mean of c CE + (1 − c) KL(uniform ‖ softmax), (…).
 
-    Args:
-        logits: (…, B, K). labels: (B,). agreement: (…, B), the scores c.
+    Logits (…, B, K), labels (B,), agreement (…, B): the scores c.
     """
     log_p = logits.log_softmax(dim=-1)
     ce = -log_p.gather(-1, labels.expand(log_p.shape[:-1])[..., None])[..., 0]
@@ -57,30 +50,24 @@ def smoothed_by_agreement(logits: Tensor, labels: Tensor, agreement: Tensor) -> 
 
 
 @torch.no_grad()
-def cross_agreement(features: Tensor, k: int = 20, search: str = "auto") -> Tensor:
+def cross_agreement(features: Tensor, k: int = 20) -> Tensor:
     """Agreement score of each image i and part p, |A ∩ B| / |A ∪ B|: (N, V − 1) float32 in [0, 1].
 
-    A and B are the k nearest images of i by the global view and by part p, i itself left out. No
-    N×N matrix is formed.
-
-    Args:
-        features: (N, V, D), L2-normalized per view, view 0 global. search: backend of `nearest`.
+    A and B are the k nearest images of i by the global view and by part p, i itself left out.
+    Features (N, V, D) are L2-normalized per view, view 0 is the global one.
 
     Raises:
         HarnessError: fewer than two images.
     """
     if len(features) < 2:
         raise HarnessError("A single image has no neighbors.", "Use more images.")
-    whole, *parts = (nearest(view, k + 1, search)[:, 1:] for view in features.unbind(dim=1))
-    scores = [_overlap(whole, part) for part in parts]
-    return torch.stack(scores, dim=1) if scores else features.new_empty(len(features), 0)
-
-
-def _overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of each row's entries, which differ within a row: (N, k) → (N,)."""
-    both = torch.cat([a, b], dim=1).sort(dim=1).values
-    common = (both[:, 1:] == both[:, :-1]).sum(dim=1)
-    return common.float() / (both.shape[1] - common)
+    whole, *parts = (nearest(view, k + 1)[:, 1:] for view in features.unbind(dim=1))
+    scores = features.new_empty(len(features), len(parts))
+    for p, part in enumerate(parts):
+        both = torch.cat([whole, part], dim=1).sort(dim=1).values
+        common = (both[:, 1:] == both[:, :-1]).sum(dim=1)  # an image occurs once per list
+        scores[:, p] = common.float() / (both.shape[1] - common)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -97,6 +84,7 @@ class Terms:
         return self.refined + self.triplet + self.parts + camera_weight * self.camera
 
 
+@dataclass(eq=False, repr=False)
 class PartRefinement(Objective):
     """PPLR: L = PGLR + soft triplet + mean over parts of AALS [+ λ_cam camera].
 
@@ -106,30 +94,21 @@ class PartRefinement(Objective):
     each view's classifier are set to the centroids; the optimizer's state lives on.
     """
 
-    min_views = 2
-    max_clusters: int
+    beta: Annotated[float, Field(ge=0, le=1, description="β, share of the pseudo-label")] = 0.5
+    neighbours: Annotated[PositiveInt, Field(description="k of the agreement score")] = 20
+    aals_epoch: Annotated[
+        int, Field(ge=0, description="epochs before AALS, warm-up ones included")
+    ] = 5
+    smoothing: shared.Smoothing = 0.1
+    max_clusters: shared.ClassifierRows = 3000
+    camera_weight: shared.CameraWeight = 0.0
+    camera_temperature: shared.Temperature = 0.07
 
-    def __init__(
-        self,
-        beta: Annotated[float, Field(ge=0, le=1, description="β, share of the pseudo-label")] = 0.5,
-        neighbours: Annotated[PositiveInt, Field(description="k of the agreement score")] = 20,
-        aals_epoch: Annotated[
-            int, Field(ge=0, description="epochs before AALS, warm-up ones included")
-        ] = 5,
-        smoothing: Smoothing = 0.1,
-        max_clusters: ClassifierRows = 3000,
-        camera_weight: CameraWeight = 0.0,
-        camera_temperature: Temperature = 0.07,
-    ) -> None:
+    min_views = 2
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.beta = beta
-        self.neighbours = neighbours
-        self.aals_epoch = aals_epoch
-        self.smoothing = smoothing
-        self.max_clusters = max_clusters
-        self.camera_weight = camera_weight
-        self.camera_temperature = camera_temperature
-        self.uses_cameras = self.needs_cameras({"camera_weight": camera_weight})
+        self.uses_cameras = self.camera_weight > 0
         #: epochs begun; a buffer, so that checkpoints keep it
         self.epochs_begun: Tensor
         self.register_buffer("epochs_begun", torch.zeros((), dtype=torch.int64))
@@ -151,8 +130,7 @@ class PartRefinement(Objective):
                 "PartRefinement needs part views, but the backbone has the global view only.",
                 "Set backbone.views=[global,upper,lower].",
             )
-        rows = min(self.max_clusters, images)
-        self.classifiers = nn.Parameter(torch.zeros(views, rows, dim))
+        self.classifiers = nn.Parameter(torch.zeros(views, min(self.max_clusters, images), dim))
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         if self.classifiers is None:
@@ -182,10 +160,7 @@ class PartRefinement(Objective):
         agreement: Tensor,
         cameras: Tensor | None = None,
     ) -> Terms:
-        """The terms of embeddings (B, V, D), logits (V, B, K), labels (B,), agreement (B, P).
-
-        With cameras (B,) there is a camera loss.
-        """
+        """Embeddings (B, V, D), logits (V, B, K), labels and cameras (B,), agreement (B, P)."""
         if self.has_aals:
             parts = smoothed_by_agreement(logits[1:], labels, agreement.T)
         else:

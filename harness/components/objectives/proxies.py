@@ -23,10 +23,8 @@ HARD_NEGATIVES, LOWEST = 50, -1e4
 class Proxies:
     """All (camera, label) pairs that have images, sorted by camera, then by label.
 
-    Attributes:
-        features: (P, D), or (V, P, D) of several views; unit rows.
-        labels, cameras: (P,) int64.
-        of_image: (N,) int64, the proxy of each image of the set, -1 for outliers.
+    features: (P, D), or (V, P, D) of several views; unit rows. labels, cameras: (P,) int64.
+    of_image: (N,) int64, the proxy of each image of the set, -1 for outliers.
     """
 
     features: Tensor
@@ -35,9 +33,7 @@ class Proxies:
     of_image: Tensor
 
     def to(self, device: torch.device) -> Proxies:
-        """The same on another device."""
-        tensors = (self.features, self.labels, self.cameras, self.of_image)
-        return Proxies(*(tensor.to(device) for tensor in tensors))
+        return Proxies(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> Proxies:
@@ -55,26 +51,20 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
     if not bool(kept.any()):
         raise HarnessError("All images are outliers: there are no proxies.", "Raise labeler.eps.")
     step = int(labels.max()) + 1
-    pairs, numbers = torch.unique(cameras[kept] * step + labels[kept], return_inverse=True)
     of_image = torch.full_like(labels, -1)
-    of_image[kept] = numbers
+    pairs, of_image[kept] = torch.unique(cameras[kept] * step + labels[kept], return_inverse=True)
     # a proxy is the centroid of a cluster's images in one camera
-    views = features if features.dim() == 3 else features[:, None]
-    rows = centroids(views, of_image)
-    rows = rows if features.dim() == 3 else rows[0]
+    if features.dim() == 3:
+        rows = centroids(features, of_image)
+    else:
+        rows = centroids(features[:, None], of_image)[0]
     return Proxies(rows, pairs % step, torch.div(pairs, step, rounding_mode="floor"), of_image)
 
 
-# ------------------------------------------------------------------------- terms of single samples
-
-
 def soft_contrast(
-    similarity: Tensor,
-    positives: Tensor,
-    excluded: Tensor,
-    temperature: float,
+    similarity: Tensor, positives: Tensor, excluded: Tensor, temperature: float,
     negatives: int = HARD_NEGATIVES,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Mean over a sample's positives of their CE against all positives and the hardest others: (…).
 
     A sample without positives has loss 0. Negatives are the `negatives` most similar proxies,
@@ -83,7 +73,7 @@ def soft_contrast(
 
     Args:
         similarity: (…, B, P) of samples to proxies, before the temperature, above -1e4.
-        positives: (B, P) bool. excluded: (B, P) bool, no negatives while there are others.
+        positives, excluded: (B, P) bool; excluded ones are no negatives while there are others.
     """
     ranked = similarity.detach().masked_fill(excluded, LOWEST)
     # a stable sort selects the same excluded proxies on every machine
@@ -99,18 +89,11 @@ def soft_contrast(
 def intra_camera(
     similarity: Tensor, own: Tensor, proxy_cameras: Tensor, temperature: float
 ) -> Tensor:
-    """CE of each sample against the proxies of its own camera, (…, B), CAP's intra-camera loss.
-
-    Args:
-        similarity: (…, B, P). own: (B,) the proxy of each sample. proxy_cameras: (P,).
-    """
+    """CAP's intra-camera loss (…, B): CE of `own` (B,) among the camera's proxies."""
     elsewhere = proxy_cameras != proxy_cameras[own][:, None]
     logits = (similarity / temperature).masked_fill(elsewhere, -torch.inf)
     chosen = logits.gather(-1, own.expand(logits.shape[:-1])[..., None])[..., 0]
     return torch.logsumexp(logits, dim=-1) - chosen
-
-
-# --------------------------------------------------------------------------------- terms of a batch
 
 
 def sum_of_camera_means(terms: Tensor, cameras: Tensor) -> Tensor:
@@ -125,9 +108,6 @@ def inter_camera(
     """CAP's inter-camera loss (…): ½ Σ_c mean over camera c's samples of `soft_contrast`.
 
     Positives are all proxies of the sample's label, those of its own camera included.
-
-    Args:
-        similarity: (…, B, P). labels, cameras: (B,). proxy_labels: (P,).
     """
     positives = proxy_labels == labels[:, None]
     terms = soft_contrast(similarity, positives, positives, temperature)
@@ -140,13 +120,9 @@ def ice_camera(
     """ICE's camera term (Chen et al., ICCV 2021): `inter_camera`, but proxies normalized by column.
 
     As in the published code, the proxies (P, D) are normalized over the *proxies in each
-    dimension*, not each over its dimensions.
-
-    Args:
-        embeddings: (B, D), not normalized. labels, cameras: (B,).
+    dimension*, not each over its dimensions. Embeddings (B, D) are not normalized.
     """
-    columns = F.normalize(proxies.features, dim=0)
-    similarity = F.normalize(embeddings, dim=-1) @ columns.T
+    similarity = F.normalize(embeddings, dim=-1) @ F.normalize(proxies.features, dim=0).T
     return inter_camera(similarity, labels, cameras, proxies.labels, temperature)
 
 
@@ -156,9 +132,7 @@ def cross_camera(
     """PPLR's camera-aware loss (Cho et al., CVPR 2022): mean `soft_contrast` of each view (V,).
 
     Positives are the label's proxies in *other* cameras; a sample without any adds 0 but counts.
-
-    Args:
-        embeddings: (B, V, D), not normalized. labels, cameras: (B,). proxies: of (V, P, D).
+    Embeddings (B, V, D) are not normalized, the proxies have features (V, P, D).
     """
     normal = F.normalize(embeddings, dim=-1)
     similarity = torch.einsum("bvd,vpd->vbp", normal, proxies.features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +16,7 @@ from harness.components.objectives.views import view_cross_entropies, view_logit
 from harness.core.interfaces import Objective
 
 
+@dataclass(eq=False, repr=False)
 class SoftmaxTriplet(Objective):
     """L = Σ_v w_v [ρ CE_ε(x_v W_vᵀ, y) + λ L_tri(x_v)], label-smoothed softmax and soft triplet.
 
@@ -28,34 +30,23 @@ class SoftmaxTriplet(Objective):
     epochs too.
     """
 
-    has_classifier = True
-    classifier: nn.Parameter
-    max_clusters: int
+    smoothing: Smoothing = 0.1
+    margin: Annotated[
+        float, Field(ge=0, le=1, description="m, the soft triplet's target is (m, 1 − m)")
+    ] = 0.0
+    triplet_weight: Annotated[NonNegativeFloat, Field(description="λ, of the triplet loss")] = 1.0
+    part_weight: PartWeight = 0.0
+    max_clusters: ClassifierRows = 3000
+    softmax_weight: Annotated[NonNegativeFloat, Field(description="ρ, of the softmax")] = 1.0
+    before_neck: Annotated[
+        bool, Field(description="triplets of the global view before its neck (`pooled`) only")
+    ] = False
 
-    def __init__(
-        self,
-        smoothing: Smoothing = 0.1,
-        margin: Annotated[
-            float, Field(ge=0, le=1, description="m, the soft triplet's target is (m, 1 − m)")
-        ] = 0.0,
-        triplet_weight: Annotated[
-            NonNegativeFloat, Field(description="λ, of the triplet loss")
-        ] = 1.0,
-        part_weight: PartWeight = 0.0,
-        max_clusters: ClassifierRows = 3000,
-        softmax_weight: Annotated[NonNegativeFloat, Field(description="ρ, of the softmax")] = 1.0,
-        before_neck: Annotated[
-            bool, Field(description="triplets of the global view before its neck (`pooled`) only")
-        ] = False,
-    ) -> None:
+    has_classifier = True
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.smoothing = smoothing
-        self.margin = margin
-        self.triplet_weight = triplet_weight
-        self.part_weight = part_weight
-        self.max_clusters = max_clusters
-        self.softmax_weight = softmax_weight
-        self.before_neck = before_neck
+        self.classifier: nn.Parameter
         self.clusters = 0
         #: (2, V) cross-entropies and triplet losses of the last batch, before weighting
         self.terms = torch.empty(0)
@@ -69,11 +60,6 @@ class SoftmaxTriplet(Objective):
         self.classifier = nn.Parameter(torch.zeros(classified, self.max_clusters, dim))
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Set the classifier's first K rows to the cluster means.
-
-        Raises:
-            TrainingError: more clusters than rows.
-        """
         self.clusters = set_rows(self.classifier, features[:, : len(self.classifier)], labels)
 
     def logits(self, embeddings: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.components.backbones import set_samples_per_bn, small
 from harness.components.distillers import InstanceTeacher
 from harness.components.objectives import ClusterMemory
-from harness.components.objectives.instance_consistency import consistency, hard_instance
+from harness.components.objectives.proxy_contrast import consistency, hard_instance
 from harness.core.interfaces import Backbone, Batch
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 2, 3])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -14,15 +13,16 @@ from tests.components.labelers.cases import blobs
 
 
 def test_a_missing_package_is_refused_when_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "infomap", None)
-    with pytest.raises(ConfigError, match="infomap") as raised:
+    script = infomap._SCRIPT.replace("from infomap import", "from no_such_infomap import")
+    monkeypatch.setattr(infomap, "_SCRIPT", script)
+    with pytest.raises(ConfigError, match="No module named 'no_such_infomap'") as raised:
         Infomap()
     assert 'pip install "usl-reid-harness[infomap]"' in raised.value.hint
 
 
 def test_it_needs_as_many_images_as_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only as many as its smallest cluster."""
-    monkeypatch.setattr(infomap, "_check_package", lambda: None)
+    monkeypatch.setattr(infomap, "_communities", lambda *_, **__: None)
     labeler = Infomap(k1=15, min_images=4)
     assert labeler.min_images == 15
     assert labeler.describe() == "min_similarity 0.5, min_images 4, k1 15"

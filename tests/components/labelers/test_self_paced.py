@@ -130,11 +130,7 @@ def test_bad_features_are_refused(features: torch.Tensor, cause: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "cause"),
-    [
-        ({"gap": 0.6}, "gap"),
-        ({"eps": 0.99}, "1.01"),
-        ({"k1": 5, "k2": 6}, "k2"),
-    ],
+    [({"gap": 0.6}, "gap"), ({"eps": 0.99}, "1.01"), ({"k1": 5, "k2": 6}, "k2")],
 )
 def test_bad_settings_are_refused(arguments: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause) as raised:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.instance_consistency import (
+from harness.components.objectives.proxy_contrast import (
     cluster_contrast,
     consistency,
     hard_instance,

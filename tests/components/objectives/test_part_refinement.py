@@ -9,10 +9,7 @@ from torch.nn import functional as F
 
 from harness.components.objectives import PartRefinement
 from harness.components.objectives.memory import centroids
-from harness.components.objectives.part_refinement import (
-    refined_global,
-    smoothed_by_agreement,
-)
+from harness.components.objectives.part_refinement import refined_global, smoothed_by_agreement
 from harness.components.objectives.views import view_cross_entropies
 from harness.core.errors import ConfigError, HarnessError, TrainingError
 

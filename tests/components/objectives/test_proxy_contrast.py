@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives import ProxyContrast
-from harness.components.objectives.instance_consistency import cluster_contrast
 from harness.components.objectives.memory import cluster_means
 from harness.components.objectives.proxies import camera_proxies, ice_camera
+from harness.components.objectives.proxy_contrast import cluster_contrast
 from harness.core.errors import HarnessError
 
 

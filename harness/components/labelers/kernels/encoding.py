@@ -63,7 +63,7 @@ def expanded_weights(
     filled = 0
     for i in range(start, stop):
         while len(columns) - filled < len(costs):
-            columns, weights = _longer(columns), _longer(weights)
+            columns, weights = longer(columns), longer(weights)
         members = columns[filled:]
         size = 0
         for place in range(length):
@@ -116,10 +116,11 @@ def _kept(row: Any, distances: Any, image: Any) -> Any:
 
 
 @loop
-def _longer(array: Any) -> Any:
-    longer = np.empty(2 * len(array), dtype=array.dtype)
-    longer[: len(array)] = array
-    return longer
+def longer(array: Any) -> Any:
+    """The array with as much space again."""
+    twice = np.empty(2 * len(array), dtype=array.dtype)
+    twice[: len(array)] = array
+    return twice
 
 
 @loop
@@ -137,7 +138,7 @@ def mean_rows(ranks: Any, starts: Any, columns: Any, weights: Any, start: Any, s
         for j in ranks[i]:
             most += starts[j + 1] - starts[j]
         while len(out_columns) - filled < most:
-            out_columns, out_weights = _longer(out_columns), _longer(out_weights)
+            out_columns, out_weights = longer(out_columns), longer(out_weights)
         begin = filled
         for j in ranks[i]:
             for entry in range(starts[j], starts[j + 1]):

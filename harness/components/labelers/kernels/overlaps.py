@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.components.labelers.kernels.encoding import longer
 from harness.core.kernels import loop
 
 
@@ -49,12 +50,9 @@ def near_pairs(
 ) -> Any:  # fmt: skip
     """Pairs i < j within `radius`, i in start … stop−1, of V views, each with its share.
 
-    Overlaps are summed for the images that overlap with i. Pairs that cannot reach the radius are
-    skipped early: as s / (2 − s) ≤ s, the distance is at least 1 − Σ_v share_v s_v.
-
-    Args:
-        totals: (ranges,) int64, pairs found by each range; this range is number `me`. All ranges
-            stop once the sum exceeds `most`.
+    Pairs that cannot reach the radius are skipped early: as s / (2 − s) ≤ s, the distance is at
+    least 1 − Σ_v share_v s_v. `totals` (ranges,) counts the pairs of each range, of which this is
+    number `me`; all ranges stop once their sum exceeds `most`.
 
     Returns:
         counts (stop − start,) int64, columns (P,) int32, distances (P,) float32.
@@ -75,13 +73,8 @@ def near_pairs(
                 starts[view, i], starts[view, i + 1], i + 1, overlap[view], touched, size,
             )  # fmt: skip
         begin = filled
-        if len(found) - filled < size:
-            longer = len(found) + max(size, len(found))
-            old, old_distances = found, distances
-            found = np.empty(longer, dtype=np.int32)
-            distances = np.empty(longer, dtype=np.float32)
-            found[:filled] = old[:filled]
-            distances[:filled] = old_distances[:filled]
+        while len(found) - filled < size:
+            found, distances = longer(found), longer(distances)
         for place in range(size):
             j = touched[place]
             bound = 0.0

@@ -122,8 +122,8 @@ def measure(
     """Measure the candidates of images start … stop−1, and mark images that stay unsettled.
 
     Args:
-        x: (N, D) float32. heaps: (N, C), sorted keys of candidates; those up to an image's limit
-            get the key of their exact squared distance, the others an infinite one.
+        heaps: (N, C), sorted keys of candidates; those up to an image's limit get the key of their
+            exact squared distance, the others an infinite one.
         limits: (N,), candidates beyond are not among the k nearest. safe: (N,), images that are no
             candidates are at least this far. errors: (N,), bound of a candidate's error.
         unsettled: (N,) bool, set where neither shows that the k nearest are found.
