@@ -20,8 +20,7 @@ from harness.core.metrics import METRICS
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.experiment.run import run_experiment
-from harness.experiment.search.check import PARTS
-from harness.experiment.search.plan import Plan
+from harness.experiment.search.plan import PARTS, Plan
 from harness.experiment.search.study import best_of, counted, seconds_of
 from harness.results.store import Run
 

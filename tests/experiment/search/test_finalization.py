@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.search import trial as trials
+from harness.experiment.search import worker as trials
 from harness.results.store import Store
 from tests.conftest import Command
 from tests.experiment.search.small import EPS, pretend, search, small

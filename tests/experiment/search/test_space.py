@@ -15,8 +15,7 @@ from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose as compose_run
 from harness.experiment.registration import register
-from harness.experiment.search.check import check_space, defaults
-from harness.experiment.search.plan import _configure, make_plan
+from harness.experiment.search.plan import _configure, check_space, defaults, make_plan
 from harness.experiment.search.space import Space, SpaceError, parse
 from tests.experiment.search.small import small
 from tests.tiny import tiny
