@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -30,16 +29,24 @@ class Result:
     """The result of a search.
 
     Attributes:
-        trials: those that count. front: with two objectives, the Pareto-optimal trials.
         default, tuned: finished runs of the default and of the best settings on the same seeds.
     """
 
     plan: Plan
     study: Study
-    trials: list[FrozenTrial]
-    front: list[FrozenTrial]
     default: tuple[Run, ...] = ()
     tuned: tuple[Run, ...] = ()
+
+    @cached_property
+    def trials(self) -> list[FrozenTrial]:
+        """Those that count."""
+        return counted(self.study)
+
+    @cached_property
+    def front(self) -> list[FrozenTrial]:
+        """With two objectives, the Pareto-optimal trials, the most accurate first."""
+        front = self.study.best_trials if self.plan.settings.against is not None else []
+        return sorted(front, key=lambda t: -t.values[0])
 
     @property
     def hours(self) -> float:
@@ -49,9 +56,10 @@ class Result:
     @property
     def counts(self) -> dict[str, int]:
         """How many trials are complete, pruned and failed."""
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED,
-                  "failed": TrialState.FAIL}  # fmt: skip
-        return {word: [t.state for t in self.trials].count(s) for word, s in states.items()}
+        states = [t.state for t in self.trials]
+        return {"complete": states.count(TrialState.COMPLETE),
+                "pruned": states.count(TrialState.PRUNED),
+                "failed": states.count(TrialState.FAIL)}  # fmt: skip
 
     @cached_property
     def best(self) -> FrozenTrial | None:
@@ -87,41 +95,32 @@ class Result:
                 "by": settings.optimized, "trials": len(self.trials)}  # fmt: skip
 
 
-def evaluate(plan: Plan, study: Study) -> Result:
-    """The result of the trials; nothing is run."""
-    front = study.best_trials if plan.settings.against is not None else []
-    return Result(plan, study, counted(study), sorted(front, key=lambda t: -t.values[0]))
-
-
 def write_presets(result: Result) -> list[str]:
     """Write the best settings, and those of a Pareto front; returns names for `+search=NAME`."""
-    plan, best = result.plan, result.best
+    settings, best = result.plan.settings, result.best
     if best is None:
         return []
-    place, name = plan.settings.place, plan.settings.name
-    for path in place.glob("preset-*.yaml"):
+    for path in settings.place.glob("preset-*.yaml"):
         path.unlink()  # more trials may have changed the front
-    _write_preset(place / "preset.yaml", result, best, name, f"best by {plan.settings.optimized}")
-    names = [name]
-    for trial in result.front:
-        if trial.number != best.number:
-            names.append(f"{name}-{trial.number}")
-            path = place / f"preset-{trial.number}.yaml"
-            _write_preset(path, result, trial, names[-1], "on the Pareto front")
-    return names
+    _write_preset(result, best, "", f"best by {settings.optimized}")
+    suffixes = {f"-{t.number}": t for t in result.front if t.number != best.number}
+    for suffix, trial in suffixes.items():
+        _write_preset(result, trial, suffix, "on the Pareto front")
+    return [settings.name + suffix for suffix in ("", *suffixes)]
 
 
-def _write_preset(path: Path, result: Result, trial: FrozenTrial, name: str, what: str) -> None:
+def _write_preset(result: Result, trial: FrozenTrial, suffix: str, what: str) -> None:
+    settings = result.plan.settings
     parts = [{f"override /{k}": v} for k, v in trial.params.items() if k in PARTS]
     node = OmegaConf.create({"defaults": parts} if parts else {})
-    node.tuned = result.tuned_by(name)
+    node.tuned = result.tuned_by(settings.name + suffix)
     for key, value in trial.params.items():
         if key not in PARTS:
             OmegaConf.update(node, key, value, force_add=True)
     text = yaml.safe_dump(OmegaConf.to_container(node), sort_keys=False, allow_unicode=True)
-    number, search = f"{trial.number} of {len(result.trials)}", result.plan.settings.name
-    note = f"Trial {number} of the search '{search}', {what}."
-    write_text(path, f"# @package _global_\n# {note}\n{text}")
+    number = f"{trial.number} of {len(result.trials)}"
+    note = f"Trial {number} of the search '{settings.name}', {what}."
+    write_text(settings.place / f"preset{suffix}.yaml", f"# @package _global_\n# {note}\n{text}")
 
 
 def run_fresh_seeds(result: Result, say: Callable[[str], None]) -> Result:
@@ -130,9 +129,10 @@ def run_fresh_seeds(result: Result, say: Callable[[str], None]) -> Result:
     A seed on which either fails is left out.
     """
     plan, best, pairs = result.plan, result.best, list[tuple[Run, Run]]()
+    if best is None:
+        return result
     first = int(plan.base.seed) + plan.settings.seeds
-    for seed in range(first, first + plan.settings.reproduce) if best is not None else ():
-        assert best is not None
+    for seed in range(first, first + plan.settings.reproduce):
         configs = {"default": plan.compose({}), "tuned": plan.compose(best.params)}
         configs["tuned"].tuned = result.tuned_by(plan.settings.name)
         if result.best_is_default:
@@ -177,9 +177,7 @@ def write_record(result: Result) -> None:
     write_json(settings.place / "search.json", record)
     table = result.study.trials_dataframe(("number", "state", "value", "params", "user_attrs"))
     table = table[table["number"].isin([t.number for t in result.trials if t.state.is_finished()])]
-    table = table.rename(
-        columns=lambda name: name.removeprefix("params_").removeprefix("user_attrs_")
-    )
+    table.columns = table.columns.str.replace("^(params|user_attrs)_", "", regex=True)
     objectives = ["value"] if settings.against is None else ["values_0", "values_1"]
     keys = [param.key for param in plan.space]
     columns = ["number", "state", *objectives, "seconds", *keys, "default", "same_as", "reason"]

@@ -6,6 +6,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -32,7 +33,7 @@ WARNING = (
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table whose first column holds names."""
+    """A Markdown table."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
 
@@ -76,13 +77,13 @@ def _mean(runs: Sequence[Run], metric: str) -> str:
 def _difference(result: Result) -> str | None:
     """Tuned minus default by the paired bootstrap of tables; None without per-query results."""
     first = result.default[0]
-    stage = list(first.record["stages"])[-1]
-    both = {"tuned": result.tuned, "default": result.default}
-    rows = [
-        {"method": name, "runs": [run.name for run in runs], "stage": stage}
-        for name, runs in both.items()
-    ]
-    queries = Queries(first.folder.parent, pd.DataFrame(rows))
+    runs = [[run.name for run in each] for each in (result.tuned, result.default)]
+    table = {
+        "method": ["tuned", "default"],
+        "runs": runs,
+        "stage": list(first.record["stages"])[-1],
+    }
+    queries = Queries(first.folder.parent, pd.DataFrame(table))
     try:
         if queries.bootstrap is None:
             return None
@@ -98,11 +99,7 @@ def _difference(result: Result) -> str | None:
 
 
 def write_page(result: Result, names: Sequence[str]) -> None:
-    """Write README.md and its plots into the study's folder.
-
-    Args:
-        names: of the presets.
-    """
+    """Write README.md, with the presets' names, and its plots into the study's folder."""
     plan, settings, best = result.plan, result.plan.settings, result.best
     lines = [
         f"# Search `{settings.name}`",
@@ -174,7 +171,7 @@ def command(result: Result) -> str:
     settings, own = result.plan.settings, ("search.", "store=", "name=")
     words = [w for w in result.plan.overrides if not w.lstrip("+~").startswith(own)]
     run = shlex.join(["harness", "run", *words, f"+search={settings.name}"])
-    found = settings.folder.absolute() in [folder.absolute() for folder in search_folders()]
+    found = settings.folder.absolute() in map(Path.absolute, search_folders())
     return run if found else f"HARNESS_SEARCHES={shlex.quote(str(settings.folder))} {run}"
 
 

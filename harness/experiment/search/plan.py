@@ -26,7 +26,6 @@ from harness.experiment.search.space import (
     Space,
     SpaceError,
     Values,
-    conditions_hold,
     is_number,
     parse,
 )
@@ -227,7 +226,7 @@ def defaults(space: Space, base: DictConfig, chosen: Mapping[str, Any]) -> Value
     """
     values: Values = {}
     for param in space:
-        if not conditions_hold(param, values):
+        if not param.applies(values):
             continue
         value = chosen[param.key] if param.key in chosen else _value(base, param.key)
         if not param.contains(value):

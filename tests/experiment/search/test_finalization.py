@@ -72,7 +72,7 @@ def test_a_preset_is_of_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compose(["method=cluster_contrast", "+search=s"]).tuned.search == "s"
     with pytest.raises(ConfigError, match="found for cluster_contrast, not for spcl"):
         make_recipe(compose(["method=spcl", "+search=s"]))
-    with pytest.raises(ConfigError, match="written by harness search"):
+    with pytest.raises(ConfigError, match="harness search writes it"):
         make_recipe(compose(["method=spcl", "+tuned={search: s}"]))
 
 
