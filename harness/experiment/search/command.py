@@ -17,13 +17,8 @@ from omegaconf import OmegaConf
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.progress import Reporter
 from harness.experiment.compose import compose
-from harness.experiment.search import page
-from harness.experiment.search.finalization import (
-    Result,
-    run_fresh_seeds,
-    write_presets,
-    write_record,
-)  # fmt: skip
+from harness.experiment.search import finalization
+from harness.experiment.search.finalization import Result
 from harness.experiment.search.plan import Plan, make_plan
 from harness.experiment.search.study import open_study
 from harness.experiment.search.worker import work
@@ -88,7 +83,7 @@ def run(arguments: Sequence[str]) -> None:
         raise HarnessError(f"No trial of {', '.join(empty)} was completed.",
                            "The lines above give the reasons.")  # fmt: skip
     if len(results) == len(plans) > 1:
-        say("\n" + "\n".join(page.budgets(results)))
+        say("\n" + "\n".join(finalization.budgets(results)))
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -114,19 +109,19 @@ def search(plan: Plan, say: Callable[[str], None]) -> Result | None:
     what = f"{plan.method} on {plan.base.dataset.name}, {plan.trials} trials"
     say(f"{settings.name}: {what}, optimizing {settings.optimized}")
     if settings.criterion == "oracle":
-        say(f"warning: {page.WARNING}")
+        say(f"warning: {finalization.WARNING}")
     work(study, plan, say)
     try:
         with FileLock(settings.place / ".conclusion.lock", timeout=0):
             result = Result(plan, study)
-            names = write_presets(result)
-            result = run_fresh_seeds(result, say)
-            write_record(result)
-            page.write_page(result, names)
+            names = finalization.write_presets(result)
+            result = finalization.run_fresh_seeds(result, say)
+            finalization.write_record(result)
+            finalization.write_page(result, names)
     except Timeout:
         say("another worker finalizes the search")
         return None
-    for line in page.last_lines(result):
+    for line in finalization.last_lines(result):
         say(line)
     return result
 

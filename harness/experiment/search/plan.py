@@ -21,14 +21,7 @@ from harness.experiment.plan import make_plan as plan_experiment
 from harness.experiment.recipe import Recipe, make_recipe
 from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings, read_settings
-from harness.experiment.search.space import (
-    Param,
-    Space,
-    SpaceError,
-    Values,
-    is_number,
-    parse,
-)
+from harness.experiment.search.space import Param, Space, SpaceError, Values, is_number, parse
 from harness.experiment.stages import build_labeler, build_objective
 
 #: config groups whose options can be searched

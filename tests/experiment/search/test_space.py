@@ -100,10 +100,7 @@ def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, message: str) -> None:
 
 
 def test_conditions_in_a_circle_are_refused() -> None:
-    tree = {
-        "a": {"choices": [1, 2], "when": {"b": 1}},
-        "b": {"choices": [1, 2], "when": {"a": 1}},
-    }
+    tree = {"a": {"choices": [1, 2], "when": {"b": 1}}, "b": {"choices": [1, 2], "when": {"a": 1}}}
     with pytest.raises(ConfigError, match="in a circle"):
         parse(tree)
     with pytest.raises(ConfigError, match="is never drawn"):
