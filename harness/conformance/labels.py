@@ -79,8 +79,10 @@ def pipeline(z: Vectors) -> Iterator[Check]:
         yield from z.close(key, DISTANCE, rows=rows)
     fused = distance_rows(encodings, torch.arange(views.shape[1]), share)
     features = views.transpose(0, 1).contiguous()
-    options = {"k1": k1, "k2": k2, "min_samples": int(z["min_samples"])}
-    labels = JaccardDBSCAN(eps=z.number("eps"), part_weight=share, **options).label(features).labels
+    labeler = JaccardDBSCAN(
+        eps=z.number("eps"), min_samples=int(z["min_samples"]), k1=k1, k2=k2, part_weight=share
+    )
+    labels = labeler.label(features).labels
     yield from z.equal("*", labels=labels)
     means = centroids(features, labels)
     yield from z.close("*", DISTANCE, dist_combined=fused, centroids=means)

@@ -31,8 +31,8 @@ def learning_rates(z: Vectors) -> Iterator[Check]:
     for name, first in (("steplr20", 0), ("mskd_student", -1)):
         epochs = z[f"{name}_epoch_and_lr"][:, 0].astype(int)
         yield close(f"{name} epochs", epochs[0], first)
-        rates = [(epoch, learning_rate(usual, int(epoch) - first)) for epoch in epochs]
-        yield from z.close(f"{name}_*", _TOLERANCE, epoch_and_lr=rates)
+        ours = [(epoch, learning_rate(usual, int(epoch) - first)) for epoch in epochs]
+        yield from z.close(f"{name}_*", _TOLERANCE, epoch_and_lr=ours)
     for name in ("cap", "ice"):
         settings = {**_config(name).optimizer, **base}
         rates = [learning_rate(settings, e) for e in range(len(z[f"{name}_lr_per_epoch"]))]

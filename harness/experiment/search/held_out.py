@@ -59,9 +59,10 @@ class HeldOut(Dataset):
         is_held_out = np.isin(train.identities, ranked[:count])
         held_out = np.flatnonzero(is_held_out)
         queries = self._queries(train, held_out)
-        parts = (np.flatnonzero(~is_held_out), queries, np.setdiff1d(held_out, queries))
+        kept, gallery = np.flatnonzero(~is_held_out), np.setdiff1d(held_out, queries)
+        splits = (train.subset(kept), train.subset(queries), train.subset(gallery))
         notes = dict(whole.notes) | {"held_out_identities": count, "held_out_seed": self.seed}
-        return ReIDData(f"{self.called}_held_out", *map(train.subset, parts), notes)
+        return ReIDData(f"{self.called}_held_out", *splits, notes)
 
     def _queries(self, train: Split, held_out: np.ndarray) -> np.ndarray:
         """One image of each identity and camera (or identity), unless it is the only one."""

@@ -80,18 +80,25 @@ class TrialReporter(Reporter):
 
 
 class Objective:
-    """Runs Optuna's trials."""
+    """Runs one of Optuna's trials.
 
-    def __init__(self, study: Study, plan: Plan) -> None:
-        self.study, self.plan, self.settings = study, plan, plan.settings
+    Attributes:
+        ended: the criterion of the trial's finished runs.
+    """
 
-    def __call__(self, trial: Trial) -> list[float]:
-        """Run a trial and return its objectives.
+    def __init__(self, study: Study, plan: Plan, trial: Trial) -> None:
+        self.study, self.plan, self.settings, self.trial = study, plan, plan.settings, trial
+        self.started = time.monotonic() - float(trial.user_attrs.get("seconds", 0))
+        self.ended: list[float] = []
+
+    def run(self) -> list[float]:
+        """Run the trial and return its objectives.
 
         Raises:
             TrialPruned: the pruner stopped it. Failed: it has no result. OutOfTimeError: the
                 device-hours are used up. DataError: the data are damaged for all trials.
         """
+        trial = self.trial
         trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
         values = self.plan.space.draw(trial)
         earlier = [t for t in counted(self.study) if t.number < trial.number]
@@ -100,30 +107,27 @@ class Objective:
             raise Failed("other workers run the last trials", False)
         for other in finished(earlier):
             if other.params == trial.params:
-                return self._repeat(trial, other)
-        started = time.monotonic() - float(trial.user_attrs.get("seconds", 0))
+                return self._repeat(other)
         first = f"trial-{[*trial.user_attrs.get('resumes', []), trial.number][0]:04d}"
         names = [first, *(f"{first}-{k}" for k in range(1, self.settings.seeds))]
         runs = [Run(self.settings.place / "trials" / name) for name in names]
         keep = self.settings.keep_networks
         try:
             config = self.plan.trial_config(values)
-            for index, run in enumerate(runs):
-                runs[index] = self._run(trial, config, run, runs[:index], started)
+            runs = [self._run(config, run) for run in runs]
             return self._objectives(runs)
-        except (TrialPruned, Failed):
-            keep = False
-            raise
         except (DataError, OutOfTimeError, UpdateFinishedTrialError, KeyboardInterrupt, SystemExit):
             keep = True  # the checkpoint
             raise
         except Exception as error:
             keep = False
+            if isinstance(error, TrialPruned | Failed):
+                raise
             # without its frames, and the memory that they hold
             raise Failed(_in_one_line(error), isinstance(error, EXPECTED)) from None
         finally:
             with suppress(UpdateFinishedTrialError):
-                self._count_time(trial, started)
+                self._count_time()
             if not keep:
                 for path in chain(*(run.folder.glob("*.pt") for run in runs)):
                     path.unlink(missing_ok=True)
@@ -131,31 +135,26 @@ class Objective:
                 gc.collect()
                 torch.cuda.empty_cache()
 
-    def _run(
-        self, trial: Trial, config: DictConfig, run: Run, before: list[Run], started: float
-    ) -> Run:
-        """One run of a trial: the same settings as the runs before it, the next seed."""
+    def _run(self, config: DictConfig, run: Run) -> Run:
+        """One run of the trial: the same settings as the runs before it, the next seed."""
         config = config.copy()
-        config.name, config.seed = run.name, int(config.seed) + len(before)
-        ended = [self._criterion(other) for other in before]
+        config.name, config.seed = run.name, int(config.seed) + len(self.ended)
         epochs = epochs_of(make_recipe(config))
 
         def watch(row: Row) -> None:
-            step = len(ended) * len(epochs) + epochs.index((row["stage"], row["epoch"]))
-            self._watch(trial, row, step, ended, started)
+            position = epochs.index((row["stage"], row["epoch"]))
+            self._watch(row, len(self.ended) * len(epochs) + position)
 
         seed = f", seed {config.seed}" if self.settings.seeds > 1 else ""
         while run.running:  # a worker considered dead may only have been suspended
             time.sleep(1)
-        reporter = TrialReporter(f"trial {trial.number}{seed}", run.folder / "log.txt", watch)
-        return run_experiment(config, reporter)
-
-    def _criterion(self, run: Run) -> float:
-        """The criterion after the last epoch of a finished run."""
-        return float(run.history()[-1][self.settings.column])
+        name = f"trial {self.trial.number}{seed}"
+        run = run_experiment(config, TrialReporter(name, run.folder / "log.txt", watch))
+        self.ended.append(float(run.history()[-1][self.settings.column]))
+        return run
 
     def _objectives(self, runs: list[Run]) -> list[float]:
-        values = [_mean([self._criterion(run) for run in runs])]
+        values = [_mean(self.ended)]
         if not math.isfinite(values[0]):
             raise Failed("the criterion is not a number", True)
         if self.settings.against == "hours":
@@ -165,28 +164,24 @@ class Objective:
             values.append(_mean([float(stage["images_per_second"]) for stage in last]))
         return values
 
-    def _watch(self, trial: Trial, row: Row, step: int, ended: list[float], started: float) -> None:
-        """After each epoch: report the criterion, and stop if it is hopeless or time is used up.
-
-        Args:
-            step: number of the epoch in the trial. ended: the criterion of its finished runs.
-        """
-        self._count_time(trial, started)
-        value = row.get(self.settings.column)
+    def _watch(self, row: Row, step: int) -> None:
+        """After each epoch, the trial's step-th: report the criterion, stop a hopeless trial."""
+        self._count_time()
+        trial, value = self.trial, row.get(self.settings.column)
         if self.settings.against is None and value is not None:
             if step not in self.study.get_trials(deepcopy=False)[trial.number].intermediate_values:
-                trial.report(_mean([*ended, float(value)]), step)
+                trial.report(_mean([*self.ended, float(value)]), step)
             if "default" not in trial.user_attrs and trial.should_prune():
                 raise TrialPruned(f"after {row['stage']} {row['epoch']}")
         if self.settings.out_of_time(seconds_of(counted(self.study))):
             raise OutOfTimeError(f"search.hours={self.settings.hours:g} are used up.")
 
-    @staticmethod
-    def _count_time(trial: Trial, started: float) -> None:
-        trial.set_user_attr("seconds", round(time.monotonic() - started, 2))
+    def _count_time(self) -> None:
+        self.trial.set_user_attr("seconds", round(time.monotonic() - self.started, 2))
 
-    def _repeat(self, trial: Trial, other: FrozenTrial) -> list[float]:
+    def _repeat(self, other: FrozenTrial) -> list[float]:
         """The result of an earlier trial with the same values."""
+        trial = self.trial
         trial.set_user_attr("same_as", other.number)
         trial.set_user_attr("seconds", 0.0)
         if other.state == TrialState.FAIL:
@@ -221,7 +216,6 @@ def work(study: Study, plan: Plan, say: Say) -> None:
             worker was stopped; its trial waits for the next worker.
     """
     settings, waits = plan.settings, False
-    objective = Objective(study, plan)
     while True:
         requeue_abandoned(study, plan)
         trials = counted(study)
@@ -237,10 +231,10 @@ def work(study: Study, plan: Plan, say: Say) -> None:
             time.sleep(min(settings.heartbeat, 5))
         else:
             waits = False
-            _run_trial(study, plan, objective, say)
+            _run_trial(study, plan, say)
 
 
-def _run_trial(study: Study, plan: Plan, objective: Objective, say: Say) -> None:
+def _run_trial(study: Study, plan: Plan, say: Say) -> None:
     """Run the next trial. One that was stopped is added again, to be resumed."""
     trial = study.ask()
     values: list[float] | None = None
@@ -248,7 +242,7 @@ def _run_trial(study: Study, plan: Plan, objective: Objective, say: Say) -> None
     try:
         try:
             with heartbeat(trial, plan.settings.heartbeat):
-                values, state = objective(trial), TrialState.COMPLETE
+                values, state = Objective(study, plan, trial).run(), TrialState.COMPLETE
         except TrialPruned:
             state = TrialState.PRUNED
         except Failed as error:
