@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from functools import partial
-from typing import cast
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.backbones.pooling import VIEWS, GeM, ViewHeads
+from harness.components.backbones.pooling import VIEWS, ViewHeads
 from harness.components.distillers import OfflineTeacher
 from harness.components.distillers.feature_distance import FeatureDistance
 from harness.components.objectives import ClusterMemory
@@ -26,25 +26,25 @@ class _Heads(Backbone):
         super().__init__()
         self.views, self.dim = VIEWS, weight.shape[1]
         self.heads = ViewHeads(self.dim, VIEWS).double()
-        self.pools = cast(list[GeM], list(self.heads.pools))
-        self.necks = cast(list[nn.BatchNorm1d], list(self.heads.necks))
+        self.pools, self.necks = self.heads.pools, self.heads.necks
         with torch.no_grad():
             for v, (pool, neck) in enumerate(zip(self.pools, self.necks, strict=True)):
-                pool.p.fill_(float(p[v]))
-                neck.weight.copy_(weight[v])
+                pool.get_parameter("p").fill_(float(p[v]))
+                neck.get_parameter("weight").copy_(weight[v])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.heads(images)
 
-    def gradients(self) -> tuple[Tensor, Tensor]:
+    def gradients(self) -> list[np.ndarray]:
         """Of GeM's p and of the necks' weights, after a backward pass."""
-        p = torch.stack([cast(Tensor, pool.p.grad) for pool in self.pools])
-        return p, torch.stack([cast(Tensor, neck.weight.grad) for neck in self.necks])
+        p = [pool.get_parameter("p") for pool in self.pools]
+        weight = [neck.get_parameter("weight") for neck in self.necks]
+        return [np.stack([np.asarray(x.grad) for x in each]) for each in (p, weight)]
 
-    def running(self) -> tuple[Tensor, Tensor]:
+    def running(self) -> list[Tensor]:
         """Means and variances of the necks."""
-        means = torch.stack([cast(Tensor, neck.running_mean) for neck in self.necks])
-        return means, torch.stack([cast(Tensor, neck.running_var) for neck in self.necks])
+        names = ("running_mean", "running_var")
+        return [torch.stack([neck.get_buffer(name) for neck in self.necks]) for name in names]
 
 
 def _memory(z: Vectors) -> ClusterMemory:
@@ -77,8 +77,8 @@ def heads(z: Vectors) -> Iterator[Check]:
     for parity in ("even", "odd"):
         network = _Heads(z.tensor("gem_p"), z.tensor("bn_weight"))
         for v, neck in enumerate(network.necks):
-            cast(Tensor, neck.running_mean).copy_(z.tensor("running_mean_before")[v])
-            cast(Tensor, neck.running_var).copy_(z.tensor("running_var_before")[v])
+            for name in ("running_mean", "running_var"):
+                neck.get_buffer(name).copy_(z.tensor(f"{name}_before")[v])
         maps = z.tensor(f"{parity}_feature_map").requires_grad_()
         pooled = network.heads.pooled(maps).transpose(0, 1)
         network.eval()

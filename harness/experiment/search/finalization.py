@@ -140,10 +140,7 @@ def _write_preset(result: Result, trial: FrozenTrial, suffix: str, what: str) ->
 
 
 def run_fresh_seeds(result: Result, say: Callable[[str], None]) -> Result:
-    """Run the default and the best settings on seeds that no trial had, in the store of all runs.
-
-    A seed on which either fails is left out.
-    """
+    """Run the default and the best settings on seeds that no trial had; skip failing seeds."""
     plan, best, pairs = result.plan, result.best, list[tuple[Run, Run]]()
     if best is None:
         return result

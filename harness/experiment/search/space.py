@@ -1,12 +1,4 @@
-"""The search space: a tree of ranges and choices beside a method's defaults.
-
-    search:
-      space:
-        labeler: {eps: {low: 0.3, high: 0.7}}
-        objective:
-          temperature: {low: 0.02, high: 0.2, log: true}
-          hard: {choices: [false, true]}
-          momentum: {low: 0.0, high: 0.9, when: {objective.hard: false}}
+"""The search space: a tree of ranges and choices beside a method's defaults (docs/search.md).
 
 A leaf has `low` and `high` (both whole numbers where the default is one), optionally with `step` or
 `log: true`, or it has `choices`. `when` names other searched keys and the values under which this

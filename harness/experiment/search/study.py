@@ -12,7 +12,6 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from optuna import Study, pruners, samplers
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -107,8 +106,7 @@ def _check_identity(study: Study, plan: Plan) -> None:
         changes = [f"{key}: {found.get(key)}, not {wanted.get(key)}"
                    for key in {**found, **wanted} if found.get(key) != wanted.get(key)]  # fmt: skip
         raise ConfigError(
-            f"The study '{settings.name}' in {settings.place} belongs to another search "
-            f"({'; '.join(changes)}).",
+            f"{settings.place} belongs to another search ({'; '.join(changes)}).",
             "Give the same options as before, or choose another search.name.",
         )
 
@@ -129,20 +127,14 @@ class SeededByTrial(samplers.BaseSampler):
             seed = derive(self.seed, "sampler", trial.number) % 2**32
             self.sampler = SAMPLERS[self.kind](seed=seed)
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self.sampler.infer_relative_search_space(study, trial)
+    def infer_relative_search_space(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.infer_relative_search_space(*args, **kwargs)
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.sampler.sample_relative(study, trial, search_space)
+    def sample_relative(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.sample_relative(*args, **kwargs)
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-    ) -> Any:
-        return self.sampler.sample_independent(study, trial, name, distribution)
+    def sample_independent(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.sample_independent(*args, **kwargs)
 
 
 def counted(study: Study) -> list[FrozenTrial]:

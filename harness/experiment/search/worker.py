@@ -47,7 +47,6 @@ class Failed(Exception):
     """A failed trial: its reason in one line, and whether settings can cause it."""
 
     def __init__(self, reason: str, expected: bool) -> None:
-        super().__init__(reason)
         self.reason, self.expected = reason, expected
 
 
@@ -208,12 +207,10 @@ def _in_one_line(error: Exception) -> str:
 def work(study: Study, plan: Plan, say: Say) -> None:
     """Run trials until the study has all of them or its device-hours are used up.
 
-    Any number of processes may do this at once. While others run the last trials this one waits,
-    in case one of them dies.
+    While other workers run the last trials this one waits, in case one of them dies.
 
     Raises:
-        HarnessError: trial after trial fails, or the data are missing. KeyboardInterrupt: the
-            worker was stopped; its trial waits for the next worker.
+        HarnessError: trial after trial fails, or the data are missing.
     """
     settings, waits = plan.settings, False
     while True:
@@ -325,9 +322,7 @@ def _check_failures(done: list[FrozenTrial], plan: Plan) -> None:
     if never or not any(t.user_attrs.get("expected") for t in last):
         raise HarnessError(
             f"The last {limit} trials failed: {'; '.join(dict.fromkeys(map(reason, last)))}.",
-            f"Their logs are in {plan.settings.place / 'trials'}. Correct the space (with another "
-            "search.name) or the machine. The same command continues; search.failures=N allows "
-            "more failures.",
+            f"See the logs in {plan.settings.place / 'trials'}. search.failures=N allows more.",
         )
 
 
