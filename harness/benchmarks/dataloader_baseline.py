@@ -100,9 +100,8 @@ def _train(workload: Workload) -> Step:
     objective.to(device)
     workload.start_epoch(objective, backbone)
     parameters = [*backbone.parameters(), *objective.parameters()]
-    optimizer = torch.optim.Adam(
-        [p for p in parameters if p.requires_grad], lr=3.5e-4, weight_decay=5e-4
-    )
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=3.5e-4, weight_decay=5e-4)
     labels = workload.labels.to(device)
 
     def step(pixels: Tensor, indices: Tensor) -> None:
@@ -132,11 +131,9 @@ def _load(
     images: DecodedImages, drawn: Sequence[Tensor], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (B, 3, H, W) and indices (B,) on the device."""
+    batches = [indices.tolist() for indices in drawn]
     loader = DataLoader(
-        images,
-        batch_sampler=[indices.tolist() for indices in drawn],
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
+        images, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda"
     )
     for pixels, indices in loader:
         yield pixels.to(device, non_blocking=True), indices.to(device, non_blocking=True)

@@ -16,22 +16,17 @@ from harness.evaluation.reranking import rerank_blocks
 
 
 def measure(
-    device: torch.device,
-    size: str = "market1501",
-    scale: float = 1.0,
-    rerank: bool = False,
-    repeats: int = 3,
+    device: torch.device, size: str, scale: float, rerank: bool, repeats: int
 ) -> dict[str, Any]:
     """Time the ranking of synthetic features.
+
+    Candidates are `product` (query × gallery, or with re-ranking half of the symmetric product of
+    both together) and `eval`.
 
     Args:
         size: data set whose numbers of queries, gallery images, identities and cameras are used.
         scale: share of them, in (0, 1].
         rerank: rank by k-reciprocal re-ranked distances.
-
-    Returns:
-        The result of `timing.compare`; candidates are `product` (query × gallery, or with
-        re-ranking half of the symmetric product of both together) and `eval`.
     """
     query, gallery = test_set(size, scale)
     x, y = query.features[:, 0].to(device), gallery.features[:, 0].to(device)

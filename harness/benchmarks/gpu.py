@@ -23,8 +23,7 @@ MARKS = Path("results/bench/.done")
 
 def steps(store: str) -> dict[str, list[str]]:
     """Name → arguments of a Python process, quick steps first."""
-    harness, market = ["-m", "harness"], "dataset=market1501"
-    bench = [*harness, "bench"]
+    harness, bench, market = ["-m", "harness"], ["-m", "harness", "bench"], "dataset=market1501"
     timings = {
         f"bench {what}": [*bench, what, market, "--baseline", "--output", "results/bench"]
         for what in ("augment", "extract", "train")
@@ -83,10 +82,8 @@ def do(
         except subprocess.TimeoutExpired:
             return list(todo)[position:]
         if status:
-            raise HarnessError(
-                f"The step '{name}' failed with status {status}.",
-                "Its output says why; the same command starts again with this step.",
-            )
+            raise HarnessError(f"The step '{name}' failed with status {status}.",
+                               "The same command starts again with this step.")  # fmt: skip
         marks.mkdir(parents=True, exist_ok=True)
         mark.write_text(version, encoding="utf-8")
     return []

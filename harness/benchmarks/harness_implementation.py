@@ -28,22 +28,13 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
     backbone = workload.backbone()
     set_samples_per_bn(backbone, int(stage.config.batch.samples_per_bn))
     backbone.to(device).to(memory_format=torch.channels_last)
+    distiller = build_distiller(stage, None, backbone)
     trainer = Trainer(
-        name=stage.name,
-        config=stage.config,
-        components=Components(
-            backbone,
-            build_labeler(stage),
-            build_objective(stage),
-            build_distiller(stage, None, backbone),
-        ),
-        data=UnlabelledSet(workload.image_cache),
-        device=device,
-        precision=workload.precision,
-        reporter=Reporter(),
-        cluster_metrics=lambda labels: {},
-        test=lambda network: {},
-    )
+        name=stage.name, config=stage.config, device=device, precision=workload.precision,
+        components=Components(backbone, build_labeler(stage), build_objective(stage), distiller),
+        data=UnlabelledSet(workload.image_cache), reporter=Reporter(),
+        cluster_metrics=lambda labels: {}, test=lambda network: {},
+    )  # fmt: skip
     workload.start_epoch(trainer.components.objective, backbone)
     trainer.trained.train()
     labels, epochs = workload.labels.to(device), count()

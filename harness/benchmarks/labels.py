@@ -18,28 +18,20 @@ _TILE, _ROWS = 1024, 512
 
 
 def measure(
-    device: torch.device,
-    size: str = "market1501",
-    images: int | None = None,
-    views: int = 1,
-    repeats: int = 3,
+    device: torch.device, size: str, images: int | None, views: int, repeats: int
 ) -> dict[str, Any]:
-    """Time the label step of synthetic features.
+    """Time the label step of synthetic features; candidates are `product` and `labels`.
 
     Args:
         size: data set whose numbers of training images, identities and cameras are used.
         images: another number of images, with identities in proportion.
         views: of each image; more than one are fused as in MSKD.
-
-    Returns:
-        The result of `timing.compare`; candidates are `product` and `labels`.
     """
     count, identities = SIZES[size]["train"]
     images = images or count
     labeler = JaccardDBSCAN(part_weight=0.15 if views > 1 else 0.0)
-    (drawn,) = synthetic_features(
-        [images], max(2, identities * images // count), CAMERAS[size], views
-    )
+    identities = max(2, identities * images // count)
+    (drawn,) = synthetic_features([images], identities, CAMERAS[size], views)
     features = drawn.features.to(device)
     labeler.label(features[:64])  # compiles the kernels, so that no round does
 

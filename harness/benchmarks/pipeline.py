@@ -9,46 +9,31 @@ from typing import Any
 
 import torch
 
-from harness.benchmarks import harness_implementation as implementation
 from harness.benchmarks.dataloader_baseline import DecodedImages, baseline, best_workers
+from harness.benchmarks.harness_implementation import augment, extract, train
 from harness.benchmarks.timing import Candidate, compare
 from harness.benchmarks.workload import Workload
 from harness.core.host_memory import keep_freed_memory
 
-ROUNDS = {
-    "train": implementation.train,
-    "extract": implementation.extract,
-    "augment": implementation.augment,
-}
+ROUNDS = {"train": train, "extract": extract, "augment": augment}
 #: batches of a round on a CPU
 CPU_STEPS = {"train": 1, "extract": 4, "augment": 16}
 
 
 def measure(
-    what: str,
-    overrides: Sequence[str],
-    device: torch.device,
-    images: int = 1024,
-    steps: int | None = None,
-    repeats: int = 3,
-    with_baseline: bool = False,
+    what: str, overrides: Sequence[str], device: torch.device, images: int = 1024,
+    steps: int | None = None, repeats: int = 3, with_baseline: bool = False,
     workers: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Time one of `ROUNDS`, on request in turns with the DataLoader baseline.
+
+    Candidates are `harness`, `baseline` and, on a GPU, `baseline_tf32`.
 
     Args:
         overrides: KEY=VALUE of the configuration.
         images: use at most this many training images.
         steps: batches of a round; None: 50 on a GPU, `CPU_STEPS` on a CPU.
-        repeats: rounds after the warm-up.
         workers: processes of the DataLoader; None: the number that is fastest.
-
-    Returns:
-        The result of `timing.compare`; candidates are `harness`, `baseline` and, on a GPU,
-        `baseline_tf32`.
-
-    Raises:
-        HarnessError: settings that cannot be used.
     """
     on_gpu = device.type == "cuda"
     if not on_gpu:
@@ -62,14 +47,11 @@ def measure(
             if workers is None:
                 workers = best_workers(files, workload, batches=12 if on_gpu else 6)
             precisions = ["fp32", "tf32"] if on_gpu and what != "augment" else ["fp32"]
-            candidates += [
-                Candidate(
-                    "baseline" if precision == "fp32" else f"baseline_{precision}",
-                    baseline(what, workload, files, steps, workers, precision),
-                    {"workers": workers, "precision": precision, "memory_format": "NCHW"},
-                )
-                for precision in precisions
-            ]
+            for precision in precisions:
+                name = "baseline" if precision == "fp32" else f"baseline_{precision}"
+                once = baseline(what, workload, files, steps, workers, precision)
+                about = {"workers": workers, "precision": precision, "memory_format": "NCHW"}
+                candidates.append(Candidate(name, once, about))
         setting = workload.describe() | {"steps": steps}
         if what == "augment":
             setting["precision"] = "fp32"

@@ -20,10 +20,9 @@ from harness.core.host_memory import PeakMemory
 
 @dataclass(frozen=True)
 class Round:
-    """One timed round.
+    """One timed round: so many images took so many seconds.
 
     Attributes:
-        images, seconds: how many images took how long.
         details: other numbers of the round, such as the share of time spent waiting for data.
         prepared: images that CPUs worked on before the clock started.
     """
@@ -56,10 +55,7 @@ class Candidate:
         return [each.images / each.seconds for each in self.rounds]
 
     def warm_up(self) -> None:
-        """Run a round that does not count, and measure the peak of host memory.
-
-        Later rounds do not measure it, as `PeakMemory` first returns freed memory to the system.
-        """
+        """Run a round that does not count, and measure the peak of host memory."""
         with PeakMemory() as peak:
             self.run()
         self.memory_mib["host_above"] = round(peak.mib, 1)
@@ -78,17 +74,15 @@ class Candidate:
     def summary(self) -> dict[str, Any]:
         """Medians, the rates and their spread (their range over their median), and peak memory."""
         median = statistics.median
-        rate = median(self.rates)
+        rate, keys = median(self.rates), self.rounds[0].details
+        details = {k: round(median(each.details[k] for each in self.rounds), 5) for k in keys}
         return {
             "images_per_second": round(rate, 2),
             "spread": round((max(self.rates) - min(self.rates)) / rate, 3),
             "rounds": [round(rate, 2) for rate in self.rates],
             "images_per_core_second": round(median(self.cpu_rates), 2),
             "seconds": round(median(each.seconds for each in self.rounds), 4),
-            **{
-                key: round(median(each.details[key] for each in self.rounds), 5)
-                for key in self.rounds[0].details
-            },
+            **details,
             "memory_mib": self.memory_mib,
             **self.about,
         }
@@ -110,19 +104,14 @@ def compare(
         for candidate in candidates:
             candidate.measure(device)
     first, *others = candidates
-    return {
-        "what": what,
-        "setting": dict(setting),
-        "candidates": {each.name: each.summary() for each in candidates},
-        "ratios": {
-            other.name: {
-                "images_per_second": _ratio(first.rates, other.rates),
-                "images_per_core_second": _ratio(first.cpu_rates, other.cpu_rates),
-            }
-            for other in others
-        },
-        "machine": environment(device) | {"date": time.strftime("%Y-%m-%d", time.gmtime())},
-    }
+    ratios = {
+        other.name: {"images_per_second": _ratio(first.rates, other.rates),
+                     "images_per_core_second": _ratio(first.cpu_rates, other.cpu_rates)}
+        for other in others
+    }  # fmt: skip
+    machine = environment(device) | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
+    return {"what": what, "setting": dict(setting), "ratios": ratios, "machine": machine,
+            "candidates": {each.name: each.summary() for each in candidates}}  # fmt: skip
 
 
 def save(result: Mapping[str, Any], folder: str) -> Path:

@@ -39,12 +39,10 @@ JPEG_SIZE, JPEG_QUALITY = (64, 128), 95
 class Workload:
     """The first stage of a configuration, with images in the image cache and as files.
 
-    Networks have random weights, which take as long as trained ones.
-
     Args:
         overrides: KEY=VALUE of the configuration, on top of `DEFAULTS`.
         images: use at most this many training images.
-        folder: where to write the image cache, and JPEGs if the data set has no files.
+        folder: for the image cache, and for JPEGs if the data set has no files.
 
     Raises:
         ConfigError: the method does not train, or there are fewer images than a batch holds.
@@ -70,16 +68,13 @@ class Workload:
         source = load_data(self.config).train.images
         self.count = min(images, len(source))
         if self.count < self.batch:
-            raise ConfigError(
-                f"{self.count} images are fewer than a batch of {self.batch}.",
-                "Raise --images, choose a larger data set, or set batch.identities=4.",
-            )
+            raise ConfigError(f"{self.count} images are fewer than a batch of {self.batch}.",
+                              "Raise --images, or set batch.identities=4.")  # fmt: skip
         chosen = np.linspace(0, len(source) - 1, self.count).astype(np.int64)
         self.files = as_files(Subset(source, chosen), folder)
         cache = build_image_cache(self.files, self.size, folder / "image_cache")
-        self.image_cache, self.place = place_images(
-            str(self.config.data.cache_location), cache, device
-        )
+        location = str(self.config.data.cache_location)
+        self.image_cache, self.place = place_images(location, cache, device)
         #: (N,) int64: clusters of K images each
         self.labels = torch.arange(self.count) // int(batch.images)
 
@@ -99,12 +94,11 @@ class Workload:
     def start_epoch(self, objective: Objective, backbone: Backbone) -> None:
         """Start an epoch of the objective with random features."""
         features = torch.randn(self.count, len(backbone.views), backbone.dim)
-        cameras = torch.arange(self.count) % 6 if objective.uses_cameras else None
+        cameras = torch.arange(self.count, device=self.device) % 6
         objective.start_epoch(
-            F.normalize(features, dim=-1).to(self.device),
-            self.labels.to(self.device),
-            None if cameras is None else cameras.to(self.device),
-        )
+            F.normalize(features, dim=-1).to(self.device), self.labels.to(self.device),
+            cameras if objective.uses_cameras else None,
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """Settings that a result depends on."""

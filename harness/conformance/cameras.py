@@ -47,27 +47,23 @@ def cap_proxies(z: Vectors) -> Iterator[Check]:
     k1, k2 = int(z["k1"]), int(z["k2"])
     encoding = encode(features, nearest(features, k1), k1, k2)
     rows = distance_rows([encoding], torch.arange(len(z["dist_first40"])))
-    yield z.close("distance", rows, "dist_first40", DISTANCE)
     labeler = JaccardDBSCAN(eps=z.number("eps"), min_samples=int(z["min_samples"]), k1=k1, k2=k2)
     labels = labeler.label(features[:, None]).labels
-    yield z.equal("labels", labels, "labels")
     proxies = camera_proxies(features, z.tensor("labels"), cameras)
-    yield z.close("proxies", proxies.features, "proxies", DISTANCE)
+    yield from z.close("*", DISTANCE, dist_first40=rows, proxies=proxies.features)
     counts = torch.bincount(proxies.cameras)
-    yield z.equal("proxies of each camera", counts, "proxies_per_camera")
-    yield z.equal("proxy of each image", proxies.of_image, "proxy_label_of_image")
+    yield from z.equal("*", labels=labels, proxies_per_camera=counts)
+    yield from z.equal("*", proxy_label_of_image=proxies.of_image)
 
 
 @case("cap_loss")
 def cap_loss(z: Vectors) -> Iterator[Check]:
     """Loss, gradient and memory over two steps, before and after the loss across cameras."""
-    yield z.equal("first epoch across cameras", CameraProxies().inter_epoch, "crosscam_epoch")
-    yield z.equal("negatives", HARD_NEGATIVES, "bg_knn")
+    yield from z.equal("*", crosscam_epoch=CameraProxies().inter_epoch, bg_knn=HARD_NEGATIVES)
     for size in SIZES:
         labels, cameras = z.tensors(f"{size}_data_labels", f"{size}_data_cams")
         numbered = camera_proxies(torch.ones(len(labels), 1), labels, cameras)
-        yield z.equal(f"{size} proxy labels", numbered.labels, f"{size}_proxy_labels")
-        yield z.equal(f"{size} proxy cameras", numbered.cameras, f"{size}_proxy_cams")
+        yield from z.equal(f"{size}_proxy_*", labels=numbered.labels, cams=numbered.cameras)
         for kind in ("intra", "both"):
             name = f"{size}_{kind}"
             objective = CameraProxies(z.number("temperature"), z.number("memory_rate"))
@@ -82,9 +78,7 @@ def cap_loss(z: Vectors) -> Iterator[Check]:
                 grad = gradient(objective.terms(x, own, objective.proxies)[0], x)[:, 0]
                 loss = objective(x, targets, indices)
                 objective.update()
-                yield z.close(f"{name} loss {step}", loss, f"{name}_loss{step}")
-                yield z.close(f"{name} gradient {step}", grad, f"{name}_grad{step}")
-                yield z.close(f"{name} memory {step}", memory[0], f"{name}_memory{step}")
+                yield from z.close(f"{name}_*{step}", loss=loss, grad=grad, memory=memory[0])
 
 
 # ------------------------------------------------------------------------------------------- ICE
@@ -93,35 +87,30 @@ def cap_loss(z: Vectors) -> Iterator[Check]:
 @case("ice_losses")
 def ice_losses(z: Vectors) -> Iterator[Check]:
     """Cluster centers, proxies, the four terms and their gradients."""
-    yield z.equal("negatives", HARD_NEGATIVES, "bg_knn")
+    yield from z.equal("*", bg_knn=HARD_NEGATIVES)
     for size in SIZES:
-        features, labels, cameras = z.tensors(
-            *(f"{size}_data_{what}" for what in ("features", "labels", "cams"))
-        )
+        data = (f"{size}_data_{what}" for what in ("features", "labels", "cams"))
+        features, labels, cameras = z.tensors(*data)
         centers = cluster_means(features[:, None], labels)[0]
-        yield z.close(f"{size} centers", centers, f"{size}_centers")
+        yield from z.close(f"{size}_*", centers=centers)
         ours = camera_proxies(features, labels, cameras)
-        yield z.close(f"{size} proxies", ours.features, f"{size}_proxies", IN_FLOAT32)
-        yield z.equal(f"{size} proxy labels", ours.labels, f"{size}_proxy_labels")
-        yield z.equal(f"{size} proxy cameras", ours.cameras, f"{size}_proxy_cams")
+        yield from z.close(f"{size}_*", IN_FLOAT32, proxies=ours.features)
+        yield from z.equal(f"{size}_proxy_*", labels=ours.labels, cams=ours.cameras)
         proxies = _proxies(z, size, z.tensor(f"{size}_proxies"), ours.of_image)
         x = z.tensor(f"{size}_student_view1").requires_grad_()
         y, u = z.tensors(f"{size}_teacher_view2", f"{size}_teacher_weak")
         targets, cams = z.tensors(f"{size}_targets", f"{size}_cams")
+        tau_c, epsilon = z.number("tau_c"), z.number("epsilon")
         terms = {
-            "ccl": ice.cluster_contrast(
-                x, centers, targets, z.number("tau_c"), z.number("epsilon")
-            ),
+            "ccl": ice.cluster_contrast(x, centers, targets, tau_c, epsilon),
             "vcl": ice.hard_instance(x, y, targets, z.number("tau_v")),
             "cam": ice_camera(x, targets, cams, proxies, z.number("cam_temperature")),
             "kl": ice.consistency(x, y, u, z.number("scale_kl"), z.number("kl_factor")),
         }
         for name, term in terms.items():
-            yield z.close(f"{size} {name}", term, f"{size}_loss_{name}")
-            yield z.close(f"{size} {name} gradient", gradient(term, x), f"{size}_grad_{name}")
+            yield from z.close(f"{size}_*_{name}", loss=term, grad=gradient(term, x))
         loss = torch.stack(list(terms.values())).sum()
-        yield z.close(f"{size} loss", loss, f"{size}_loss")
-        yield z.close(f"{size} gradient", gradient(loss, x), f"{size}_grad")
+        yield from z.close(f"{size}_*", loss=loss, grad=gradient(loss, x))
         yield from _ice_step(z, size, centers, proxies)
 
 
@@ -146,26 +135,21 @@ def _ice_step(z: Vectors, size: str, centers: Tensor, proxies: Proxies) -> Itera
     # an image's proxy only determines its camera: take any proxy of that camera
     of_image = (proxies.cameras == cameras[:, None]).to(torch.int64).argmax(dim=1)
     objective.proxies = Proxies(proxies.features[None], proxies.labels, proxies.cameras, of_image)
-    views = ("view1", "view2", "weak")
-    one, two, weak = z.tensors(*(f"{size}_teacher_{view}" for view in views))
+    one, two, weak = z.tensors(*(f"{size}_teacher_{view}" for view in ("view1", "view2", "weak")))
     distiller = InstanceTeacher(
-        _Fixed(one),
-        hard_temperature=z.number("tau_v"),
-        soft_temperature=z.number("scale_kl"),
-        soft_factor=z.number("kl_factor"),
-        alpha=z.number("alpha"),
-    )
+        _Fixed(one), alpha=z.number("alpha"), hard_temperature=z.number("tau_v"),
+        soft_temperature=z.number("scale_kl"), soft_factor=z.number("kl_factor"),
+    )  # fmt: skip
     x = z.tensor(f"{size}_student_view1").requires_grad_()
     indices = torch.arange(len(cameras))
     batch = Batch(one, labels, indices, (two,), weak)
     loss = objective(x[:, None], labels, indices) + distiller(x[:, None], batch, objective)
-    yield z.close(f"{size} step loss", loss, f"{size}_loss")
-    yield z.close(f"{size} step gradient", gradient(loss, x), f"{size}_grad")
+    yield from z.close(f"{size}_*", loss=loss, grad=gradient(loss, x))
     for view in ("view1", "view2"):
         average = _Fixed(z.tensor(f"{size}_teacher_{view}"))
         student = _Fixed(z.tensor(f"{size}_student_{view}"))
         InstanceTeacher(average, alpha=z.number("alpha")).step(student)
-        yield z.close(f"{size} teacher's update", average.rows, f"{size}_teacher_{view}_after_ema")
+        yield from z.close(f"{size}_teacher_{view}_*", after_ema=average.rows)
 
 
 # ------------------------------------------------------------------------------------------ PPLR
@@ -174,39 +158,32 @@ def _ice_step(z: Vectors, size: str, centers: Tensor, proxies: Proxies) -> Itera
 @case("pplr_score")
 def pplr_score(z: Vectors) -> Iterator[Check]:
     """Agreement scores from features."""
-    features = _views(z, "features")
-    yield z.close("score", cross_agreement(features, int(z["k"])), "score", DISTANCE)
+    score = cross_agreement(_views(z, "features"), int(z["k"]))
+    yield from z.close("*", DISTANCE, score=score)
 
 
 @case("pplr_losses")
 def pplr_losses(z: Vectors) -> Iterator[Check]:
     """Each term alone, then whole steps, before and after AALS, with and without cameras."""
-    yield z.equal("negatives", HARD_NEGATIVES, "num_hards")
+    yield from z.equal("*", num_hards=HARD_NEGATIVES)
     labels, cameras, agreement = z.tensors("targets", "cams", "agreement")
     logits = _views(z, "logits").transpose(0, 1).requires_grad_()
     embeddings = _views(z, "emb").requires_grad_()
 
     pglr = pplr.refined_global(logits, labels, agreement, z.number("beta"))
     grad = gradient(pglr, logits)
-    yield z.close("PGLR", pglr, "pglr_loss")
-    yield z.close("PGLR gradient", grad[0], "pglr_grad")
-    yield close("PGLR gradient of the parts", grad[1:].abs().max(), 0.0, 0.0)
+    yield from z.close("pglr_*", loss=pglr, grad=grad[0])
+    yield close("pglr_grad of the parts", grad[1:].abs().max(), 0.0)
     aals = pplr.smoothed_by_agreement(logits[1], labels, agreement[:, 0])
     smooth = view_cross_entropies(logits[1:], labels, z.number("epsilon"))[0]
     triplet = soft_triplet(embeddings[:, 0], labels)
-    for name, key, term, slope in (
-        ("AALS", "aals_part0", aals, gradient(aals, logits)[1]),
-        ("label-smoothed CE", "ce_smooth_part0", smooth, gradient(smooth, logits)[1]),
-        ("triplet", "softtriplet", triplet, gradient(triplet, embeddings)[:, 0]),
-    ):
-        yield z.close(name, term, f"{key}_loss")
-        yield z.close(f"{name} gradient", slope, f"{key}_grad")
+    yield from z.close("aals_part0_*", loss=aals, grad=gradient(aals, logits)[1])
+    yield from z.close("ce_smooth_part0_*", loss=smooth, grad=gradient(smooth, logits)[1])
+    yield from z.close("softtriplet_*", loss=triplet, grad=gradient(triplet, embeddings)[:, 0])
     temperature = z.number("cam_temperature")
     for size in SIZES:
         term = cross_camera(embeddings, labels, cameras, _both(z, size), temperature)[0]
-        slope = gradient(term, embeddings)[:, 0]
-        yield z.close(f"{size} camera", term, f"{size}_cam_loss")
-        yield z.close(f"{size} camera gradient", slope, f"{size}_cam_grad")
+        yield from z.close(f"{size}_cam_*", loss=term, grad=gradient(term, embeddings)[:, 0])
     for kind, epoch in itertools.product(("plain", "cam"), (4, 5)):
         yield from _pplr_step(z, kind, epoch, embeddings, logits)
 
@@ -235,18 +212,10 @@ def _pplr_step(z: Vectors, kind: str, epoch: int, x: Tensor, logits: Tensor) -> 
     objective.proxies = _both(z, "many") if uses_cameras else None
     terms = objective.terms(x, logits, labels, agreement, cameras if uses_cameras else None)
     loss = terms.total(weight)
-    yield z.close(f"{name} PGLR", terms.refined, f"{name}_gce")
-    yield z.close(f"{name} triplet", terms.triplet, f"{name}_tri")
-    yield z.close(f"{name} parts", terms.parts, f"{name}_pce")
-    yield z.close(f"{name} loss", loss, f"{name}_loss")
+    ours = {"gce": terms.refined, "tri": terms.triplet, "pce": terms.parts, "loss": loss}
     by_x, by_logits = gradient(loss, x), gradient(loss, logits)
-    slopes = {
-        "emb_global": by_x[:, 0],
-        "logits_global": by_logits[0],
-        "logits_part": by_logits[1:].permute(1, 2, 0),
-    }
+    ours |= {"grad_emb_global": by_x[:, 0], "grad_logits_global": by_logits[0]}
+    ours["grad_logits_part"] = by_logits[1:].permute(1, 2, 0)
     if uses_cameras:
-        slopes["emb_part"] = by_x[:, 1:].transpose(1, 2)
-        yield z.close(f"{name} camera", terms.camera, f"{name}_cam")
-    for what, slope in slopes.items():
-        yield z.close(f"{name} gradient of {what}", slope, f"{name}_grad_{what}")
+        ours |= {"grad_emb_part": by_x[:, 1:].transpose(1, 2), "cam": terms.camera}
+    yield from z.close(f"{name}_*", **ours)

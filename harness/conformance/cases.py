@@ -39,11 +39,6 @@ class Vectors(dict[str, np.ndarray]):
             super().__init__((key, file[key]) for key in file.files)
         self.folder = path.parent
 
-    def neighbor(self, name: str) -> Vectors | None:
-        """The arrays of `name.npz` in the same folder; None if it does not exist."""
-        path = self.folder / f"{name}.npz"
-        return Vectors(path) if path.is_file() else None
-
     def tensor(self, key: str) -> Tensor:
         """A copy of one array."""
         return torch.from_numpy(np.array(self[key]))
@@ -54,30 +49,32 @@ class Vectors(dict[str, np.ndarray]):
     def number(self, key: str) -> float:
         return float(self[key])
 
-    def close(self, quantity: str, ours: object, key: str, tolerance: float = EXACT) -> Check:
-        """Compare numbers with the array `key`."""
-        return close(quantity, ours, self[key], tolerance)
+    def close(self, keys: str, tolerance: float = EXACT, /, **ours: object) -> Iterator[Check]:
+        """Compare each value with the array of its name, inserted at the `*` in `keys`."""
+        for name, value in ours.items():
+            key = keys.replace("*", name)
+            yield close(key, value, self[key], tolerance)
 
-    def equal(self, quantity: str, ours: object, key: str) -> Check:
-        """Compare integers with the array `key`."""
-        return equal(quantity, ours, self[key])
+    def equal(self, keys: str, **ours: object) -> Iterator[Check]:
+        """Compare integers, as `close` does."""
+        return self.close(keys, 0.0, **ours)
 
 
 Case = Callable[[Vectors], Iterator[Check]]
 CASES: dict[str, Case] = {}
 
 
-def case(name: str) -> Callable[[Case], Case]:
+def case(*names: str) -> Callable[[Case], Case]:
     """Register the checks of `NAME.npz`."""
 
     def register(function: Case) -> Case:
-        CASES[name] = function
+        CASES.update(dict.fromkeys(names, function))
         return function
 
     return register
 
 
-def close(quantity: str, ours: object, theirs: object, tolerance: float) -> Check:
+def close(quantity: str, ours: object, theirs: object, tolerance: float = 0.0) -> Check:
     """Compare numbers; NaN equals NaN. Different shapes are an infinite error."""
     a, b = _array(ours), _array(theirs)
     if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
@@ -86,17 +83,9 @@ def close(quantity: str, ours: object, theirs: object, tolerance: float) -> Chec
     return Check(quantity, float(errors.max(initial=0.0)), tolerance)
 
 
-def equal(quantity: str, ours: object, theirs: object) -> Check:
-    """Compare integers: the error is how many differ."""
-    a, b = _array(ours), _array(theirs)
-    wrong = float("inf") if a.shape != b.shape else float((a != b).sum())
-    return Check(quantity, wrong, 0.0)
-
-
 def gradient(loss: Tensor, x: Tensor) -> Tensor:
     """The gradient of a loss with respect to x, with the graph kept for further losses."""
-    (found,) = torch.autograd.grad(loss, x, retain_graph=True)
-    return found
+    return torch.autograd.grad(loss, x, retain_graph=True)[0]
 
 
 def _array(value: object) -> np.ndarray:

@@ -10,15 +10,14 @@ from torch import Tensor
 from harness.components.objectives import ExclusiveMemory, HardHybridMemory, HybridMemory
 from harness.conformance.cases import Check, Vectors, case, gradient
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-def _step(
-    z: Vectors, name: str, step: int, loss_of: Callable[[Tensor, Tensor], Tensor], targets: str
-) -> Iterator[Check]:
+
+def _step(z: Vectors, keys: str, loss_of: Loss, inputs: str, targets: str) -> Iterator[Check]:
     """Loss and gradient of one step, on features of one view as they are."""
-    x = z.tensor(f"inputs{step}")[:, None].requires_grad_()
-    loss = loss_of(x, z.tensor(f"{targets}{step}"))
-    yield z.close(f"{name}loss {step}", loss, f"{name}loss{step}")
-    yield z.close(f"{name}gradient {step}", gradient(loss, x)[:, 0], f"{name}grad{step}")
+    x = z.tensor(inputs)[:, None].requires_grad_()
+    loss = loss_of(x, z.tensor(targets))
+    yield from z.close(keys, loss=loss, grad=gradient(loss, x)[:, 0])
 
 
 @case("spcl_memory")
@@ -31,29 +30,26 @@ def hybrid_memory(z: Vectors) -> Iterator[Check]:
         objective.memory = z.tensor("memory0")[:, None]
         objective.set_labels(z.tensor("labels"))
         for step in (1, 2):
-            yield from _step(z, name, step, objective.contrast, "indexes")
+            keys = f"{name}*{step}"
+            yield from _step(z, keys, objective.contrast, f"inputs{step}", f"indexes{step}")
             objective.update()
-            memory = objective.memory[:, 0]
-            yield z.close(f"{name}memory {step}", memory, f"{name}memory{step}")
+            yield from z.close(keys, memory=objective.memory[:, 0])
 
 
 @case("hhcl")
 def hard_hybrid_memory(z: Vectors) -> Iterator[Check]:
     """Loss, both terms, gradient and both memories over two steps, without and with smoothing."""
-    h = z.number("hard_weight")
+    h, temperature, momentum = z.number("hard_weight"), z.number("temp"), z.number("momentum")
     for name, smoothing in (("", 0.0), ("smooth_", z.number("smoothing_epsilon"))):
-        objective = HardHybridMemory(
-            z.number("temp"), z.number("momentum"), h, h * (1 - h), smoothing
-        )
+        objective = HardHybridMemory(temperature, momentum, h, h * (1 - h), smoothing)
         objective.hard = z.tensor("centroids")[None]
         objective.mean = objective.hard.clone()
         for step in (1, 2):
-            yield from _step(z, name, step, objective.contrast, "targets")
-            terms = objective.terms[:, 0]
-            yield z.close(f"{name}terms {step}", terms, f"{name}terms_hard_mean{step}")
+            keys = f"{name}*{step}"
+            yield from _step(z, keys, objective.contrast, f"inputs{step}", f"targets{step}")
+            yield from z.close(keys, terms_hard_mean=objective.terms[:, 0])
             objective.update()
-            both = torch.cat([objective.hard[0], objective.mean[0]])
-            yield z.close(f"{name}memory {step}", both, f"{name}memory{step}")
+            yield from z.close(keys, memory=torch.cat([objective.hard[0], objective.mean[0]]))
 
 
 @case("buc_loss")
@@ -68,8 +64,9 @@ def exclusive_memory(z: Vectors) -> Iterator[Check]:
         if not name:
             objective.memory.copy_(z.tensor("memory0"))
         for step in (1, 2):
+            keys = f"{name}*{step}"
             logits = objective.logits(z.tensor(f"inputs{step}")[:, None])[0]
-            yield z.close(f"{name}logits {step}", logits, f"{name}logits{step}")
-            yield from _step(z, name, step, objective.contrast, "targets")
+            yield from z.close(keys, logits=logits)
+            yield from _step(z, keys, objective.contrast, f"inputs{step}", f"targets{step}")
             objective.update()
-            yield z.close(f"{name}memory {step}", objective.memory[0], f"{name}memory{step}")
+            yield from z.close(keys, memory=objective.memory[0])

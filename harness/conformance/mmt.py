@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -17,7 +17,7 @@ from harness.components.objectives.classification import (
     soft_cross_entropy,
     soft_triplet,
 )
-from harness.conformance.cases import Check, Vectors, case, equal, gradient
+from harness.conformance.cases import Check, Vectors, case, gradient
 from harness.core.interfaces import Backbone, Batch
 
 
@@ -27,23 +27,21 @@ def mmt_losses(z: Vectors) -> Iterator[Check]:
     labels, reference, soft_logits = z.tensors("targets", "emb_ref", "logits_ref")
     unit = F.normalize(reference, dim=-1)
     smoothing = z.number("epsilon")
-    losses: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-        "ce_smooth": ("logits", lambda x: smoothed_cross_entropy(x, labels, smoothing)),
-        "soft_ce": ("logits", lambda x: soft_cross_entropy(x, soft_logits)),
-        "softtriplet_margin0": ("emb", lambda x: soft_triplet(x, labels)),
-        "softtriplet_margin05": ("emb", lambda x: soft_triplet(x, labels, margin=0.5)),
-        "softtriplet_ref": ("emb", lambda x: soft_triplet(x, labels, reference=reference)),
+    logits, emb = z.tensor("logits").requires_grad_(), z.tensor("emb").requires_grad_()
+    losses = {
+        "ce_smooth": (logits, smoothed_cross_entropy(logits, labels, smoothing)),
+        "soft_ce": (logits, soft_cross_entropy(logits, soft_logits)),
+        "softtriplet_margin0": (emb, soft_triplet(emb, labels)),
+        "softtriplet_margin05": (emb, soft_triplet(emb, labels, margin=0.5)),
+        "softtriplet_ref": (emb, soft_triplet(emb, labels, reference=reference)),
         "softtriplet_ref_normalised": (
-            "emb", lambda x: soft_triplet(F.normalize(x, dim=-1), labels, reference=unit)
+            emb, soft_triplet(F.normalize(emb, dim=-1), labels, reference=unit)
         ),
-        "triplet_margin03": ("emb", lambda x: hard_triplet(x, labels, margin=0.3)),
-        "triplet_margin0": ("emb", lambda x: hard_triplet(x, labels, margin=0.0)),
+        "triplet_margin03": (emb, hard_triplet(emb, labels, margin=0.3)),
+        "triplet_margin0": (emb, hard_triplet(emb, labels, margin=0.0)),
     }  # fmt: skip
-    for name, (key, function) in losses.items():
-        x = z.tensor(key).requires_grad_()
-        loss = function(x)
-        yield z.close(f"{name} loss", loss, f"{name}_loss")
-        yield z.close(f"{name} gradient", gradient(loss, x), f"{name}_grad")
+    for name, (x, loss) in losses.items():
+        yield from z.close(f"{name}_*", loss=loss, grad=gradient(loss, x))
     yield from _steps(z)
 
 
@@ -69,29 +67,27 @@ def _steps(z: Vectors) -> Iterator[Check]:
     """Each student learns from hard labels and from the other's teacher, which is then updated."""
     labels, classes = z.tensor("targets"), int(z["num_classes"])
     soft_ce, soft_tri = z.number("step_ce_soft_weight"), z.number("step_tri_soft_weight")
-    students = {f"m{i}": _Tables(z, f"m{i}") for i in (1, 2)}
-    first = students["m1"]
+    students = [_Tables(z, "m1"), _Tables(z, "m2")]
+    first, second = students
     objective = SoftmaxTriplet(
-        smoothing=z.number("epsilon"),
-        softmax_weight=1 - soft_ce,
-        triplet_weight=1 - soft_tri,
+        smoothing=z.number("epsilon"), softmax_weight=1 - soft_ce, triplet_weight=1 - soft_tri,
         before_neck=True,
-    )
+    )  # fmt: skip
     unit = torch.eye(first.dim, dtype=first.emb.dtype)[None]  # the file has logits, not products
     objective.classifier = nn.Parameter(unit, requires_grad=False)
     objective.clusters = classes
     distiller = MutualTeachers(
-        _Tables(z, "ema1"), [students["m2"]], soft_ce, soft_tri, alpha=z.number("step_alpha")
+        _Tables(z, "ema1"), [second], soft_ce, soft_tri, alpha=z.number("step_alpha")
     )
     distiller.prepare(objective)
     second_objective = cast(SoftmaxTriplet, distiller.hard)
-    teachers = dict(zip(("ema1", "ema2"), distiller.teachers, strict=True))
-    teachers["ema2"].load_state_dict(_Tables(z, "ema2").state_dict())
-    parameters = [p for student in students.values() for p in student.parameters()]
-    optimizer = torch.optim.SGD(parameters, lr=z.number("step_sgd_lr"))
+    distiller.teachers[1].load_state_dict(_Tables(z, "ema2").state_dict())
+    optimizer = torch.optim.SGD(
+        [*first.parameters(), *second.parameters()], z.number("step_sgd_lr")
+    )
     for step in range(len(z["step_epochs"])):
         number = int(z["step_epochs"][step] * z["step_iters_per_epoch"] + z["step_iters"][step])
-        yield equal(f"step {step} number", number, z[f"step{step}_global_step"])
+        yield from z.equal(f"step{step}_*", global_step=number)
         distiller.steps = number  # the file leaves some steps out
         rows = torch.arange(len(labels)) + int(z[f"step{step}_row_offset"])
         batch = Batch(rows, labels, rows, (rows,))
@@ -101,15 +97,11 @@ def _steps(z: Vectors) -> Iterator[Check]:
         loss.backward()
         hard = torch.cat([objective.terms, second_objective.terms], dim=1)
         terms = torch.cat([hard.flatten(), distiller.terms.sum(dim=0)])
-        key = f"step{step}_terms_ce1_ce2_tri1_tri2_cesoft_trisoft"
-        yield z.close(f"step {step} terms", terms, key)
-        yield z.close(f"step {step} loss", loss, f"step{step}_loss")
+        yield from z.close(f"step{step}_*", terms_ce1_ce2_tri1_tri2_cesoft_trisoft=terms, loss=loss)
         optimizer.step()
         distiller.step(first, objective)
-        for i in (1, 2):
-            for what in ("emb", "logits"):
-                average = getattr(teachers[f"ema{i}"], what)
-                key = f"step{step}_ema{i}_{what}_after"
-                yield z.close(f"step {step} teacher's {what}", average, key)
-                grad, key = getattr(students[f"m{i}"], what).grad, f"step{step}_grad_m{i}_{what}"
-                yield z.close(f"step {step} gradient of {what}", grad, key)
+        for i, (student, teacher) in enumerate(zip(students, distiller.teachers, strict=True), 1):
+            grads = {"emb": student.emb.grad, "logits": student.logits.grad}
+            yield from z.close(f"step{step}_grad_m{i}_*", **grads)
+            average = {"emb": teacher.emb, "logits": teacher.logits}
+            yield from z.close(f"step{step}_ema{i}_*_after", **average)

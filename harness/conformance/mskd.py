@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import cast
+from functools import partial
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.backbones.pooling import VIEWS, GeM, ViewHeads
+from harness.components.backbones.pooling import VIEWS, ViewHeads
 from harness.components.distillers import OfflineTeacher
 from harness.components.distillers.feature_distance import FeatureDistance
 from harness.components.objectives import ClusterMemory
@@ -25,27 +26,25 @@ class _Heads(Backbone):
         super().__init__()
         self.views, self.dim = VIEWS, weight.shape[1]
         self.heads = ViewHeads(self.dim, VIEWS).double()
-        self.pools = cast(list[GeM], list(self.heads.pools))
-        self.necks = cast(list[nn.BatchNorm1d], list(self.heads.necks))
+        self.pools, self.necks = self.heads.pools, self.heads.necks
         with torch.no_grad():
             for v, (pool, neck) in enumerate(zip(self.pools, self.necks, strict=True)):
-                pool.p.fill_(float(p[v]))
-                neck.weight.copy_(weight[v])
+                pool.get_parameter("p").fill_(float(p[v]))
+                neck.get_parameter("weight").copy_(weight[v])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.heads(images)
 
-    def gradients(self, maps: Tensor) -> tuple[Tensor, ...]:
-        """Of the feature maps, of GeM's p and of the necks' weights, after a backward pass."""
-        p = torch.stack([cast(Tensor, pool.p.grad) for pool in self.pools])
-        weight = torch.stack([cast(Tensor, neck.weight.grad) for neck in self.necks])
-        return cast(Tensor, maps.grad), p, weight
+    def gradients(self) -> list[np.ndarray]:
+        """Of GeM's p and of the necks' weights, after a backward pass."""
+        p = [pool.get_parameter("p") for pool in self.pools]
+        weight = [neck.get_parameter("weight") for neck in self.necks]
+        return [np.stack([np.asarray(x.grad) for x in each]) for each in (p, weight)]
 
-    def running(self) -> dict[str, Tensor]:
-        return {
-            "mean": torch.stack([cast(Tensor, neck.running_mean) for neck in self.necks]),
-            "var": torch.stack([cast(Tensor, neck.running_var) for neck in self.necks]),
-        }
+    def running(self) -> list[Tensor]:
+        """Means and variances of the necks."""
+        names = ("running_mean", "running_var")
+        return [torch.stack([neck.get_buffer(name) for neck in self.necks]) for name in names]
 
 
 def _memory(z: Vectors) -> ClusterMemory:
@@ -68,10 +67,8 @@ def cluster_contrast(z: Vectors) -> Iterator[Check]:
                 loss = objective(x, z.tensor(f"targets{step}"), torch.empty(0))
                 grad = gradient(loss, x)[:, 0]
                 objective.update()
-                yield z.close(f"{name} loss {step}", loss, f"{name}_loss{step}")
-                yield z.close(f"{name} gradient {step}", grad, f"{name}_grad{step}")
                 memory = objective.memory[0]
-                yield z.close(f"{name} memory {step}", memory, f"{name}_memory{step}")
+                yield from z.close(f"{name}_*{step}", loss=loss, grad=grad, memory=memory)
 
 
 @case("mskd_heads")
@@ -80,8 +77,8 @@ def heads(z: Vectors) -> Iterator[Check]:
     for parity in ("even", "odd"):
         network = _Heads(z.tensor("gem_p"), z.tensor("bn_weight"))
         for v, neck in enumerate(network.necks):
-            cast(Tensor, neck.running_mean).copy_(z.tensor("running_mean_before")[v])
-            cast(Tensor, neck.running_var).copy_(z.tensor("running_var_before")[v])
+            for name in ("running_mean", "running_var"):
+                neck.get_buffer(name).copy_(z.tensor(f"{name}_before")[v])
         maps = z.tensor(f"{parity}_feature_map").requires_grad_()
         pooled = network.heads.pooled(maps).transpose(0, 1)
         network.eval()
@@ -90,18 +87,13 @@ def heads(z: Vectors) -> Iterator[Check]:
         raw = network(maps).transpose(0, 1)
         normal = F.normalize(raw, dim=-1)
         (normal * z.tensor(f"{parity}_cotangent")).sum().backward()
-        for name, ours, key in (
-            ("pooled", pooled, "pooled"),
-            ("evaluation", out, "eval_out"),
-            ("training, raw", raw, "train_raw_out"),
-            ("training, normalized", normal, "train_norm_out"),
-        ):
-            yield z.close(f"{parity} {name}", ours, f"{parity}_{key}", THROUGH_NORM)
-        for what, grad in zip(("map", "p", "bn_weight"), network.gradients(maps), strict=True):
-            key = f"{parity}_train_norm_grad_{what}"
-            yield z.close(f"{parity} gradient of {what}", grad, key, THROUGH_NORM)
-        for what, value in network.running().items():
-            yield z.close(f"{parity} running {what}", value, f"{parity}_running_{what}_after")
+        close = partial(z.close, f"{parity}_*", THROUGH_NORM)
+        yield from close(pooled=pooled, eval_out=out, train_raw_out=raw, train_norm_out=normal)
+        p, weight = network.gradients()
+        grads = partial(z.close, f"{parity}_train_norm_grad_*", THROUGH_NORM)
+        yield from grads(map=maps.grad, p=p, bn_weight=weight)
+        mean, var = network.running()
+        yield from z.close(f"{parity}_running_*_after", mean=mean, var=var)
 
 
 @case("mskd_loss")
@@ -115,16 +107,16 @@ def losses(z: Vectors) -> Iterator[Check]:
         for step, frozen in enumerate(modes[mode], start=1):
             x = z.tensor(f"inputs{step}").transpose(0, 1).contiguous().requires_grad_()
             loss = objective(x, z.tensor(f"targets{step}"), torch.empty(0))
-            yield z.close(f"{name} CE {step}", objective.terms, f"{name}_ce{step}")
+            keys = f"{name}_*{step}"
+            yield from z.close(keys, ce=objective.terms)
             if stage == "student":
                 loss = loss + distance(x, z.tensor(f"teacher{step}").transpose(0, 1))
-                yield z.close(f"{name} MSE {step}", distance.terms, f"{name}_mse{step}")
+                yield from z.close(keys, mse=distance.terms)
             grad = gradient(loss, x).transpose(0, 1)
             objective.update(frozen=frozen)
-            yield z.close(f"{name} loss {step}", loss, f"{name}_loss{step}")
+            yield from z.close(keys, loss=loss, memory=objective.memory)
             if f"{name}_grad{step}" in z:
-                yield z.close(f"{name} gradient {step}", grad, f"{name}_grad{step}")
-            yield z.close(f"{name} memory {step}", objective.memory, f"{name}_memory{step}")
+                yield from z.close(keys, grad=grad)
 
 
 @case("mskd_step")
@@ -149,17 +141,12 @@ def steps(z: Vectors) -> Iterator[Check]:
                 loss = loss + distiller(embeddings, batch, objective)
             loss.backward()
             objective.update(frozen=epoch < 0)
-            yield z.close(f"{name} loss", loss, f"{name}_loss", THROUGH_NORM)
-            names = ("maps", "gem_p", "bn_weight")
-            for what, grad in zip(names, network.gradients(maps), strict=True):
-                yield z.close(
-                    f"{name} gradient of {what}", grad, f"{name}_grad_{what}", THROUGH_NORM
-                )
-            yield z.close(f"{name} memory", objective.memory, f"{name}_memory", THROUGH_NORM)
-            statistics = [("", "", network)]
+            close = partial(z.close, f"{name}_*", THROUGH_NORM)
+            yield from close(loss=loss, memory=objective.memory)
+            p, weight = network.gradients()
+            yield from close(grad_maps=maps.grad, grad_gem_p=p, grad_bn_weight=weight)
+            mean, var = network.running()
+            yield from close(running_mean=mean, running_var=var)
             if stage == "student":
-                statistics.append(("teacher's ", "teacher_", teacher))
-            for whose, prefix, norms in statistics:
-                for what, value in norms.running().items():
-                    key = f"{name}_{prefix}running_{what}"
-                    yield z.close(f"{name} {whose}running {what}", value, key, THROUGH_NORM)
+                mean, var = teacher.running()
+                yield from close(teacher_running_mean=mean, teacher_running_var=var)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.conformance import cameras, evaluation, labels, memories, mmt, mskd, schedules
+from harness.conformance import cameras, labels, memories, mmt, mskd, schedules
 from harness.conformance.cases import CASES, Check, Vectors
 from harness.core.errors import ConfigError
 from harness.core.paths import shipped
 
 #: importing a module registers its cases
-MODULES = (cameras, evaluation, labels, memories, mmt, mskd, schedules)
+MODULES = (cameras, labels, memories, mmt, mskd, schedules)
 
 
 def golden_folder() -> Path:
@@ -48,36 +48,22 @@ def verify(folder: Path | None = None) -> Iterator[tuple[str, list[Check]]]:
         yield name, checks
 
 
-def _merged(checks: list[Check]) -> list[Check]:
-    """One check per quantity, with the largest error over steps and settings."""
-    worst: dict[tuple[str, float], Check] = {}
-    for check in checks:
-        quantity = re.sub(r"(_step\d|_m\d\d| \d)(?= |$)", "", check.quantity)
-        old = worst.get((quantity, check.tolerance))
-        if old is None or (old.passed and not check.error <= old.error):
-            worst[quantity, check.tolerance] = Check(quantity, check.error, check.tolerance)
-    return list(worst.values())
-
-
 def show(folder: str | None = None) -> bool:
-    """Print all checks, one row per quantity. Returns whether all passed."""
-    grid = Table("Case", "Quantity", "Largest error", "Tolerance", "")
-    for column in grid.columns[2:4]:
-        column.justify = "right"
+    """Print one row per case and tolerance, and all failures. Returns whether all passed."""
+    grid = Table("Case", "Checks", "Largest error", "Tolerance", "")
     count, failed = 0, list[str]()
     for name, checks in verify(Path(folder) if folder else None):
         count += len(checks)
         failed += [f"{name}: {check.quantity}" for check in checks if not check.passed]
-        rows = _merged(checks)
-        for position, check in enumerate(rows):
+        ordered = sorted(checks, key=lambda check: check.tolerance)
+        for tolerance, group in groupby(ordered, key=lambda check: check.tolerance):
+            same = list(group)
+            error = max(check.error for check in same)
             grid.add_row(
-                name if position == 0 else "",
-                check.quantity,
-                f"{check.error:.1e}" if check.error else "0",
-                f"{check.tolerance:.0e}" if check.tolerance else "equal",
-                "[green]ok[/]" if check.passed else "[bold red]FAILED[/]",
-                end_section=position == len(rows) - 1,
-            )
+                name, str(len(same)), f"{error:.1e}" if error else "0",
+                f"{tolerance:.0e}" if tolerance else "equal",
+                "[green]ok[/]" if all(c.passed for c in same) else "[bold red]FAILED[/]",
+            )  # fmt: skip
     console = Console(highlight=False)
     console.print(grid)
     if failed:

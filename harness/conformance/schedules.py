@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from omegaconf import DictConfig
 
-from harness.conformance.cases import Check, Vectors, case, equal
+from harness.conformance.cases import Check, Vectors, case, close
+from harness.experiment.compose import compose
+from harness.experiment.recipe import make_recipe
 from harness.training.label_schedule import tested_epochs
 from harness.training.optimizers import learning_rate
 
@@ -15,8 +17,6 @@ _TOLERANCE = 1e-12
 
 
 def _config(method: str) -> DictConfig:
-    from harness.experiment.compose import compose
-
     return compose([f"method={method}", "dataset=market1501", "protocol=published"])
 
 
@@ -29,28 +29,24 @@ def learning_rates(z: Vectors) -> Iterator[Check]:
     base = {"lr": z.number("base_lr")}
     usual = {**_config("mskd").optimizer, **base, "gamma": 0.1, "step": 20}
     for name, first in (("steplr20", 0), ("mskd_student", -1)):
-        key = f"{name}_epoch_and_lr"
-        epochs = z[key][:, 0].astype(int)
-        yield equal(f"{name} epochs", epochs[0], first)
+        epochs = z[f"{name}_epoch_and_lr"][:, 0].astype(int)
+        yield close(f"{name} epochs", epochs[0], first)
         ours = [(epoch, learning_rate(usual, int(epoch) - first)) for epoch in epochs]
-        yield z.close(name, ours, key, _TOLERANCE)
+        yield from z.close(f"{name}_*", _TOLERANCE, epoch_and_lr=ours)
     for name in ("cap", "ice"):
         settings = {**_config(name).optimizer, **base}
-        key = f"{name}_lr_per_epoch"
-        rates = [learning_rate(settings, epoch) for epoch in range(len(z[key]))]
-        yield z.close(name, rates, key, _TOLERANCE)
+        rates = [learning_rate(settings, e) for e in range(len(z[f"{name}_lr_per_epoch"]))]
+        yield from z.close(f"{name}_*", _TOLERANCE, lr_per_epoch=rates)
 
 
 def mskd_schedules(z: Vectors) -> Iterator[Check]:
     """The epochs, iterations, rates and tests of `method=mskd protocol=published`."""
-    from harness.experiment.recipe import make_recipe
-
     for stage in make_recipe(_config("mskd")).stages:
         rows = np.array(list(_schedule(stage.config)))
-        yield z.close(f"{stage.name} schedule", rows, f"{stage.name}_schedule", _TOLERANCE)
+        yield from z.close(f"{stage.name}_*", _TOLERANCE, schedule=rows)
         train = stage.config.train
         tested = tested_epochs(train.warmup_epochs, train.epochs, stage.config.evaluation.every)
-        yield z.equal(f"{stage.name} tested after", tested, f"{stage.name}_eval_after_epoch")
+        yield from z.equal(f"{stage.name}_*", eval_after_epoch=tested)
 
 
 def _schedule(config: DictConfig) -> Iterator[tuple[int, int, float]]:

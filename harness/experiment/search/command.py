@@ -17,14 +17,8 @@ from omegaconf import OmegaConf
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.progress import Reporter
 from harness.experiment.compose import compose
-from harness.experiment.search import page
-from harness.experiment.search.finalization import (
-    Result,
-    evaluate,
-    run_fresh_seeds,
-    write_presets,
-    write_record,
-)
+from harness.experiment.search import finalization
+from harness.experiment.search.finalization import Result
 from harness.experiment.search.plan import Plan, make_plan
 from harness.experiment.search.study import open_study
 from harness.experiment.search.worker import work
@@ -59,10 +53,8 @@ def run(arguments: Sequence[str]) -> None:
         HarnessError: invalid input, or a search without any complete trial.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ConfigError(
-            "harness search does not run under torchrun.",
-            "Give the plain command once for each GPU (device=cuda:1): they share a study.",
-        )
+        raise ConfigError("harness search does not run under torchrun.",
+                          "Give the plain command on each GPU (device=cuda:1).")  # fmt: skip
     parser = argparse.ArgumentParser("harness search", usage=HELP.split("usage: ")[1])
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -77,10 +69,9 @@ def run(arguments: Sequence[str]) -> None:
     plans = [make_plan(each) for each in combinations]  # check all before the first begins
     names = [plan.settings.name for plan in plans]
     if len(set(names)) < len(names):
-        raise ConfigError(
-            f"Several of these searches would have the name {names[0]}.",
-            "Leave search.name out, and vary only method, dataset or search.criterion.",
-        )
+        raise ConfigError(f"Two of these searches have the name {names[0]}.",
+                          "Leave search.name out, and vary only method, dataset or "
+                          "search.criterion.")  # fmt: skip
     say = Reporter().say
     # a scheduler's SIGTERM, like Ctrl-C, lets another worker resume the trial at once
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -89,12 +80,10 @@ def run(arguments: Sequence[str]) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     if empty := [r.plan.settings.name for r in results if r.best is None]:
-        raise HarnessError(
-            f"No trial of {', '.join(empty)} was completed.",
-            "The lines above and the search's README.md give the reasons.",
-        )
+        raise HarnessError(f"No trial of {', '.join(empty)} was completed.",
+                           "The lines above give the reasons.")  # fmt: skip
     if len(results) == len(plans) > 1:
-        say("\n" + "\n".join(page.budgets(results)))
+        say("\n" + "\n".join(finalization.budgets(results)))
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -117,30 +106,27 @@ def search(plan: Plan, say: Callable[[str], None]) -> Result | None:
     """Work at a study until it is finished, then finalize it; None if another worker does."""
     settings = plan.settings
     study = open_study(plan)
-    say(
-        f"{settings.name}: {plan.method} on {plan.base.dataset.name}, "
-        f"{plan.trials} trials, optimizing {settings.optimized}"
-    )
+    what = f"{plan.method} on {plan.base.dataset.name}, {plan.trials} trials"
+    say(f"{settings.name}: {what}, optimizing {settings.optimized}")
     if settings.criterion == "oracle":
-        say(f"warning: {page.WARNING}")
+        say(f"warning: {finalization.WARNING}")
     work(study, plan, say)
     try:
         with FileLock(settings.place / ".conclusion.lock", timeout=0):
-            result = evaluate(plan, study)
-            names = write_presets(result)
-            result = run_fresh_seeds(result, say)
-            write_record(result)
-            page.write_page(result, names)
+            result = Result(plan, study)
+            names = finalization.write_presets(result)
+            result = finalization.run_fresh_seeds(result, say)
+            finalization.write_record(result)
+            finalization.write_page(result, names)
     except Timeout:
         say("another worker finalizes the search")
         return None
-    for line in page.last_lines(result):
+    for line in finalization.last_lines(result):
         say(line)
     return result
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
     if any(a in ("-h", "--help") for a in arguments):
         print(HELP, end="")
         return

@@ -1,8 +1,7 @@
 """Validation without the test set: identities held out of the training set.
 
-Identities of the training set are used to choose hyper-parameters and for nothing else: no method
-sees them, and no trial trains on the identities held out. The test part is dropped before anything
-of it is read.
+Identities of the training set only choose hyper-parameters: no method sees them. The test part is
+dropped before anything of it is read.
 """
 
 from __future__ import annotations
@@ -52,26 +51,21 @@ class HeldOut(Dataset):
         count = round(self.share * len(known))
         if count < 2 or len(known) - count < 2:
             raise DataError(
-                f"The training set of {self.called} has {len(known)} known identities: "
-                f"search.held_out={self.share:g} leaves too few on one side.",
+                f"search.held_out={self.share:g} leaves too few of the {len(known)} known training "
+                f"identities of {self.called} on one side.",
                 "Set another share, or search.criterion=label_free, which needs no identities.",
             )
         ranked = sorted(known, key=lambda identity: derive(self.seed, "held out", int(identity)))
         is_held_out = np.isin(train.identities, ranked[:count])
         held_out = np.flatnonzero(is_held_out)
         queries = self._queries(train, held_out)
-        return ReIDData(
-            f"{self.called}_held_out",
-            train.subset(np.flatnonzero(~is_held_out)),
-            train.subset(queries),
-            train.subset(np.setdiff1d(held_out, queries)),
-            dict(whole.notes) | {"held_out_identities": count, "held_out_seed": self.seed},
-        )
+        kept, gallery = np.flatnonzero(~is_held_out), np.setdiff1d(held_out, queries)
+        splits = (train.subset(kept), train.subset(queries), train.subset(gallery))
+        notes = dict(whole.notes) | {"held_out_identities": count, "held_out_seed": self.seed}
+        return ReIDData(f"{self.called}_held_out", *splits, notes)
 
     def _queries(self, train: Split, held_out: np.ndarray) -> np.ndarray:
-        """One image of each identity and camera, as in the field's test sets; without cameras one
-        of each identity. The last image of either stays in the gallery.
-        """
+        """One image of each identity and camera (or identity), unless it is the only one."""
         chosen = []
         cameras = np.zeros(len(train.identities)) if train.cameras is None else train.cameras
         for identity in np.unique(train.identities[held_out]):

@@ -13,8 +13,6 @@ from harness.core.errors import ConfigError
 from harness.core.options import check_options
 
 Direction = Literal["maximize", "minimize"]
-#: second objective → its direction
-AGAINST: dict[str, Direction] = {"images_per_second": "maximize", "hours": "minimize"}
 
 
 class Settings(BaseModel):
@@ -57,11 +55,11 @@ class Settings(BaseModel):
     @property
     def optimized(self) -> str:
         """The objectives in words, as records, protocol cards and tables show them."""
+        held_out = f"mAP on {self.held_out:.0%} of the training people, held out"
+        label_free = f"{self.label_free} of the training features, without labels"
         words = {
-            "last_val": f"mAP on {self.held_out:.0%} of the training people, held out, after the "
-            "last epoch",
-            "label_free": f"{self.label_free} of the training features, without labels, after the "
-            "last epoch",
+            "last_val": f"{held_out}, after the last epoch",
+            "label_free": f"{label_free}, after the last epoch",
             "oracle": "test mAP (oracle)",
         }[self.criterion]
         words += f", mean of {self.seeds} seeds" if self.seeds > 1 else ""
@@ -75,7 +73,14 @@ class Settings(BaseModel):
     @property
     def directions(self) -> list[Direction]:
         """Direction of each objective, for Optuna."""
-        return ["maximize", *([] if self.against is None else [AGAINST[self.against]])]
+        second: dict[str | None, list[Direction]] = {
+            None: [], "images_per_second": ["maximize"], "hours": ["minimize"]
+        }  # fmt: skip
+        return ["maximize", *second[self.against]]
+
+    def out_of_time(self, seconds: float) -> bool:
+        """Whether this device time uses up `search.hours`."""
+        return self.hours is not None and seconds >= self.hours * 3600
 
 
 def read_settings(config: DictConfig) -> Settings:
@@ -94,23 +99,14 @@ def read_settings(config: DictConfig) -> Settings:
     check_options(Settings, given, "search")
     settings = Settings(**given)
     if not re.fullmatch(r"\w[\w.+-]*", settings.name):
-        raise ConfigError(
-            f"search.name={settings.name} is not a valid folder name.",
-            "Use letters, digits, '.', '_', '+' and '-'.",
-        )
+        raise ConfigError(f"search.name={settings.name} is not a valid folder name.",
+                          "Use letters, digits, '.', '_', '+' and '-'.")  # fmt: skip
     if settings.storage not in ("sqlite", "journal") and "://" not in settings.storage:
-        raise ConfigError(
-            f"search.storage={settings.storage} is unknown.",
-            "Use sqlite, journal, or a URL: postgresql://USER@HOST/DB.",
-        )
+        raise ConfigError(f"search.storage={settings.storage} is unknown.",
+                          "Use sqlite, journal, or postgresql://USER@HOST/DB.")  # fmt: skip
     if settings.against is not None and settings.pruner != "none":
-        raise ConfigError(
-            f"search.pruner={settings.pruner} cannot be combined with "
-            f"search.against={settings.against}: Optuna does not prune with two objectives.",
-            "Leave search.pruner out.",
-        )
+        raise ConfigError("search.pruner cannot be combined with search.against: Optuna does not "
+                          "prune with two objectives.", "Leave search.pruner out.")  # fmt: skip
     if settings.against is not None and settings.sampler == "cmaes":
-        raise ConfigError(
-            "search.sampler=cmaes supports only one objective.", "Use tpe, gp or random."
-        )
+        raise ConfigError("search.sampler=cmaes has only one objective.", "Use tpe, gp or random.")
     return settings

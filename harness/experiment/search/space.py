@@ -1,12 +1,4 @@
-"""The search space: a tree of ranges and choices beside a method's defaults.
-
-    search:
-      space:
-        labeler: {eps: {low: 0.3, high: 0.7}}
-        objective:
-          temperature: {low: 0.02, high: 0.2, log: true}
-          hard: {choices: [false, true]}
-          momentum: {low: 0.0, high: 0.9, when: {objective.hard: false}}
+"""The search space: a tree of ranges and choices beside a method's defaults (docs/search.md).
 
 A leaf has `low` and `high` (both whole numbers where the default is one), optionally with `step` or
 `log: true`, or it has `choices`. `when` names other searched keys and the values under which this
@@ -18,15 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import product
 from typing import Annotated, Any, Self
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import FloatDistribution
 from optuna.trial import Trial
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -40,11 +26,7 @@ OneOrMore = Annotated[Choices, BeforeValidator(lambda v: v if isinstance(v, list
 
 
 class SpaceError(ConfigError):
-    """An invalid part of the space.
-
-    Attributes:
-        key: dotted, without `search.space`.
-    """
+    """An invalid part of the space, with its key, without `search.space`."""
 
     def __init__(self, key: str, cause: str, hint: str = "") -> None:
         super().__init__(f"search.space.{key}: {cause}", hint)
@@ -52,12 +34,7 @@ class SpaceError(ConfigError):
 
 
 class Param(BaseModel):
-    """One searched key: a leaf of the space.
-
-    Attributes:
-        key: dotted, as on the command line. whole: whether a range has whole numbers only.
-        when: other keys → the values under which this one is searched.
-    """
+    """One searched key: a leaf of the space. `whole`: a range has whole numbers only."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
@@ -71,16 +48,6 @@ class Param(BaseModel):
     whole: bool = False
 
     @property
-    def distribution(self) -> BaseDistribution:
-        """The range or choices as Optuna has them."""
-        if self.choices is not None:
-            return CategoricalDistribution(self.choices)
-        low, high, step = self.bounds
-        if self.whole:
-            return IntDistribution(int(low), int(high), log=self.log, step=int(step or 1))
-        return FloatDistribution(low, high, log=self.log, step=step)
-
-    @property
     def bounds(self) -> tuple[Number, Number, Number | None]:
         """Low, high and step of a range."""
         assert self.low is not None and self.high is not None
@@ -88,24 +55,28 @@ class Param(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.choices is None:
-            for name in ("low", "high"):
-                if getattr(self, name) is None:
-                    raise SpaceError(self.key, f"'{name}' is missing.", "A range has low and high.")
-            if self.bounds[0] >= self.bounds[1]:
-                raise SpaceError(self.key, f"low={self.low}, high={self.high} is an empty range.")
-        else:
+        if self.choices is not None:
             if mixed := self.model_fields_set & {"low", "high", "step", "log"}:
                 raise SpaceError(self.key, f"choices and {min(mixed)} exclude each other.")
             if len(self.choices) != len({(type(c), c) for c in self.choices}):
                 raise SpaceError(self.key, f"choices={self.choices} contains a value twice.")
+            return self
+        if self.low is None or self.high is None:
+            name = "low" if self.low is None else "high"
+            raise SpaceError(self.key, f"'{name}' is missing.", "A range has low and high.")
+        if self.low >= self.high:
+            raise SpaceError(self.key, f"low={self.low}, high={self.high} is an empty range.")
         try:
-            single = self.distribution.single()
+            single = FloatDistribution(self.low, self.high, self.log, self.step).single()
         except ValueError as error:
             raise SpaceError(self.key, str(error).replace("`", "")) from error
-        if single and self.choices is None:
+        if single:
             raise SpaceError(self.key, f"step={self.step} is larger than the range.")
         return self
+
+    def applies(self, values: Values) -> bool:
+        """Whether the key is searched, given the values of the keys before it."""
+        return all(k in values and values[k] in wanted for k, wanted in self.when.items())
 
     def draw(self, trial: Trial) -> Any:
         """Let Optuna suggest a value."""
@@ -127,11 +98,7 @@ class Param(BaseModel):
         return low <= value <= high and math.isclose(steps, round(steps), abs_tol=1e-6)
 
     def grid(self) -> list[Any]:
-        """All values.
-
-        Raises:
-            ConfigError: there are infinitely many.
-        """
+        """All values."""
         if self.choices is not None:
             return self.choices
         low, high, step = self.bounds
@@ -153,7 +120,7 @@ class Space:
         """A value for each key whose conditions hold."""
         values: Values = {}
         for param in self:
-            if conditions_hold(param, values):
+            if param.applies(values):
                 values[param.key] = param.draw(trial)
         return values
 
@@ -163,24 +130,19 @@ class Space:
         Raises:
             ConfigError: there are infinitely many.
         """
-        found: list[Values] = []
-        for row in product(*(param.grid() for param in self)):
-            values: Values = {}
-            for param, value in zip(self, row, strict=True):
-                if conditions_hold(param, values):
-                    values[param.key] = value
-            if values not in found:
-                found.append(values)
+        found: list[Values] = [{}]
+        for param in self:
+            grid = param.grid()
+            found = [
+                values | chosen
+                for values in found
+                for chosen in ([{param.key: v} for v in grid] if param.applies(values) else [{}])
+            ]
         return found
 
     def describe(self) -> dict[str, Any]:
         """Key → leaf, for records."""
         return {p.key: p.model_dump(exclude={"key", "whole"}, exclude_defaults=True) for p in self}
-
-
-def conditions_hold(param: Param, values: Values) -> bool:
-    """Whether a key is searched, given the values of the keys before it."""
-    return all(k in values and values[k] in wanted for k, wanted in param.when.items())
 
 
 def is_number(value: Any) -> bool:
@@ -196,10 +158,9 @@ def parse(tree: Mapping[str, Any]) -> Space:
     """
     params = list(_leaves("", tree))
     if not params:
-        raise ConfigError(
-            "There is nothing to search: search.space is empty.",
-            "Name a value and its range: '+search.space.labeler.eps={low: 0.4, high: 0.7}'.",
-        )
+        raise ConfigError("There is nothing to search: search.space is empty.",
+                          "Add a range: '+search.space.labeler.eps={low: 0.4, high: 0.7}'."
+                          )  # fmt: skip
     known, done = {param.key: param for param in params}, list[Param]()
     for param in params:
         for key, wanted in param.when.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import optuna
 from filelock import FileLock
 from optuna import Study, pruners, samplers
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -24,16 +24,21 @@ from harness.experiment.search.plan import Plan, epochs_of
 from harness.experiment.search.settings import Settings
 
 IDENTITY = "harness"
-SAMPLERS: dict[str, Callable[[int], samplers.BaseSampler]] = {
+SAMPLERS: dict[str, Callable[..., samplers.BaseSampler]] = {
     # constant_liar keeps workers from trying what another one is running
-    "tpe": lambda seed: samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, constant_liar=True
-    ),
-    "cmaes": lambda seed: samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-    "gp": lambda seed: samplers.GPSampler(seed=seed),
-    "random": lambda seed: samplers.RandomSampler(seed=seed),
+    "tpe": partial(samplers.TPESampler, multivariate=True, group=True, constant_liar=True),
+    "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
+    "gp": samplers.GPSampler,
+    "random": samplers.RandomSampler,
     # each combination once; unlike GridSampler it supports conditions
-    "grid": lambda seed: samplers.BruteForceSampler(seed=seed),
+    "grid": samplers.BruteForceSampler,
+}
+#: by the number of epochs of a trial
+PRUNERS: dict[str, Callable[[int], pruners.BasePruner]] = {
+    "none": lambda epochs: pruners.NopPruner(),
+    "median": lambda epochs: pruners.MedianPruner(5, max(1, epochs // 4)),
+    "hyperband": lambda epochs: pruners.HyperbandPruner(max(1, epochs // 9), epochs),
+    "halving": lambda epochs: pruners.SuccessiveHalvingPruner(max(1, epochs // 4), 2),
 }
 
 
@@ -44,20 +49,17 @@ def open_study(plan: Plan) -> Study:
         ConfigError: the storage or the sampler cannot be used, or another search has this name.
     """
     settings = plan.settings
+    epochs = settings.seeds * len(epochs_of(plan.experiment.recipe))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if settings.sampler == "cmaes" and find_spec("cmaes") is None:
-        raise ConfigError(
-            "search.sampler=cmaes needs the package cmaes.",
-            'Install it: pip install "usl-reid-harness[search]".',
-        )
+        raise ConfigError("search.sampler=cmaes needs the package cmaes.",
+                          'Install it: pip install "usl-reid-harness[search]".')  # fmt: skip
     make_folder(settings.place)
     with FileLock(settings.place / ".opening.lock"):  # one worker creates the tables
         study = optuna.create_study(
             storage=open_storage(settings),
             sampler=SeededByTrial(settings.sampler, settings.seed),
-            pruner=_pruner(
-                settings.pruner, settings.seeds * len(epochs_of(plan.experiment.recipe))
-            ),
+            pruner=PRUNERS[settings.pruner](epochs),
             study_name=settings.name,
             directions=settings.directions,
             load_if_exists=True,
@@ -87,15 +89,11 @@ def open_storage(settings: Settings) -> BaseStorage:
     try:
         return RDBStorage(url, engine_kwargs=engine)
     except ImportError as error:
-        raise ConfigError(
-            f"{shown}: {first_line(error)}.",
-            'Install the driver: pip install "usl-reid-harness[postgresql]".',
-        ) from error
+        hint = 'Install the driver: pip install "usl-reid-harness[postgresql]".'
+        raise ConfigError(f"{shown}: {first_line(error)}.", hint) from error
     except Exception as error:  # whatever the database's driver raises
-        raise ConfigError(
-            f"{shown} cannot be used: {first_line(error)}",
-            "Check that the database exists and that you may write to it.",
-        ) from error
+        hint = "Check that the database exists and that you may write to it."
+        raise ConfigError(f"{shown} cannot be used: {first_line(error)}", hint) from error
 
 
 def _check_identity(study: Study, plan: Plan) -> None:
@@ -103,18 +101,12 @@ def _check_identity(study: Study, plan: Plan) -> None:
     wanted = json.loads(json.dumps(plan.identity, default=str))
     found = study.user_attrs.get(IDENTITY)
     if found is None:
-        if study.get_trials(deepcopy=False):
-            raise ConfigError(
-                f"The study '{settings.name}' was not created by harness search.",
-                "Choose another search.name.",
-            )
         study.set_user_attr(IDENTITY, wanted)
     elif found != wanted:
         changes = [f"{key}: {found.get(key)}, not {wanted.get(key)}"
                    for key in {**found, **wanted} if found.get(key) != wanted.get(key)]  # fmt: skip
         raise ConfigError(
-            f"The study '{settings.name}' in {settings.place} belongs to another search "
-            f"({'; '.join(changes)}).",
+            f"{settings.place} belongs to another search ({'; '.join(changes)}).",
             "Give the same options as before, or choose another search.name.",
         )
 
@@ -122,8 +114,7 @@ def _check_identity(study: Study, plan: Plan) -> None:
 class SeededByTrial(samplers.BaseSampler):
     """An Optuna sampler that is created anew for each trial, seeded by the trial's number.
 
-    The values of a trial then depend only on the seed, its number and the trials finished before:
-    a resumed study continues as if it had not stopped, and workers do not draw the same values.
+    The values of a trial then depend only on the seed, its number and the trials finished before.
     """
 
     def __init__(self, kind: str, seed: int) -> None:
@@ -134,33 +125,16 @@ class SeededByTrial(samplers.BaseSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             seed = derive(self.seed, "sampler", trial.number) % 2**32
-            self.sampler = SAMPLERS[self.kind](seed)
+            self.sampler = SAMPLERS[self.kind](seed=seed)
 
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self.sampler.infer_relative_search_space(study, trial)
+    def infer_relative_search_space(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.infer_relative_search_space(*args, **kwargs)
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self.sampler.sample_relative(study, trial, search_space)
+    def sample_relative(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.sample_relative(*args, **kwargs)
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-    ) -> Any:
-        return self.sampler.sample_independent(study, trial, name, distribution)
-
-
-def _pruner(kind: str, epochs: int) -> pruners.BasePruner:
-    """The pruner of `search.pruner` for trials of some epochs."""
-    if kind == "median":
-        return pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, epochs // 4))
-    if kind == "hyperband":
-        return pruners.HyperbandPruner(min_resource=max(1, epochs // 9), max_resource=epochs)
-    if kind == "halving":
-        return pruners.SuccessiveHalvingPruner(min_resource=max(1, epochs // 4), reduction_factor=2)
-    return pruners.NopPruner()
+    def sample_independent(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler.sample_independent(*args, **kwargs)
 
 
 def counted(study: Study) -> list[FrozenTrial]:

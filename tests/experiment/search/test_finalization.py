@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
-from harness.experiment.search import trial as trials
+from harness.experiment.search import worker as trials
 from harness.results.store import Store
 from tests.conftest import Command
 from tests.experiment.search.small import EPS, pretend, search, small
@@ -72,7 +72,7 @@ def test_a_preset_is_of_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compose(["method=cluster_contrast", "+search=s"]).tuned.search == "s"
     with pytest.raises(ConfigError, match="found for cluster_contrast, not for spcl"):
         make_recipe(compose(["method=spcl", "+search=s"]))
-    with pytest.raises(ConfigError, match="written by harness search"):
+    with pytest.raises(ConfigError, match="harness search writes it"):
         make_recipe(compose(["method=spcl", "+tuned={search: s}"]))
 
 

@@ -15,8 +15,7 @@ from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose as compose_run
 from harness.experiment.registration import register
-from harness.experiment.search.check import check_space, defaults
-from harness.experiment.search.plan import _configure, make_plan
+from harness.experiment.search.plan import _configure, check_space, defaults, make_plan
 from harness.experiment.search.space import Space, SpaceError, parse
 from tests.experiment.search.small import small
 from tests.tiny import tiny
@@ -101,10 +100,7 @@ def test_an_invalid_leaf_is_refused_by_its_key(leaf: Any, message: str) -> None:
 
 
 def test_conditions_in_a_circle_are_refused() -> None:
-    tree = {
-        "a": {"choices": [1, 2], "when": {"b": 1}},
-        "b": {"choices": [1, 2], "when": {"a": 1}},
-    }
+    tree = {"a": {"choices": [1, 2], "when": {"b": 1}}, "b": {"choices": [1, 2], "when": {"a": 1}}}
     with pytest.raises(ConfigError, match="in a circle"):
         parse(tree)
     with pytest.raises(ConfigError, match="is never drawn"):

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.errors import ConfigError, DataError, HarnessError, TrainingError
 from harness.experiment.search import command
-from harness.experiment.search import trial as trials
+from harness.experiment.search import worker as trials
 from harness.experiment.search.plan import Plan, make_plan
 from harness.experiment.search.study import counted, open_study, reason
 from harness.experiment.search.worker import heartbeat, requeue_abandoned
