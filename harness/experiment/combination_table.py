@@ -122,11 +122,7 @@ def _combination(method: str, group: str, option: str, base: DictConfig) -> Comb
 
 
 def _check(config: DictConfig) -> None:
-    """Make the recipe, and build objectives and distillers around a tiny network.
-
-    Raises:
-        HarnessError: `harness run` would refuse it.
-    """
+    """Make the recipe, and build objectives and distillers around a tiny network."""
     recipe = make_recipe(config)
     labelers: list[Any] = [get_class(stage.config.labeler._target_) for stage in recipe.stages]
     if any(kind.max_clusters is not PseudoLabeler.max_clusters for kind in labelers):

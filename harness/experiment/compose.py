@@ -163,11 +163,7 @@ def _check_flags(words: Sequence[str]) -> None:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them.
-
-    Raises:
-        ConfigError: one does not follow Hydra's grammar.
-    """
+    """Overrides as Hydra reads them."""
     parser = OverridesParser.create()
     parsed = []
     for override in overrides:
@@ -185,11 +181,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: bool = True) -> None:
-    """Refuse a missing method, options that a group does not have, and sweeps without -m.
-
-    Raises:
-        ConfigError: with the nearest option that exists.
-    """
+    """Refuse a missing method, options that a group does not have, and sweeps without -m."""
     known = options()
     if needs_method and not any(item.key_or_group == "method" for item in parsed):
         for item in parsed:
@@ -230,11 +222,7 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
 
 
 def _check_stages(parsed: Sequence[Override], primary: str = "config") -> None:
-    """Refuse a change to a stage that the method does not have; Hydra would add the stage.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
+    """Refuse a change to a stage that the method does not have; Hydra would add the stage."""
     named = [item for item in parsed if item.key_or_group.startswith("stages.")]
     if not named:
         return

@@ -142,11 +142,7 @@ class Experiment:
                     )
 
     def _check_test_part(self, evaluator: Evaluator) -> None:
-        """Without a test part a run trains and is not evaluated.
-
-        Raises:
-            ConfigError: the method does not train, or the test selects the checkpoint.
-        """
+        """Without a test part a run trains and is not evaluated."""
         if evaluator.evaluates:
             return
         name = evaluator.data.name

@@ -136,11 +136,7 @@ def _command(method: str, given: dict[str, str]) -> str:
 
 
 def _alone(root: Path, name: str) -> FileLock:
-    """The lock for unpacking a data set.
-
-    Raises:
-        HarnessError: another process holds it.
-    """
+    """The lock for unpacking a data set."""
     cache = root / ".harness"
     make_folder(cache)
     lock = FileLock(cache / f"prepare-{name}.lock")

@@ -73,11 +73,7 @@ def _check_untrained(config: DictConfig) -> None:
 
 
 def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
-    """A stage with its complete configuration and its teacher.
-
-    Raises:
-        ConfigError: the stage cannot be run.
-    """
+    """A stage with its complete configuration and its teacher."""
     changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
     if not isinstance(changes, DictConfig):
         raise ConfigError(f"stages.{name}={changes!s} must be keys and values.")
@@ -134,11 +130,7 @@ def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
 
 
 def _check_parts(stage: Stage, uses_cameras: bool) -> None:
-    """Check that a stage has a labeler and an objective, and that its parts can be combined.
-
-    Raises:
-        ConfigError: a part is missing, needs cameras that are not declared, or does not fit.
-    """
+    """Check that a stage has a labeler and an objective, and that its parts can be combined."""
     config = stage.config
     for part in ("labeler", "objective"):
         if not stage.has(part):
@@ -158,11 +150,7 @@ def _check_parts(stage: Stage, uses_cameras: bool) -> None:
 
 
 def _with_teacher(stage: Stage, names: list[str]) -> Stage:
-    """The stage with the source of its teacher: an earlier stage in `names`, or a run.
-
-    Raises:
-        ConfigError: the distiller takes no teacher, or its stage does not come before.
-    """
+    """The stage with the source of its teacher: an earlier stage in `names`, or a run."""
     name, teacher = stage.name, stage.config.distiller.get("teacher")
     if copies_student(stage):
         if teacher is not None and teacher not in names:
@@ -186,11 +174,7 @@ def _with_teacher(stage: Stage, names: list[str]) -> Stage:
 
 
 def _check_views(stage: Stage) -> None:
-    """Check that required part views exist and that none is unused.
-
-    Raises:
-        ConfigError: a part view is missing, unused, or weighted too much.
-    """
+    """Check that required part views exist and that none is unused."""
     config = stage.config
     views = config.backbone.get("views")
     if views is None or isinstance(views, str):

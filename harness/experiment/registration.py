@@ -143,9 +143,6 @@ def _store_one(method: str, node: DictConfig, path: Path) -> None:
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
-
-    Raises:
-        ConfigError: `published` or `search` has the wrong form.
     """
     folder, _, stem = method.rpartition("/")
 

@@ -147,11 +147,7 @@ def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _add_root(dataset: dict[str, Any], root: str) -> None:
-    """Give the data sets that are files their root.
-
-    Raises:
-        ConfigError: one of them is not installed.
-    """
+    """Give the data sets that are files their root."""
     found = plugins.find()["datasets"]
     for name, section in zip(str(dataset["name"]).split(BETWEEN), sections(dataset), strict=True):
         if name not in found:
@@ -163,11 +159,7 @@ def _add_root(dataset: dict[str, Any], root: str) -> None:
 
 
 def _find_weights(described: str, root: str, given: dict[str, Any]) -> str:
-    """The file that a configuration describes as `NAME sha256:DIGEST`.
-
-    Raises:
-        ConfigError: it is not found.
-    """
+    """The file that a configuration describes as `NAME sha256:DIGEST`."""
     name = described.split(" ")[0]
     places = [Path() / name, Path(root).expanduser() / name,
               Path(torch.hub.get_dir()) / "checkpoints" / name]  # fmt: skip

@@ -115,11 +115,7 @@ def _as_first_sees(run: Run) -> Run:
 
 
 def _check_same(run: Run, plan: Plan) -> None:
-    """Check that a finished run is the experiment asked for, made with the same images.
-
-    Raises:
-        ConfigError: its settings or seed differ (`name=`). DataError: its images differ.
-    """
+    """Check that a finished run is the experiment asked for, made with the same images."""
     record, config = run.record, plan.config
     if (record["settings"], record["experiment"]["seed"]) != (plan.hash, int(config.seed)):
         raise ConfigError(

@@ -221,11 +221,7 @@ class RunFiles:
         return state
 
     def _check_complete(self, progress: Progress, rows: int) -> None:
-        """Check that the files of finished stages are there.
-
-        Raises:
-            DataError: one is missing or incomplete.
-        """
+        """Check that the files of finished stages are there."""
         if len(progress.history) < rows:
             raise DataError(
                 f"{self.folder}: history.json has {len(progress.history)} of {rows} epochs.", AFRESH

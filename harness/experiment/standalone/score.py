@@ -115,11 +115,7 @@ def score(
 def _checked(
     sides: tuple[Arrays, Arrays], shapes: list[tuple[int, int, int]], use_cams: bool
 ) -> tuple[list[Labels], list[str]]:
-    """Ids, cameras and names of both sides, and notes about the protocol, checked before any work.
-
-    Raises:
-        DataError: arrays are missing, do not fit, or contain no correct match.
-    """
+    """Ids, cameras and names of both sides, and notes about the protocol, checked before any work."""
     for axis, what in ((2, "dimensions"), (1, "views")):
         if shapes[0][axis] != shapes[1][axis]:
             raise DataError(
@@ -180,11 +176,7 @@ def _labels(side: Arrays, ids: np.ndarray, use_cams: bool) -> Labels:
 
 
 def _own_image_rule(both: list[Labels], sides: tuple[Arrays, Arrays]) -> list[str]:
-    """A note on what is removed from a query's gallery if there are no cameras.
-
-    Raises:
-        DataError: only one side has cameras, or names are needed and not unique.
-    """
+    """A note on what is removed from a query's gallery if there are no cameras."""
     without = [s for s, labels in zip(sides, both, strict=True) if labels.cams is None]
     if not without:
         return []
