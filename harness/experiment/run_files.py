@@ -104,12 +104,11 @@ class RunFiles:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
         return self.run.folder
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process is the first."""
         return processes.rank() == 0
 
     def clear(self) -> None:
@@ -143,19 +142,11 @@ class RunFiles:
         if evaluator.last is None or not self.writes:  # not evaluated
             return
         path = self.folder / "per_query.npz"
-        arrays = read_arrays(path)
-        arrays[f"{stage}_ap"] = evaluator.last.ap.astype(np.float32)
-        arrays[f"{stage}_inp"] = evaluator.last.inp.astype(np.float32)
-        arrays[f"{stage}_first_match_rank"] = evaluator.last.first_match_rank.astype(np.int32)
-        # queries of one identity are alike, which a comparison has to take into account
-        arrays["query_identity"] = evaluator.data.query.identities.astype(np.int64)
+        arrays = read_arrays(path) | query_arrays(stage, evaluator)
         write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
         if evaluator.features is not None:
-            query, gallery = evaluator.features
-            fingerprint = evaluator.fingerprint
-            kept_features.save(
-                self.folder, stage, query, gallery, evaluator.ground_truth, fingerprint
-            )
+            kept_features.save(self.folder, stage, *evaluator.features, evaluator.ground_truth,
+                               evaluator.fingerprint)  # fmt: skip
 
     def save_checkpoint(
         self,
@@ -222,26 +213,35 @@ class RunFiles:
 
     def _check_complete(self, progress: Progress, rows: int) -> None:
         """Check that the files of finished stages are there."""
+        problems = []
         if len(progress.history) < rows:
-            raise DataError(
-                f"{self.folder}: history.json has {len(progress.history)} of {rows} epochs.", AFRESH
-            )
+            problems.append(f"history.json has {len(progress.history)} of {rows} epochs.")
         queries = read_arrays(self.folder / "per_query.npz")
         for stage, result in progress.stages.items():
             if not (self.folder / f"{stage}.pt").is_file():
-                raise DataError(
-                    f"{self.folder}: {stage}.pt of the finished stage '{stage}' is missing.", AFRESH
-                )
+                problems.append(f"{stage}.pt of the finished stage '{stage}' is missing.")
             if result["metrics"] and f"{stage}_ap" not in queries:
-                raise DataError(
-                    f"{self.folder}: per_query.npz lacks the finished stage '{stage}'.", AFRESH
-                )
+                problems.append(f"per_query.npz lacks the finished stage '{stage}'.")
+        if problems:
+            raise DataError(f"{self.folder}: {problems[0]}", AFRESH)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, then remove the checkpoint."""
         if self.writes:
             write_json(self.folder / "record.json", record)
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def query_arrays(stage: str, evaluator: Evaluator) -> dict[str, np.ndarray]:
+    """The per-query results of an evaluator's last test, (Q,) each."""
+    assert evaluator.last is not None
+    return {
+        f"{stage}_ap": evaluator.last.ap.astype(np.float32),
+        f"{stage}_inp": evaluator.last.inp.astype(np.float32),
+        f"{stage}_first_match_rank": evaluator.last.first_match_rank.astype(np.int32),
+        # queries of one identity are alike, which a comparison has to take into account
+        "query_identity": evaluator.data.query.identities.astype(np.int64),
+    }
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

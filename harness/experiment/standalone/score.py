@@ -115,7 +115,7 @@ def score(
 def _checked(
     sides: tuple[Arrays, Arrays], shapes: list[tuple[int, int, int]], use_cams: bool
 ) -> tuple[list[Labels], list[str]]:
-    """Ids, cameras and names of both sides, and notes about the protocol, checked before any work."""
+    """Ids, cameras and names of both sides, checked before any work, and notes."""
     for axis, what in ((2, "dimensions"), (1, "views")):
         if shapes[0][axis] != shapes[1][axis]:
             raise DataError(
