@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import numpy as np
 
 from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
+from harness.experiment.evaluate import data_folders
 from harness.experiment.inspect.activation_maps import shares as view_shares
 from harness.experiment.inspect.embedding import embed
 from harness.experiment.inspect.rankings import CHOICES, rankings
@@ -122,14 +121,10 @@ def show_run(
         raise ConfigError("--count and --top must be 1 or more.")
     found = Store(Path(store)).find(run)
     folder = Path(output).expanduser() if output else found.folder / "figures"
-    on = resolve_device(device)
-    if on.type == "cpu":
-        keep_freed_memory()
-    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
-    cached = Path(cache).expanduser() if cache else root / ".harness"
+    folders = data_folders(data_root, cache)
     written, refused = [], []
     with Reporter() as reporter:
-        trained = TrainedStage(found, stage, root, cached, on, reporter, changes)
+        trained = TrainedStage(found, stage, *folders, resolve_device(device), reporter, changes)
         for kind in kinds or KINDS:
             try:
                 picture = KINDS[kind](trained, options)
