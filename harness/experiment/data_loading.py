@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
@@ -19,13 +21,8 @@ def load_data(config: DictConfig) -> ReIDData:
 
 
 def make_dataset(config: DictConfig) -> Dataset:
-    """The loader of a data set.
-
-    Raises:
-        ConfigError: wrong options.
-    """
-    node = OmegaConf.to_container(config.dataset, resolve=True)
-    assert isinstance(node, dict)
+    """The loader of a data set, or a ConfigError that names a wrong option."""
+    node: Any = OmegaConf.to_container(config.dataset, resolve=True)
     name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
     if on_bad_image not in ("error", "skip"):
         raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "Use error or skip.")

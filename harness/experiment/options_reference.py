@@ -77,14 +77,12 @@ def _groups() -> Iterator[Group]:
     plugins.make_importable(found)
     for part in PARTS:
         for name, path in sorted(plugins.options(part).items()):
-            values = OmegaConf.to_container(plugins.load_config(path), resolve=False)
-            assert isinstance(values, dict)
+            values: Any = OmegaConf.to_container(plugins.load_config(path), resolve=False)
             if values.get("_target_"):
                 yield _part(f"{part}={name}", part, values)
     for name, plugin in sorted(found["datasets"].items()):
         config = plugins.load_config(plugin.folder / "config.yaml")
-        values = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(values, dict)
+        values: Any = OmegaConf.to_container(config, resolve=False)
         yield _part(f"dataset={name}", "dataset", values)
 
 

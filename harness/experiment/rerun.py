@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,13 @@ def rerun(
     given = dict(_parse(change) for change in changes)
     chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
     kinds = {run.name: state(run).kind for run in chosen}
-    for run in chosen if runs else ():
-        if kinds[run.name] not in RERUN:
-            raise ConfigError(
-                f"{run.name} is {kinds[run.name]}.",
-                "rerun takes failed and unfinished runs; use harness run overwrite=always for "
-                "others.",
-            )
-    allowed = ("failed",) if failed else RERUN
-    chosen = [run for run in chosen if kinds[run.name] in allowed]
+    others = [name for name, kind in kinds.items() if kind not in RERUN] if runs else []
+    if others:
+        raise ConfigError(
+            f"{others[0]} is {kinds[others[0]]}.",
+            "rerun takes failed and unfinished runs; use harness run overwrite=always for others.",
+        )
+    chosen = [run for run in chosen if kinds[run.name] in (RERUN[:1] if failed else RERUN)]
     if not chosen:
         raise ConfigError(
             f"No run in {folder.folder} {'failed' if failed else 'failed or is unfinished'}.",
@@ -119,7 +117,8 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
         "threads": given.get("threads", 0),
     }  # fmt: skip
     _add_root(config["dataset"], root)
-    for stage, node in _nodes(config):
+    nodes = {"": config} | {stage: node or {} for stage, node in config["stages"].items()}
+    for stage, node in nodes.items():
         distiller, backbone = node.get("distiller") or {}, node.get("backbone") or {}
         if distiller.get("teacher") == "a finished run":
             described = teachers.get(stage) or next(iter(teachers.values()))
@@ -139,13 +138,6 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
     return made
 
 
-def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The configuration itself and what each of its stages changes."""
-    yield "", config
-    for stage, changes in (config.get("stages") or {}).items():
-        yield stage, changes or {}
-
-
 def _add_root(dataset: dict[str, Any], root: str) -> None:
     """Give the data sets that are files their root."""
     found = plugins.find()["datasets"]
@@ -160,16 +152,14 @@ def _add_root(dataset: dict[str, Any], root: str) -> None:
 
 def _find_weights(described: str, root: str, given: dict[str, Any]) -> str:
     """The file that a configuration describes as `NAME sha256:DIGEST`."""
-    name = described.split(" ")[0]
-    places = [Path() / name, Path(root).expanduser() / name,
-              Path(torch.hub.get_dir()) / "checkpoints" / name]  # fmt: skip
     if (chosen := given.get("backbone.weights")) is not None:
-        if describe_weights(str(chosen)) != described:
+        if (other := describe_weights(str(chosen))) != described:
             raise ConfigError(
-                f"backbone.weights={chosen} is {describe_weights(str(chosen))}.",
-                f"The run used {described}.",
+                f"backbone.weights={chosen} is {other}.", f"The run used {described}."
             )
         return str(Path(str(chosen)).expanduser().absolute())
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    places = [folder / described.split(" ")[0] for folder in (Path(), Path(root).expanduser(), hub)]
     for path in places:
         if path.is_file() and describe_weights(str(path)) == described:
             return str(path.absolute())

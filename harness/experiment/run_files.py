@@ -35,10 +35,8 @@ AFRESH = "Start the experiment afresh with overwrite=always."
 class Progress:
     """How far an experiment has come, and what it took; all of it is in checkpoints.
 
-    Attributes:
-        environment: in which the experiment began.
-        history: one row per epoch. stages: finished stage → its metrics and cost.
-        processes: how many processes worked on it; an entry more after each change.
+    environment: in which it began. history: one row per epoch. stages: finished stage → its metrics
+    and cost. processes: how many processes worked on it; an entry more after each change.
     """
 
     device: torch.device

@@ -76,8 +76,7 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
     """
     section = what.split()[0]
     try:
-        options = OmegaConf.to_container(node, resolve=True)
-        assert isinstance(options, dict)
+        options: Any = OmegaConf.to_container(node, resolve=True)
         given = {str(key): value for key, value in options.items() if not str(key).startswith("_")}
         target = get_object(node._target_)
     except Exception:  # `instantiate` names the cause
