@@ -79,6 +79,7 @@ def evaluate_run(
     else:
         config = found.config()
         other = choose(config, changes)
+        backbone = load_network(found, stage).to(on)
         root, cache = data_folders(data_root, cache_dir)
         with reporter or Reporter() as reporter:
             evaluator = recorded_evaluator(config, root, cache, on, reporter, protocol)
@@ -90,7 +91,7 @@ def evaluate_run(
                 reporter.say("These are not the images that the run's record was made with.")
             for line in evaluator.differences or []:
                 reporter.say(f"{evaluator.data.name} is not as published: {line}")
-            evaluator.test(load_network(found, stage).to(on))
+            evaluator.test(backbone)
         assert evaluator.last is not None
         answer |= {"source": "network", **protocol.metrics(evaluator.last)}
         if other:

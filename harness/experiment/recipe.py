@@ -225,10 +225,9 @@ def _check_views(stage: Stage) -> None:
             "the global view.",
             f"Set labeler.part_weight below {1 / parts:g}.",
         )
-    labels_parts = getattr(labeler, "looks_at_parts", None)
-    unused = config.objective.get("part_weight") == 0 and not (
-        labels_parts is not None and labels_parts(config.labeler)
-    )
+    labels_parts = getattr(labeler, "uses_parts", None)
+    labelled = labels_parts is not None and labels_parts(config.labeler)
+    unused = config.objective.get("part_weight") == 0 and not labelled
     if parts and unused and not stage.has("distiller"):  # a teacher may train the parts
         raise ConfigError(
             f"backbone.views={list(views)}, but nothing uses the part views: "

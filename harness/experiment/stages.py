@@ -74,15 +74,14 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
     Raises:
         ConfigError: an unknown option, or a value that the part refuses.
     """
-    section = what.split()[0]
     try:
         options: Any = OmegaConf.to_container(node, resolve=True)
-        given = {str(key): value for key, value in options.items() if not str(key).startswith("_")}
         target = get_object(node._target_)
     except Exception:  # `instantiate` names the cause
         pass
     else:
-        check_options(target, {k: v for k, v in given.items() if k not in extra}, section)
+        given = {k: v for k, v in options.items() if not k.startswith("_") and k not in extra}
+        check_options(target, given, what.split()[0])
     try:
         return instantiate(node, **extra, _convert_="all")
     except Exception as error:
@@ -123,13 +122,10 @@ def build_distiller(
     """
     if not stage.has("distiller"):
         return None
-    extra: dict[str, Any] = {}
     if copies_student(stage):
         teacher = copy.deepcopy(student)
-    if teacher is not None:
-        extra["teacher"] = teacher
-    kind = target_of(stage.config.distiller._target_, "distiller")
-    if peers := getattr(kind, "peers", 0):
+    extra: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
+    if peers := getattr(target_of(stage.config.distiller._target_, "distiller"), "peers", 0):
         make = peer or (lambda: copy.deepcopy(student))
         extra["peers"] = [make() for _ in range(peers)]
     return build(stage.config.distiller, "distiller", **extra)
