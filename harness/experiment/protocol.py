@@ -1,4 +1,4 @@
-"""The protocol card: all that was held equal, hashed; rows of different cards never stand together.
+"""The protocol card: all that is held equal, hashed; rows of different cards never share a table.
 
 Three things belong on the card but not under its hash, as every table shows them by row: whether
 cameras were used, how the checkpoint was selected, and whether settings were found by a search.
@@ -75,13 +75,13 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
 
 
 def evaluation_rule(tracks: bool, rerank: bool) -> str:
-    """The line of the card."""
+    """The line `evaluation` of the card."""
     to_track = ", image to track" if tracks else ""
     return RULE + to_track + (", k-reciprocal re-ranking" if rerank else "")
 
 
 def _changed_by_stages(config: DictConfig, weights: Mapping[str, str]) -> Iterator[str]:
-    """`STAGE.KEY=VALUE` where a stage of its own takes something else than is held equal."""
+    """`STAGE.KEY=VALUE` where a stage changes what is held equal."""
     changes: Any = OmegaConf.to_container(config.stages, resolve=True) if config.stages else {}
     for stage in changes:
         for key, value in _flat(changes[stage] or {}):

@@ -256,7 +256,7 @@ def test_output_to_a_file(tmp_path: Path, command: Command) -> None:
         (("--compare", "mskd"), "--compare mskd names one row, and a comparison takes two. "
                                 "Name another: mskd (teacher)"),
         (("--compare", "mskd", "mksd"), "There is no row 'mksd'. Did you mean 'mskd'"),
-        (("--metrics", "mAP"), "--metrics chooses what --rows"),
+        (("--metrics", "mAP"), "--metrics applies to --rows"),
         (("--selection", "oracle"), "Without --where and --selection, harness table shows all"),
     ],
 )  # fmt: skip

@@ -57,13 +57,15 @@ class Browser:
 
     def draw(self) -> None:
         """Draw the charts that are outside of the window, too, and wait for them."""
-        self.js("dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'))")
+        draw = "dispatchEvent(new Event('beforeprint')); dispatchEvent(new Event('afterprint'))"
         left = "return document.querySelectorAll('.chart:not([data-drawn=done])').length"
-        for _ in range(200):
+        for _ in range(300):
+            self.js(draw)
             if not self.js(left):
                 return
             self.settle()
-        raise AssertionError(f"{self.js(left)} charts are not drawn: {self.console()}")
+        state = "return Array.from(document.querySelectorAll('.chart'), c => c.dataset.drawn)"
+        raise AssertionError(f"Charts are not drawn: {self.js(state)} {self.console()}")
 
     def settle(self) -> None:
         """Wait for charts that change."""
