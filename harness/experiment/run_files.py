@@ -143,7 +143,8 @@ class RunFiles:
         arrays = read_arrays(path) | query_arrays(stage, evaluator)
         write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
         if evaluator.features is not None:
-            kept_features.save(self.folder, stage, *evaluator.features, evaluator.ground_truth,
+            query, gallery = evaluator.features
+            kept_features.save(self.folder, stage, query, gallery, evaluator.ground_truth,
                                evaluator.fingerprint)  # fmt: skip
 
     def save_checkpoint(

@@ -29,8 +29,8 @@ Natural = Annotated[int, Field(ge=0)]
 Interval = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
-def _option(meaning: str, **limits: float) -> Any:
-    return Field(description=meaning, **limits)  # type: ignore[arg-type]
+def _option(meaning: str, **limits: Any) -> Any:
+    return Field(description=meaning, **limits)
 
 
 class Protocol(BaseModel):

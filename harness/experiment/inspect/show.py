@@ -21,7 +21,7 @@ from harness.experiment.inspect.rankings import CHOICES, rankings
 from harness.experiment.inspect.trained_stage import TrainedStage
 from harness.results.figures import embedding, maps, ranked
 from harness.results.figures.curves import curves
-from harness.results.figures.style import FORMATS, save
+from harness.results.figures.style import save
 from harness.results.store import Store
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """Options of the figures.
-
-    queries, count, top: which queries, how many, and the length of each list; count is also the
-    number of images with maps. seed: of random choices. method, identities: of the embedding.
-    """
+    """Options of the figures: see `harness show --help`."""
 
     queries: str = "worst"
     count: int = 8
@@ -67,10 +63,10 @@ def _embedding(stage: TrainedStage, options: FigureOptions) -> Figure:
 
 def _maps(stage: TrainedStage, options: FigureOptions) -> Figure:
     network = stage.backbone  # refuse missing weights before images are decoded
-    source = stage.example_images
+    source = stage.example_images.images
     count = min(options.count, len(source))
     chosen = np.random.default_rng(options.seed).choice(len(source), count, replace=False)
-    images = np.array(source.images[np.sort(chosen)])
+    images = np.array(source[np.sort(chosen)])
     shares = {view: share.numpy() for view, share in view_shares(network, images).items()}
     rows = {view: band(view, share.shape[1]) for view, share in shares.items()}
     title = (
@@ -105,7 +101,7 @@ def show_run(
 
     Args:
         kinds: of `KINDS`; if empty, all that can be drawn, with the reason for those that cannot.
-        output: a folder; by default `figures` in the run's folder. style: one of `FORMATS`.
+        output: a folder; by default `figures` in the run's folder. style: png, svg or pdf.
         changes: `dataset.KEY=VALUE`, for data that have moved (records have no paths).
 
     Raises:
@@ -115,8 +111,6 @@ def show_run(
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"There is no figure '{kind}'.", did_you_mean(kind, KINDS))
-    if style not in FORMATS:
-        raise ConfigError(f"--format {style} is unknown.", f"Known: {', '.join(FORMATS)}.")
     if options.count < 1 or options.top < 1:
         raise ConfigError("--count and --top must be 1 or more.")
     found = Store(Path(store)).find(run)

@@ -36,10 +36,8 @@ from harness.training.label_schedule import label_schedule
 class TrainedStage:
     """A stage whose network and images are loaded on first use, once.
 
-    Attributes:
-        stage: its name; None for the last one.
-        root, cache: folders of the data sets and of decoded images.
-        changes: `dataset.KEY=VALUE`, for data that have moved.
+    stage: its name; None for the last one. root, cache: folders of the data sets and of decoded
+    images. changes: `dataset.KEY=VALUE`, for data that have moved.
     """
 
     run: Run
@@ -52,11 +50,7 @@ class TrainedStage:
 
     @cached_property
     def name(self) -> str:
-        """The name of the stage.
-
-        Raises:
-            ConfigError: the run is unfinished or has no such stage.
-        """
+        """The name of the stage; a ConfigError if the run is unfinished or has none of it."""
         hint = (
             "Repeat its command to finish it, or draw its curves so far: harness show RUN curves."
         )
@@ -74,11 +68,7 @@ class TrainedStage:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network at the end of the stage.
-
-        Raises:
-            ConfigError: its weights were not kept.
-        """
+        """The network at the end of the stage; a ConfigError if its weights were not kept."""
         return load_network(self.run, self.name).to(self.device).eval()
 
     def _evaluator(self, train: bool) -> Evaluator:
@@ -93,11 +83,7 @@ class TrainedStage:
 
     @cached_property
     def test(self) -> Evaluator:
-        """The evaluator of the test images.
-
-        Raises:
-            ConfigError: the data set has none.
-        """
+        """The evaluator of the test images; a ConfigError if the data set has none."""
         made = self._evaluator(train=False)
         if not made.evaluates:
             raise ConfigError(
@@ -135,7 +121,7 @@ class TrainedStage:
         None where the stage has no labeler. A labeler that starts from its previous labels is
         called as often as in training.
         """
-        merged = OmegaConf.merge(self.config, self.config["stages"].get(self.name) or {})
+        merged: Any = OmegaConf.merge(self.config, self.config["stages"].get(self.name) or {})
         if (merged.get("labeler") or {}).get("_target_") is None:
             return None
         labeler: PseudoLabeler = build(merged.labeler, "labeler")
