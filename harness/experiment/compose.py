@@ -27,15 +27,9 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_l
 from harness.experiment import joint_datasets, sweeps
 from harness.experiment.registration import options, register
 
-#: Hydra's long flags, for "did you mean"
-FLAGS = (
-    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
-    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--info",
-    "--experimental-rerun",
-)  # fmt: skip
-#: flags that do without a method, or that add groups that are unknown here
-UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion",
-             "--info", "-i", *(flag for flag in FLAGS if "config" in flag)}  # fmt: skip
+#: flags of Hydra that do without a method, or that add groups that are unknown here
+UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion", "-i",
+             "--info", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 SEE = "See harness run … --cfg job."
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
@@ -66,17 +60,13 @@ _failed: list[HarnessError] = []
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run what a command line asks for.
-
-    Raises:
-        HarnessError: the configuration is wrong, or a run failed.
-    """
+    """Run a command line; a HarnessError if its configuration is wrong, or a run failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     register()
     # flags first: argparse does not read `method=mskd -m seed=0,1`
     words = sorted(map(_normal, arguments), key=_is_override)
     multirun = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(words)
-    _check_flags(words)
+    _check_words(words)
     overrides = [word for word in words if _is_override(word)]
     if UNCHECKED.isdisjoint(words):
         _check_overrides(_parsed(overrides), multirun)
@@ -105,8 +95,7 @@ def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = F
     """The configuration that `harness run OVERRIDES` would run.
 
     Args:
-        name: the primary configuration; `search` is that of `harness search`, `label` that of
-            `harness label`.
+        name: the primary configuration: config, or that of `harness search` or `harness label`.
         with_hydra: keep the section `hydra`, with the choices of groups.
 
     Raises:
@@ -146,12 +135,9 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
-def _check_flags(words: Sequence[str]) -> None:
-    """Refuse unknown flags and words that are neither flags nor overrides."""
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that are neither flags nor overrides; Hydra refuses unknown flags."""
     for before, word in itertools.pairwise(["", *words]):
-        flag = word.split("=")[0]
-        if flag.startswith("--") and not any(known.startswith(flag) for known in FLAGS):
-            raise ConfigError(f"There is no option '{flag}'.", did_you_mean(flag, FLAGS))
         takes_value = before.startswith("-") and before not in ("-m", "--multirun", "--resolve")
         if not (_is_override(word) or word.startswith("-") or takes_value):
             groups = [group for group, names in options().items() if word in names]

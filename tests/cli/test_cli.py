@@ -110,7 +110,6 @@ SLIPS = {
     "run method=mskd ++trian.epochs=3": ["no option 'trian'", "'train'"],
     "run method=mskd dataset=folder": ["dataset.csv"],
     "run method=mskd backbone.weights=none.pth": ["none.pth", "no such file"],
-    "run method=mskd --confg job": ["no option '--confg'", "'--cfg'"],
 }
 
 
