@@ -48,20 +48,17 @@ def evaluate_run(
 
     Args:
         run: its name, the beginning of the name, or its folder.
-        changes: `dataset=NAME` to test on another data set; `dataset.KEY=VALUE` for its options,
-            and for data that have moved, because records hold no paths.
-        stage: whose network; None: the last one's. protocol: None: the standard one.
+        changes: `dataset=NAME` to test on another data set, `dataset.KEY=VALUE` for its options.
+        stage: by default the last one. protocol: by default the standard one.
         images: use the network even if features were kept.
-        save: write the result beside the record; of another data set, where
-            `harness table --cross` finds it.
+        save: write the result beside the record, where `harness table --cross` finds it.
 
     Returns:
-        The metrics in percent, with `run`, `stage`, `rule`, `source` and, where they apply,
-        `dataset` and `written`.
+        The metrics in percent, with `run`, `stage`, `rule`, `source`, and `dataset` and `written`
+        where they apply.
 
     Raises:
-        HarnessError: no such run or stage, a protocol out of range, neither features nor weights,
-            or missing data.
+        HarnessError: no such run or stage, a protocol out of range, or data are missing.
     """
     protocol = protocol or EvaluationProtocol()
     protocol.check()

@@ -25,7 +25,6 @@ from harness.core.throughput import rate, stage_throughput
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.data_loading import load_data
 from harness.experiment.finished_networks import build_initial, load_network
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
@@ -36,6 +35,7 @@ from harness.experiment.stages import (
     build_distiller,
     build_labeler,
     build_objective,
+    load_data,
 )
 from harness.results import tracking
 from harness.results.store import SCHEMA, Run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -123,35 +124,21 @@ def load_network(run: Run, stage: str) -> Backbone:
 
 
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
-    """Give a network the weights of another one, batch statistics included: all or none.
+    """Give a network the weights of another one, batch statistics included.
 
-    Args:
-        source: where the weights come from, for the error message.
+    `source` names them in the error message.
 
     Raises:
         ConfigError: names or shapes differ.
     """
-    own = backbone.state_dict()
-    found = {
-        "lacks": [key for key in own if key not in state],
-        "also has": [key for key in state if key not in own],
-        "has": [
-            f"{key} {tuple(state[key].shape)}, not {tuple(value.shape)}"
-            for key, value in own.items()
-            if key in state and state[key].shape != value.shape
-        ],
-    }
-    differences = [
-        f"{what} {', '.join(keys[:2])}{', …' if len(keys) > 2 else ''}"
-        for what, keys in found.items()
-        if keys
-    ]
-    if differences:
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        differences = shorten(str(error).split(":", 1)[1], 200, placeholder=" …")
         raise ConfigError(
-            f"The weights of {source} are of another backbone: it {'; it '.join(differences)}.",
+            f"The weights of {source} are of another backbone: {differences}",
             "Use the same backbone and backbone.views, or another run.",
-        )
-    backbone.load_state_dict(state)
+        ) from error
 
 
 def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:

@@ -42,9 +42,6 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             `images.height=` or `dataset.KEY=`; for `dataset=folder` also those of `propose`.
         yes: accept the proposed CSV. json: print the card as JSON.
 
-    Returns:
-        The card.
-
     Raises:
         ConfigError: an unknown option. DataError: the source is not the complete data set, or
             images cannot be decoded. HarnessError: a disk is full or cannot be written.
@@ -74,7 +71,7 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "Give source=DIR to get a proposed CSV, or dataset.csv=FILE if you have one.",
         )
     config = _composed(given)
-    from harness.experiment.data_loading import make_dataset
+    from harness.experiment.stages import make_dataset
 
     dataset = make_dataset(config)
     root = Path(config.data.root).expanduser()

@@ -28,10 +28,8 @@ _registered: list[tuple[Path, int, int]] = []
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """Find all plug-ins, make them importable, and put their configurations into `ConfigStore`.
 
-    Files are read again only if one has changed, so that each run of a sweep can call this.
-
-    Returns:
-        Methods and data sets: kind → name → plug-in.
+    Files are read again only if one has changed, so that each run of a sweep can call this. Returns
+    methods and data sets: kind → name → plug-in.
 
     Raises:
         ConfigError: a file that is not a valid YAML mapping; names it.
@@ -107,7 +105,7 @@ def presets() -> dict[str, Path]:
 def if_parts(value: float, *, _root_: DictConfig) -> float:
     """`${if_parts:0.2}`: the value if the backbone has part views, else 0.
 
-    Without a loss of their own, part views would never be trained. So objectives weight them as
+    Without a loss of their own, part views would never be trained, so objectives weight them as
     MSKD does (λ2 = 0.2) as soon as there are any.
     """
     backbone = _root_.get("backbone")

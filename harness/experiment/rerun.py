@@ -20,7 +20,7 @@ from harness.components.backbones import describe_weights
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
-from harness.experiment.joint_datasets import BETWEEN, sections
+from harness.experiment.joint_datasets import BETWEEN, sections, settings
 from harness.experiment.plan import make_plan
 from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
@@ -43,9 +43,6 @@ def rerun(
     Args:
         runs: names, or beginnings of names; none: all that failed or are unfinished.
         changes: KEY=VALUE for keys of `PLACES`. failed: only runs that failed.
-
-    Returns:
-        The runs that are finished now.
 
     Raises:
         ConfigError: there is nothing to run again, or another option is changed.
@@ -93,10 +90,7 @@ def _parse(change: str) -> tuple[str, Any]:
 
 
 def restored(run: Run, given: dict[str, Any]) -> DictConfig:
-    """The configuration of a run, with paths and device of this machine.
-
-    Args:
-        given: key of `PLACES` → value.
+    """The configuration of a run, with paths and device of this machine or from `given`.
 
     Raises:
         HarnessError: config.json, weights or the data set are missing, or the settings have another
@@ -142,11 +136,7 @@ def _add_root(dataset: dict[str, Any], root: str) -> None:
     """Give the data sets that are files their root."""
     found = plugins.find()["datasets"]
     for name, section in zip(str(dataset["name"]).split(BETWEEN), sections(dataset), strict=True):
-        if name not in found:
-            raise ConfigError(
-                f"Data set '{name}' is not installed here.", did_you_mean(name, found)
-            )
-        if "root" in plugins.load_config(found[name].folder / "config.yaml"):
+        if "root" in settings(name, found):
             section["root"] = root
 
 

@@ -16,10 +16,10 @@ from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter, duration
 from harness.data.cache_location import check_cache_location
 from harness.experiment.backfill import backfill
-from harness.experiment.data_loading import load_data
 from harness.experiment.experiment import Experiment
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan, make_plan
+from harness.experiment.stages import load_data
 from harness.results import tracking
 from harness.results.run_status import noting_failure
 from harness.results.store import Run, Store

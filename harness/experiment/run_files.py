@@ -88,7 +88,7 @@ class Progress:
         self._memory = state["memory_mib"]
 
     def count_earlier(self, record: Mapping[str, Any]) -> None:
-        """Add the cost of the run that a record describes."""
+        """Add the cost of a record's run."""
         self.environment = record["environment"]
         self._seconds = float(record.get("seconds") or 0.0)
         self._device_seconds = 3600 * float(record.get("device_hours") or 0.0)
@@ -113,10 +113,9 @@ class RunFiles:
         """Remove what an earlier run of the experiment left."""
         if not self.writes:
             return
-        for pattern in ("record.json", "history.json", "*.pt", "*.npz", "eval*.json"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        for path in tracking.forget(self.folder):
+        patterns = ("record.json", "history.json", "*.pt", "*.npz", "eval*.json")
+        old = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        for path in [*old, *tracking.forget(self.folder)]:
             path.unlink()
 
     def remove_leftovers(self) -> None:
@@ -157,9 +156,8 @@ class RunFiles:
     ) -> None:
         """Write the history, then the checkpoint that refers to it.
 
-        Args:
-            trainer: the state of the stage in progress; None between stages.
-            best: metrics of the best epoch of that stage so far, by the selection.
+        trainer: the state of the stage in progress; None between stages. best: metrics of its best
+        epoch so far, by the selection.
         """
         if not self.writes:
             return

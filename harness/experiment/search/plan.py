@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core.errors import ConfigError, DataError
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
-from harness.experiment.data_loading import load_data
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan as ExperimentPlan
 from harness.experiment.plan import make_plan as plan_experiment
@@ -22,6 +21,7 @@ from harness.experiment.search.check import PARTS, check_space, defaults
 from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings, read_settings
 from harness.experiment.search.space import Space, SpaceError, Values, parse
+from harness.experiment.stages import load_data
 
 
 @dataclass(frozen=True)
