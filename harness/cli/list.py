@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("what", nargs="?", default="methods", help="one of the lists above")
     parser.add_argument("group", nargs="?", help="of options: train, labeler, self_paced, …")
     parser.add_store()
-    styles, what = ["terminal", "markdown"], "of combinations and options"
-    parser.add_argument("--format", default=styles[0], choices=styles, help=what)
+    styles, of_two = ["terminal", "markdown"], "of combinations and options"
+    parser.add_argument("--format", default=styles[0], choices=styles, help=of_two)
     parser.add_argument("--output", help="write combinations or options to this file as Markdown")
     options = parser.parse_args(arguments)
     plurals = {known: known for known in KNOWN} | {known[:-1]: known for known in KNOWN}
