@@ -23,10 +23,9 @@ from harness.data.image_files import ImageFiles
 from harness.data.image_source import ImageSource, Subset
 from harness.data.samplers import SAMPLERS
 from harness.experiment.compose import compose
-from harness.experiment.data_loading import load_data
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import register
-from harness.experiment.stages import Stage, build_backbone
+from harness.experiment.stages import Stage, build_backbone, load_data
 from harness.training.compilation import check_compile
 
 #: MSKD's network and loss under the common protocol; overrides of the command line win

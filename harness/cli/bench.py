@@ -29,10 +29,9 @@ PIPELINE = ("train", "extract", "augment")
 def main(arguments: Sequence[str]) -> None:
     what, *rest = arguments or [""]
     if what not in ABOUT:
-        what, rest = "", list(arguments)
         parser = Parser("bench", "harness bench train --baseline", "Time a part of the harness.")
         parser.add_argument("what", choices=ABOUT, help="see harness bench WHAT --help")
-        parser.parse_args(rest)
+        parser.parse_args(arguments)  # prints help or raises
     example = EXAMPLES.get(what, f"harness bench {what} dataset=market1501 --baseline")
     parser = Parser(f"bench {what}", example, ABOUT[what])
     if what == "gpu":

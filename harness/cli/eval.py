@@ -13,20 +13,14 @@ def main(arguments: list[str]) -> None:
     parser = Parser("eval", "harness eval RUN --rerank")
     parser.usage = "harness eval RUN [dataset=NAME] [dataset.KEY=VALUE …] [OPTION …]"
     parser.add_argument("run", help="name of a run, the beginning of the name, or its folder")
-    parser.add_argument(
-        "changes",
-        nargs="*",
-        metavar="CHANGE",
-        help="dataset=OTHER, or dataset.KEY=VALUE if files have moved",
-    )
+    moved = "dataset=OTHER, or dataset.KEY=VALUE if files have moved"
+    parser.add_argument("changes", nargs="*", metavar="CHANGE", help=moved)
     parser.add_argument("--stage", help="whose network is tested; default: the last stage")
     parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
     parser.add_argument("--k1", type=int, default=20, metavar="K", help="its neighbours (20)")
     parser.add_argument("--k2", type=int, default=6, metavar="K", help="its query expansion (6)")
-    parser.add_argument(
-        "--lambda", dest="lam", type=float, default=0.3, metavar="L",
-        help="its weight of the original distance (0.3)",
-    )  # fmt: skip
+    parser.add_argument("--lambda", dest="lam", type=float, default=0.3, metavar="L",
+                        help="its weight of the original distance (0.3)")  # fmt: skip
     parser.add_argument("--ranks", type=_numbers, default=(1, 5, 10, 20), help="others: 1,3,50")
     parser.add_argument("--no-cams", action="store_true", help="ignore cameras")
     parser.add_argument("--images", action="store_true", help="ignore features that were kept")
@@ -43,13 +37,14 @@ def main(arguments: list[str]) -> None:
     from harness.evaluation.protocol import EvaluationProtocol
     from harness.experiment.evaluate import describe, evaluate_run
 
+    protocol = EvaluationProtocol(
+        options.rerank, options.k1, options.k2, options.lam, not options.no_cams, options.ranks
+    )
     answer = evaluate_run(
         options.run,
         options.changes,
         stage=options.stage,
-        protocol=EvaluationProtocol(
-            options.rerank, options.k1, options.k2, options.lam, not options.no_cams, options.ranks
-        ),
+        protocol=protocol,
         store=options.store,
         data_root=options.data_root,
         cache_dir=options.cache,

@@ -16,9 +16,7 @@ def main(arguments: list[str]) -> None:
         "Make pseudo-labels for features, without training. See harness list labelers.",
     )
     parser.add_argument("features", help=".npy, or .npz with `features`: (N, D) or (N, V, D)")
-    parser.add_argument(
-        "changes", nargs="*", metavar="labeler[.KEY]=VALUE", help="another labeler, its options"
-    )
+    parser.add_argument("changes", nargs="*", metavar="labeler[.KEY]=VALUE", help="its options")
     parser.add_argument("--out", required=True, help="the .npy to write: (N,), -1 for outliers")
     parser.add_argument("--cams", help=".npy, or .npz with `cams`, for labelers that use cameras")
     parser.add_compute()

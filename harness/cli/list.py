@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.cli.parser import Parser
@@ -24,29 +25,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("what", nargs="?", default="methods", help="one of the lists above")
     parser.add_argument("group", nargs="?", help="of options: train, labeler, self_paced, …")
     parser.add_store()
-    parser.add_argument(
-        "--format",
-        default="terminal",
-        choices=["terminal", "markdown"],
-        help="of combinations and options",
-    )
+    styles, of_two = ["terminal", "markdown"], "of combinations and options"
+    parser.add_argument("--format", default=styles[0], choices=styles, help=of_two)
     parser.add_argument("--output", help="write combinations or options to this file as Markdown")
     options = parser.parse_args(arguments)
     plurals = {known: known for known in KNOWN} | {known[:-1]: known for known in KNOWN}
     plurals["search"] = "searches"
-    if options.what not in plurals:
-        raise ConfigError(
-            f"There is no list of '{options.what}'.", did_you_mean(options.what, KNOWN)
-        )
-    what = plurals[options.what]
+    what = plurals.get(options.what)
+    if what is None:
+        hint = did_you_mean(options.what, KNOWN)
+        raise ConfigError(f"There is no list of '{options.what}'.", hint)
     if options.group is not None and what != "options":
         raise ConfigError(f"harness list {what} takes no group.", "harness list options GROUP")
     if options.output is not None and options.format != "markdown":
         raise ConfigError("--output needs --format markdown.")
-    if what == "combinations":
-        _show_combinations(options.format, options.output)
-    elif what == "options":
-        _show_options(options.group, options.format, options.output)
+    if what in ("combinations", "options"):
+        _show_reference(what, options.group, options.format, options.output)
     elif options.format != "terminal" or options.output is not None:
         raise ConfigError("--format and --output apply to combinations and options only.")
     else:
@@ -86,16 +80,9 @@ def _description(path: Path) -> str:
     """The first sentence of a configuration file's comment, or of the class that it builds."""
     from harness.core import plugins
 
-    lines = path.read_text(encoding="utf-8").splitlines()
-    head = [line for line in lines if not line.startswith("# @")]
-    comment = []
-    for line in head:
-        if line.startswith("#"):
-            comment.append(line[1:].strip())
-        elif comment or line.strip():
-            break
-    if comment:
-        return plugins.first_sentence(" ".join(comment))
+    text = re.sub(r"^# @.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if comment := re.match(r"\s*((?:#.*\n)+)", text):
+        return plugins.first_sentence(re.sub(r"(?m)^#", "", comment[1]))
     config = plugins.load_config(path)
     if target := config.get("_target_"):
         from hydra.utils import get_object
@@ -127,30 +114,22 @@ def _print(what: str, rows: list[tuple[str, str]]) -> None:
         console.print(grid, markup=False)
 
 
-def _show_combinations(style: str, output: str | None) -> None:
-    """Print which methods run with which parts, a line each or as docs/combinations.md."""
+def _show_reference(what: str, group: str | None, style: str, output: str | None) -> None:
+    """Print which methods run with which parts, or all options; or write their page in docs/."""
     from harness.core.files import write_text
-    from harness.experiment import combination_table
+    from harness.experiment import combination_table, options_reference
 
-    found = list(combination_table.combinations())
-    if output is not None:
-        write_text(Path(output), combination_table.page(found))
-    elif style == "markdown":
-        print(combination_table.page(found), end="")
-    else:
+    if what == "options" and style == "terminal":
+        options_reference.show(group)
+        return
+    found = list(combination_table.combinations()) if what == "combinations" else []
+    if style == "terminal":
         for one in found:
             name = f"{one.method} {one.group}={one.option}"
             print(f"{name:<48} {one.verdict or f'refused: {one.reason}'}")
-
-
-def _show_options(group: str | None, style: str, output: str | None) -> None:
-    """Print options, or write docs/options.md."""
-    from harness.core.files import write_text
-    from harness.experiment import options_reference
-
-    if output is not None:
-        write_text(Path(output), options_reference.markdown(group))
-    elif style == "markdown":
-        print(options_reference.markdown(group), end="")
+        return
+    text = combination_table.page(found) if found else options_reference.markdown(group)
+    if output is None:
+        print(text, end="")
     else:
-        options_reference.show(group)
+        write_text(Path(output), text)

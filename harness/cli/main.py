@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import os
 import sys
@@ -84,21 +85,14 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _take_plugins(arguments: list[str]) -> list[str]:
     """Move `--plugins DIR` into the environment, which processes that start later inherit."""
-    rest: list[str] = []
-    folders: list[str] = []
-    queue = iter(arguments)
-    for argument in queue:
-        if argument == "--plugins":
-            folder = next(queue, None)
-            if folder is None:
-                raise ConfigError("--plugins needs a folder.")
-            folders.append(folder)
-        elif argument.startswith("--plugins="):
-            folders.append(argument.split("=", 1)[1])
-        else:
-            rest.append(argument)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--plugins", action="append", default=[])
+    try:
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ConfigError("--plugins needs a folder.") from error
+    folders = [str(Path(folder).absolute()) for folder in options.plugins]
     if folders:
-        before = [os.environ["HARNESS_PLUGINS"]] if os.environ.get("HARNESS_PLUGINS") else []
-        absolute = [str(Path(folder).absolute()) for folder in folders]
-        os.environ["HARNESS_PLUGINS"] = os.pathsep.join(absolute + before)
+        before = os.environ.get("HARNESS_PLUGINS", "")
+        os.environ["HARNESS_PLUGINS"] = os.pathsep.join([*folders, *filter(None, [before])])
     return rest

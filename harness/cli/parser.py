@@ -28,9 +28,7 @@ class Parser(argparse.ArgumentParser):
     def add_data(self) -> None:
         """Options of commands that read the images of a run."""
         self.add_argument("--data-root", metavar="DIR", help="default: $HARNESS_DATA or ./data")
-        self.add_argument(
-            "--cache", metavar="DIR", help="decoded images; default: DATA_ROOT/.harness"
-        )
+        self.add_argument("--cache", metavar="DIR", help="decoded images; DATA_ROOT/.harness")
         self.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
 
     def add_compute(self) -> None:

@@ -13,9 +13,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_store()
     parser.add_argument("--output", default="report.html", help="the file to write")
-    parser.add_argument(
-        "--charts", choices=["svg", "png", "pdf"], help="also write each chart as a file"
-    )
+    formats = ["svg", "png", "pdf"]
+    parser.add_argument("--charts", choices=formats, help="also write each chart as a file")
     parser.add_argument("--charts-dir", metavar="DIR", help="default: PAGE-charts")
     options = parser.parse_args(arguments)
     from harness.results.report import write_report

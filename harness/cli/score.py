@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> None:
     import numpy as np
 
     from harness.core.files import write_atomically, write_json
+    from harness.core.metrics import METRICS
     from harness.experiment.standalone.arrays import ArrayFile
     from harness.experiment.standalone.report import Costs, check_output, make_output_folder
     from harness.experiment.standalone.score import score
@@ -54,9 +55,7 @@ def main(arguments: list[str]) -> None:
         "gallery_images": counts["gallery"],
     }
     for name, ranking in scores.results.items():
-        left_out = ("queries", "queries_without_match", "gallery")
-        metrics = {key: value for key, value in ranking.as_dict().items() if key not in left_out}
-        result[name] = metrics
+        result[name] = {k: v for k, v in ranking.as_dict().items() if k in METRICS}
     result |= costs.as_dict(scores.seconds, scores.mib)
     if target is not None:
         write_json(target, result)

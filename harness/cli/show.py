@@ -9,12 +9,8 @@ def main(arguments: list[str]) -> None:
     parser = Parser("show", "harness show RUN ranked --queries worst")
     parser.usage = "harness show RUN [KIND …] [OPTION …]"
     parser.add_argument("run", help="name of a run, the beginning of the name, or its folder")
-    parser.add_argument(
-        "what",
-        nargs="*",
-        metavar="KIND",
-        help="ranked, embedding, curves, maps; default: all. Or dataset.KEY=VALUE",
-    )
+    kinds = "ranked, embedding, curves, maps; default: all. Or dataset.KEY=VALUE"
+    parser.add_argument("what", nargs="*", metavar="KIND", help=kinds)
     parser.add_argument("--output", help="a folder; default: RUN/figures")
     parser.add_argument("--format", default="png", choices=["png", "svg", "pdf"])
     parser.add_argument("--stage", help="whose network is shown; default: the last stage")

@@ -16,18 +16,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--format", default="terminal", choices=formats)
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--where", help='only runs that satisfy a condition: "seed < 3"')
-    parser.add_argument(
-        "--selection", choices=["last", "label_free", "oracle"], help="only such checkpoints"
-    )
+    selections = ["last", "label_free", "oracle"]
+    parser.add_argument("--selection", choices=selections, help="only such checkpoints")
     parser.add_argument("--sort", help="a metric, images_per_second, hours, gpu_hours or method")
     parser.add_argument("--reverse", action="store_true", help="best first")
     parser.add_argument("--rows", help="fields, separated by commas: method, labeler.eps, …")
     parser.add_argument("--columns", help="fields: dataset, protocol, seed, …")
     parser.add_argument("--by-dataset", action="store_true", help="--rows method --columns dataset")
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
-    parser.add_argument(
-        "--metrics", help="for --rows, --columns, --compare and --cross: mAP,gpu_hours"
-    )
+    parser.add_argument("--metrics", help="of all but the usual table: mAP,gpu_hours")
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="test which rows differ")
     parser.add_argument("--output", help="write to this file; latex also writes a .bib")
     parser.add_argument("--published", action="store_true", help="numbers from papers, no runs")

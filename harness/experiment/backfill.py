@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-import shutil
-from functools import partial
-from typing import IO, Any
+from contextlib import suppress
+from operator import methodcaller
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from harness.core.errors import DataError, HarnessError
 from harness.core.files import write_atomically
 from harness.core.metrics import METRICS
 from harness.evaluation import kept_features
+from harness.evaluation.evaluator import Evaluator
 from harness.experiment.experiment import COUNTS, Experiment
 from harness.experiment.finished_networks import load_network, weights_of
 from harness.experiment.plan import Plan, make_plan
@@ -37,49 +37,39 @@ def backfill(experiment: Experiment) -> bool:
         HarnessError: weights were not kept. DataError: the images or networks are not those of the
             record.
     """
-    run = experiment.run
+    run, plan = experiment.run, experiment.plan
     if run.finished:
-        missing = find_missing(run, bool(experiment.plan.config.evaluation.keep_features))
+        missing = find_missing(run, bool(plan.config.evaluation.keep_features))
         if missing:
             _complete(experiment, missing)
         return _write_curves(experiment) or bool(missing)
-    if (run.folder / "checkpoint.pt").is_file():
-        return False
-    source = find_source(run, experiment.plan)
-    if source is None:
-        return False
-    _adopt(experiment, source)
-    return True
+    begun = (run.folder / "checkpoint.pt").is_file()
+    source = None if begun else find_source(run, plan)
+    if source is not None:
+        _adopt(experiment, source)
+    return source is not None
 
 
 def find_missing(run: Run, keep_features: bool) -> dict[str, list[str]]:
     """Stage → what the run lacks of it: `queries`, `features`, `metrics`."""
-    found: dict[str, list[str]] = {}
-    arrays = read_arrays(run.folder / "per_query.npz")
+    found = {}
+    arrays = read_arrays(run.folder / "per_query.npz").keys()
     for stage, result in run.record["stages"].items():
-        if not result["metrics"]:
-            continue
-        lacks = []
-        if not {f"{stage}_ap", f"{stage}_first_match_rank", "query_identity"} <= arrays.keys():
-            lacks.append("queries")
-        if any(key not in result["metrics"] for key in MEASURED):
-            lacks.append("metrics")
-        if keep_features and not kept_features.path_of(run.folder, stage).is_file():
-            lacks.append("features")
-        if lacks:
-            found[stage] = lacks
+        kept = kept_features.path_of(run.folder, stage).is_file()
+        lacks = {
+            "queries": not {f"{stage}_ap", f"{stage}_first_match_rank", "query_identity"} <= arrays,
+            "metrics": any(key not in result["metrics"] for key in MEASURED),
+            "features": keep_features and not kept,
+        }
+        if result["metrics"] and any(lacks.values()):
+            found[stage] = [what for what, missing in lacks.items() if missing]
     return found
 
 
 def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
     """Test the networks of stages again, and keep what was missing."""
     run, record, files = experiment.run, experiment.run.record, experiment.files
-    evaluator = experiment.open_data()
-    if evaluator.fingerprint != record["dataset"]["fingerprint"]:
-        raise DataError(
-            f"The images are not those that {run.name} was made with.",
-            "Bring them back, or run it afresh: overwrite=always.",
-        )
+    evaluator = _open_data(experiment, run)
     for stage, lacks in missing.items():
         experiment.reporter.say(
             f"{run.name} ({stage}): {', '.join(lacks)} missing; testing its network again."
@@ -97,6 +87,16 @@ def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
     if any("metrics" in lacks for lacks in missing.values()):
         last = list(record["stages"].values())[-1]["metrics"]
         files.write_json("record.json", record | {"metrics": last})
+
+
+def _open_data(experiment: Experiment, made_with: Run) -> Evaluator:
+    evaluator = experiment.open_data()
+    if evaluator.fingerprint != made_with.record["dataset"]["fingerprint"]:
+        raise DataError(
+            f"The images are not those that {made_with.name} was made with.",
+            "Bring them back, or train again: overwrite=always.",
+        )
+    return evaluator
 
 
 def _write_curves(experiment: Experiment) -> bool:
@@ -120,20 +120,15 @@ def find_source(run: Run, plan: Plan) -> Run | None:
     for other in Store(run.folder.parent).runs():
         if not other.finished or other.name == run.name:
             continue
-        record = other.record
-        experiment = (record["experiment"]["method"], record["experiment"]["seed"])
-        if experiment != (config.method.name, config.seed):
+        made, same = other.record["experiment"], config.copy()
+        if (made["method"], made["seed"]) != (config.method.name, config.seed):
             continue
-        try:
-            evaluation = other.config().get("evaluation") or {}
-            same = OmegaConf.merge(config, {"evaluation": evaluation})
-            assert isinstance(same, DictConfig)
-            if record["settings"] != make_plan(same, plan.precision).hash:
-                continue
-        except HarnessError:
-            continue
-        if all((other.folder / f"{stage}.pt").is_file() for stage in record["stages"]):
-            return other
+        with suppress(HarnessError):
+            same.evaluation = OmegaConf.merge(same.evaluation, other.config()["evaluation"])
+            weights = [other.folder / f"{stage}.pt" for stage in other.record["stages"]]
+            equal = other.record["settings"] == make_plan(same, plan.precision).hash
+            if equal and all(path.is_file() for path in weights):
+                return other
     return None
 
 
@@ -141,12 +136,7 @@ def _adopt(experiment: Experiment, source: Run) -> None:
     """Test the networks of `source` by this experiment's evaluation; the new record names it."""
     run, record, progress = experiment.run, source.record, experiment.progress
     experiment.reporter.say(f"{run.name}: testing the networks of {source.name}.")
-    evaluator = experiment.open_data()
-    if evaluator.fingerprint != record["dataset"]["fingerprint"]:
-        raise DataError(
-            f"The images are not those that {source.name} was made with.",
-            "Bring them back, or train: overwrite=skip.",
-        )
+    evaluator = _open_data(experiment, source)
     experiment.check_cameras(evaluator)
     experiment.files.write_json("config.json", experiment.plan.settings)
     progress.count_earlier(record)
@@ -155,15 +145,10 @@ def _adopt(experiment: Experiment, source: Run) -> None:
         for row in source.history()
     ]
     for stage, result in record["stages"].items():
-        weights = weights_of(source, stage)
-        write_atomically(run.folder / f"{stage}.pt", partial(_copy, weights))
+        content = weights_of(source, stage).read_bytes()
+        write_atomically(run.folder / f"{stage}.pt", methodcaller("write", content))
         metrics = evaluator.test(load_network(run, stage).to(experiment.device))
         experiment.files.save_queries(stage, evaluator)
         progress.stages[stage] = result | {"metrics": metrics}
     experiment.files.write_json("history.json", progress.history)
     experiment.write_record(evaluator, networks_of=source.name)
-
-
-def _copy(source: Any, file: IO[bytes]) -> None:
-    with source.open("rb") as content:
-        shutil.copyfileobj(content, file)

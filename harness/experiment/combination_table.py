@@ -57,7 +57,7 @@ its defaults, in `harness/conf/`. Tables show a combination as a row of its own,
 class Combination:
     """A method with an option for one part.
 
-    verdict: `own`, `yes`, `RUN`, `MAX`, or '' if it is refused. reason: cause and hint of that.
+    verdict: `own`, `yes`, `RUN`, `MAX`, or '' if it is refused, for `reason`.
     """
 
     method: str
@@ -122,11 +122,7 @@ def _combination(method: str, group: str, option: str, base: DictConfig) -> Comb
 
 
 def _check(config: DictConfig) -> None:
-    """Make the recipe, and build objectives and distillers around a tiny network.
-
-    Raises:
-        HarnessError: `harness run` would refuse it.
-    """
+    """Make the recipe, and build objectives and distillers around a tiny network."""
     recipe = make_recipe(config)
     labelers: list[Any] = [get_class(stage.config.labeler._target_) for stage in recipe.stages]
     if any(kind.max_clusters is not PseudoLabeler.max_clusters for kind in labelers):
@@ -147,20 +143,17 @@ def page(found: Sequence[Combination]) -> str:
     """docs/combinations.md: a table for each part, with the reasons of refusals below."""
     text = HEAD
     for group in GROUPS:
-        found_by_name = {(c.method, c.option): c for c in found if c.group == group}
-        names = options(group)
+        rows: dict[str, list[str]] = {}
         reasons: dict[str, int] = {}
+        for one in found:
+            if one.group == group:
+                verdict = "**own**" if one.verdict == "own" else one.verdict
+                refused = verdict or str(reasons.setdefault(one.reason, len(reasons) + 1))
+                rows.setdefault(one.method, []).append(refused)
+        names = options(group)
         text += f"\n## Methods × {group}s\n\n| method | " + " | ".join(names) + " |\n"
         text += "| --- |" + " :---: |" * len(names) + "\n"
-        for method in dict.fromkeys(c.method for c in found):
-            row = []
-            for name in names:
-                one = found_by_name[method, name]
-                if one.verdict:
-                    row.append(f"**{one.verdict}**" if one.verdict == "own" else one.verdict)
-                else:
-                    row.append(str(reasons.setdefault(one.reason, len(reasons) + 1)))
-            text += f"| `{method}` | " + " | ".join(row) + " |\n"
+        text += "".join(f"| `{method}` | {' | '.join(row)} |\n" for method, row in rows.items())
         if reasons:
             text += "\n" + "".join(f"{n}. {reason}\n" for reason, n in reasons.items())
     return text

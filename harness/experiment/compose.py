@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -26,15 +27,10 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_l
 from harness.experiment import joint_datasets, sweeps
 from harness.experiment.registration import options, register
 
-#: Hydra's long flags, for "did you mean"
-FLAGS = (
-    "--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun",
-    "--shell-completion", "--config-path", "--config-name", "--config-dir", "--info",
-    "--experimental-rerun",
-)  # fmt: skip
-#: flags that do without a method, or that add groups that are unknown here
-UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion",
-             "--info", "-i", *(flag for flag in FLAGS if "config" in flag)}  # fmt: skip
+#: flags of Hydra that do without a method, or that add groups that are unknown here
+UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion", "-i",
+             "--info", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
+SEE = "See harness run … --cfg job."
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -64,17 +60,13 @@ _failed: list[HarnessError] = []
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run what a command line asks for.
-
-    Raises:
-        HarnessError: the configuration is wrong, or a run failed.
-    """
+    """Run a command line; a HarnessError if its configuration is wrong, or a run failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     register()
     # flags first: argparse does not read `method=mskd -m seed=0,1`
     words = sorted(map(_normal, arguments), key=_is_override)
     multirun = not {"-m", "--multirun", "hydra.mode=MULTIRUN"}.isdisjoint(words)
-    _check_flags(words)
+    _check_words(words)
     overrides = [word for word in words if _is_override(word)]
     if UNCHECKED.isdisjoint(words):
         _check_overrides(_parsed(overrides), multirun)
@@ -103,8 +95,7 @@ def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = F
     """The configuration that `harness run OVERRIDES` would run.
 
     Args:
-        name: the primary configuration; `search` is that of `harness search`, `label` that of
-            `harness label`.
+        name: the primary configuration: config, or that of `harness search` or `harness label`.
         with_hydra: keep the section `hydra`, with the choices of groups.
 
     Raises:
@@ -144,15 +135,9 @@ def _is_override(word: str) -> bool:
     return word.startswith("~") or ("=" in word and not word.startswith("-"))
 
 
-# ------------------------------------------------------------------- checks before composition
-
-
-def _check_flags(words: Sequence[str]) -> None:
-    """Refuse unknown flags and words that are neither flags nor overrides."""
-    for before, word in zip(["", *words], words, strict=False):
-        flag = word.split("=")[0]
-        if flag.startswith("--") and not any(known.startswith(flag) for known in FLAGS):
-            raise ConfigError(f"There is no option '{flag}'.", did_you_mean(flag, FLAGS))
+def _check_words(words: Sequence[str]) -> None:
+    """Refuse words that are neither flags nor overrides; Hydra refuses unknown flags."""
+    for before, word in itertools.pairwise(["", *words]):
         takes_value = before.startswith("-") and before not in ("-m", "--multirun", "--resolve")
         if not (_is_override(word) or word.startswith("-") or takes_value):
             groups = [group for group, names in options().items() if word in names]
@@ -163,11 +148,7 @@ def _check_flags(words: Sequence[str]) -> None:
 
 
 def _parsed(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them.
-
-    Raises:
-        ConfigError: one does not follow Hydra's grammar.
-    """
+    """Overrides as Hydra reads them."""
     parser = OverridesParser.create()
     parsed = []
     for override in overrides:
@@ -185,34 +166,29 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: bool = True) -> None:
-    """Refuse a missing method, options that a group does not have, and sweeps without -m.
-
-    Raises:
-        ConfigError: with the nearest option that exists.
-    """
+    """Refuse a missing method, options that a group does not have, and sweeps without -m."""
     known = options()
     if needs_method and not any(item.key_or_group == "method" for item in parsed):
         for item in parsed:
-            if item.key_or_group not in known and _is_near(item.key_or_group, ["method"]):
-                raise ConfigError(
-                    f"There is no option '{item.key_or_group}'.", "Did you mean 'method'?"
-                )
+            key = item.key_or_group
+            if key not in known and (hint := _near(key, ["method"])):
+                raise ConfigError(f"There is no option '{key}'.", hint)
         methods = ", ".join(name for name in known["method"] if "/" not in name)
         raise ConfigError(
             "No method was given.", f"Known: {methods}. Example: harness run method=mskd."
         )
     for item in parsed:
-        text = str(item.input_line).partition("=")[2]
+        group, text = item.key_or_group, str(item.input_line).partition("=")[2]
         if item.is_sweep_override() and not multirun:
             raise ConfigError(
                 f"'{item.input_line}' gives more than one value.",
                 "Add -m to run each of them: harness run -m …. Quote a value with a comma twice: "
-                f"'{item.key_or_group}=\"{text}\"'.",
+                f"'{group}=\"{text}\"'.",
             )
-        if item.key_or_group not in known or item.is_delete():
+        if group not in known or item.is_delete():
             continue
-        names = known[item.key_or_group]
-        if item.key_or_group == "search" and not names:
+        names = known[group]
+        if group == "search" and not names:
             raise ConfigError(
                 "There is no finished search.",
                 "Searches are read from results/searches, or from HARNESS_SEARCHES.",
@@ -222,24 +198,16 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
             continue  # glob(…)
         for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
             name = choice if isinstance(choice, str) else text
-            joined = item.key_or_group == "dataset" and joint_datasets.BETWEEN in name
+            joined = group == "dataset" and joint_datasets.BETWEEN in name
             if not (name in names or joined):
-                raise ConfigError(
-                    f"There is no {item.key_or_group} '{name}'.", did_you_mean(name, names)
-                )
+                raise ConfigError(f"There is no {group} '{name}'.", did_you_mean(name, names))
 
 
 def _check_stages(parsed: Sequence[Override], primary: str = "config") -> None:
-    """Refuse a change to a stage that the method does not have; Hydra would add the stage.
-
-    Raises:
-        ConfigError: there is no such stage.
-    """
+    """Refuse a change to a stage that the method does not have; Hydra would add the stage."""
     named = [item for item in parsed if item.key_or_group.startswith("stages.")]
-    if not named:
-        return
     others = [str(item.input_line) for item in parsed if item not in named]
-    stages = list(hydra.compose(primary, others).stages or {})
+    stages = list(hydra.compose(primary, others).stages or {}) if named else []
     for item in named:
         stage = item.key_or_group.split(".")[1]
         if stage not in stages:
@@ -247,17 +215,15 @@ def _check_stages(parsed: Sequence[Override], primary: str = "config") -> None:
             raise ConfigError(f"This method has no stage '{stage}'.", hint)
 
 
-# -------------------------------------------------------------------- errors of composition
-
-
 def _translated(
     error: Exception, overrides: Sequence[str], primary: str = "config"
 ) -> HarnessError:
     """An error of Hydra or OmegaConf as one that names the nearest key that exists."""
-    causes = [error, *_causes(error)]
-    for cause in causes:
-        if isinstance(cause, HarnessError):  # raised by a resolver
-            return cause
+    root: BaseException = error
+    while not isinstance(root, HarnessError) and root.__cause__ is not None:
+        root = root.__cause__
+    if isinstance(root, HarnessError):  # raised by a resolver
+        return root
     if isinstance(error, MissingConfigException):  # a plug-in's defaults list
         group, _, missing = str(error.missing_cfg_file).rpartition("/")
         hint = did_you_mean(missing, options().get(group, ()))
@@ -267,11 +233,8 @@ def _translated(
     for item in parsed if keys else ():
         key = item.key_or_group
         if not (item.is_add() or key in keys or key.startswith("hydra")):
-            hint = (
-                did_you_mean(key, keys) if _is_near(key, keys) else "See harness run … --cfg job."
-            )
-            return ConfigError(f"There is no option '{key}'.", hint)
-    unknown = getattr(causes[-1], "key", None)
+            return ConfigError(f"There is no option '{key}'.", _near(key, keys) or SEE)
+    unknown = getattr(root, "key", None)
     methods = any(item.key_or_group == "method" and item.is_sweep_override() for item in parsed)
     named = [item for item in parsed if item.key_or_group.endswith(f".{unknown}")]
     if methods and named:  # Hydra composes a sweep over methods once without any of them
@@ -279,20 +242,14 @@ def _translated(
             f"Not every method of this sweep has the option '{named[0].key_or_group}'.",
             f"Add it to each: ++{str(named[0].input_line).lstrip('+')}.",
         )
-    if "Cannot merge DictConfig" in str(causes[-1]):
+    if "Cannot merge DictConfig" in str(root):
         for item in parsed:
             if isinstance(item.value(), list):
                 return ConfigError(
                     f"{item.input_line} must hold keys and values.",
                     f"Change one of them: {item.key_or_group}.KEY=…",
                 )
-    return ConfigError(" ".join(first_line(causes[-1]).split()), "See harness run … --cfg job.")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while error.__cause__ is not None:
-        error = error.__cause__
-        yield error
+    return ConfigError(" ".join(first_line(root).split()), SEE)
 
 
 def _composed_keys(parsed: Sequence[Override], primary: str) -> set[str]:
@@ -309,15 +266,17 @@ def _composed_keys(parsed: Sequence[Override], primary: str) -> set[str]:
             config = hydra.compose(primary, choices)
     except COMPOSITION_ERRORS:
         return set()
-
-    def walk(node: object, prefix: str = "") -> Iterator[str]:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                yield f"{prefix}{key}"
-                yield from walk(value, f"{prefix}{key}.")
-
-    return {*walk(OmegaConf.to_container(config, resolve=False)), *known}
+    return {*_dotted(OmegaConf.to_container(config, resolve=False)), *known}
 
 
-def _is_near(key: str, keys: Sequence[str] | set[str]) -> bool:
-    return did_you_mean(key, keys).startswith("Did")
+def _dotted(node: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _near(key: str, keys: Iterable[str]) -> str:
+    """The hint that names the nearest key; '' if none is near."""
+    hint = did_you_mean(key, keys)
+    return hint if hint.startswith("Did") else ""

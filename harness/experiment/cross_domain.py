@@ -10,7 +10,6 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import write_atomically, write_json
-from harness.core.hashing import card_hash
+from harness.core.hashing import card_hash, hexdigest
 from harness.core.metrics import METRICS
 from harness.results.comparisons import caption, filtered
 from harness.results.pivots import check_metrics, pivoted
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from harness.evaluation.protocol import EvaluationProtocol
 
 PREFIX = "eval-"
-NO_RUNS = "Make one: harness run method=mskd dataset=synthetic."
 
 
 def save(
@@ -45,16 +43,15 @@ def save(
 ) -> Path:
     """Write a result beside a run's record. One of the same images and rule is replaced.
 
-    Args:
-        evaluator: after its test by `rule`. dataset: the configuration of what was tested on.
+    `evaluator` has tested by `rule`; `dataset` is the section of what it tested on.
     """
     from harness.experiment.protocol import evaluation_rule  # imports torch, tables do without
+    from harness.experiment.run_files import query_arrays
 
-    record = run.record
-    card = dict(record["protocol"])
+    assert evaluator.last is not None
+    card = dict(run.record["protocol"])
     card["evaluation"] = evaluation_rule(bool(dataset.get("tracks")), rule.rerank) + rule.unusual
     card["hash"] = card_hash(card)
-    assert evaluator.last is not None
     data, ranking = evaluator.data, evaluator.last
     first = evaluator.parts[0] if evaluator.parts else {}  # of joined sets, the one tested on
     name = str(first.get("name", data.name))
@@ -63,7 +60,7 @@ def save(
         "schema": SCHEMA,
         "run": run.name,
         "stage": stage,
-        "trained_on": trained_on(record),
+        "trained_on": trained_on(run.record),
         "tested_on": name,
         "protocol": card,
         "metrics": ranking.as_dict() | rule.metrics(ranking),
@@ -78,15 +75,9 @@ def save(
         },
         "finished": time.strftime("%Y-%m-%d", time.gmtime()),
     }
-    key = f"{stage}/{fingerprint}/{card['hash']}"
-    digest = hashlib.blake2b(key.encode(), digest_size=4).hexdigest()
+    digest = hexdigest([f"{stage}/{fingerprint}/{card['hash']}".encode()], size=4)
     path = run.folder / f"{PREFIX}{name}-{digest}.json"
-    arrays: dict[str, Any] = {
-        f"{stage}_ap": ranking.ap.astype(np.float32),
-        f"{stage}_inp": ranking.inp.astype(np.float32),
-        f"{stage}_first_match_rank": ranking.first_match_rank.astype(np.int32),
-        "query_identity": data.query.identities.astype(np.int64),
-    }
+    arrays: Any = query_arrays(stage, evaluator)
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
     write_json(path, result)
     return path
@@ -115,38 +106,32 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     rows = []
     for run in runs:
         record, last = run.record, list(run.record["stages"])[-1]
+        own = record["dataset"]
         base = describe(run) | {
             "stage": last,
             "final": True,
             "trained_on": trained_on(record),
-            "trained_data": record["dataset"].get("fingerprint", ""),
+            "trained_data": own.get("fingerprint", ""),
             # a run that differs in its evaluation alone may have taken over another's networks
             "network": settings.get(str(record.get("networks_of")), record["settings"]),
             "images_per_second": np.nan,
         }
-        own = record["dataset"]
         first = (own.get("parts") or [own])[0]  # of joined sets, the one tested on
-        tested = {
-            "protocol": record["protocol"],
-            "metrics": record["metrics"],
-            "dataset": own | {"name": first.get("name", record["experiment"]["dataset"]),
-                              "fingerprint": first.get("fingerprint", "")},
-        }  # fmt: skip
+        first = {"name": record["experiment"]["dataset"], "fingerprint": ""} | first
+        tested = record | {"dataset": own | {k: first[k] for k in ("name", "fingerprint")}}
         found = [result for result in results(run) if result["stage"] == last]
         for result in [tested, *found] if record["metrics"] else found:
             card, data = result["protocol"], result["dataset"]
-            rows.append(
-                base
-                | {
-                    "tested_on": data["name"],
-                    "data": data["fingerprint"][:8],
-                    "unlike": "; ".join(data.get("not_as_published") or []),
-                    "protocol": card["name"],
-                    "protocol_hash": card["hash"],
-                    "card": card,
-                }
-                | {key: float(result["metrics"].get(key, np.nan)) for key in METRICS}
-            )
+            of_test = {
+                "tested_on": data["name"],
+                "data": data["fingerprint"][:8],
+                "unlike": "; ".join(data.get("not_as_published") or []),
+                "protocol": card["name"],
+                "protocol_hash": card["hash"],
+                "card": card,
+            }
+            metrics = {key: float(result["metrics"].get(key, np.nan)) for key in METRICS}
+            rows.append(base | of_test | metrics)
     same = ["method", "trained_on", "trained_data", "network", "seed", "tested_on", "data",
             "protocol_hash"]  # fmt: skip
     return pd.DataFrame(rows).drop_duplicates(same) if rows else pd.DataFrame()
@@ -166,16 +151,16 @@ def tables(
     check_metrics(metrics, METRICS)
     runs = load(store)
     if runs.empty:
-        raise ConfigError(f"There are no finished runs in {store}.", NO_RUNS)
-    if dataset is not None:
-        if dataset not in set(runs["tested_on"]):
-            raise ConfigError(
-                f"Nothing was tested on data set '{dataset}'.",
-                did_you_mean(dataset, runs["tested_on"]),
-            )
-        runs = runs[runs["tested_on"] == dataset]
-    if where is not None:
-        runs = filtered(runs, where)
+        raise ConfigError(
+            f"There are no finished runs in {store}.",
+            "Make one: harness run method=mskd dataset=synthetic.",
+        )
+    if dataset is not None and dataset not in set(runs["tested_on"]):
+        raise ConfigError(
+            f"Nothing was tested on data set '{dataset}'.", did_you_mean(dataset, runs["tested_on"])
+        )
+    runs = runs if dataset is None else runs[runs["tested_on"] == dataset]
+    runs = runs if where is None else filtered(runs, where)
     # the evaluation rule is the table's own, so it is not part of a label
     runs = labelled(runs, configurations(runs["run"], Path(store)), ["trained_on", "protocol_hash"],
                     ["evaluation.rerank"])  # fmt: skip
@@ -188,15 +173,16 @@ def tables(
     for _, group in runs.groupby(["protocol", "protocol_hash"]):
         card = group["card"].iloc[0]
         unlike = group.loc[group["unlike"] != "", ["tested_on", "unlike"]].drop_duplicates()
-        notes = [caption(card, group["selection"])]
-        notes += [f"{name.removeprefix('on ')}: not the published images ({why})."
-                  for name, why in unlike.itertuples(index=False)]  # fmt: skip
-        notes.append("Nothing is adapted to the data that are tested on.")
+        notes = [
+            caption(card, group["selection"]),
+            *(f"{name.removeprefix('on ')}: not the published images ({why})."
+              for name, why in unlike.itertuples(index=False)),
+            "Nothing is adapted to the data that are tested on.",
+        ]  # fmt: skip
         table = pivoted(group, ("method", "trained_on"), ("tested_on",), metrics, "method")
-        found.append(
-            replace(table, title=f"trained on → tested on, protocol {card['name']}",
-                    notes=tuple(notes), protocol=str(card["name"]), kind="cross")
-        )  # fmt: skip
+        title = f"trained on → tested on, protocol {card['name']}"
+        found.append(replace(table, title=title, notes=tuple(notes), protocol=str(card["name"]),
+                             kind="cross"))  # fmt: skip
     return found
 
 

@@ -25,7 +25,7 @@ from harness.experiment.joint_datasets import BETWEEN, complete, sections, setti
 from harness.experiment.registration import register
 from harness.experiment.stages import build
 from harness.results import evaluations
-from harness.results.store import Store
+from harness.results.store import Run, Store
 
 
 def evaluate_run(
@@ -48,116 +48,129 @@ def evaluate_run(
 
     Args:
         run: its name, the beginning of the name, or its folder.
-        changes: `dataset=NAME` to test on another data set; `dataset.KEY=VALUE` for its options,
-            and for data that have moved, because records hold no paths.
-        stage: whose network; None: the last one's. protocol: None: the standard one.
+        changes: `dataset=NAME` to test on another data set, `dataset.KEY=VALUE` for its options.
+        stage: by default the last one. protocol: by default the standard one.
         images: use the network even if features were kept.
-        save: write the result beside the record; of another data set, where
-            `harness table --cross` finds it.
+        save: write the result beside the record, where `harness table --cross` finds it.
 
     Returns:
-        The metrics in percent, with `run`, `stage`, `rule`, `source` and, where they apply,
-        `dataset` and `written`.
+        The metrics in percent, with `run`, `stage`, `rule`, `source`, and `dataset` and `written`
+        where they apply.
 
     Raises:
-        HarnessError: no such run or stage, a protocol out of range, neither features nor weights,
-            or missing data.
+        HarnessError: no such run or stage, a protocol out of range, or data are missing.
     """
     protocol = protocol or EvaluationProtocol()
     protocol.check()
     found = Store(Path(store)).find(run)
-    stages = list(found.record.get("stages", {}))
-    if not stages:
-        raise ConfigError(f"{found.name} is not finished.", "Give its command again to finish it.")
-    stage = stage or stages[-1]
-    if stage not in stages:
-        raise ConfigError(f"{found.name} has no stage '{stage}'.", did_you_mean(stage, stages))
+    stage = find_stage(found, stage)
     on = resolve_device(device)
     answer = {"run": found.name, "stage": stage, "rerank": protocol.rerank,
               "rule": protocol.as_dict()}  # fmt: skip
+    written = None
     if not (images or changes) and (kept := kept_features.load(found.folder, stage)):
         result = score(kept.query.to(on), kept.gallery.to(on), kept.ground_truth, protocol)
         answer |= {"source": "features", **protocol.metrics(result)}
         if save:
-            answer["written"] = str(
-                evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
-            )
-        return answer
-    config = found.config()
-    other = choose(config, changes)
-    backbone = load_network(found, stage).to(on)
-    with reporter or Reporter() as reporter:
-        evaluator = _evaluator(config, on, protocol, data_root, cache_dir, reporter)
-        if not evaluator.evaluates:
-            raise DataError(f"{evaluator.data.name} has no test part.", "Choose another dataset=.")
-        if not other and evaluator.fingerprint != found.record["dataset"]["fingerprint"]:
-            reporter.say("These are not the images that the run's record was made with.")
-        for line in evaluator.differences or []:
-            reporter.say(f"{evaluator.data.name} is not as published: {line}")
-        evaluator.test(backbone)
-    assert evaluator.last is not None
-    answer |= {"source": "network", **protocol.metrics(evaluator.last)}
-    if other:
-        answer["dataset"] = evaluator.data.name
-    if save and other:
-        section = sections(config["dataset"])[0]
-        answer["written"] = str(cross_domain.save(found, stage, evaluator, protocol, section))
-    elif save:
-        answer["written"] = str(
-            evaluations.save(
+            written = evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
+    else:
+        config = found.config()
+        other = choose(config, changes)
+        backbone = load_network(found, stage).to(on)
+        root, cache = data_folders(data_root, cache_dir)
+        with reporter or Reporter() as reporter:
+            evaluator = recorded_evaluator(config, root, cache, on, reporter, protocol)
+            if not evaluator.evaluates:
+                raise DataError(
+                    f"{evaluator.data.name} has no test part.", "Choose another dataset=."
+                )
+            if not other and evaluator.fingerprint != found.record["dataset"]["fingerprint"]:
+                reporter.say("These are not the images that the run's record was made with.")
+            for line in evaluator.differences or []:
+                reporter.say(f"{evaluator.data.name} is not as published: {line}")
+            evaluator.test(backbone)
+        assert evaluator.last is not None
+        answer |= {"source": "network", **protocol.metrics(evaluator.last)}
+        if other:
+            answer["dataset"] = evaluator.data.name
+        if save and other:
+            section = sections(config["dataset"])[0]
+            written = cross_domain.save(found, stage, evaluator, protocol, section)
+        elif save:
+            written = evaluations.save(
                 found, stage, protocol, evaluator.last, "network", evaluator.fingerprint
             )
-        )
-    return answer
+    return answer | ({"written": str(written)} if written else {})
 
 
-def _evaluator(
+def find_stage(
+    run: Run, stage: str | None, hint: str = "Give its command again to finish it."
+) -> str:
+    """The name of a finished run's stage; the last one by default.
+
+    Raises:
+        ConfigError: the run is unfinished, which `hint` follows, or has no such stage.
+    """
+    stages = list(run.record.get("stages", {}))
+    if not stages:
+        raise ConfigError(f"{run.name} is not finished.", hint)
+    if stage not in (None, *stages):
+        raise ConfigError(f"{run.name} has no stage '{stage}'.", did_you_mean(str(stage), stages))
+    return stage or stages[-1]
+
+
+def data_folders(root: str | Path | None, cache: str | Path | None) -> tuple[Path, Path]:
+    """The folders of data sets and of decoded images, by default $HARNESS_DATA and inside it."""
+    found = Path(root or os.environ.get("HARNESS_DATA", "data")).expanduser()
+    return found, Path(cache).expanduser() if cache else found / ".harness"
+
+
+def recorded_evaluator(
     config: dict[str, Any],
+    root: Path,
+    cache: Path,
     device: torch.device,
-    protocol: EvaluationProtocol,
-    data_root: str | Path | None,
-    cache_dir: str | Path | None,
     reporter: Reporter,
+    protocol: EvaluationProtocol,
+    train: bool = False,
 ) -> Evaluator:
-    """The test part of a run's data set."""
+    """The evaluator of the data set in a run's config.json, `train` with its training part."""
     if device.type == "cpu":
         keep_freed_memory()
-    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
     return make_evaluator(
         build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
         (int(config["images"]["height"]), int(config["images"]["width"])),
-        Path(cache_dir).expanduser() if cache_dir else root / ".harness",
-        train=False,
+        cache,
+        train=train,
         on_bad_image=config["dataset"].get("on_bad_image", "error"),
         device=device,
-        precision=_precision(config["train"]["precision"], device),
+        precision=recorded_precision(config, device),
         reporter=reporter,
         protocol=protocol,
     )
 
 
+def recorded_precision(config: dict[str, Any], device: torch.device) -> str:
+    """The run's own precision, or fp32 where the device does not have it."""
+    trained_in = str(config["train"]["precision"])
+    return "fp32" if trained_in == "fp16" and device.type != "cuda" else trained_in
+
+
 def describe(answer: dict[str, Any]) -> str:
-    """One line for the terminal."""
+    """An answer of `evaluate_run` in one line."""
     rule = answer["rule"]
-    words = [
-        f" on {answer['dataset']}" if "dataset" in answer else "",
-        " re-ranked" if answer["rerank"] else "",
-        "" if rule["cameras"] else " without cameras",
-    ]
+    words = f" on {answer['dataset']}" if "dataset" in answer else ""
+    words += " re-ranked" if answer["rerank"] else ""
+    words += "" if rule["cameras"] else " without cameras"
     usual = tuple(rule["ranks"]) == tuple(RANKS)
     shares = "  ".join(
         f"Rank-{k} {answer[f'rank{k}']:.1f}" for k in rule["ranks"] if not (usual and k == 20)
     )
     kept = "  [from kept features, float16]" if answer["source"] == "features" else ""
     return (
-        f"{answer['run']} ({answer['stage']}){''.join(words)}: mAP {answer['mAP']:.1f}  "
+        f"{answer['run']} ({answer['stage']}){words}: mAP {answer['mAP']:.1f}  "
         f"{shares}  mINP {answer['mINP']:.1f}{kept}"
     )
-
-
-def _precision(trained_in: str, device: torch.device) -> str:
-    """The run's own precision, or fp32 where the device does not have it."""
-    return "fp32" if trained_in == "fp16" and device.type != "cuda" else trained_in
 
 
 def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
@@ -169,16 +182,16 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
     Raises:
         ConfigError: something else, or an option or data set that does not exist.
     """
-    named = [change for change in changes if change.startswith("dataset=")]
-    for change in named:
-        name = change.partition("=")[2]
-        if BETWEEN in name or "[" in name:
-            raise ConfigError(f"'{change}': one data set at a time.", "Evaluate on each in turn.")
-        config["dataset"] = settings(name, register()["datasets"])
-    for change in changes:
-        if change in named:
-            continue
+    named = False
+    for change in sorted(changes, key=lambda change: not change.startswith("dataset=")):
         key, _, value = change.partition("=")
+        if key == "dataset":
+            if BETWEEN in value or "[" in value:
+                raise ConfigError(
+                    f"'{change}': one data set at a time.", "Evaluate on each in turn."
+                )
+            config["dataset"], named = settings(value, register()["datasets"]), True
+            continue
         *path, last = key.removeprefix("dataset.").split(".")
         if not key.startswith("dataset.") or not value:
             raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
@@ -190,10 +203,9 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
                 f"There is no option '{key}'.", did_you_mean(last, section or config["dataset"])
             )
         section[last] = yaml.safe_load(value)
-    missing = [key for key, value in config["dataset"].items() if value == "???"] if named else []
-    if missing:
-        raise ConfigError(
-            f"No value was given for dataset.{missing[0]}.",
-            f"Give one: dataset.{missing[0]}=VALUE.",
-        )
-    return bool(named)
+    for key, value in config["dataset"].items() if named else ():
+        if value == "???":
+            raise ConfigError(
+                f"No value was given for dataset.{key}.", f"Give one: dataset.{key}=VALUE."
+            )
+    return named

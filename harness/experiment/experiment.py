@@ -25,7 +25,6 @@ from harness.core.throughput import rate, stage_throughput
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.data_loading import load_data
 from harness.experiment.finished_networks import build_initial, load_network
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
@@ -36,6 +35,7 @@ from harness.experiment.stages import (
     build_distiller,
     build_labeler,
     build_objective,
+    load_data,
 )
 from harness.results import tracking
 from harness.results.store import SCHEMA, Run
@@ -46,11 +46,7 @@ COUNTS = ("queries", "queries_without_match", "gallery")
 
 
 class Experiment:
-    """Runs a plan in a run's folder, or continues it from its checkpoint.
-
-    Attributes:
-        progress: how far it has come. files: what it reads and writes.
-    """
+    """Runs a plan in a run's folder, or continues it from its checkpoint."""
 
     def __init__(self, plan: Plan, device: torch.device, run: Run, reporter: Reporter) -> None:
         self.plan, self.device, self.run, self.reporter = plan, device, run, reporter
@@ -67,12 +63,10 @@ class Experiment:
         Raises:
             HarnessError: the data or the checkpoint do not fit, or training fails.
         """
-        plan, card = self.plan, self.plan.card
+        plan, name, card = self.plan, self.run.name, self.plan.card
         self.files.remove_leftovers()
-        self.reporter.say(
-            f"{self.run.name}: protocol {card['name']} ({card['hash']}), "
-            f"{self.device}, {plan.precision}"
-        )
+        rule = f"protocol {card['name']} ({card['hash']})"
+        self.reporter.say(f"{name}: {rule}, {self.device}, {plan.precision}")
         evaluator = self.open_data()
         self.check_cameras(evaluator)
         self._check_test_part(evaluator)
@@ -80,13 +74,12 @@ class Experiment:
         if afresh:
             self.files.clear()
         checkpoint = self.files.load_checkpoint(plan, self.progress, evaluator.fingerprint)
-        for name in self.progress.stages:
-            self.reporter.say(f"{name}: finished before.")
+        for stage_name in self.progress.stages:
+            self.reporter.say(f"{stage_name}: finished before.")
         self.files.write_json("config.json", plan.settings)
         log = str(plan.config.log) if self.files.writes else "none"
-        with tracking.opened(
-            log, self.run.folder, self.run.name, plan.settings, self.progress.history
-        ) as self.tracker:
+        history = self.progress.history
+        with tracking.opened(log, self.run.folder, name, plan.settings, history) as self.tracker:
             for stage in plan.recipe.stages:
                 if stage.name not in self.progress.stages:
                     self._train(stage, evaluator, checkpoint)
@@ -95,18 +88,15 @@ class Experiment:
                 self._test_untrained(evaluator)
             self.write_record(evaluator)
 
-    # ----------------------------------------------------------------------------------- build
-
     def open_data(self) -> Evaluator:
         """The data set, decoded, behind its evaluator."""
         config = self.plan.config
-        root = Path(config.data.root).expanduser()
-        cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else None
+        cache = config.data.cache_dir or Path(config.data.root) / ".harness"
         evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                cache or root / ".harness",
+                Path(cache).expanduser(),
                 train=bool(self.plan.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,
@@ -142,14 +132,10 @@ class Experiment:
                     )
 
     def _check_test_part(self, evaluator: Evaluator) -> None:
-        """Without a test part a run trains and is not evaluated.
-
-        Raises:
-            ConfigError: the method does not train, or the test selects the checkpoint.
-        """
+        """Without a test part a run trains and is not evaluated."""
+        name = evaluator.data.name
         if evaluator.evaluates:
             return
-        name = evaluator.data.name
         if not self.plan.recipe.stages:
             raise ConfigError(
                 f"{self.plan.recipe.method} does not train, and {name} has no test part.",
@@ -185,7 +171,7 @@ class Experiment:
         return self._placed(backbone, stage.config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
-        backbone = self._backbone(stage.config, stage.name)
+        backbone, labeler = self._backbone(stage.config, stage.name), build_labeler(stage)
         distiller = build_distiller(
             stage,
             self._teacher(stage),
@@ -196,9 +182,7 @@ class Experiment:
         return Trainer(
             name=stage.name,
             config=stage.config,
-            components=Components(
-                backbone, build_labeler(stage), build_objective(stage), distiller
-            ),
+            components=Components(backbone, labeler, build_objective(stage), distiller),
             data=data,
             device=self.device,
             precision=self.plan.precision,
@@ -206,8 +190,6 @@ class Experiment:
             cluster_metrics=evaluator.cluster_metrics,
             test=self._test(evaluator, data),
         )
-
-    # ------------------------------------------------------------------------- train and test
 
     def _train(
         self, stage: Stage, evaluator: Evaluator, checkpoint: Mapping[str, Any] | None
@@ -219,16 +201,16 @@ class Experiment:
             best = dict(checkpoint["best"])
             self.reporter.say(f"{stage.name}: going on with epoch {trainer.next_epoch}.")
         metrics: dict[str, Any] = {}
-        history = self.progress.history
+        history, criterion = self.progress.history, self._criterion
         for row in trainer.epochs():
             history.append(row)
             self.tracker.log(row, len(history) - 1)
-            if "mAP" in row or self._chosen_by in row:
+            if "mAP" in row or criterion in row:
                 tested = evaluator.last.as_dict() if evaluator.last else {}
                 metrics = {key: row[key] for key in tested} | {"epoch": row["epoch"]}
-            value = row.get(self._chosen_by)
-            if value is not None and value > best.get(self._chosen_by, -math.inf):
-                best = metrics | {self._chosen_by: value}
+            value = row.get(criterion)
+            if value is not None and value > best.get(criterion, -math.inf):
+                best = metrics | {criterion: value}
                 self._keep(stage.name, trainer, evaluator)
             self.reporter.time_left(self._time_left(stage.name, trainer))
             self.reporter.epoch(row)
@@ -237,13 +219,9 @@ class Experiment:
                 if self.plan.config.selection == "last":
                     self._keep(stage.name, trainer, evaluator)
                 self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
-            self.files.save_checkpoint(
-                self.plan,
-                self.progress,
-                evaluator.fingerprint,
-                None if ended else trainer.state_dict(),
-                best,
-            )
+            state = None if ended else trainer.state_dict()
+            fingerprint = evaluator.fingerprint
+            self.files.save_checkpoint(self.plan, self.progress, fingerprint, state, best)
 
     def _keep(self, stage: str, trainer: Trainer, evaluator: Evaluator) -> None:
         """Keep the network of this epoch and its per-query results."""
@@ -257,14 +235,12 @@ class Experiment:
         names, reference = read_label_free(self.plan.config)
         if not names:
             return evaluator.test
-        cameras = as_cameras(evaluator.data.train.cameras)
-        measure = make_label_free_test(
-            names, reference, data, cameras, self.device, self.plan.precision
-        )
+        cameras, precision = as_cameras(evaluator.data.train.cameras), self.plan.precision
+        measure = make_label_free_test(names, reference, data, cameras, self.device, precision)
         return lambda backbone: measure(backbone) | evaluator.test(backbone)
 
     @property
-    def _chosen_by(self) -> str:
+    def _criterion(self) -> str:
         """The column of the history that selects the checkpoint; '' selects the last one."""
         selection = self.plan.config.selection
         if selection == "label_free":
@@ -273,9 +249,8 @@ class Experiment:
 
     def _end_stage(self, name: str, metrics: Mapping[str, Any], trainer: Trainer) -> None:
         rows = [row for row in self.progress.history if row["stage"] == name]
-        known = {*METRICS, *COUNTS}
         self.progress.stages[name] = {
-            "metrics": {key: value for key, value in metrics.items() if key in known},
+            "metrics": {k: v for k, v in metrics.items() if k in {*METRICS, *COUNTS}},
             "network": trainer.tested_network[0],
             "epoch": metrics["epoch"],
             **stage_throughput(rows),
@@ -307,14 +282,8 @@ class Experiment:
             left += later.config.train.epochs + later.config.train.warmup_epochs
         return mean * left
 
-    # ---------------------------------------------------------------------------------- record
-
     def write_record(self, evaluator: Evaluator, **notes: Any) -> None:
-        """Write the record. Its metrics are those of the last stage.
-
-        Args:
-            notes: further entries.
-        """
+        """Write the record, with the metrics of the last stage and further entries `notes`."""
         plan, progress, data = self.plan, self.progress, evaluator.data
         record = {
             "schema": SCHEMA,

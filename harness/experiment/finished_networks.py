@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.components.backbones.weights import read_state
 from harness.core.errors import ConfigError
+from harness.core.hashing import hexdigest
 from harness.core.interfaces import Backbone
 from harness.experiment.stages import Stage, build_backbone
 from harness.results.store import Run, Store, trained_on
@@ -22,19 +23,13 @@ from harness.results.store import Run, Store, trained_on
 class FinishedNetwork:
     """The network that a stage of a finished run ended with.
 
-    Attributes:
-        digest: of its weights. Settings hashes and protocol cards identify it by this digest,
-            because a run may be renamed, or repeated with other weights.
+    digest: of its weights. Settings hashes and protocol cards identify it by this digest, because a
+    run may be renamed, or repeated with other weights.
     """
 
     run: Run
     stage: str
     digest: str
-
-    @property
-    def path(self) -> Path:
-        """The file of its weights."""
-        return weights_of(self.run, self.stage)
 
     @property
     def described(self) -> str:
@@ -96,8 +91,7 @@ def _finished_run(config: DictConfig, option: str, name: str) -> Run:
 
 
 def _network(run: Run, stage: str) -> FinishedNetwork:
-    digest = hashlib.blake2b(weights_of(run, stage).read_bytes(), digest_size=8).hexdigest()
-    return FinishedNetwork(run, stage, digest)
+    return FinishedNetwork(run, stage, hexdigest([weights_of(run, stage).read_bytes()], size=8))
 
 
 def weights_of(run: Run, stage: str) -> Path:
@@ -124,41 +118,27 @@ def load_network(run: Run, stage: str) -> Backbone:
     """
     config = run.config()
     changes = (config["stages"].get(stage) or {}).get("backbone") or {}
-    node = OmegaConf.merge(config["backbone"], changes)
-    assert isinstance(node, DictConfig)
-    backbone = build_backbone(without_weights(node))
+    backbone = build_backbone(OmegaConf.create(config["backbone"] | changes | {"weights": "none"}))
     load_weights(backbone, read_state(weights_of(run, stage)), run.name)
     return backbone
 
 
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
-    """Give a network the weights of another one, batch statistics included: all or none.
+    """Give a network the weights of another one, batch statistics included.
 
-    Args:
-        source: where the weights come from, for the error message.
+    `source` names them in the error message.
 
     Raises:
         ConfigError: names or shapes differ.
     """
-    own = backbone.state_dict()
-    missing = [key for key in own if key not in state]
-    unknown = [key for key in state if key not in own]
-    other = [
-        f"{key} {tuple(state[key].shape)}, not {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    differences = [
-        f"{what} {', '.join(keys[:2])}{', …' if len(keys) > 2 else ''}"
-        for what, keys in (("lacks", missing), ("also has", unknown), ("has", other))
-        if keys
-    ]
-    if differences:
+    try:
+        backbone.load_state_dict(state)
+    except RuntimeError as error:
+        differences = shorten(str(error).split(":", 1)[1], 200, placeholder=" …")
         raise ConfigError(
-            f"The weights of {source} are of another backbone: it {'; it '.join(differences)}.",
+            f"The weights of {source} are of another backbone: {differences}",
             "Use the same backbone and backbone.views, or another run.",
-        )
-    backbone.load_state_dict(state)
+        ) from error
 
 
 def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
@@ -170,7 +150,7 @@ def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
     if init is None:
         return build_backbone(node)
     backbone = build_backbone(without_weights(node))
-    load_weights(backbone, read_state(init.path), f"init={init.run.name}")
+    load_weights(backbone, read_state(weights_of(init.run, init.stage)), f"init={init.run.name}")
     return backbone
 
 

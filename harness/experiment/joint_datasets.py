@@ -28,11 +28,9 @@ _JOINED = re.compile(r"[\w.-]+(?:\+[\w.-]+)+")
 
 def normal(argument: str) -> str:
     """`dataset=[a,b]` as `dataset=a+b`; other arguments unchanged."""
-    key, equals, value = argument.partition("=")
-    if key != "dataset" or not equals:
+    if not argument.startswith("dataset="):
         return argument
-    joined = _LIST.sub(lambda found: BETWEEN.join(re.split(r"\s*,\s*", found[1])), value)
-    return f"{key}={joined}"
+    return _LIST.sub(lambda found: BETWEEN.join(re.split(r"\s*,\s*", found[1])), argument)
 
 
 def register(arguments: Sequence[str]) -> None:
@@ -80,9 +78,8 @@ def settings(name: str, known: Mapping[str, Plugin]) -> dict[str, Any]:
     if name not in known:
         raise ConfigError(f"There is no dataset '{name}'.", did_you_mean(name, known))
     node = plugins.load_config(known[name].folder / "config.yaml")
-    own = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(own, dict)
-    return {str(key): value for key, value in own.items()}
+    own: Any = OmegaConf.to_container(node, resolve=False)
+    return dict(own)
 
 
 def complete(recorded: Mapping[str, Any], root: Path) -> dict[str, Any]:

@@ -8,7 +8,8 @@ YAML files.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -33,10 +34,7 @@ may have other defaults: `harness run method=NAME --cfg job` shows them all.
 
 @dataclass(frozen=True)
 class Group:
-    """Options that belong together.
-
-    title: for display. prefix: before each option's name ("labeler.").
-    """
+    """Options that belong together. prefix: before each option's name ("labeler.")."""
 
     title: str
     prefix: str
@@ -54,17 +52,13 @@ def groups(name: str | None = None) -> list[Group]:
         ConfigError: there is no such group.
     """
     found = list(_groups())
-    if name is None:
-        return found
-    chosen = [group for group in found if name in _names(group)]
-    if not chosen:
-        known = [known for group in found for known in _names(group)]
-        raise ConfigError(f"There are no options of '{name}'.", did_you_mean(name, known))
+    names = [{g.prefix.removesuffix(".") or "top", g.title.rpartition("=")[2]} for g in found]
+    chosen = [group for group, own in zip(found, names, strict=True) if name in (None, *own)]
+    if name and not chosen:
+        raise ConfigError(
+            f"There are no options of '{name}'.", did_you_mean(name, set().union(*names))
+        )
     return chosen
-
-
-def _names(group: Group) -> tuple[str, ...]:
-    return (group.prefix.removesuffix(".") or "top", group.title.rpartition("=")[2])
 
 
 def _groups() -> Iterator[Group]:
@@ -77,30 +71,23 @@ def _groups() -> Iterator[Group]:
     plugins.make_importable(found)
     for part in PARTS:
         for name, path in sorted(plugins.options(part).items()):
-            values = OmegaConf.to_container(plugins.load_config(path), resolve=False)
-            assert isinstance(values, dict)
-            if values.get("_target_"):
-                yield _part(f"{part}={name}", part, values)
+            yield from _part(part, name, path)
     for name, plugin in sorted(found["datasets"].items()):
-        config = plugins.load_config(plugin.folder / "config.yaml")
-        values = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(values, dict)
-        yield _part(f"dataset={name}", "dataset", values)
+        yield from _part("dataset", name, plugin.folder / "config.yaml")
 
 
-def _part(title: str, prefix: str, values: dict[Any, Any]) -> Group:
-    target = get_object(values["_target_"])
-    options = tuple(o for o in _with_defaults(target, values) if o.name in values)
-    return Group(title, f"{prefix}.", _first_line(target), options)
+def _part(part: str, name: str, path: Path) -> Iterator[Group]:
+    values: Any = OmegaConf.to_container(plugins.load_config(path), resolve=False)
+    if values.get("_target_"):
+        target = get_object(values["_target_"])
+        options = tuple(o for o in _with_defaults(target, values) if o.name in values)
+        yield Group(f"{part}={name}", f"{part}.", _first_line(target), options)
 
 
 def _with_defaults(target: Any, defaults: dict[Any, Any]) -> Iterator[Option]:
     """The options of a target with the defaults of its YAML file."""
     for option in options_of(target):
-        default = defaults.get(option.name, option.default)
-        yield Option(
-            option.name, option.kind, option.range, default, option.meaning, option.choices
-        )
+        yield replace(option, default=defaults.get(option.name, option.default))
 
 
 def _first_line(target: Any) -> str:
@@ -136,14 +123,10 @@ def show(name: str | None = None) -> None:
 
 def markdown(name: str | None = None) -> str:
     """docs/options.md, or the options of one group."""
+    head = ["| option | kind | range | default | meaning |", "| --- | --- | --- | --- | --- |"]
     lines = [HEAD]
     for group in groups(name):
-        lines += [f"## {group.title}", "", group.meaning, ""]
-        if group.options:
-            lines += [
-                "| option | kind | range | default | meaning |",
-                "| --- | --- | --- | --- | --- |",
-            ]
+        lines += [f"## {group.title}", "", group.meaning, "", *(head if group.options else [])]
         for option in group.options:
             default = shown_default(option)
             cells = (

@@ -58,33 +58,30 @@ def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
 def check_images(recipe: Recipe, images: int) -> None:
     """Check that the labelers can label N training images, and that objectives hold the labels.
 
-    Args:
-        images: N.
-
     Raises:
         ConfigError: a labeler needs more images, gives fewer clusters than a batch has, or more
             than its objective has room for.
     """
     for stage in recipe.stages:
-        labeler, objective = build_labeler(stage), build_objective(stage)
-        name, clusters = type(labeler).__name__, labeler.max_clusters(images)
+        labeler, objective, batch = build_labeler(stage), build_objective(stage), stage.config.batch
+        name = f"{type(labeler).__name__} ({labeler.describe()})"
         if images < labeler.min_images:
             raise ConfigError(
-                f"{images} training images are too few: {name} ({labeler.describe()}) needs "
-                f"{labeler.min_images}.",
+                f"{images} training images are too few: {name} needs {labeler.min_images}.",
                 "Use more images, or other settings of the labeler (labeler., neighbours.k1).",
             )
-        batch = stage.config.batch
-        if clusters is not None and clusters < batch.identities and batch.sampler == "identity":
+        clusters, room = labeler.max_clusters(images), objective.max_clusters
+        if clusters is None:
+            continue
+        if clusters < batch.identities and batch.sampler == "identity":
             raise ConfigError(
-                f"{name} ({labeler.describe()}) gives {clusters} clusters at most, fewer than the "
-                f"{batch.identities} of a batch.",
+                f"{name} gives {clusters} clusters at most, fewer than the {batch.identities} of a "
+                "batch.",
                 f"Set batch.identities={clusters} or fewer, or make more clusters.",
             )
-        room = objective.max_clusters
-        if clusters is not None and room is not None and clusters > room:
+        if room is not None and clusters > room:
             raise ConfigError(
-                f"{name} can give {images} images {clusters} labels, more than the {room} that "
-                f"{type(objective).__name__} has room for.",
+                f"{type(labeler).__name__} can give {images} images {clusters} labels, more than "
+                f"the {room} that {type(objective).__name__} has room for.",
                 f"Set objective.max_clusters={clusters}, or choose another labeler.",
             )

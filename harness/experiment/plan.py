@@ -6,7 +6,6 @@ Everything outside the configuration is looked up here, once: runs that `init` a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.components.backbones import describe_weights
 from harness.core.errors import ConfigError
+from harness.core.hashing import hexdigest
 from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
 from harness.experiment.joint_datasets import sections
 from harness.experiment.protocol import protocol_card
@@ -32,13 +32,10 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 class Plan:
     """An experiment before it runs: method × data set × protocol × seed.
 
-    Attributes:
-        config: as composed. recipe: its stages.
-        init: the network of `init=RUN`. teachers: stage → the network of `distiller.teacher=RUN`.
-        precision: resolved (never `auto`).
-        card: the protocol card, with its hash.
-        settings: the resolved configuration without paths and device, for config.json.
-        hash: of all settings but the seed.
+    config: as composed. init: the network of `init=RUN`. teachers: stage → the network of
+    `distiller.teacher=RUN`. precision: resolved (never `auto`). card: the protocol card.
+    settings: the resolved configuration without paths and device, for config.json.
+    hash: of all settings but the seed.
     """
 
     config: DictConfig
@@ -53,10 +50,8 @@ class Plan:
     @property
     def name(self) -> str:
         """The run's folder: `METHOD-DATASET-sSEED-HASH`, or `name=`."""
-        if self.config.name:
-            return str(self.config.name)
-        config = self.config
-        return f"{config.method.name}-{config.dataset.name}-s{config.seed}-{self.hash}"
+        c = self.config
+        return str(c.name or f"{c.method.name}-{c.dataset.name}-s{c.seed}-{self.hash}")
 
 
 def make_plan(config: DictConfig, precision: str) -> Plan:
@@ -69,54 +64,31 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
         ConfigError: values out of range, parts that cannot be combined, runs or files that do not
             exist.
     """
-    _check_name(config.name)
+    if config.name and not re.fullmatch(r"\w[\w.+-]*", str(config.name)):
+        raise ConfigError(
+            f"name={config.name} is not a valid folder name.",
+            "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
+        )
     recipe = make_recipe(config)
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
-    given = {} if init is None else {_main_weights(config): init.on_card}
-    weights = given | {v: describe_weights(v) for v in _weights(config) if v not in given}
+    main = str(config.backbone.get("weights", "none"))
+    own = [OmegaConf.select(config, f"stages.{s}.backbone.weights") for s in config.stages or {}]
+    used = {main, *(str(weights) for weights in own if weights is not None)}
+    weights = {value: describe_weights(value) for value in used if init is None or value != main}
+    weights |= {} if init is None else {main: init.on_card}
     card = protocol_card(config, precision, weights)
     plain = _portable(config, precision, init, teachers, card["weights"])
     hashed = _with_paths_as(plain, _digests(plain))
     if init is not None:
         hashed["init"] = init.digest
-    return Plan(
-        config,
-        recipe,
-        init,
-        teachers,
-        precision,
-        card,
-        settings=_with_paths_as(plain, {path: Path(path).name for path in _paths(plain)}),
-        hash=settings_hash(hashed),
-    )
+    settings = _with_paths_as(plain, {path: Path(path).name for path in _paths(plain)})
+    return Plan(config, recipe, init, teachers, precision, card, settings, settings_hash(hashed))
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
     held = {key: value for key, value in settings.items() if key != "seed"}
-    text = json.dumps(held, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _check_name(name: Any) -> None:
-    if name and not re.fullmatch(r"\w[\w.+-]*", str(name)):
-        raise ConfigError(
-            f"name={name} is not a valid folder name.",
-            "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
-        )
-
-
-def _main_weights(config: DictConfig) -> str:
-    return str(config.backbone.get("weights", "none"))
-
-
-def _weights(config: DictConfig) -> Iterator[str]:
-    """The weights of the backbone and of stages that change them."""
-    yield _main_weights(config)
-    for stage in config.stages or {}:
-        value = OmegaConf.select(config, f"stages.{stage}.backbone.weights")
-        if value is not None:
-            yield str(value)
+    return hexdigest([json.dumps(held, sort_keys=True, default=str).encode()], size=4)
 
 
 def _portable(
@@ -127,8 +99,7 @@ def _portable(
     weights: str,
 ) -> dict[str, Any]:
     """The resolved configuration without what belongs to this machine, absolute paths excepted."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     for key in ELSEWHERE:
         plain.pop(key, None)
     for section in sections(plain["dataset"]):
@@ -168,8 +139,7 @@ def _digests(node: dict[str, Any]) -> dict[str, str]:
         path = Path(_expanded(value))
         digests[value] = path.name
         if path.is_file():
-            content = hashlib.blake2b(path.read_bytes(), digest_size=8)
-            digests[value] = f"{path.name} {content.hexdigest()}"
+            digests[value] += f" {hexdigest([path.read_bytes()], size=8)}"
     return digests
 
 

@@ -42,17 +42,14 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             `images.height=` or `dataset.KEY=`; for `dataset=folder` also those of `propose`.
         yes: accept the proposed CSV. json: print the card as JSON.
 
-    Returns:
-        The card.
-
     Raises:
         ConfigError: an unknown option. DataError: the source is not the complete data set, or
             images cannot be decoded. HarnessError: a disk is full or cannot be written.
     """
-    given = dict(change.split("=", 1) for change in changes if "=" in change)
-    loose = [change for change in changes if "=" not in change]
-    if loose:
-        raise ConfigError(f"'{loose[0]}' is not KEY=VALUE.", f"Did you mean source={loose[0]}?")
+    for change in changes:
+        if "=" not in change:
+            raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean source={change}?")
+    given = dict(change.split("=", 1) for change in changes)
     if "dataset" not in given:
         raise ConfigError(
             "No data set was given.", "Add dataset=NAME (harness list datasets) or dataset=folder."
@@ -73,8 +70,8 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "dataset=folder needs the folder of your images.",
             "Give source=DIR to get a proposed CSV, or dataset.csv=FILE if you have one.",
         )
-    config = compose_for([f"{key}={value}" for key, value in given.items()])
-    from harness.experiment.data_loading import make_dataset
+    config = _composed(given)
+    from harness.experiment.stages import make_dataset
 
     dataset = make_dataset(config)
     root = Path(config.data.root).expanduser()
@@ -88,7 +85,9 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     else:
         show(card, reporter.console)
         trains = card["parts"]["train"]["images"] > 0
-        print(f"ready: {_command('mskd' if trains else 'direct_transfer', given)}")
+        words = [f"method={'mskd' if trains else 'direct_transfer'}"]
+        words += [f"{k}={value}" for k, value in given.items() if not k.startswith("images.")]
+        print(f"ready: harness run {shlex.join(words)}")
     return card
 
 
@@ -99,8 +98,7 @@ def _own_images(
     used as it is.
     """
     folder = folder.absolute()
-    known = {key: value for key, value in given.items() if key != "dataset.csv"}
-    config = compose_for([f"{k}={v}" for k, v in known.items()] + [f"dataset.csv={own.NAME}"])
+    config = _composed(given | {"dataset.csv": own.NAME})
     root = Path(config.data.root).expanduser().absolute()
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
     if target.is_file():
@@ -123,33 +121,23 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def compose_for(changes: Sequence[str]) -> DictConfig:
+def _composed(given: dict[str, str]) -> DictConfig:
     """The configuration of a run on the data set; the method does not matter here."""
     from harness.experiment.compose import compose
 
-    return compose(["method=direct_transfer", *changes])
-
-
-def _command(method: str, given: dict[str, str]) -> str:
-    words = [f"{key}={value}" for key, value in given.items() if not key.startswith("images.")]
-    return " ".join([f"harness run method={method}", *map(shlex.quote, words)])
+    return compose(["method=direct_transfer", *(f"{key}={value}" for key, value in given.items())])
 
 
 def _alone(root: Path, name: str) -> FileLock:
-    """The lock for unpacking a data set.
-
-    Raises:
-        HarnessError: another process holds it.
-    """
+    """The lock for unpacking a data set."""
     cache = root / ".harness"
     make_folder(cache)
     lock = FileLock(cache / f"prepare-{name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise HarnessError(
-            f"Another process is preparing {name} under {root}.", "Wait for it."
-        ) from error
+        cause = f"Another process is preparing {name} under {root}."
+        raise HarnessError(cause, "Wait for it.") from error
     return lock
 
 
@@ -167,13 +155,11 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
     source = open_source(path)
     reporter.phase(f"looking into {path.name}")
     members = source.members()
-    names = [member.name for member in members]
     check_counts = bool(config.dataset.get("check_counts", True))
-    found = find_layout(layouts, names, str(path), check_counts)
+    found = find_layout(layouts, [member.name for member in members], str(path), check_counts)
     where = f", in folder {found.prefix}" if found.prefix else ""
-    reporter.say(
-        f"{path} holds {found.layout.title}{where}: {sum(found.counts.values()):,} images."
-    )
+    images = sum(found.counts.values())
+    reporter.say(f"{path} holds {found.layout.title}{where}: {images:,} images.")
     if in_place(path, found, root):
         reporter.say("Its files are in place already.")
         return
@@ -192,6 +178,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else root / ".harness"
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
+    saved = cache / "cards" / f"{fingerprint}.json"
     _check_empty(data)
     gallery = without_junk(data.gallery)
     if len(data.query.images):
@@ -201,19 +188,17 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):
         if len(split.images):
             phase = reporter.phase(f"decoding {name} images")
-            image_cache = build_image_cache(
+            bad += build_image_cache(
                 split.images, size, cache, on_bad_image="skip", progress=phase
-            )
-            bad += image_cache.bad
-    if len(junk.images) and not _checked(cache, fingerprint):
+            ).bad
+    if len(junk.images) and not saved.is_file():
         bad += find_bad(junk.images, reporter.phase("decoding junk"))
     if bad and config.dataset.get("on_bad_image", "error") != "skip":
         raise DataError(
             f"{len(bad):,} images cannot be decoded: {shown(bad, BAD_SHOWN)}",
             "Download them again, or leave them out here and in runs: dataset.on_bad_image=skip.",
         )
-    saved = cache / "cards" / f"{fingerprint}.json"
-    if _checked(cache, fingerprint):
+    if saved.is_file():
         card: dict[str, Any] = jsonlib.loads(saved.read_text(encoding="utf-8"))
     else:
         sources: list[ImageSource] = [s.images for s in (data.train, data.query, data.gallery)]
@@ -229,24 +214,16 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     }  # fmt: skip
 
 
-def _checked(cache: Path, fingerprint: str) -> bool:
-    return (cache / "cards" / f"{fingerprint}.json").is_file()
-
-
 def _check_empty(data: ReIDData) -> None:
     """Refuse files of 0 bytes, which a full disk or an interrupted copy leaves."""
     from harness.data.image_files import ImageFiles
 
-    empty: list[str] = []
-    total = 0
-    for split in (data.train, data.query, data.gallery):
-        source = split.images
-        if isinstance(source, ImageFiles):
-            total += len(source)
-            empty += [source.name(i) for i, size in enumerate(source.sizes) if size == 0]
+    splits = (data.train, data.query, data.gallery)
+    files = [split.images for split in splits if isinstance(split.images, ImageFiles)]
+    empty = [source.name(i) for source in files for i, size in enumerate(source.sizes) if size == 0]
     if empty:
         raise DataError(
-            f"{len(empty):,} of {total:,} image files are empty (0 bytes): "
+            f"{len(empty):,} of {sum(map(len, files)):,} image files are empty (0 bytes): "
             f"{shown(empty, BAD_SHOWN)}",
             "Their download or copy was interrupted: get them again.",
         )

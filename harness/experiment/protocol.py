@@ -35,14 +35,13 @@ RULE = "same identity and camera removed; junk removed; AP = mean precision at e
 def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]) -> dict[str, Any]:
     """The card of an experiment, with its `hash` (8 hex digits).
 
-    Args:
-        config: the composed configuration.
-        precision: resolved (never `auto`).
-        weights: value of `backbone.weights` → its description.
+    precision: resolved (never `auto`). weights: value of `backbone.weights` → its description.
     """
-    backbone = OmegaConf.to_container(config.backbone, resolve=True)
-    assert isinstance(backbone, dict)
+    backbone: Any = OmegaConf.to_container(config.backbone, resolve=True)
     network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
+    iterations, sampler = config.train.iterations, config.batch.sampler
+    per_epoch = "labelled images / batch size" if iterations == "auto" else iterations
+    tracks = bool(sections(config.dataset)[0].get("tracks"))
     card: dict[str, Any] = {
         "name": config.protocol.name,
         "input": f"{config.images.height}x{config.images.width}",
@@ -51,14 +50,12 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
         "pooling": backbone.get("pooling"),
         "weights": weights[str(backbone.get("weights", "none"))],
         "batch": f"{config.batch.identities} x {config.batch.images}"
-        + ("" if config.batch.sampler == "identity" else f", {config.batch.sampler} sampler"),
+        + ("" if sampler == "identity" else f", {sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,
-        "schedule": f"{config.train.epochs} epochs x {_iterations(config)} iterations a stage",
+        "schedule": f"{config.train.epochs} epochs x {per_epoch} iterations a stage",
         "optimizer": describe_optimizer(config.optimizer),
         "precision": precision,
-        "evaluation": evaluation_rule(
-            bool(sections(config.dataset)[0].get("tracks")), bool(config.evaluation.rerank)
-        ),
+        "evaluation": evaluation_rule(tracks, bool(config.evaluation.rerank)),
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
@@ -71,32 +68,22 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
     for key in sorted(set(backbone) - {"_target_", *ON_CARD}):
         if backbone[key] != USUAL.get(key):
             card["backbone"] += f", {key} {backbone[key]}"
-    changed = list(_changed_by_stages(config, weights))
-    if changed:
-        card["stages"] = ", ".join(changed)
+    if changed := ", ".join(_changed_by_stages(config, weights)):
+        card["stages"] = changed
     card["hash"] = card_hash(card)
     return card
 
 
 def evaluation_rule(tracks: bool, rerank: bool) -> str:
     """The line `evaluation` of the card."""
-    return (
-        RULE
-        + (", image to track" if tracks else "")
-        + (", k-reciprocal re-ranking" if rerank else "")
-    )
-
-
-def _iterations(config: DictConfig) -> str:
-    auto = config.train.iterations == "auto"
-    return "labelled images / batch size" if auto else str(config.train.iterations)
+    to_track = ", image to track" if tracks else ""
+    return RULE + to_track + (", k-reciprocal re-ranking" if rerank else "")
 
 
 def _changed_by_stages(config: DictConfig, weights: Mapping[str, str]) -> Iterator[str]:
     """`STAGE.KEY=VALUE` where a stage changes what is held equal."""
-    for stage in config.stages or {}:
-        changes = OmegaConf.to_container(config.stages, resolve=True)
-        assert isinstance(changes, dict)
+    changes: Any = OmegaConf.to_container(config.stages, resolve=True) if config.stages else {}
+    for stage in changes:
         for key, value in _flat(changes[stage] or {}):
             if key.startswith(HELD) and key not in OWN and value != OmegaConf.select(config, key):
                 value = weights[str(value)] if key == "backbone.weights" else value

@@ -7,7 +7,7 @@ configuration and changes those that it names:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import ConfigError, did_you_mean, first_line
-from harness.core.views import count_parts
-from harness.experiment.combinations import check_combination
+from harness.core.views import POOLED, count_parts
 from harness.experiment.sections import STAGE_KEYS, check_sections, check_stage
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
 from harness.training.label_schedule import label_schedule
@@ -42,19 +41,15 @@ def make_recipe(config: DictConfig) -> Recipe:
             or teacher that does not exist.
     """
     check_sections(config)
-    uses_cameras = bool(config.method.uses_cameras)
-    named = config.stages or {}
-    if not isinstance(named, Mapping):
-        raise ConfigError(f"stages={named!s} must be keys and values.", "See --cfg job.")
-    if not named:
+    names = [str(name) for name in config.stages or {}]
+    if not names:
         _check_untrained(config)
-    names = [str(name) for name in named]
-    stages = [_stage(config, name, names, uses_cameras) for name in names]
+    stages = [_stage(config, name, names) for name in names]
     needed: list[Stage] = []
     for stage in reversed(stages):
         if stage is stages[-1] or any(stage.name == later.teacher_stage for later in needed):
             needed.insert(0, stage)
-    return Recipe(str(config.method.name), uses_cameras, tuple(needed))
+    return Recipe(str(config.method.name), bool(config.method.uses_cameras), tuple(needed))
 
 
 def _check_untrained(config: DictConfig) -> None:
@@ -72,55 +67,50 @@ def _check_untrained(config: DictConfig) -> None:
 # ------------------------------------------------------------------------------- one stage
 
 
-def _stage(config: DictConfig, name: str, names: list[str], uses_cameras: bool) -> Stage:
-    """A stage with its complete configuration and its teacher.
-
-    Raises:
-        ConfigError: the stage cannot be run.
-    """
+def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
+    """A stage with its complete configuration and its teacher."""
     changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
     if not isinstance(changes, DictConfig):
-        raise ConfigError(f"stages.{name}={changes!s} must be keys and values.")
+        raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
     _check_changes(changes, config, name)
     try:
         merged = OmegaConf.merge(config, changes)
     except OmegaConfBaseException as error:
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
-    where = f"stages.{name}: " if changes else ""
-    check_stage(merged, where)
+    check_stage(merged, f"stages.{name}: " if changes else "")
     stage = Stage(name, merged)
-    _check_parts(stage, uses_cameras)
+    _check_parts(stage)
     _check_views(stage)
     _check_schedule(merged)
     if stage.has("distiller"):
         return _with_teacher(stage, names)
     if merged.train.warmup_epochs:
-        own = OmegaConf.select(changes, "train.warmup_epochs") is not None
+        own = f"stages.{name}." if OmegaConf.select(changes, "train.warmup_epochs") else ""
         raise ConfigError(
             f"stages.{name} has {merged.train.warmup_epochs} warm-up epochs, but no distiller "
             "whose teacher could label the images.",
-            f"Choose distiller=offline_teacher or {f'stages.{name}.' if own else ''}"
-            "train.warmup_epochs=0, or a variant of the method (harness list methods).",
+            f"Choose distiller=offline_teacher or {own}train.warmup_epochs=0, or a variant of the "
+            "method (harness list methods).",
         )
     return stage
 
 
 def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
     """Refuse keys that a stage cannot change, and keys that do not exist."""
-    for key in map(str, changes):
-        if key not in STAGE_KEYS:
-            raise ConfigError(
-                f"stages.{name}.{key}: a stage cannot change that.", did_you_mean(key, STAGE_KEYS)
-            )
-    for key in ("train.precision", "train.compile"):
-        if OmegaConf.select(changes, key) is not None:
-            raise ConfigError(
-                f"stages.{name}.{key}: a stage cannot change that.", f"All stages share {key}."
-            )
+    hints = {str(k): did_you_mean(str(k), STAGE_KEYS) for k in changes if k not in STAGE_KEYS}
+    hints |= {
+        key: f"All stages share {key}."
+        for key in ("train.precision", "train.compile")
+        if OmegaConf.select(changes, key) is not None
+    }
+    for key, hint in hints.items():
+        raise ConfigError(f"stages.{name}.{key}: a stage cannot change that.", hint)
     for key in _unknown(changes, config):
         known = [f"{s}.{k}" for s in STAGE_KEYS if config.get(s) is not None for k in config[s]]
-        raise ConfigError(f"stages.{name}.{key}: there is no such option.", _near(key, known))
+        hint = did_you_mean(key, known)
+        near = hint if hint.startswith("Did") else "See harness run … --cfg job."
+        raise ConfigError(f"stages.{name}.{key}: there is no such option.", near)
 
 
 def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
@@ -133,12 +123,8 @@ def _unknown(changes: DictConfig, config: DictConfig) -> Iterator[str]:
             yield from (f"{key}.{inner}" for inner in _unknown(value, config[key]))
 
 
-def _check_parts(stage: Stage, uses_cameras: bool) -> None:
-    """Check that a stage has a labeler and an objective, and that its parts can be combined.
-
-    Raises:
-        ConfigError: a part is missing, needs cameras that are not declared, or does not fit.
-    """
+def _check_parts(stage: Stage) -> None:
+    """Check that a stage has a labeler and an objective, and that its parts can be combined."""
     config = stage.config
     for part in ("labeler", "objective"):
         if not stage.has(part):
@@ -149,20 +135,46 @@ def _check_parts(stage: Stage, uses_cameras: bool) -> None:
     kinds = {part: _kind(config, part) for part in PLUGS if stage.has(part)}
     for part, kind in kinds.items():
         needs = getattr(kind, "needs_cameras", None)
-        if needs is not None and needs(config[part]) and not uses_cameras:
+        if needs is not None and needs(config[part]) and not config.method.uses_cameras:
             raise ConfigError(
                 f"{kind.__name__} needs cameras, but method.uses_cameras is false.",
                 "Set method.uses_cameras=true (tables will show it), or choose another part.",
             )
-    check_combination(config, kinds["objective"], kinds.get("distiller"))
+    objective, distiller = kinds["objective"], kinds.get("distiller")
+    _check_pooled(config, objective)
+    classifies = getattr(objective, "has_classifier", False)
+    if getattr(distiller, "needs_classifier", False) and not classifies:
+        raise ConfigError(
+            f"{_name(distiller)} needs class scores, but {_name(objective)} has no classifier.",
+            "Choose objective=softmax_triplet, or another distiller.",
+        )
+
+
+def _check_pooled(config: DictConfig, objective: Any) -> None:
+    """Check the view `pooled`: only some objectives use it, and it is not a part of the image."""
+    views = list(config.backbone.get("views", []))
+    takes = getattr(objective, "needs_pooled", None)
+    wanted = takes is not None and takes(config.objective)
+    if wanted and (not views or views[-1] != POOLED):
+        raise ConfigError(
+            f"objective.before_neck=true needs the view '{POOLED}', but backbone.views={views}.",
+            f"Set backbone.views=[{','.join([*views, POOLED])}], or objective.before_neck=false.",
+        )
+    if POOLED in views and not wanted:
+        raise ConfigError(
+            f"backbone.views={views}, but {_name(objective)} does not use '{POOLED}'.",
+            f"Set backbone.views=[{','.join(view for view in views if view != POOLED)}].",
+        )
+    if wanted and config.labeler.get("part_weight"):
+        raise ConfigError(
+            f"labeler.part_weight={config.labeler.part_weight} cannot be combined with the view "
+            f"'{POOLED}'.",
+            "Set labeler.part_weight=0.",
+        )
 
 
 def _with_teacher(stage: Stage, names: list[str]) -> Stage:
-    """The stage with the source of its teacher: an earlier stage in `names`, or a run.
-
-    Raises:
-        ConfigError: the distiller takes no teacher, or its stage does not come before.
-    """
+    """The stage with the source of its teacher: an earlier stage in `names`, or a run."""
     name, teacher = stage.name, stage.config.distiller.get("teacher")
     if copies_student(stage):
         if teacher is not None and teacher not in names:
@@ -186,11 +198,7 @@ def _with_teacher(stage: Stage, names: list[str]) -> Stage:
 
 
 def _check_views(stage: Stage) -> None:
-    """Check that required part views exist and that none is unused.
-
-    Raises:
-        ConfigError: a part view is missing, unused, or weighted too much.
-    """
+    """Check that required part views exist and that none is unused."""
     config = stage.config
     views = config.backbone.get("views")
     if views is None or isinstance(views, str):
@@ -217,10 +225,9 @@ def _check_views(stage: Stage) -> None:
             "the global view.",
             f"Set labeler.part_weight below {1 / parts:g}.",
         )
-    labels_parts = getattr(labeler, "looks_at_parts", None)
-    unused = config.objective.get("part_weight") == 0 and not (
-        labels_parts is not None and labels_parts(config.labeler)
-    )
+    labels_parts = getattr(labeler, "uses_parts", None)
+    labelled = labels_parts is not None and labels_parts(config.labeler)
+    unused = config.objective.get("part_weight") == 0 and not labelled
     if parts and unused and not stage.has("distiller"):  # a teacher may train the parts
         raise ConfigError(
             f"backbone.views={list(views)}, but nothing uses the part views: "
@@ -246,6 +253,5 @@ def _kind(config: DictConfig, part: str) -> Any:
     return target_of(config[part]._target_, part)
 
 
-def _near(key: str, known: list[str]) -> str:
-    hint = did_you_mean(key, known)
-    return hint if hint.startswith("Did") else "See harness run … --cfg job."
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind))

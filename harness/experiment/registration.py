@@ -28,10 +28,8 @@ _registered: list[tuple[Path, int, int]] = []
 def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     """Find all plug-ins, make them importable, and put their configurations into `ConfigStore`.
 
-    Files are read again only if one has changed, so that each run of a sweep can call this.
-
-    Returns:
-        Methods and data sets: kind → name → plug-in.
+    Files are read again only if one has changed, so that each run of a sweep can call this. Returns
+    methods and data sets: kind → name → plug-in.
 
     Raises:
         ConfigError: a file that is not a valid YAML mapping; names it.
@@ -51,9 +49,16 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     if files and files == _registered:
         return found
     _registered.clear()
-    _clear()
-    for plugin in found["methods"].values():
-        _store_method(plugin)
+    repo = ConfigStore.instance().repo
+    for group in repo:  # a plug-in folder may no longer be named
+        if group in ("method", "dataset", "search", *CONF_GROUPS) or group.startswith("method_"):
+            repo[group].clear()
+    for name, plugin in found["methods"].items():
+        path = plugin.folder / "config.yaml"
+        for variant, changes in plugin.variants.items():
+            node = vary(load_config(path), load_config(changes), f"{name}_{variant}")
+            _store_method(f"{name}/{variant}", node, changes)
+        _store_method(name, load_config(path), path)
     for plugin in found["datasets"].values():
         node = load_config(plugin.folder / "config.yaml")
         # nested here: a config whose package is `dataset` could not override /protocol
@@ -100,7 +105,7 @@ def presets() -> dict[str, Path]:
 def if_parts(value: float, *, _root_: DictConfig) -> float:
     """`${if_parts:0.2}`: the value if the backbone has part views, else 0.
 
-    Without a loss of their own, part views would never be trained. So objectives weight them as
+    Without a loss of their own, part views would never be trained, so objectives weight them as
     MSKD does (λ2 = 0.2) as soon as there are any.
     """
     backbone = _root_.get("backbone")
@@ -115,25 +120,7 @@ def _store(group: str, name: str, node: object, package: str | None = "_global_"
     ConfigStore.instance().store(group=group, name=name, node=node, package=package)
 
 
-def _clear() -> None:
-    """Forget what was registered: a plug-in folder may no longer be named."""
-    repo = ConfigStore.instance().repo
-    for group in list(repo):
-        if group in ("method", "dataset", "search", *CONF_GROUPS) or group.startswith("method_"):
-            repo[group].clear()
-
-
-def _store_method(plugin: Plugin) -> None:
-    """Register a method and its variants."""
-    path = plugin.folder / "config.yaml"
-    method = load_config(path)
-    for variant, changes in plugin.variants.items():
-        node = vary(method, load_config(changes), f"{plugin.name}_{variant}")
-        _store_one(f"{plugin.name}/{variant}", node, changes)
-    _store_one(plugin.name, method, path)
-
-
-def _store_one(method: str, node: DictConfig, path: Path) -> None:
+def _store_method(method: str, node: DictConfig, path: Path) -> None:
     """Register a method's config in pieces, each under the choice that it holds for.
 
     A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
@@ -143,9 +130,6 @@ def _store_one(method: str, node: DictConfig, path: Path) -> None:
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
-
-    Raises:
-        ConfigError: `published` or `search` has the wrong form.
     """
     folder, _, stem = method.rpartition("/")
 

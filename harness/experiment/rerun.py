@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from harness.components.backbones import describe_weights
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
-from harness.experiment.joint_datasets import BETWEEN, sections
+from harness.experiment.joint_datasets import BETWEEN, sections, settings
 from harness.experiment.plan import make_plan
 from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
@@ -44,9 +44,6 @@ def rerun(
         runs: names, or beginnings of names; none: all that failed or are unfinished.
         changes: KEY=VALUE for keys of `PLACES`. failed: only runs that failed.
 
-    Returns:
-        The runs that are finished now.
-
     Raises:
         ConfigError: there is nothing to run again, or another option is changed.
         HarnessError: some failed again.
@@ -56,15 +53,13 @@ def rerun(
     given = dict(_parse(change) for change in changes)
     chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
     kinds = {run.name: state(run).kind for run in chosen}
-    for run in chosen if runs else ():
-        if kinds[run.name] not in RERUN:
-            raise ConfigError(
-                f"{run.name} is {kinds[run.name]}.",
-                "rerun takes failed and unfinished runs; use harness run overwrite=always for "
-                "others.",
-            )
-    allowed = ("failed",) if failed else RERUN
-    chosen = [run for run in chosen if kinds[run.name] in allowed]
+    others = [name for name, kind in kinds.items() if kind not in RERUN] if runs else []
+    if others:
+        raise ConfigError(
+            f"{others[0]} is {kinds[others[0]]}.",
+            "rerun takes failed and unfinished runs; use harness run overwrite=always for others.",
+        )
+    chosen = [run for run in chosen if kinds[run.name] in (RERUN[:1] if failed else RERUN)]
     if not chosen:
         raise ConfigError(
             f"No run in {folder.folder} {'failed' if failed else 'failed or is unfinished'}.",
@@ -95,10 +90,7 @@ def _parse(change: str) -> tuple[str, Any]:
 
 
 def restored(run: Run, given: dict[str, Any]) -> DictConfig:
-    """The configuration of a run, with paths and device of this machine.
-
-    Args:
-        given: key of `PLACES` → value.
+    """The configuration of a run, with paths and device of this machine or from `given`.
 
     Raises:
         HarnessError: config.json, weights or the data set are missing, or the settings have another
@@ -119,7 +111,8 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
         "threads": given.get("threads", 0),
     }  # fmt: skip
     _add_root(config["dataset"], root)
-    for stage, node in _nodes(config):
+    nodes = {"": config} | {stage: node or {} for stage, node in config["stages"].items()}
+    for stage, node in nodes.items():
         distiller, backbone = node.get("distiller") or {}, node.get("backbone") or {}
         if distiller.get("teacher") == "a finished run":
             described = teachers.get(stage) or next(iter(teachers.values()))
@@ -139,45 +132,24 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
     return made
 
 
-def _nodes(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The configuration itself and what each of its stages changes."""
-    yield "", config
-    for stage, changes in (config.get("stages") or {}).items():
-        yield stage, changes or {}
-
-
 def _add_root(dataset: dict[str, Any], root: str) -> None:
-    """Give the data sets that are files their root.
-
-    Raises:
-        ConfigError: one of them is not installed.
-    """
+    """Give the data sets that are files their root."""
     found = plugins.find()["datasets"]
     for name, section in zip(str(dataset["name"]).split(BETWEEN), sections(dataset), strict=True):
-        if name not in found:
-            raise ConfigError(
-                f"Data set '{name}' is not installed here.", did_you_mean(name, found)
-            )
-        if "root" in plugins.load_config(found[name].folder / "config.yaml"):
+        if "root" in settings(name, found):
             section["root"] = root
 
 
 def _find_weights(described: str, root: str, given: dict[str, Any]) -> str:
-    """The file that a configuration describes as `NAME sha256:DIGEST`.
-
-    Raises:
-        ConfigError: it is not found.
-    """
-    name = described.split(" ")[0]
-    places = [Path() / name, Path(root).expanduser() / name,
-              Path(torch.hub.get_dir()) / "checkpoints" / name]  # fmt: skip
+    """The file that a configuration describes as `NAME sha256:DIGEST`."""
     if (chosen := given.get("backbone.weights")) is not None:
-        if describe_weights(str(chosen)) != described:
+        if (other := describe_weights(str(chosen))) != described:
             raise ConfigError(
-                f"backbone.weights={chosen} is {describe_weights(str(chosen))}.",
-                f"The run used {described}.",
+                f"backbone.weights={chosen} is {other}.", f"The run used {described}."
             )
         return str(Path(str(chosen)).expanduser().absolute())
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    places = [folder / described.split(" ")[0] for folder in (Path(), Path(root).expanduser(), hub)]
     for path in places:
         if path.is_file() and describe_weights(str(path)) == described:
             return str(path.absolute())

@@ -16,10 +16,10 @@ from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter, duration
 from harness.data.cache_location import check_cache_location
 from harness.experiment.backfill import backfill
-from harness.experiment.data_loading import load_data
 from harness.experiment.experiment import Experiment
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan, make_plan
+from harness.experiment.stages import load_data
 from harness.results import tracking
 from harness.results.run_status import noting_failure
 from harness.results.store import Run, Store
@@ -39,7 +39,13 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         HarnessError: the cause, and what to do about it.
     """
     processes.initialize()
-    overwrite = _overwrite(config)
+    overwrite = str(config.overwrite)
+    if overwrite not in OVERWRITE:
+        raise ConfigError(f"overwrite={overwrite} is unknown.", did_you_mean(overwrite, OVERWRITE))
+    if overwrite == "backfill" and processes.is_distributed():
+        raise ConfigError(
+            "overwrite=backfill runs in one process.", "Give the command without torchrun."
+        )
     tracking.check_log(str(config.log))
     device = resolve_device(processes.local_device(str(config.device)))
     plan = make_plan(config, resolve_precision(str(config.train.precision), device))
@@ -55,23 +61,12 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
             with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile
                 changed = _work(Experiment(plan, device, run, reporter), overwrite)
-        run = _as_first_sees(run)
+        run = collectives.broadcast_from_first(lambda: _read(run))  # others may not see its folder
         if not changed:
             _check_same(run, plan)
             reporter.say(f"{run.name} is finished already (overwrite=always runs it again).")
         _say_metrics(run, reporter)
         return run
-
-
-def _overwrite(config: DictConfig) -> str:
-    chosen = str(config.overwrite)
-    if chosen not in OVERWRITE:
-        raise ConfigError(f"overwrite={chosen} is unknown.", did_you_mean(chosen, OVERWRITE))
-    if chosen == "backfill" and processes.is_distributed():
-        raise ConfigError(
-            "overwrite=backfill runs in one process.", "Give the command without torchrun."
-        )
-    return chosen
 
 
 def _prepare_process(config: DictConfig, device: torch.device) -> None:
@@ -103,23 +98,14 @@ def _finished(run: Run) -> bool:
     return collectives.broadcast_from_first(lambda: run.finished)
 
 
-def _as_first_sees(run: Run) -> Run:
-    """The run with the record that the first process reads; others may not see its folder."""
-
-    def read() -> Run:
-        fresh = Run(run.folder)
-        assert fresh.finished  # reads the record, which stays with the object
-        return fresh
-
-    return collectives.broadcast_from_first(read)
+def _read(run: Run) -> Run:
+    fresh = Run(run.folder)
+    assert fresh.finished  # reads the record, which stays with the object
+    return fresh
 
 
 def _check_same(run: Run, plan: Plan) -> None:
-    """Check that a finished run is the experiment asked for, made with the same images.
-
-    Raises:
-        ConfigError: its settings or seed differ (`name=`). DataError: its images differ.
-    """
+    """Check that a finished run is the experiment asked for, made with the same images."""
     record, config = run.record, plan.config
     if (record["settings"], record["experiment"]["seed"]) != (plan.hash, int(config.seed)):
         raise ConfigError(
@@ -144,8 +130,6 @@ def _say_metrics(run: Run, reporter: Reporter) -> None:
         if not result["metrics"]:
             reporter.say(f"{label}: trained, not evaluated")
             continue
-        values = "  ".join(
-            f"{metric.label} {result['metrics'][key]:.1f}" for key, metric in in_tables().items()
-        )
-        reporter.say(f"{label}: {values}")
+        values = [f"{m.label} {result['metrics'][key]:.1f}" for key, m in in_tables().items()]
+        reporter.say(f"{label}: {'  '.join(values)}")
     reporter.say(f"{run.folder}  ({duration(record['seconds'])})")

@@ -35,10 +35,8 @@ AFRESH = "Start the experiment afresh with overwrite=always."
 class Progress:
     """How far an experiment has come, and what it took; all of it is in checkpoints.
 
-    Attributes:
-        environment: in which the experiment began.
-        history: one row per epoch. stages: finished stage → its metrics and cost.
-        processes: how many processes worked on it; an entry more after each change.
+    environment: in which it began. history: one row per epoch. stages: finished stage → its metrics
+    and cost. processes: how many processes worked on it; an entry more after each change.
     """
 
     device: torch.device
@@ -90,7 +88,7 @@ class Progress:
         self._memory = state["memory_mib"]
 
     def count_earlier(self, record: Mapping[str, Any]) -> None:
-        """Add the cost of the run that a record describes."""
+        """Add the cost of a record's run."""
         self.environment = record["environment"]
         self._seconds = float(record.get("seconds") or 0.0)
         self._device_seconds = 3600 * float(record.get("device_hours") or 0.0)
@@ -104,22 +102,20 @@ class RunFiles:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
         return self.run.folder
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes."""
+        """Whether this process is the first."""
         return processes.rank() == 0
 
     def clear(self) -> None:
         """Remove what an earlier run of the experiment left."""
         if not self.writes:
             return
-        for pattern in ("record.json", "history.json", "*.pt", "*.npz", "eval*.json"):
-            for path in self.folder.glob(pattern):
-                path.unlink()
-        for path in tracking.forget(self.folder):
+        patterns = ("record.json", "history.json", "*.pt", "*.npz", "eval*.json")
+        old = [path for pattern in patterns for path in self.folder.glob(pattern)]
+        for path in [*old, *tracking.forget(self.folder)]:
             path.unlink()
 
     def remove_leftovers(self) -> None:
@@ -143,19 +139,12 @@ class RunFiles:
         if evaluator.last is None or not self.writes:  # not evaluated
             return
         path = self.folder / "per_query.npz"
-        arrays = read_arrays(path)
-        arrays[f"{stage}_ap"] = evaluator.last.ap.astype(np.float32)
-        arrays[f"{stage}_inp"] = evaluator.last.inp.astype(np.float32)
-        arrays[f"{stage}_first_match_rank"] = evaluator.last.first_match_rank.astype(np.int32)
-        # queries of one identity are alike, which a comparison has to take into account
-        arrays["query_identity"] = evaluator.data.query.identities.astype(np.int64)
+        arrays = read_arrays(path) | query_arrays(stage, evaluator)
         write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
         if evaluator.features is not None:
             query, gallery = evaluator.features
-            fingerprint = evaluator.fingerprint
-            kept_features.save(
-                self.folder, stage, query, gallery, evaluator.ground_truth, fingerprint
-            )
+            kept_features.save(self.folder, stage, query, gallery, evaluator.ground_truth,
+                               evaluator.fingerprint)  # fmt: skip
 
     def save_checkpoint(
         self,
@@ -167,9 +156,8 @@ class RunFiles:
     ) -> None:
         """Write the history, then the checkpoint that refers to it.
 
-        Args:
-            trainer: the state of the stage in progress; None between stages.
-            best: metrics of the best epoch of that stage so far, by the selection.
+        trainer: the state of the stage in progress; None between stages. best: metrics of its best
+        epoch so far, by the selection.
         """
         if not self.writes:
             return
@@ -221,31 +209,36 @@ class RunFiles:
         return state
 
     def _check_complete(self, progress: Progress, rows: int) -> None:
-        """Check that the files of finished stages are there.
-
-        Raises:
-            DataError: one is missing or incomplete.
-        """
+        """Check that the files of finished stages are there."""
+        problems = []
         if len(progress.history) < rows:
-            raise DataError(
-                f"{self.folder}: history.json has {len(progress.history)} of {rows} epochs.", AFRESH
-            )
+            problems.append(f"history.json has {len(progress.history)} of {rows} epochs.")
         queries = read_arrays(self.folder / "per_query.npz")
         for stage, result in progress.stages.items():
             if not (self.folder / f"{stage}.pt").is_file():
-                raise DataError(
-                    f"{self.folder}: {stage}.pt of the finished stage '{stage}' is missing.", AFRESH
-                )
+                problems.append(f"{stage}.pt of the finished stage '{stage}' is missing.")
             if result["metrics"] and f"{stage}_ap" not in queries:
-                raise DataError(
-                    f"{self.folder}: per_query.npz lacks the finished stage '{stage}'.", AFRESH
-                )
+                problems.append(f"per_query.npz lacks the finished stage '{stage}'.")
+        if problems:
+            raise DataError(f"{self.folder}: {problems[0]}", AFRESH)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write the record, then remove the checkpoint."""
         if self.writes:
             write_json(self.folder / "record.json", record)
             (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def query_arrays(stage: str, evaluator: Evaluator) -> dict[str, np.ndarray]:
+    """The per-query results of an evaluator's last test, (Q,) each."""
+    assert evaluator.last is not None
+    return {
+        f"{stage}_ap": evaluator.last.ap.astype(np.float32),
+        f"{stage}_inp": evaluator.last.inp.astype(np.float32),
+        f"{stage}_first_match_rank": evaluator.last.first_match_rank.astype(np.int32),
+        # queries of one identity are alike, which a comparison has to take into account
+        "query_identity": evaluator.data.query.identities.astype(np.int64),
+    }
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

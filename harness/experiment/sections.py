@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 
+from harness.core.distributed.processes import world_size
 from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.options import check_options
 from harness.core.tuned import check_tuned
 from harness.data.augmentation_settings import make_augment
 from harness.data.samplers import SAMPLERS
 from harness.evaluation.label_free import read_label_free
-from harness.experiment.batch_checks import check_batches
 from harness.training.label_schedule import check_label_every
 from harness.training.optimizers import check_optimizer
 
@@ -29,137 +29,112 @@ Natural = Annotated[int, Field(ge=0)]
 Interval = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
 
 
+def _option(meaning: str, **limits: Any) -> Any:
+    return Field(description=meaning, **limits)
+
+
 class Protocol(BaseModel):
     """What is held equal across methods, as a preset."""
 
-    name: Annotated[str, Field(description="the preset, on the protocol card")]
+    name: str = _option("the preset, on the protocol card")
 
 
 class Images(BaseModel):
     """Input size and augmentation."""
 
-    height: Annotated[Positive, Field(description="input height in pixels")]
-    width: Annotated[Positive, Field(description="input width in pixels")]
-    flip: Annotated[Share, Field(description="probability of a horizontal flip")]
-    pad: Annotated[Natural, Field(description="pixels of zero padding before the random crop")]
-    erase: Annotated[Share, Field(description="probability of random erasing")]
-    erase_area: Annotated[Interval, Field(description="erased share of the image, from and to")]
-    erase_aspect: Annotated[Interval, Field(description="aspect of erased rectangles")]
-    blur: Annotated[Share, Field(description="probability of Gaussian blur")]
-    part_area: Annotated[
-        Interval | None, Field(description="area of random crops resized to the input (BUC)")
-    ]
-    part_aspect: Annotated[Interval, Field(description="height / width of these crops")]
+    height: Positive = _option("input height in pixels")
+    width: Positive = _option("input width in pixels")
+    flip: Share = _option("probability of a horizontal flip")
+    pad: Natural = _option("pixels of zero padding before the random crop")
+    erase: Share = _option("probability of random erasing")
+    erase_area: Interval = _option("erased share of the image, from and to")
+    erase_aspect: Interval = _option("aspect of erased rectangles")
+    blur: Share = _option("probability of Gaussian blur")
+    part_area: Interval | None = _option("area of random crops resized to the input (BUC)")
+    part_aspect: Interval = _option("height / width of these crops")
 
 
 class Batch(BaseModel):
     """P × K batches and their batch-norm statistics."""
 
-    identities: Annotated[Positive, Field(description="P, clusters per batch")]
-    images: Annotated[Positive, Field(description="K, images per cluster")]
-    samples_per_bn: Annotated[
-        Natural, Field(description="images that share batch-norm statistics; 0: the whole batch")
-    ]
-    sampler: Annotated[
-        Literal["identity", "camera", "proxy", "random"],
-        Field(description="how batches are drawn from clusters and cameras"),
-    ]
+    identities: Positive = _option("P, clusters per batch")
+    images: Positive = _option("K, images per cluster")
+    samples_per_bn: Natural = _option("images that share batch-norm statistics; 0: the whole batch")
+    sampler: Literal["identity", "camera", "proxy", "random"] = _option(
+        "how batches are drawn from clusters and cameras"
+    )
 
 
 class Train(BaseModel):
     """Epochs, iterations, precision."""
 
-    epochs: Annotated[Positive, Field(description="epochs of a stage")]
-    iterations: Annotated[
-        Positive | Literal["auto"],
-        Field(description="per epoch; auto: labelled images / batch size"),
-    ]
-    label_every: Annotated[
-        Any,  # see check_label_every
-        Field(description="epochs that labels last; below 1: a share of the epochs; or a list"),
-    ]
-    warmup_epochs: Annotated[
-        Natural, Field(description="first epochs, labelled by the teacher, memories frozen")
-    ]
-    warmup_iterations: Annotated[
-        Positive, Field(description="factor on `iterations` in warm-up epochs")
-    ]
-    precision: Annotated[
-        Literal["fp32", "tf32", "bf16", "fp16", "auto"],
-        Field(description="arithmetic of networks; auto: bf16 where the hardware has it"),
-    ]
-    compile: Annotated[
-        Literal["off", "default", "max-autotune"], Field(description="torch.compile of networks")
-    ]
-    micro_batch: Annotated[
-        Positive | Literal["auto"],
-        Field(description="images computed at once; auto: as many as fit. Same results"),
-    ]
+    epochs: Positive = _option("epochs of a stage")
+    iterations: Positive | Literal["auto"] = _option(
+        "per epoch; auto: labelled images / batch size"
+    )
+    label_every: Any = _option("epochs that labels last; below 1: a share of the epochs; or a list")
+    warmup_epochs: Natural = _option("first epochs, labelled by the teacher, memories frozen")
+    warmup_iterations: Positive = _option("factor on `iterations` in warm-up epochs")
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = _option(
+        "arithmetic of networks; auto: bf16 where the hardware has it"
+    )
+    compile: Literal["off", "default", "max-autotune"] = _option("torch.compile of networks")
+    micro_batch: Positive | Literal["auto"] = _option(
+        "images computed at once; auto: as many as fit. Same results"
+    )
 
 
 class Optimizer(BaseModel):
     """Optimizer and learning-rate schedule."""
 
-    name: Annotated[Literal["adam", "sgd"], Field(description="the optimizer")]
-    lr: Annotated[float, Field(gt=0, description="learning rate")]
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty in the gradient")]
-    step: Annotated[Positive, Field(description="epochs between factors of gamma")]
-    steps: Annotated[
-        list[Positive] | None, Field(description="epochs at which gamma applies, in place of step")
-    ]
-    gamma: Annotated[float, Field(gt=0, description="factor on the learning rate")]
-    warmup: Annotated[Natural, Field(description="epochs of linear warm-up")]
-    warmup_start: Annotated[Share, Field(description="factor on the rate at their start")]
-    momentum: Annotated[Share, Field(description="of SGD")]
-    nesterov: Annotated[bool, Field(description="Nesterov momentum, of SGD")]
-    backbone_lr_mult: Annotated[
-        float, Field(ge=0, description="factor on the rate of pretrained layers")
-    ]
-    reset_with_labels: Annotated[
-        bool, Field(description="start with fresh moments whenever labels are made")
-    ]
+    name: Literal["adam", "sgd"] = _option("the optimizer")
+    lr: float = _option("learning rate", gt=0)
+    weight_decay: float = _option("L2 penalty in the gradient", ge=0)
+    step: Positive = _option("epochs between factors of gamma")
+    steps: list[Positive] | None = _option("epochs at which gamma applies, in place of step")
+    gamma: float = _option("factor on the learning rate", gt=0)
+    warmup: Natural = _option("epochs of linear warm-up")
+    warmup_start: Share = _option("factor on the rate at their start")
+    momentum: Share = _option("of SGD")
+    nesterov: bool = _option("Nesterov momentum, of SGD")
+    backbone_lr_mult: float = _option("factor on the rate of pretrained layers", ge=0)
+    reset_with_labels: bool = _option("start with fresh moments whenever labels are made")
 
 
 class Neighbours(BaseModel):
     """k-reciprocal Jaccard distance."""
 
-    k1: Annotated[Positive, Field(description="neighbours, the image itself included")]
-    k2: Annotated[Positive, Field(description="neighbours of the query expansion")]
+    k1: Positive = _option("neighbours, the image itself included")
+    k2: Positive = _option("neighbours of the query expansion")
 
 
 class Evaluation(BaseModel):
     """When tests are made, and how."""
 
-    every: Annotated[Positive, Field(description="epochs between tests; the end is always tested")]
-    rerank: Annotated[bool, Field(description="k-reciprocal re-ranking")]
-    keep_features: Annotated[bool, Field(description="keep test features (float16) with the run")]
-    label_free: Annotated[
-        str | list[str] | None, Field(description="criteria without labels, measured at each test")
-    ]
-    reference: Annotated[
-        dict[str, Any] | None,
-        Field(description="k1, k2, eps, min_samples of their clustering; null: neighbours"),
-    ]
+    every: Positive = _option("epochs between tests; the end is always tested")
+    rerank: bool = _option("k-reciprocal re-ranking")
+    keep_features: bool = _option("keep test features (float16) with the run")
+    label_free: str | list[str] | None = _option("criteria without labels, measured at each test")
+    reference: dict[str, Any] | None = _option(
+        "k1, k2, eps, min_samples of their clustering; null: neighbours"
+    )
 
 
 class MethodSection(BaseModel):
     """The method."""
 
-    name: Annotated[str, Field(description="in run names, records and tables")]
-    uses_cameras: Annotated[bool, Field(description="whether its parts or sampler see camera ids")]
+    name: str = _option("in run names, records and tables")
+    uses_cameras: bool = _option("whether its parts or sampler see camera ids")
 
 
 class Data(BaseModel):
     """Where data are."""
 
-    root: Annotated[str, Field(description="folder of all data sets")]
-    cache_dir: Annotated[
-        str | None, Field(description="folder of image caches; null: ROOT/.harness")
-    ]
-    cache_location: Annotated[
-        Literal["auto", "device", "pinned", "mmap"],
-        Field(description="where training images are while training. Same results"),
-    ]
+    root: str = _option("folder of all data sets")
+    cache_dir: str | None = _option("folder of image caches; null: ROOT/.harness")
+    cache_location: Literal["auto", "device", "pinned", "mmap"] = _option(
+        "where training images are while training. Same results"
+    )
 
 
 #: the parts and sections that a stage may change
@@ -179,26 +154,19 @@ SECTIONS: dict[str, type[BaseModel]] = {
 class Settings(BaseModel):
     """The options at the top of a configuration."""
 
-    seed: Annotated[Natural, Field(description="of every random draw")]
-    selection: Annotated[
-        Literal["last", "label_free", "oracle"],
-        Field(description="the epoch whose network is kept and reported"),
-    ]
-    init: Annotated[str | None, Field(description="a finished run whose network training begins")]
-    store: Annotated[str, Field(description="folder of runs")]
-    name: Annotated[
-        str | None, Field(description="the run's folder; null: METHOD-DATASET-sSEED-HASH")
-    ]
-    overwrite: Annotated[
-        Literal["skip", "always", "backfill"],
-        Field(description="a finished run: report it, run it afresh, or add what it lacks"),
-    ]
-    log: Annotated[
-        Literal["none", "tensorboard", "wandb", "mlflow"],
-        Field(description="curves while training"),
-    ]
-    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")]
-    threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads; 0: all cores")]
+    seed: Natural = _option("of every random draw")
+    selection: Literal["last", "label_free", "oracle"] = _option(
+        "the epoch whose network is kept and reported"
+    )
+    init: str | None = _option("a finished run whose network training begins")
+    store: str = _option("folder of runs")
+    name: str | None = _option("the run's folder; null: METHOD-DATASET-sSEED-HASH")
+    overwrite: Literal["skip", "always", "backfill"] = _option(
+        "a finished run: report it, run it afresh, or add what it lacks"
+    )
+    log: Literal["none", "tensorboard", "wandb", "mlflow"] = _option("curves while training")
+    device: str = _option("auto, cpu, cuda or cuda:N")
+    threads: int = _option("CPU threads; 0: all cores", ge=0, le=1024)
 
 
 TOP_KEYS = (*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset", "tuned")
@@ -227,12 +195,11 @@ def check_sections(config: DictConfig) -> None:
     for key in (*STAGE_KEYS, *SECTIONS, "dataset"):
         if not isinstance(config.get(key), DictConfig):
             raise ConfigError(
-                f"{key}={config.get(key)} must be keys and values.", f"Change one: {key}.KEY=…"
+                f"{key}={config.get(key)} must hold keys and values.", f"Change one: {key}.KEY=…"
             )
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain["stages"] or {}, dict):
-        raise ConfigError(f"stages={plain['stages']} must be keys and values.")
+        raise ConfigError(f"stages={plain['stages']} must hold keys and values.")
     check_options(Settings, {key: plain[key] for key in Settings.model_fields})
     if plain["train"].get("compile") is False:
         raise ConfigError(
@@ -256,9 +223,8 @@ def check_stage(config: DictConfig, where: str = "") -> None:
         ConfigError: a value is out of range, or some contradict each other.
     """
     for name, section in STAGE_SECTIONS.items():
-        plain = OmegaConf.to_container(config[name], resolve=True)
-        assert isinstance(plain, dict)
-        check_options(section, {str(key): value for key, value in plain.items()}, f"{where}{name}")
+        plain: Any = OmegaConf.to_container(config[name], resolve=True)
+        check_options(section, plain, f"{where}{name}")
     sampler = config.batch.sampler
     if SAMPLERS[sampler].needs_cameras and not config.method.uses_cameras:
         raise ConfigError(
@@ -267,6 +233,11 @@ def check_stage(config: DictConfig, where: str = "") -> None:
         )
     check_optimizer(config.optimizer, where)
     check_label_every(config.train.label_every, where)
+    _check_batches(config, where)
+
+
+def _check_batches(config: DictConfig, where: str) -> None:
+    """Check that batches can be shared by processes, and that batch-norm groups stay whole."""
     batch, group = config.batch.identities * config.batch.images, config.batch.samples_per_bn
     if group == 1 or batch < 2:
         raise ConfigError(
@@ -274,10 +245,39 @@ def check_stage(config: DictConfig, where: str = "") -> None:
             "statistics.",
             "Use batch.samples_per_bn=0 (whole batch) or 2 and more, and batches of 2 and more.",
         )
-    if group and batch % group and batch > group:
+    whole = group == 0 or group >= batch  # statistics over the whole batch
+    if not whole and batch % group:
         raise ConfigError(
             f"{where}batch.samples_per_bn={group} does not divide the batch of {batch} images "
             f"({config.batch.identities} × {config.batch.images}).",
             "Choose a divisor, or 0 for the whole batch.",
         )
-    check_batches(config.batch, config.train.micro_batch, where)
+    processes = world_size()
+    share = batch // processes
+    if batch % processes:
+        raise ConfigError(
+            f"{where}A batch of {batch} images cannot be shared equally by {processes} processes.",
+            "Start another number of processes, or change batch.identities or batch.images.",
+        )
+    if not whole and share % group:
+        fit = [str(n) for n in range(1, batch // group + 1) if batch // group % n == 0]
+        raise ConfigError(
+            f"{where}{processes} processes take {share} of {batch} images each, which are not "
+            f"whole groups of batch.samples_per_bn={group}.",
+            f"Start {', '.join(fit[:-1])} or {fit[-1]} processes, or set batch.samples_per_bn=0 "
+            "for statistics over the whole batch.",
+        )
+    micro_batch = config.train.micro_batch
+    if micro_batch == "auto" or micro_batch >= share:
+        return
+    if whole:
+        raise ConfigError(
+            f"{where}train.micro_batch={micro_batch}, but batch.samples_per_bn={group} takes "
+            f"statistics over the whole batch of {batch} images, which must be computed at once.",
+            "Lower batch.samples_per_bn, or leave train.micro_batch out.",
+        )
+    if micro_batch % group:
+        raise ConfigError(
+            f"{where}train.micro_batch={micro_batch} splits batch-norm groups of {group} images.",
+            f"Choose a multiple of batch.samples_per_bn={group}.",
+        )

@@ -1,4 +1,4 @@
-"""A stage of a recipe, and how its parts are built from its configuration."""
+"""A stage of a recipe, and how its parts and its data set are built from their configuration."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.core.options import check_options
+from harness.data.types import Dataset, ReIDData
 
 # Hydra logs errors that it also raises
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())
@@ -74,16 +75,14 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
     Raises:
         ConfigError: an unknown option, or a value that the part refuses.
     """
-    section = what.split()[0]
     try:
-        options = OmegaConf.to_container(node, resolve=True)
-        assert isinstance(options, dict)
-        given = {str(key): value for key, value in options.items() if not str(key).startswith("_")}
+        options: Any = OmegaConf.to_container(node, resolve=True)
         target = get_object(node._target_)
     except Exception:  # `instantiate` names the cause
         pass
     else:
-        check_options(target, {k: v for k, v in given.items() if k not in extra}, section)
+        given = {k: v for k, v in options.items() if not k.startswith("_") and k not in extra}
+        check_options(target, given, what.split()[0])
     try:
         return instantiate(node, **extra, _convert_="all")
     except Exception as error:
@@ -119,18 +118,32 @@ def build_distiller(
 ) -> Distiller | None:
     """The stage's distiller with its teacher (or a copy of the student), or None.
 
-    Args:
-        peer: makes further students for mutual learning; default: copies of the student.
+    `peer` makes further students for mutual learning; by default copies of the student.
     """
     if not stage.has("distiller"):
         return None
-    extra: dict[str, Any] = {}
     if copies_student(stage):
         teacher = copy.deepcopy(student)
-    if teacher is not None:
-        extra["teacher"] = teacher
-    kind = target_of(stage.config.distiller._target_, "distiller")
-    if peers := getattr(kind, "peers", 0):
+    extra: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
+    if peers := getattr(target_of(stage.config.distiller._target_, "distiller"), "peers", 0):
         make = peer or (lambda: copy.deepcopy(student))
         extra["peers"] = [make() for _ in range(peers)]
     return build(stage.config.distiller, "distiller", **extra)
+
+
+def load_data(config: DictConfig) -> ReIDData:
+    """The images, identities and cameras of a data set; no image is decoded.
+
+    Raises:
+        ConfigError: wrong options. DataError: the data set is missing or incomplete.
+    """
+    return make_dataset(config).load()
+
+
+def make_dataset(config: DictConfig) -> Dataset:
+    """The loader of a data set, or a ConfigError that names a wrong option."""
+    node: Any = OmegaConf.to_container(config.dataset, resolve=True)
+    name, on_bad_image = node.pop("name"), node.pop("on_bad_image", "error")
+    if on_bad_image not in ("error", "skip"):
+        raise ConfigError(f"dataset.on_bad_image={on_bad_image} is unknown.", "Use error or skip.")
+    return build(OmegaConf.create(node), f"dataset {name}")

@@ -83,48 +83,44 @@ def summarize() -> None:
     Raises:
         HarnessError: runs failed; lists each with its error.
     """
-    total, lines = _failures()
+    total, failed = _failures()
     if _folder:
         shutil.rmtree(_folder.pop(), ignore_errors=True)
-    if lines:
-        count = sum(not line.startswith(" ") for line in lines)
-        raise HarnessError(
-            f"{count} of {total} runs failed; the others are in the store.", "\n  ".join(lines)
-        )
+    if failed:
+        cause = f"{len(failed)} of {total} runs failed; the others are in the store."
+        raise HarnessError(cause, "\n  ".join(failed))
 
 
 def stopped(error: Exception) -> HarnessError:
     """What to report if the launcher itself gave up: no queue, or a process was killed."""
-    _, lines = _failures()
     if isinstance(error, OSError):  # the folder of Hydra's notes
         reason = error.strerror or str(error)
         return ConfigError(f"The store cannot be written: {reason}.", "Choose another: store=DIR.")
+    hint = (
+        "Finished runs are in the store, and jobs that were submitted go on. The same command runs "
+        "the rest, and resumes what was stopped."
+    )
     return HarnessError(
         f"The launcher stopped ({type(error).__name__}: {first_line(error)}).",
-        "\n  ".join(
-            [
-                "Finished runs are in the store, and jobs that were submitted go on. The same "
-                "command runs the rest, and resumes what was stopped.",
-                *lines,
-            ]
-        ),
+        "\n  ".join([hint, *_failures()[1]]),
     )
 
 
 def _failures() -> tuple[int, list[str]]:
-    """How many runs began, and lines that name those that failed."""
+    """How many runs began, and of each that failed: its own overrides and its error."""
     files = sorted(_folder[0].glob("*.json")) if _folder else []
     outcomes = [json.loads(path.read_text()) for path in files]
     each = [set(outcome["overrides"]) for outcome in outcomes]
     shared = set.intersection(*each) if each else set()
-    lines = []
+    failed = []
     for outcome in outcomes:
         if outcome[FAILED]:
             cause, hint = outcome[FAILED]
             own = [override for override in outcome["overrides"] if override not in shared]
-            lines.append(" ".join(own) or "the only one")
-            lines += [f"  {line}" for line in (cause, *hint.splitlines())]
-    return len(outcomes), lines
+            failed.append(
+                "\n    ".join([" ".join(own) or "the only one", cause, *hint.splitlines()])
+            )
+    return len(outcomes), failed
 
 
 def check_launcher(words: Sequence[str], multirun: bool) -> None:

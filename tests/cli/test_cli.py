@@ -105,12 +105,11 @@ SLIPS = {
     "run method=mskd --resolve": ["--resolve needs --cfg", "--cfg job"],
     "run method=mskd --cfg job --multirun": ["Only one of"],
     "run method=mskd ++optimizer.weight_deca=1": ["optimizer.weight_deca", "weight_decay"],
-    "run method=mskd +train.epoch=3": ["train.epoch", "'train.epochs'"],
-    "run method=mskd ++evaluation.rank=true": ["evaluation.rank", "'evaluation.rerank'"],
+    "run method=mskd +train.epoch=3": ["train.epoch", "'epochs'"],
+    "run method=mskd ++evaluation.rank=true": ["evaluation.rank", "'rerank'"],
     "run method=mskd ++trian.epochs=3": ["no option 'trian'", "'train'"],
     "run method=mskd dataset=folder": ["dataset.csv"],
     "run method=mskd backbone.weights=none.pth": ["none.pth", "no such file"],
-    "run method=mskd --confg job": ["no option '--confg'", "'--cfg'"],
 }
 
 

@@ -15,7 +15,7 @@ from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
 from harness.evaluation.evaluator import Evaluator, check_matches, make_evaluator, without_junk
 from harness.experiment.compose import compose
-from harness.experiment.data_loading import load_data
+from harness.experiment.stages import load_data
 from tests.tiny import tiny
 
 

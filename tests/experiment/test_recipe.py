@@ -146,8 +146,8 @@ def test_synthetic_comes_with_its_own_protocol() -> None:
 REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
     "an unknown section": ({"lablr": {}}, "no option 'lablr'", "'labeler'"),
     "a value left open": ({"dataset__size": "???"}, "No value was given for dataset.size", "="),
-    "a section that is none": ({"train": None}, "train=None must be keys", "train.KEY"),
-    "a data set that is none": ({"dataset": 3}, "dataset=3 must be keys", "dataset.KEY"),
+    "a section that is none": ({"train": None}, "train=None must hold keys", "train.KEY"),
+    "a data set that is none": ({"dataset": 3}, "dataset=3 must hold keys", "dataset.KEY"),
     "selection": ({"selection": "orcle"}, "selection=orcle must be", "'oracle'"),
     "a fraction of an epoch": ({"train__epochs": 1.5}, "train.epochs=1.5 must be a whole", ""),
     "no epoch": ({"train__epochs": 0}, "train.epochs=0 is out of range: epochs ≥ 1", ""),
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[dict[str, object], str, str]] = {
     "a stage's batch": (
         {"stages__student": {"batch": {"images": 9}}}, "stages.student: batch.samples_per_bn", "",
     ),
-    "a stage of another kind": ({"stages__student": 3}, "stages.student=3 must be keys", ""),
+    "a stage of another kind": ({"stages__student": 3}, "stages.student=3 must hold keys", ""),
     "no labeler": (
         {"labeler": {"_target_": None}}, "mskd trains (stage 'teacher') but has labeler=none",
         "harness list labelers",

@@ -36,9 +36,8 @@ def embed(
     if found is None:
         return Embedding(points, numbers, None)
     labels, description = found
-    sizes = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.zeros(0, int)
-    alone = (labels >= 0) & (sizes[labels] < 2)  # a single image is no cluster
-    labels = np.where(alone, -1, labels)
+    sizes = np.bincount(labels[labels >= 0], minlength=1)
+    labels = np.where(sizes[labels] < 2, -1, labels)  # a single image is no cluster
     outliers = int((labels < 0).sum())
     return Embedding(points, numbers, labels[kept], int((sizes > 1).sum()), outliers, description)
 

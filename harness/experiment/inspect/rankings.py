@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from harness.core.errors import ConfigError
-from harness.evaluation.distances import Blocks, distance_blocks
+from harness.evaluation.distances import distance_blocks
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.inspect.trained_stage import TrainedStage
 from harness.results.figures.ranked import Ranking
@@ -41,11 +41,9 @@ def rankings(
     chosen = choose(evaluator, result.ap, queries, count, seed)
     distances = _distances(evaluator, query, gallery, chosen)
     return [
-        Ranking(
-            index, float(result.ap[index]), int(result.first_match_rank[index]),
-            *nearest(evaluator, index, distances[index], top),
-        )
-        for index in chosen
+        Ranking(i, float(result.ap[i]), int(result.first_match_rank[i]),
+                *nearest(evaluator, i, distances[i], top))
+        for i in chosen
     ]  # fmt: skip
 
 
@@ -57,11 +55,10 @@ def choose(evaluator: Evaluator, ap: np.ndarray, queries: str, count: int, seed:
     """
     valid = np.flatnonzero(np.isfinite(ap))
     if queries == "random":
-        drawn = np.random.default_rng(seed).choice(valid, min(count, len(valid)), replace=False)
-        return [int(index) for index in drawn]
+        count = min(count, len(valid))
+        return [int(i) for i in np.random.default_rng(seed).choice(valid, count, replace=False)]
     if queries in CHOICES:
-        order = valid[np.argsort(ap[valid], kind="stable")]
-        order = order if queries == "worst" else order[::-1]
+        order = valid[np.argsort(ap[valid], kind="stable")][:: 1 if queries == "worst" else -1]
         return [int(index) for index in order[:count]]
     images = evaluator.data.query.images
     names = {images.name(i): i for i in range(len(images))}
@@ -85,19 +82,18 @@ def _distances(
     evaluator: Evaluator, query: Tensor, gallery: Tensor, chosen: Sequence[int]
 ) -> dict[int, np.ndarray]:
     """Query → distances (G,) to all gallery images, re-ranked if the protocol says so."""
-    blocks: Blocks
+    rows: Sequence[int] = range(len(query))
     if evaluator.protocol.rerank:
         from harness.evaluation.reranking import rerank_blocks
 
-        blocks, queries = rerank_blocks(query, gallery), {index: index for index in chosen}
+        blocks = rerank_blocks(query, gallery)
     else:
-        blocks = distance_blocks(query[list(chosen)], gallery)
-        queries = dict(enumerate(chosen))
+        blocks, rows = distance_blocks(query[list(chosen)], gallery), chosen
     return {
-        queries[start + offset]: row.cpu().numpy()
+        rows[start + offset]: row.cpu().numpy()
         for start, distances in blocks
         for offset, row in enumerate(distances)
-        if start + offset in queries
+        if rows[start + offset] in chosen
     }
 
 
@@ -110,12 +106,11 @@ def nearest(
     """
     q, g = evaluator.data.query, evaluator.data.gallery
     same = g.identities == q.identities[query]
-    removed = g.identities == -1
     if q.cameras is not None and g.cameras is not None:
-        removed = removed | (same & (g.cameras == q.cameras[query]))
+        own = same & (g.cameras == q.cameras[query])
     else:
-        name = q.images.name(query)
-        removed = removed | np.array([g.images.name(i) == name for i in range(len(g.images))])
+        own = np.array([g.images.name(i) == q.images.name(query) for i in range(len(g.images))])
+    removed = own | (g.identities == -1)
     order = np.argsort(np.where(removed, np.inf, distances), kind="stable")
     order = order[: len(order) - int(removed.sum())]
     if g.tracks is not None:

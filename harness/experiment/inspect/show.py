@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,16 @@ import numpy as np
 
 from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
+from harness.experiment.evaluate import data_folders
 from harness.experiment.inspect.activation_maps import shares as view_shares
 from harness.experiment.inspect.embedding import embed
 from harness.experiment.inspect.rankings import CHOICES, rankings
 from harness.experiment.inspect.trained_stage import TrainedStage
 from harness.results.figures import embedding, maps, ranked
 from harness.results.figures.curves import curves
-from harness.results.figures.style import FORMATS, save
+from harness.results.figures.style import save
 from harness.results.store import Store
 
 if TYPE_CHECKING:
@@ -31,11 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """Options of the figures.
-
-    queries, count, top: which queries, how many, and the length of each list; count is also the
-    number of images with maps. seed: of random choices. method, identities: of the embedding.
-    """
+    """Options of the figures: see `harness show --help`."""
 
     queries: str = "worst"
     count: int = 8
@@ -68,10 +63,10 @@ def _embedding(stage: TrainedStage, options: FigureOptions) -> Figure:
 
 def _maps(stage: TrainedStage, options: FigureOptions) -> Figure:
     network = stage.backbone  # refuse missing weights before images are decoded
-    source = stage.example_images
+    source = stage.example_images.images
     count = min(options.count, len(source))
     chosen = np.random.default_rng(options.seed).choice(len(source), count, replace=False)
-    images = np.array(source.images[np.sort(chosen)])
+    images = np.array(source[np.sort(chosen)])
     shares = {view: share.numpy() for view, share in view_shares(network, images).items()}
     rows = {view: band(view, share.shape[1]) for view, share in shares.items()}
     title = (
@@ -106,7 +101,7 @@ def show_run(
 
     Args:
         kinds: of `KINDS`; if empty, all that can be drawn, with the reason for those that cannot.
-        output: a folder; by default `figures` in the run's folder. style: one of `FORMATS`.
+        output: a folder; by default `figures` in the run's folder. style: png, svg or pdf.
         changes: `dataset.KEY=VALUE`, for data that have moved (records have no paths).
 
     Raises:
@@ -116,20 +111,14 @@ def show_run(
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"There is no figure '{kind}'.", did_you_mean(kind, KINDS))
-    if style not in FORMATS:
-        raise ConfigError(f"--format {style} is unknown.", f"Known: {', '.join(FORMATS)}.")
     if options.count < 1 or options.top < 1:
         raise ConfigError("--count and --top must be 1 or more.")
     found = Store(Path(store)).find(run)
     folder = Path(output).expanduser() if output else found.folder / "figures"
-    on = resolve_device(device)
-    if on.type == "cpu":
-        keep_freed_memory()
-    root = Path(data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
-    cached = Path(cache).expanduser() if cache else root / ".harness"
+    folders = data_folders(data_root, cache)
     written, refused = [], []
     with Reporter() as reporter:
-        trained = TrainedStage(found, stage, root, cached, on, reporter, changes)
+        trained = TrainedStage(found, stage, *folders, resolve_device(device), reporter, changes)
         for kind in kinds or KINDS:
             try:
                 picture = KINDS[kind](trained, options)

@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, PseudoLabeler
 from harness.core.progress import Reporter
 from harness.data.image_cache import ImageCache
-from harness.evaluation.evaluator import Evaluator, make_evaluator
+from harness.evaluation.evaluator import Evaluator
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.evaluate import choose
+from harness.experiment.evaluate import (
+    choose,
+    find_stage,
+    recorded_evaluator,
+    recorded_precision,
+)
 from harness.experiment.finished_networks import load_network
-from harness.experiment.joint_datasets import complete
 from harness.experiment.stages import build
 from harness.results.store import Run
 from harness.training.extraction import extract
@@ -32,10 +36,8 @@ from harness.training.label_schedule import label_schedule
 class TrainedStage:
     """A stage whose network and images are loaded on first use, once.
 
-    Attributes:
-        stage: its name; None for the last one.
-        root, cache: folders of the data sets and of decoded images.
-        changes: `dataset.KEY=VALUE`, for data that have moved.
+    stage: its name; None for the last one. root, cache: folders of the data sets and of decoded
+    images. changes: `dataset.KEY=VALUE`, for data that have moved.
     """
 
     run: Run
@@ -48,22 +50,11 @@ class TrainedStage:
 
     @cached_property
     def name(self) -> str:
-        """The name of the stage.
-
-        Raises:
-            ConfigError: the run is unfinished or has no such stage.
-        """
-        stages = list(self.run.record.get("stages", {}))
-        if not stages:
-            raise ConfigError(
-                f"{self.run.name} is not finished.",
-                "Repeat its command to finish it, or draw its curves so far: "
-                "harness show RUN curves.",
-            )
-        if self.stage not in (None, *stages):
-            hint = did_you_mean(str(self.stage), stages)
-            raise ConfigError(f"{self.run.name} has no stage '{self.stage}'.", hint)
-        return self.stage or stages[-1]
+        """The name of the stage; a ConfigError if the run is unfinished or has none of it."""
+        hint = (
+            "Repeat its command to finish it, or draw its curves so far: harness show RUN curves."
+        )
+        return find_stage(self.run, self.stage, hint)
 
     @property
     def title(self) -> str:
@@ -77,24 +68,13 @@ class TrainedStage:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The network at the end of the stage.
-
-        Raises:
-            ConfigError: its weights were not kept.
-        """
+        """The network at the end of the stage; a ConfigError if its weights were not kept."""
         return load_network(self.run, self.name).to(self.device).eval()
 
     def _evaluator(self, train: bool) -> Evaluator:
-        made = make_evaluator(
-            build(OmegaConf.create(complete(self.config["dataset"], self.root)), "dataset").load(),
-            (int(self.config["images"]["height"]), int(self.config["images"]["width"])),
-            self.cache,
-            train=train,
-            on_bad_image=self.config["dataset"].get("on_bad_image", "error"),
-            device=self.device,
-            precision=self.precision,
-            reporter=self.reporter,
-            protocol=EvaluationProtocol(bool(self.config["evaluation"].get("rerank", False))),
+        protocol = EvaluationProtocol(bool(self.config["evaluation"].get("rerank", False)))
+        made = recorded_evaluator(
+            self.config, self.root, self.cache, self.device, self.reporter, protocol, train
         )
         known = self.run.record.get("dataset", {}).get("fingerprint")
         if known not in (None, made.fingerprint):
@@ -103,11 +83,7 @@ class TrainedStage:
 
     @cached_property
     def test(self) -> Evaluator:
-        """The evaluator of the test images.
-
-        Raises:
-            ConfigError: the data set has none.
-        """
+        """The evaluator of the test images; a ConfigError if the data set has none."""
         made = self._evaluator(train=False)
         if not made.evaluates:
             raise ConfigError(
@@ -131,15 +107,12 @@ class TrainedStage:
         """The evaluator of the training images."""
         return self._evaluator(train=True)
 
-    @property
-    def precision(self) -> str:
-        return str(self.config["train"]["precision"])
-
     def features(self, images: np.ndarray, part: str, views: int | None = None) -> Tensor:
         """Features (N, V, D) of images (N, H, W, 3), L2-normalized per view."""
+        precision = recorded_precision(self.config, self.device)
         progress = self.reporter.phase(f"{part} features")
         return extract(
-            self.backbone, images, self.device, self.precision, progress=progress, views=views
+            self.backbone, images, self.device, precision, progress=progress, views=views
         )
 
     def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
@@ -148,21 +121,15 @@ class TrainedStage:
         None where the stage has no labeler. A labeler that starts from its previous labels is
         called as often as in training.
         """
-        own = (self.config.get("stages") or {}).get(self.name) or {}
-        merged = OmegaConf.merge(self.config, own)
-        assert isinstance(merged, DictConfig)
+        merged: Any = OmegaConf.merge(self.config, self.config["stages"].get(self.name) or {})
         if (merged.get("labeler") or {}).get("_target_") is None:
             return None
         labeler: PseudoLabeler = build(merged.labeler, "labeler")
-        cameras = None
-        if labeler.uses_cameras and self.training.data.train.cameras is not None:
-            cameras = torch.from_numpy(np.asarray(self.training.data.train.cameras))
-        calls = 1
-        if labeler.min_calls > 1:
-            calls = sum(
-                label_schedule(merged.train.get("label_every", 1), int(merged.train.epochs))
-            )
+        cameras = self.training.data.train.cameras if labeler.uses_cameras else None
+        given = None if cameras is None else torch.from_numpy(np.asarray(cameras))
+        every, epochs = merged.train.get("label_every", 1), int(merged.train.epochs)
+        calls = sum(label_schedule(every, epochs)) if labeler.min_calls > 1 else 1
         self.reporter.phase("labels")
         for _ in range(calls):
-            found = labeler.label(features, cameras).labels
+            found = labeler.label(features, given).labels
         return found.numpy(), labeler.describe()

@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
-from harness.experiment.data_loading import load_data
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan as ExperimentPlan
 from harness.experiment.plan import make_plan as plan_experiment
@@ -22,7 +21,7 @@ from harness.experiment.recipe import Recipe, make_recipe
 from harness.experiment.search.held_out import hold_out
 from harness.experiment.search.settings import Settings, read_settings
 from harness.experiment.search.space import Param, Space, SpaceError, Values, is_number, parse
-from harness.experiment.stages import build_labeler, build_objective
+from harness.experiment.stages import build_labeler, build_objective, load_data
 
 #: config groups whose options can be searched
 PARTS = ("backbone", "labeler", "objective", "distiller")

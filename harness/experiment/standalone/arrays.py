@@ -43,11 +43,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
         self.names = [] if self.is_single else list(self._content.files)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array.
-
-        Raises:
-            DataError: there is none of this name, or the file is damaged.
-        """
+        """An array; a DataError if there is none of this name, or the file is damaged."""
         if self.is_single:
             return self._content
         if name not in self.names:
@@ -100,21 +96,18 @@ def integers(array: np.ndarray, where: str, length: int) -> np.ndarray:
     """
     check_length(array, where, length)
     kind = array.dtype.kind
+    hint = "Is it the right array?"
     if kind not in "iufUS":
-        raise DataError(f"{where} is {array.dtype}, not integers.", "Is it the right array?")
+        raise DataError(f"{where} is {array.dtype}, not integers.", hint)
     try:
         numbers = array.astype(np.float64) if kind in "US" else np.asarray(array)
     except ValueError as error:
-        raise DataError(f"{where} holds words, not integers.", "Is it the right array?") from error
+        raise DataError(f"{where} holds words, not integers.", hint) from error
     if numbers.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            broken = numbers != np.trunc(numbers)  # NaN too
-        if (broken | np.isinf(numbers)).any():
-            bad = numbers[broken | np.isinf(numbers)]
-            raise DataError(
-                f"{where} is {array.dtype} and holds {bad[0]}, which is not an integer.",
-                "Is it the right array?",
-            )
+        bad = numbers[~np.isfinite(numbers) | (numbers != np.trunc(numbers))]
+        if bad.size:
+            text = f"{where} is {array.dtype} and holds {bad[0]}, which is not an integer."
+            raise DataError(text, hint)
     if numbers.size and (numbers.max() >= 2**63 or numbers.min() < -(2**63)):
         raise DataError(f"{where} holds numbers beyond int64.", "Number the ids from 0.")
     return numbers.astype(np.int64)

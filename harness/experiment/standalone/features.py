@@ -18,10 +18,7 @@ _ZERO = 1e-12
 
 @dataclass(frozen=True)
 class Features:
-    """Unit rows.
-
-    values: (N, V, D) float32, each view contiguous. note: says so if rows were normalized.
-    """
+    """Unit rows (N, V, D) float32, each view contiguous, and a note if rows were normalized."""
 
     values: Tensor
     note: str = ""
@@ -98,11 +95,9 @@ def unit_features(array: np.ndarray, where: str = "features", views: int | None 
     for part, norm in zip(rows.split(step), norms.split(step), strict=True):
         part.copy_(scratch[: len(part)].copy_(part).div_(norm[:, None]))
     low, high = norms.aminmax()
-    note = (
-        f"{where} was not L2-normalized (norms {low:.3g} to {high:.3g}): every row"
-        f"{' of each view' if used > 1 else ''} was divided by its norm."
-    )
-    return Features(values.transpose(0, 1), note)
+    rows_of = "every row of each view" if used > 1 else "every row"
+    note = f"{where} was not L2-normalized (norms {low:.3g} to {high:.3g}): {rows_of} was divided "
+    return Features(values.transpose(0, 1), f"{note}by its norm.")
 
 
 def _empty(where: str, *shape: int) -> Tensor:

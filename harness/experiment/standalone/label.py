@@ -18,10 +18,10 @@ from harness.experiment.standalone.report import stage
 
 @dataclass(frozen=True)
 class Labelling:
-    """Labels and how they were made.
+    """Labels (N,) int64, -1 for outliers, and how they were made.
 
-    labels: (N,) int64, -1 for outliers. statistics: those of the labeler. seconds: by step.
-    notes: what a user should know. mib: size of the features.
+    statistics: those of the labeler. seconds: by step. notes: what a user should know. mib: size of
+    the features.
     """
 
     labels: np.ndarray
@@ -55,10 +55,7 @@ def make_labeler(*overrides: str) -> tuple[str, PseudoLabeler]:
     if config.labeler.get("_target_") is None:
         raise ConfigError(f"labeler={name} makes no labels.", "See harness list labelers.")
     target_of(config.labeler._target_, "labeler")
-    labeler = build(config.labeler, "labeler")
-    if not isinstance(labeler, PseudoLabeler):
-        raise ConfigError(f"labeler {name}: {config.labeler._target_} is no PseudoLabeler.")
-    return name, labeler
+    return name, build(config.labeler, "labeler")
 
 
 def label(
@@ -101,21 +98,16 @@ def label(
     with stage("all", seconds, device):
         given = None if cameras is None else torch.from_numpy(cameras).to(device)
         made = labeler.label(values, given)
-    statistics = dict(made.stats)
     total = seconds["read"] + seconds.pop("all")
-    for key in [key for key in statistics if key.startswith("seconds_")]:
-        seconds[key.removeprefix("seconds_")] = statistics.pop(key)
-    seconds["all"] = total
+    statistics = {key: value for key, value in made.stats.items() if not key.startswith("seconds_")}
+    parts = {k.removeprefix("seconds_"): v for k, v in made.stats.items() if k not in statistics}
+    seconds |= parts | {"all": total}
     labels = made.labels.numpy().astype(np.int64, copy=False)
     return Labelling(labels, statistics, seconds, notes, mib)
 
 
 def check_labeler(labeler: PseudoLabeler, images: int, cameras: np.ndarray | None) -> None:
-    """Check a labeler against its input, before any work.
-
-    Raises:
-        DataError: too few images. ConfigError: cameras are missing.
-    """
+    """Refuse too few images, and missing cameras, before any work."""
     name = type(labeler).__name__
     if images < labeler.min_images:
         raise DataError(

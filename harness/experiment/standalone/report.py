@@ -33,11 +33,7 @@ def stage(name: str, seconds: dict[str, float], device: str | torch.device) -> I
 
 
 class Costs:
-    """Device, time and memory of a command.
-
-    Raises:
-        ConfigError: the device or number of threads cannot be.
-    """
+    """Device, time and memory of a command."""
 
     def __init__(self, device: str, threads: int) -> None:
         if not 0 <= threads <= 1024:
@@ -58,10 +54,7 @@ class Costs:
         return device_name(self.device)
 
     def as_dict(self, seconds: Mapping[str, float], mib: float) -> dict[str, object]:
-        """Device, seconds by step, peak memory in MiB with and without the features.
-
-        `before_mib` is the peak before anything was read.
-        """
+        """For JSON; `before_mib` is the peak before anything was read."""
         peak = peak_memory(self.device)
         return {
             "device": self.where,
@@ -115,11 +108,7 @@ def check_output(
 
 
 def make_output_folder(option: str, path: Path | None) -> None:
-    """Create the folder of an output file.
-
-    Raises:
-        ConfigError: it can be neither created nor written.
-    """
+    """Create the folder of an output file; a ConfigError if it cannot be created or written."""
     if path is not None:
         try:
             make_folder(path.parent)

@@ -30,9 +30,8 @@ class Labels:
 
 @dataclass(frozen=True)
 class Scores:
-    """Results of `score`.
+    """Metrics and per-query results; `reranked` is None unless it was wanted.
 
-    ranking, reranked: metrics, and per-query results; reranked is None unless it was wanted.
     seconds: by step. notes: what a user should know. mib: size of the features.
     """
 
@@ -46,8 +45,7 @@ class Scores:
     @property
     def results(self) -> dict[str, RankingResult]:
         """Both results by name."""
-        both = {"metrics": self.ranking, "reranked": self.reranked}
-        return {name: result for name, result in both.items() if result is not None}
+        return {"metrics": self.ranking} | ({"reranked": self.reranked} if self.reranked else {})
 
     def per_query(self) -> dict[str, Any]:
         """ids, ap, inp and first_match_rank of each query, names, and the same after re-ranking.
@@ -86,14 +84,11 @@ def score(
     """
     sides = (query, gallery)
     features = [_array(side, "features") for side in sides]
-    shapes = [
-        feature_shape(array, where(side, "features"))
-        for array, side in zip(features, sides, strict=True)
-    ]
-    both, notes = _checked(sides, shapes, use_cams)
+    named = [where(side, "features") for side in sides]
+    both, notes = _checked(sides, list(map(feature_shape, features, named)), use_cams)
     seconds: dict[str, float] = {}
     with stage("read", seconds, device):
-        read = [unit_features(features.pop(0), where(side, "features"), views=1) for side in sides]
+        read = [unit_features(features.pop(0), name, views=1) for name in named]
         notes += [one.note for one in read if one.note]
         mib = round(sum(one.mib for one in read), 1)
         q, g = (one.values[:, 0].to(device) for one in read)
@@ -115,16 +110,12 @@ def score(
 def _checked(
     sides: tuple[Arrays, Arrays], shapes: list[tuple[int, int, int]], use_cams: bool
 ) -> tuple[list[Labels], list[str]]:
-    """Ids, cameras and names of both sides, and notes about the protocol, checked before any work.
-
-    Raises:
-        DataError: arrays are missing, do not fit, or contain no correct match.
-    """
+    """Ids, cameras and names of both sides, checked before any work, and notes."""
     for axis, what in ((2, "dimensions"), (1, "views")):
-        if shapes[0][axis] != shapes[1][axis]:
+        q, g = shapes[0][axis], shapes[1][axis]
+        if q != g:
             raise DataError(
-                f"Query features have {shapes[0][axis]} {what}, gallery features "
-                f"{shapes[1][axis]}.",
+                f"Query features have {q} {what}, gallery features {g}.",
                 "Both must come from the same network.",
             )
     ids = _ids(sides, [shape[0] for shape in shapes])
@@ -154,19 +145,13 @@ def _array(side: Arrays, name: str) -> np.ndarray:
 def _ids(sides: tuple[Arrays, Arrays], lengths: list[int]) -> list[np.ndarray]:
     """Ids of both sides as (N,) int64. Words ("person_a") are numbered across both sides."""
     arrays = [_array(side, "ids") for side in sides]
-    words = [array.dtype.kind in "US" for array in arrays]
+    named = [where(side, "ids") for side in sides]
     try:
-        return [
-            integers(array, where(side, "ids"), length)
-            for array, side, length in zip(arrays, sides, lengths, strict=True)
-        ]
+        return list(map(integers, arrays, named, lengths))
     except DataError:
-        if not all(words):
+        if any(array.dtype.kind not in "US" for array in arrays):
             raise
-    texts = [
-        strings(array, where(side, "ids"), length)
-        for array, side, length in zip(arrays, sides, lengths, strict=True)
-    ]
+    texts = list(map(strings, arrays, named, lengths))
     numbers = np.unique(texts[0] + texts[1], return_inverse=True)[1].astype(np.int64)
     return [numbers[: lengths[0]], numbers[lengths[0] :]]
 
@@ -180,11 +165,7 @@ def _labels(side: Arrays, ids: np.ndarray, use_cams: bool) -> Labels:
 
 
 def _own_image_rule(both: list[Labels], sides: tuple[Arrays, Arrays]) -> list[str]:
-    """A note on what is removed from a query's gallery if there are no cameras.
-
-    Raises:
-        DataError: only one side has cameras, or names are needed and not unique.
-    """
+    """A note on what is removed from a query's gallery if there are no cameras."""
     without = [s for s, labels in zip(sides, both, strict=True) if labels.cams is None]
     if not without:
         return []

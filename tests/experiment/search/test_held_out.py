@@ -12,8 +12,8 @@ from PIL import Image
 from harness.core.errors import DataError
 from harness.data.image_source import ImageSource
 from harness.data.types import Dataset, ReIDData, Split
-from harness.experiment.data_loading import load_data
 from harness.experiment.search.held_out import HeldOut, hold_out
+from harness.experiment.stages import load_data
 from harness.results.store import Run
 from tests.experiment.search.small import search
 from tests.tiny import tiny_config

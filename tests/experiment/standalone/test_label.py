@@ -115,22 +115,22 @@ SLIPS = {
     "labeler=none": ["labeler=none makes no labels", "list labelers"],
     "labeler=3": ["no labeler '3'", "jaccard_dbscan"],
     "labeler.epss=0.5": ["no option 'labeler.epss'", "'labeler.eps'"],
-    "labeler._target_=os.getcwd": ["labeler cannot be built", "getcwd"],
+    "labeler._target_=os.getcwd": ["no option 'labeler.eps'"],
     "eps=0.5": ["no option 'eps'"],
     "jaccard_dbscan": ["'jaccard_dbscan' cannot be read", "KEY=VALUE"],
-    "labeler.eps=0": ["eps 0 is not in (0, 1]"],
-    "labeler.eps=1.01": ["eps 1.01 is not in (0, 1]"],
+    "labeler.eps=0": ["labeler.eps=0 is out of range: 0 < eps ≤ 1"],
+    "labeler.eps=1.01": ["labeler.eps=1.01 is out of range: 0 < eps ≤ 1"],
     "labeler.eps=.nan": ["labeler.eps=.nan must be a number"],
-    "labeler.eps=abc": ["labeler.eps=abc must be a number", "Usual: 0.6"],
+    "labeler.eps=abc": ["labeler.eps=abc must be a number", "default is 0.6"],
     "labeler.eps=": ["labeler.eps= must be a number"],
     "labeler.eps=[": ["'labeler.eps=[' cannot be read"],
-    "labeler.k1=7.5": ["labeler.k1=7.5 must be a whole number", "Usual: 30"],
+    "labeler.k1=7.5": ["labeler.k1=7.5 must be a whole number", "default is 30"],
     "labeler.k1=${nowhere}": ["nowhere"],
-    "labeler.k1=4": ["k1 4 and k2 6"],
+    "labeler.k1=4": ["labeler.k2=6 must not be larger than labeler.k1=4"],
     "labeler.k1=61": ["60 images are too few", "k1 61", "needs 61"],
-    "labeler.search=5": ["unknown search '5'", "auto"],
-    "labeler.search=fais": ["unknown search 'fais'"],
-    "labeler.part_weight=0.5": ["part_weight 0.5"],
+    "labeler.search=5": ["labeler.search=5 must be auto, torch or faiss"],
+    "labeler.search=fais": ["labeler.search=fais must be", "Did you mean 'faiss'?"],
+    "labeler.part_weight=0.5": ["labeler.part_weight=0.5 is out of range: 0 ≤ part_weight < 0.5"],
     "--cams c.npy": ["c.npy does not exist"],
     "--cams short.npy": ["short.npy has shape (59,), but there are 60 images"],
     "--cams f.npy": ["f.npy has shape (60, 3, 16), but there are 60 images"],
@@ -186,7 +186,7 @@ def test_part_weight_and_one_view(command: Command, tmp_path: Path, features: np
     np.save(tmp_path / "one.npy", features[:, 0])
     answer = command("label", "one.npy", "--out", "l.npy", *FEW, "labeler.part_weight=0.15")
     assert answer.status == 2
-    assert "there is only a global one" in answer.err
+    assert "there is only the global one" in answer.err
     np.save(tmp_path / "five.npy", np.tile(features, (1, 2, 1))[:, :5])
     answer = command("label", "five.npy", "--out", "l.npy", *FEW, "labeler.part_weight=0.25")
     assert answer.status == 2
