@@ -46,24 +46,18 @@ def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str,
     """The `published_mAP`, `published_rank1` and `published_in` of a row, or nothing.
 
     Args:
-        dataset, protocol: names. method: of the row, a method with its own parts.
         cameras: whether the run used camera labels. A run without does not reproduce the published
             number of a method that does.
     """
-    if protocol not in COMPARABLE:
-        return {}
     rows = table()
     rows = rows[(rows["dataset"] == dataset) & (rows["method"] == method)]
-    if rows.empty:
+    if protocol not in COMPARABLE or rows.empty:
         return {}
     first = rows.iloc[0]
     if not cameras and first.get("uses_cameras") in WITH_CAMERAS:
         return {}
-    return {
-        "published_mAP": float(first["mAP"]),
-        "published_rank1": float(first["rank1"]),
-        "published_in": str(first.get("read_in", "")),
-    }
+    numbers = {f"published_{key}": float(first[key]) for key in ("mAP", "rank1")}
+    return {**numbers, "published_in": str(first.get("read_in", ""))}
 
 
 def _text(value: object) -> str:

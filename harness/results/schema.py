@@ -23,9 +23,8 @@ Metrics = dict[str, float]
 def _printable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("it is not finite")
-    if isinstance(value, dict) or (isinstance(value, list) and any(
-        isinstance(item, list | dict) for item in value
-    )):  # fmt: skip
+    items = value if isinstance(value, list) else ()
+    if isinstance(value, dict) or any(isinstance(item, list | dict) for item in items):
         raise ValueError("it is nested")
     return value
 

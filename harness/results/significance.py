@@ -87,13 +87,10 @@ class Bootstrap:
         seeds, freedom = (a.shape[1], b.shape[1]), self.identities - 1
         if min(seeds) >= 2:
             freedom = min(freedom, sum(seeds) - 2)
-            drawn = [
-                (means * self._seed_weights(role, means.shape[1])).sum(1)
-                for role, means in enumerate((a, b))
-            ]
+            a, b = a * self._seed_weights(0, seeds[0]), b * self._seed_weights(1, seeds[1])
+            error = float((a.sum(1) - b.sum(1)).std(ddof=1))
         else:
-            drawn = [a.mean(1), b.mean(1)]
-        error = float((drawn[0] - drawn[1]).std(ddof=1))
+            error = float((a.mean(1) - b.mean(1)).std(ddof=1))
         reach, p = 0.0, float(value == 0)
         if error > 1e-12:  # otherwise all draws agree
             reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error

@@ -26,8 +26,8 @@ LEVEL = 0.95
 class Pair:
     """Two rows of a table and their difference in a metric, in percentage points.
 
-    p: corrected for all pairs that were compared with it. by_identity: whether queries of one
-        identity were drawn together, or each on its own.
+    p: corrected for all pairs that were compared. by_identity: whether queries of one identity were
+    drawn together.
     """
 
     a: str
@@ -48,6 +48,9 @@ class SignificanceMarks:
     def of(self, label: str) -> str:
         """'best', 'second' or ''."""
         return "best" if label in self.best else "second" if label in self.second else ""
+
+
+Marks = dict[str, SignificanceMarks]
 
 
 class Queries:
@@ -73,15 +76,15 @@ class Queries:
         """The arrays that all runs of a row kept; None without ranks, or of different queries."""
         wanted = {name for metric in METRICS.values() for name in metric.arrays}
         found: list[dict[str, np.ndarray]] = []
-        for path in paths:
-            try:
+        try:
+            for path in paths:
                 with np.load(path) as file:
                     stored = {key.removeprefix(f"{stage}_"): key for key in file.files}
                     found.append({name: file[stored[name]] for name in wanted & stored.keys()})
                     if self._identities is None and "query_identity" in stored:
                         self._identities = file["query_identity"]
-            except UNREADABLE:
-                return None
+        except UNREADABLE:
+            return None
         names = set.intersection(*(set(arrays) for arrays in found))
         lengths = {len(array) for arrays in found for array in arrays.values()}
         if "first_match_rank" not in names or len(lengths) != 1:
@@ -104,9 +107,8 @@ class Queries:
         """Draws that all comparisons share; None for fewer than two identities."""
         if not self.arrays:
             return None
-        drawn = self._identities if self.by_identity else np.arange(len(self._valid))
-        assert drawn is not None
-        drawn = drawn[self._valid]
+        known = self._identities if self.by_identity else None
+        drawn = (np.arange(len(self._valid)) if known is None else known)[self._valid]
         return Bootstrap(drawn) if len(np.unique(drawn)) >= 2 else None
 
     def has(self, label: str, metric: str) -> bool:
@@ -126,9 +128,7 @@ class Queries:
         assert self.bootstrap is not None
         for label in (a, b):
             if (label, metric) not in self._means:
-                arrays = {
-                    name: values[:, self._valid] for name, values in self.arrays[label].items()
-                }
+                arrays = {name: array[:, self._valid] for name, array in self.arrays[label].items()}
                 values = 100.0 * METRICS[metric].values(arrays).astype(float)
                 self._means[label, metric] = float(values.mean()), self.bootstrap.means(values)
         (mean_a, means_a), (mean_b, means_b) = self._means[a, metric], self._means[b, metric]
@@ -140,7 +140,7 @@ def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
     return (rows["selection"] == "oracle") | rows["tuned"].str.contains(ORACLE, regex=False)
 
 
-def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
+def significance_marks(comparison: Comparison) -> Marks:
     """Metric → marks. Competing are last stages whose checkpoint and settings were not chosen on
     the test set. A metric without per-query results of every competing row has no marks.
     """
@@ -148,17 +148,14 @@ def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
     return mark_rows(comparison.store, rows[rows["final"] & ~chosen_on_test(rows)], in_tables())
 
 
-def mark_rows(
-    store: Path, rows: pd.DataFrame, metrics: Iterable[str]
-) -> dict[str, SignificanceMarks]:
-    """Metric → marks of rows that were tested on the same queries.
-
-    Args:
-        rows: as of `Queries`, with the metrics' means over seeds.
+def mark_rows(store: Path, rows: pd.DataFrame, metrics: Iterable[str]) -> Marks:
+    """Metric → marks of rows (as of `Queries`, with the metrics' means over seeds) that were tested
+    on the same queries.
     """
+    found: Marks = {}
     if len(rows) < 2:
-        return {}
-    queries, found = Queries(store, rows), {}
+        return found
+    queries = Queries(store, rows)
     for metric in metrics:
         tested = all(queries.has(label, metric) for label in rows["method"])
         if queries.bootstrap is None or not tested or rows[metric].isna().any():
@@ -186,24 +183,21 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
         ConfigError: there is no such row, or its runs kept no per-query results.
     """
     if metric not in METRICS:
-        raise ConfigError(
-            f"{metric} cannot be compared query by query.", did_you_mean(metric, METRICS)
-        )
+        hint = did_you_mean(metric, METRICS)
+        raise ConfigError(f"{metric} cannot be compared query by query.", hint)
     rows = comparison.rows
     for name in names:
         if name not in set(rows["method"]):
-            raise ConfigError(
-                f"There is no row '{name}' in {comparison.title}.",
-                did_you_mean(name, rows["method"]),
-            )
+            hint = did_you_mean(name, rows["method"])
+            raise ConfigError(f"There is no row '{name}' in {comparison.title}.", hint)
     rows = rows[rows["method"].isin(names) if names else rows["final"]]
     queries = Queries(comparison.store, rows)
     for name, runs in zip(rows["method"], rows["runs"], strict=True):
         if not queries.has(name, metric):
             raise ConfigError(
-                f"The runs of '{name}' ({', '.join(runs)}) lack per-query "
-                f"results of {metric} (per_query.npz), or have them for other queries.",
-                "Add them: harness run … overwrite=only-missing; or run again: overwrite=always.",
+                f"The runs of '{name}' ({', '.join(runs)}) lack per-query results of {metric} "
+                "(per_query.npz), or have them for other queries.",
+                "Add them: harness run … overwrite=backfill; or run again: overwrite=always.",
             )
     if queries.bootstrap is None:
         raise ConfigError(

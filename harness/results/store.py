@@ -93,11 +93,9 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
-        if isinstance(self._record, str):
-            raise HarnessError(
-                f"{self.folder}: {self._record}.", "Run it again with overwrite=always."
-            )
-        return self._record
+        if isinstance(found := self._record, str):
+            raise HarnessError(f"{self.folder}: {found}.", "Run it again with overwrite=always.")
+        return found
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration.
@@ -105,14 +103,12 @@ class Run:
         Raises:
             HarnessError: the run has none.
         """
-        problem = HarnessError(f"{self.folder} has no readable config.json.")
         try:
-            found = self._json("config.json")
+            if isinstance(found := self._json("config.json"), dict):
+                return found
+            raise ValueError("it is no object")
         except UNREADABLE_JSON as error:
-            raise problem from error
-        if not isinstance(found, dict):
-            raise problem
-        return found
+            raise HarnessError(f"{self.folder} has no readable config.json.") from error
 
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; empty before the first.
@@ -120,18 +116,16 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
-        hint = "Run it again with overwrite=always."
         try:
             rows = self._json("history.json")
+            if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+                return rows
+            raise ValueError("it is no list of rows")
         except FileNotFoundError:
             return []
         except UNREADABLE_JSON as error:
-            raise HarnessError(
-                f"{self.folder}: history.json cannot be read ({error}).", hint
-            ) from error
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise HarnessError(f"{self.folder}: history.json holds no rows.", hint)
-        return rows
+            cause = f"{self.folder}: history.json cannot be read ({error})."
+            raise HarnessError(cause, "Run it again with overwrite=always.") from error
 
     def lock(self) -> FileLock:
         """The exclusive right to write here. The system releases it when the process dies.
@@ -157,19 +151,15 @@ class Run:
 
     @property
     def running(self) -> bool:
-        """Whether a process, on this machine or another, holds the lock. False where the lock
-        cannot be opened (a read-only store).
-        """
-        if not (self.folder / LOCK).is_file():
-            return False
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            return False
-        lock.release()
+        """Whether a process, on this machine or another, holds the lock."""
+        if (self.folder / LOCK).is_file():
+            try:
+                with FileLock(self.folder / LOCK, timeout=0):
+                    return False
+            except Timeout:
+                return True
+            except (OSError, NotImplementedError):  # a read-only store
+                return False
         return False
 
 
@@ -281,13 +271,9 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
             if not result["metrics"]:  # not evaluated
                 continue
             seconds = (result.get("label_seconds") or {}) | (result.get("seconds") or {})
-            rows.append(
-                base
-                | {"stage": stage, "final": position == len(stages)}
-                | dict.fromkeys(METRICS)
-                | result["metrics"]
-                | {key: result.get(key) for key in SPEEDS}
-                | {f"seconds_{phase}": seconds.get(phase) for phase in PHASES}
-            )
+            row = base | {"stage": stage, "final": position == len(stages)}
+            row |= dict.fromkeys(METRICS) | result["metrics"]
+            row |= {key: result.get(key) for key in SPEEDS}
+            rows.append(row | {f"seconds_{phase}": seconds.get(phase) for phase in PHASES})
     numbers = [*METRICS, *SPEEDS, "gpu_hours"]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)) if rows else pd.DataFrame()

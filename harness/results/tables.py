@@ -171,7 +171,7 @@ def _csv(found: Sequence[Comparison], reverse: bool) -> str:
             protocol_hash=comparison.card["hash"],
             runs=comparison.rows["runs"].map(" ".join),
         )
-        .drop(columns=["name", "final", "full"])
+        .drop(columns=["name", "final"])
         for comparison in found
     ]
     return pd.concat(frames).to_csv(index=False)
