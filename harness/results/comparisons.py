@@ -18,6 +18,8 @@ from harness.results.store import EXPERIMENT, Run, Store, frame
 
 #: columns for the cost of a run → their heading and decimals
 COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "gpu_hours": ("GPU-hours", 2)}
+#: selections that tables show in other words
+CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
 
 @dataclass(frozen=True)

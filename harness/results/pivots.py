@@ -20,14 +20,12 @@ import pandas as pd
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
-from harness.results.comparisons import caption, selected, summarize, warning
+from harness.results.comparisons import CHECKPOINTS, caption, selected, summarize, warning
 from harness.results.published import TITLES
 from harness.results.row_labels import Flat, configurations, labelled
 from harness.results.significance_marks import Marks, chosen_on_test, mark_rows
 from harness.results.store import Run
-from harness.results.table_model import (
-    CHECKPOINTS, Cell, Column, Table, marks_note, numbers, values,
-)  # fmt: skip
+from harness.results.table_model import Cell, Column, Table, marks_note, numbers, values
 
 #: fields that get a column of their own where they differ
 ALWAYS = ("method", "cameras", "selection")

@@ -20,6 +20,11 @@ REQUIRED = ("mAP", "rank1")
 Metrics = dict[str, float]
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _printable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("it is not finite")

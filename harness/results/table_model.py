@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness.core.metrics import METRICS, in_tables
-from harness.results.comparisons import COSTS, Comparison
+from harness.results.comparisons import CHECKPOINTS, COSTS, Comparison
 from harness.results.significance_marks import (
     LEVEL,
     Marks,
@@ -18,8 +18,6 @@ from harness.results.significance_marks import (
     chosen_on_test,
     significance_marks,
 )
-
-CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ class Embedding:
     """Images of some identities in two dimensions.
 
     points: (N, 2). identities: (N,) numbered from 0. labels: (N,) pseudo-labels, −1 for outliers;
-    None without a labeler. clusters, outliers: numbers in the whole training set. labeler: its
-    description.
+    None without a labeler. clusters, outliers: numbers in the whole training set.
     """
 
     points: np.ndarray
@@ -63,16 +62,14 @@ def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 def match_clusters(labels: np.ndarray, identities: np.ndarray) -> dict[int, tuple[int, bool]]:
     """Cluster → its most frequent identity, and whether no cluster has more images of that one."""
-    overlap = {
-        int(label): np.bincount(identities[labels == label], minlength=int(identities.max()) + 1)
-        for label in np.unique(labels[labels >= 0])
+    clusters = np.unique(labels[labels >= 0])
+    overlap = np.zeros((len(clusters), int(identities.max()) + 1), int)
+    np.add.at(overlap, (np.searchsorted(clusters, labels[labels >= 0]), identities[labels >= 0]), 1)
+    most, largest = overlap.argmax(1), overlap.argmax(0)
+    return {
+        int(label): (int(identity), bool(largest[identity] == row))
+        for row, (label, identity) in enumerate(zip(clusters, most, strict=True))
     }
-    found = {}
-    for label, counts in overlap.items():
-        identity = int(counts.argmax())
-        largest = max(overlap, key=lambda other: (overlap[other][identity], -other))
-        found[label] = (identity, largest == label)
-    return found
 
 
 @drawn

@@ -1,20 +1,19 @@
-"""Reads what the charts of one table show from its rows and runs, as plain data frames.
+"""What the charts of one table show, read from its rows and runs as plain data frames.
 
-No other module of the report uses the columns of a comparison and the keys of records and
-histories. Rows are named r0, r1, … from the best down, in every frame's column `row`.
+Rows are named r0, r1, … from the best down, in every frame's column `row`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.resources import files
 
 import pandas as pd
 
 from harness.core.errors import HarnessError
+from harness.results.schema import is_number
 from harness.results.store import Run
 
 #: keys of the history that have a chart, and its title
@@ -73,11 +72,10 @@ def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> Char
             result = run.record["stages"][stage]
             seed = run.record["experiment"]["seed"]
             seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
-            phases = result.get("seconds")
             seconds += [
-                {"row": row, "run": name, "phase": str(phase), "seconds": float(value)}
-                for phase, value in (phases if isinstance(phases, dict) else {}).items()
-                if is_number(value)
+                {"row": row, "run": name, "phase": phase, "seconds": float(value)}
+                for phase, value in (result.get("seconds") or {}).items()
+                if value is not None
             ]
             epochs += [{"row": row, **epoch} for epoch in _epochs(run, stage, damaged)]
     return ChartData(
@@ -136,6 +134,6 @@ def short_labels(names: Sequence[str], limit: int = LABEL_LENGTH) -> list[str]:
     return labels
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def read_file(name: str) -> str:
+    """A text file of this package."""
+    return files("harness.results.report").joinpath(name).read_text(encoding="utf-8")

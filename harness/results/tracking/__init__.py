@@ -7,7 +7,6 @@ no point is logged twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.core.errors import ConfigError, did_you_mean
+from harness.results.schema import is_number
 from harness.results.store import Run
 
 Row = Mapping[str, Any]
@@ -46,11 +46,7 @@ class NoTracker:
 
 
 def check_log(log: str) -> None:
-    """Refuse an unknown option or a missing package before any work.
-
-    Raises:
-        ConfigError: the option is unknown, or its package is not installed.
-    """
+    """Raise ConfigError for an unknown option or one whose package is not installed."""
     if log not in OPTIONS:
         raise ConfigError(f"log={log} is unknown.", did_you_mean(log, OPTIONS))
     if log != "none" and find_spec(NEEDED[log][0]) is None:
@@ -63,7 +59,7 @@ def make_tracker(
     """The tracker of a run, which continues after the epochs of `history`.
 
     Args:
-        folder, name: of the run. config: settings to show with it, from `portable_config`.
+        config: settings to show with it, from `portable_config`.
     """
     check_log(log)
     if log == "none":
@@ -93,17 +89,10 @@ def forget(folder: Path) -> Iterator[Path]:
 
 def scalars(row: Row) -> dict[str, float]:
     """The finite numbers of a row as `stage/key`, without the epoch."""
-    return {
-        f"{row['stage']}/{key}": float(value)
-        for key, value in row.items()
-        if key != "epoch" and _is_number(value)
-    }
+    stage, numbers = row["stage"], {k: v for k, v in row.items() if is_number(v) and k != "epoch"}
+    return {f"{stage}/{key}": float(value) for key, value in numbers.items()}
 
 
 def final(metrics: Mapping[str, float]) -> dict[str, float]:
     """A record's metrics as `final/key`."""
-    return {f"final/{k}": float(v) for k, v in metrics.items() if _is_number(v)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {f"final/{k}": float(v) for k, v in metrics.items() if is_number(v)}
