@@ -60,12 +60,6 @@ def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str,
     return {**numbers, "published_in": str(first.get("read_in", ""))}
 
 
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:.1f}"
-    return "–" if value == "-" else str(value)
-
-
 def page(dataset: str | None = None) -> str:
     """All of it in Markdown: a table per data set, best mAP last."""
     lines = [HEAD]
@@ -74,7 +68,7 @@ def page(dataset: str | None = None) -> str:
             lines += [f"### {title}", "", "| " + " | ".join(COLUMNS.values()) + " |"]
             lines.append("| --- | --- | ---: | --- |" + " ---: |" * 4 + " --- | --- |")
             rows = table()[table()["dataset"] == name].sort_values("mAP", kind="stable")
-            for row in rows[[*COLUMNS]].itertuples(index=False):
-                lines.append("| " + " | ".join(map(_text, row)) + " |")
-            lines.append("")
+            rows = rows[[*COLUMNS]].map(lambda v: f"{v:.1f}" if isinstance(v, float) else str(v))
+            rows = rows.replace({"nan": "–", "-": "–"})
+            lines += [f"| {' | '.join(row)} |" for row in rows.itertuples(index=False)] + [""]
     return "\n".join(lines)

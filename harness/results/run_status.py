@@ -19,9 +19,7 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class State:
-    """kind: finished, running, failed, unfinished or damaged. detail: its metrics, its last epoch,
-    or why it failed.
-    """
+    """kind: finished, running, failed, unfinished or damaged. detail: metrics, last epoch, error."""
 
     kind: str
     detail: str = ""
@@ -36,7 +34,7 @@ class State:
 def state(run: Run) -> State:
     """The state of a run."""
     if run.problem:
-        return State("running" if run.running else "damaged", "" if run.running else run.problem)
+        return State("running") if run.running else State("damaged", run.problem)
     if run.finished:
         metrics = run.record["metrics"]
         if not metrics:

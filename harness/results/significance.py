@@ -58,8 +58,10 @@ class Bootstrap:
         sums = np.stack([np.bincount(self._of_query, row, self.identities) for row in values])
         return self._times @ sums.T / self._queries[:, None]
 
-    def compare(self, a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Difference:
-        """The difference of two methods' means, with an interval and a p-value.
+    def difference(
+        self, value: float, a: np.ndarray, b: np.ndarray, level: float = 0.95
+    ) -> Difference:
+        """The difference of two methods, with an interval and a p-value.
 
         The standard error is the bootstrap's (Efron and Tibshirani, *An Introduction to the
         Bootstrap*, 1993, ch. 6): identities with replacement, the same for A and B, and, if both
@@ -68,20 +70,8 @@ class Bootstrap:
         with seeds drawn, seeds − 2 if that is less.
 
         Args:
-            a, b: (S, Q) average precision, or another value, of each seed and query.
-
-        Raises:
-            ValueError: their shape does not fit the queries.
+            value: of all queries, A minus B. a, b: (resamples, S) the `means` of each.
         """
-        for values in (a, b):
-            if values.ndim != 2 or not len(values) or values.shape[1] != len(self._of_query):
-                raise ValueError(f"values {values.shape} are not of {len(self._of_query)} queries")
-        return self.difference(float(a.mean() - b.mean()), self.means(a), self.means(b), level)
-
-    def difference(
-        self, value: float, a: np.ndarray, b: np.ndarray, level: float = 0.95
-    ) -> Difference:
-        """As `compare`, from the difference and the `means` of both: (resamples, S) each."""
         from scipy import special  # slow to import
 
         seeds, freedom = (a.shape[1], b.shape[1]), self.identities - 1

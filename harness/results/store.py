@@ -40,8 +40,7 @@ EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
 SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
-LOCK_TIMEOUT = 2.0
-LOCK = ".lock"
+LOCK, LOCK_TIMEOUT = ".lock", 2.0
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
@@ -138,10 +137,8 @@ class Run:
         try:
             lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
-            raise HarnessError(
-                f"Another process is running {self.name}.",
-                "Wait for it, or choose another seed or store.",
-            ) from error
+            hint = "Wait for it, or choose another seed or store."
+            raise HarnessError(f"Another process is running {self.name}.", hint) from error
         except (OSError, NotImplementedError) as error:
             raise HarnessError(
                 f"{self.folder} cannot be locked: {error}.",
@@ -195,10 +192,8 @@ class Store:
         if fitting:
             more = ", …" if len(fitting) > 5 else ""
             raise ConfigError(f"'{name}' fits several runs: {', '.join(fitting[:5])}{more}.")
-        raise ConfigError(
-            f"There is no run '{name}' in {self.folder}.",
-            did_you_mean(name, names) or "The store is empty.",
-        )
+        hint = did_you_mean(name, names) or "The store is empty."
+        raise ConfigError(f"There is no run '{name}' in {self.folder}.", hint)
 
 
 def trained_on(record: Mapping[str, Any]) -> str:
@@ -219,27 +214,17 @@ def describe(run: Run) -> dict[str, Any]:
     hours = record.get("device_hours")
     hours = record["seconds"] * devices / 3600 if hours is None else hours
     return {
-        "run": run.name,
-        "method": experiment["method"],
-        "dataset": experiment["dataset"],
+        "run": run.name, "method": experiment["method"], "dataset": experiment["dataset"],
         "data": data.get("fingerprint", "")[:8],
         "unlike": "; ".join(data.get("not_as_published") or []),
-        "protocol": card["name"],
-        "protocol_hash": card["hash"],
-        "seed": experiment["seed"],
-        "settings": record["settings"],
-        "cameras": card["cameras"],
-        "selection": card["selection"],
-        "tuned": row_mark(card),
-        "finished": record.get("finished"),
-        "seconds": record["seconds"],
+        "protocol": card["name"], "protocol_hash": card["hash"], "seed": experiment["seed"],
+        "settings": record["settings"], "cameras": card["cameras"], "selection": card["selection"],
+        "tuned": row_mark(card), "finished": record.get("finished"), "seconds": record["seconds"],
         "gpu_hours": None if on_cpu else hours,
         "device": (environment.get("cpu") if on_cpu else None) or environment.get("device"),
-        "devices": devices,
-        "device_hours": hours,
-        "memory_host": peak.get("host"),
-        "memory_device": peak.get("device"),
-    }
+        "devices": devices, "device_hours": hours,
+        "memory_host": peak.get("host"), "memory_device": peak.get("device"),
+    }  # fmt: skip
 
 
 def load(store: str | Path = "results/runs") -> pd.DataFrame:

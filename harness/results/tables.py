@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import table as rich_table
@@ -44,9 +45,8 @@ class Options:
     """The options of `harness table`.
 
     style: terminal, csv or one of `FORMATS`. dataset, where, sort: see `comparisons`. rows,
-    columns: fields of a `pivot` of `metrics`; if empty, a leaderboard per data set and protocol.
-    compared: None, or rows to compare pair by pair (if empty, all) by the first of `metrics`.
-    selection: only runs whose checkpoint was chosen so. reverse: best first. output: a file.
+    columns: fields of a `pivot`; if empty, a leaderboard per data set and protocol. compared: None,
+    or rows to compare pair by pair (if empty, all) by the first of `metrics`.
     """
 
     store: str = "results/runs"
@@ -200,8 +200,8 @@ def _print(table: Table) -> None:
 
 
 def _grid(table: Table, leave_out: Sequence[str] = ()) -> rich_table.Table:
-    grid = rich_table.Table(title=table.title, title_justify="left", box=None, pad_edge=False,
-                            padding=(0, 2, 0, 0))  # fmt: skip
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    grid = rich_table.Table(title=table.title, title_justify="left", **style)
     shown = [place for place, c in enumerate(table.columns) if c.title not in leave_out]
     for column in (table.columns[place] for place in shown):
         head = "\n".join(filter(None, (column.group, column.title)))
