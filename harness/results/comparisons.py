@@ -41,18 +41,15 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Data set and protocol."""
         data = f"{self.dataset} (data {self.data})" if self.data else self.dataset
         return f"{data}{', not as published' * bool(self.unlike)}, protocol {self.card['name']}"
 
     @property
     def warning(self) -> str:
-        """How the data differ from the published set; '' if they are not known to."""
         return warning(self.unlike)
 
     @property
     def caption(self) -> str:
-        """What was held equal, as a sentence."""
         return caption(self.card, self.rows["selection"])
 
     @property
@@ -109,12 +106,15 @@ def comparisons(
     runs = selected(found, store, dataset, where, sort)
     protocols = [run.record["protocol"] for run in found if run.finished]
     cards = {card["hash"]: card for card in protocols}
-    tables = ["dataset", "data", "protocol_hash"]
+    tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
+    best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = labelled(runs, configurations(runs["run"], store), tables)
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         rows = _rows(group, cards[protocol]["name"], unlike)
-        rows = in_order(rows, sort or "mAP").reset_index(drop=True)
+        rows = rows.sort_values(
+            key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
+        )
         yield Comparison(str(name), data, cards[protocol], rows, store, unlike)
 
 
@@ -167,12 +167,6 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
             "Without --where and --selection, harness table shows all of them.",
         )
     return kept
-
-
-def in_order(rows: pd.DataFrame, sort: str) -> pd.DataFrame:
-    """Rows sorted by a column, the best metric last."""
-    ascending = sort not in METRICS or METRICS[sort].higher_is_better
-    return rows.sort_values(sort, ascending=ascending, kind="stable", na_position="first")
 
 
 def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

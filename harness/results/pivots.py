@@ -186,16 +186,12 @@ def _marks(
 
 def _rank(cells: Iterable[Mapping[Any, Any]], sort: str) -> tuple[int, float]:
     """Sorts rows of more columns, and better ones, last."""
-    found = [float(cell[sort]) for cell in cells]
-    present = [value for value in found if not math.isnan(value)]
-    if not present:
-        return len(found), -math.inf
+    found = pd.Series([float(cell[sort]) for cell in cells])
     sign = 1 if sort not in METRICS or METRICS[sort].higher_is_better else -1
-    return len(found), sign * sum(present) / len(present)
+    mean = sign * float(found.mean())
+    return len(found), -math.inf if math.isnan(mean) else mean
 
 
-def _natural(values: Sequence[Any]) -> tuple[Any, ...]:
+def _natural(values: Sequence[Any]) -> list[tuple[int, float, str]]:
     """Sorts numbers by size, before words by the alphabet."""
-    return tuple(
-        (0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values
-    )
+    return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]

@@ -19,7 +19,7 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class State:
-    """kind: finished, running, failed, unfinished or damaged. detail: metrics, last epoch, error."""
+    """kind: finished, running, failed, unfinished or damaged. detail: metrics, epoch or error."""
 
     kind: str
     detail: str = ""

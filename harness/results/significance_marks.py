@@ -38,19 +38,8 @@ class Pair:
     by_identity: bool
 
 
-@dataclass(frozen=True)
-class SignificanceMarks:
-    """Rows of a metric that are printed bold (no row is significantly better) and underlined."""
-
-    best: frozenset[str]
-    second: frozenset[str]
-
-    def of(self, label: str) -> str:
-        """'best', 'second' or ''."""
-        return "best" if label in self.best else "second" if label in self.second else ""
-
-
-Marks = dict[str, SignificanceMarks]
+#: metric → label → 'best' (bold: no row is significantly better) or 'second' (underlined)
+Marks = dict[str, dict[str, str]]
 
 
 class Queries:
@@ -99,7 +88,6 @@ class Queries:
 
     @property
     def by_identity(self) -> bool:
-        """Whether the identities of the queries are known."""
         return self._identities is not None and len(self._identities) == len(self._valid)
 
     @cached_property
@@ -112,7 +100,6 @@ class Queries:
         return Bootstrap(drawn) if len(np.unique(drawn)) >= 2 else None
 
     def has(self, label: str, metric: str) -> bool:
-        """Whether an entry kept the arrays of a metric."""
         return set(METRICS[metric].arrays) <= self.arrays.get(label, {}).keys()
 
     def pairs(self, pairs: Sequence[tuple[str, str]], metric: str) -> list[Pair]:
@@ -141,17 +128,15 @@ def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
 
 
 def significance_marks(comparison: Comparison) -> Marks:
-    """Metric → marks. Competing are last stages whose checkpoint and settings were not chosen on
-    the test set. A metric without per-query results of every competing row has no marks.
+    """Competing are last stages whose checkpoint and settings were not chosen on the test set. A
+    metric without per-query results of every competing row has no marks.
     """
     rows = comparison.rows
     return mark_rows(comparison.store, rows[rows["final"] & ~chosen_on_test(rows)], in_tables())
 
 
 def mark_rows(store: Path, rows: pd.DataFrame, metrics: Iterable[str]) -> Marks:
-    """Metric → marks of rows (as of `Queries`, with the metrics' means over seeds) that were tested
-    on the same queries.
-    """
+    """Marks of rows (as of `Queries`, with the metrics' means over seeds) of the same queries."""
     found: Marks = {}
     if len(rows) < 2:
         return found
@@ -162,9 +147,9 @@ def mark_rows(store: Path, rows: pd.DataFrame, metrics: Iterable[str]) -> Marks:
             continue
         first, *others = _best_first(rows, metric)
         behind = queries.pairs([(first, other) for other in others], metric)
-        best = {first, *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
+        best = [first, *(pair.b for pair in behind if pair.p >= 1 - LEVEL)]
         rest = [label for label in others if label not in best]
-        found[metric] = SignificanceMarks(frozenset(best), frozenset(rest[:1]))
+        found[metric] = dict.fromkeys(best, "best") | dict.fromkeys(rest[:1], "second")
     return found
 
 

@@ -35,7 +35,6 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """As plain text."""
         if self.number is None:
             return self.words
         spread = "" if self.std is None else f" ± {self.std:.{self.digits}f}"
@@ -52,7 +51,6 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Both on one line."""
         return f"{self.group} {self.title}".strip()
 
 
@@ -60,9 +58,8 @@ class Column:
 class Table:
     """One table.
 
-    methods: the name of each row's method for citations, '' if it has none.
-    notes: sentences below it, the protocol first. kind: '' for the leaderboard, else `compare` or
-        `pivot`.
+    methods: the name of each row's method for citations, '' if it has none. kind: '' for the
+    leaderboard, else `compare`, `pivot` or `cross`.
     """
 
     title: str
@@ -98,7 +95,7 @@ def numbers(row: Mapping[Any, Any], shown: Iterable[str], marks: Marks, label: s
     """The cells of a row for some of `values`."""
     cells = []
     for key in shown:
-        mark = marks[key].of(label) if key in marks else ""
+        mark = marks.get(key, {}).get(label, "")
         cells.append(number(row.get(key), row.get(f"{key}_std"), values()[key][1], mark))
     return cells
 

@@ -64,12 +64,10 @@ class Options:
 
     @property
     def pivots(self) -> bool:
-        """Whether a pivot table was requested."""
         return bool(self.rows or self.columns)
 
     @property
     def condition(self) -> str | None:
-        """`where` and `selection` together."""
         # label_free is followed by its criterion
         chosen = self.selection and f"selection.str.startswith('{self.selection}')"
         return " and ".join(f"({text})" for text in (self.where, chosen) if text) or None

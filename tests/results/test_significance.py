@@ -166,7 +166,7 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4), (0, 3), (3,)])
 def test_values_of_other_queries_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - numpy's
+    with pytest.raises(ValueError):  # numpy's
         Bootstrap(np.arange(3)).means(np.zeros(shape))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 
 import pandas as pd
@@ -26,7 +26,7 @@ CURVES = {
     "nmi": "NMI: clusters against identities",
 }
 EPOCH_KEYS = ("epoch", "identities", *CURVES)
-#: phases of an epoch in chronological order; others follow
+#: phases of an epoch in chronological order
 PHASES = ("extract", "label", "train", "test")
 LABEL_LENGTH = 30
 
@@ -45,7 +45,7 @@ class ChartData:
     seeds: pd.DataFrame
     epochs: pd.DataFrame
     seconds: pd.DataFrame
-    damaged: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str]
 
     @property
     def identities(self) -> int | None:
@@ -72,19 +72,16 @@ def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> Char
             result = run.record["stages"][stage]
             seed = run.record["experiment"]["seed"]
             seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
-            seconds += [
-                {"row": row, "run": name, "phase": phase, "seconds": float(value)}
-                for phase, value in (result.get("seconds") or {}).items()
-                if value is not None
-            ]
+            if result.get("seconds"):
+                seconds.append({"row": row, **result["seconds"]})
             epochs += [{"row": row, **epoch} for epoch in _epochs(run, stage, damaged)]
+    groups = pd.DataFrame(seconds, columns=["row", *PHASES]).groupby("row")
+    means = groups.sum(min_count=1).div(groups.size(), axis=0)  # no such phase: 0 s
+    means = means.melt(var_name="phase", value_name="seconds", ignore_index=False).dropna()
     return ChartData(
-        rows,
-        pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
-        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]),
-        _mean_seconds(pd.DataFrame(seconds, columns=["row", "run", "phase", "seconds"])),
-        damaged,
-    )
+        rows, pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
+        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]), means.reset_index(), damaged,
+    )  # fmt: skip
 
 
 def _epochs(run: Run, stage: str, damaged: dict[str, str]) -> list[dict[str, float]]:
@@ -100,15 +97,6 @@ def _epochs(run: Run, stage: str, damaged: dict[str, str]) -> list[dict[str, flo
     except (KeyError, TypeError):
         damaged[run.name] = "history.json is no list of epochs"
     return []
-
-
-def _mean_seconds(seconds: pd.DataFrame) -> pd.DataFrame:
-    """Mean seconds of each phase over a row's runs; a run without the phase counts as 0 s."""
-    runs = seconds.groupby("row")["run"].nunique()
-    sums = seconds.groupby(["row", "phase"])["seconds"].sum()
-    means = sums.div(runs, level="row").rename("seconds").reset_index()
-    known = [*PHASES, *sorted(set(means["phase"]) - set(PHASES))]
-    return means.sort_values("phase", key=lambda phases: phases.map(known.index), kind="stable")
 
 
 def short_labels(names: Sequence[str], limit: int = LABEL_LENGTH) -> list[str]:

@@ -186,9 +186,8 @@ def _seconds(data: ChartData) -> Chart | None:
     longest = seconds.groupby("row")["seconds"].sum().max()
     unit, divisor = next((u, d) for u, d in UNITS if longest >= 2 * d or d == 1.0)
     phases = list(dict.fromkeys(seconds["phase"]))
-    times = seconds[["row", "phase"]].assign(
-        time=seconds["seconds"] / divisor, order=seconds["phase"].map(phases.index)
-    )
+    times = seconds[["row", "phase"]].assign(time=seconds["seconds"] / divisor)
+    times["order"] = times["phase"].map(phases.index)
     color = alt.Color("phase:N").legend(columns=len(phases), orient="top", symbolType="square")
     color = color.scale(domain=phases, range=[f"var(--p{i % 6})" for i in range(len(phases))])
     x, tooltip = alt.X("time:Q").title(unit), _tooltip("phase:N phase", f"time:Q {unit}")
