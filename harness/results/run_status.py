@@ -78,13 +78,11 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
         last = history()[-1] if history() else {}
         note = {
             "error": known.cause if known else first_line(error),
-            "hint": known.hint if known else "",
-            "kind": type(error).__name__,
-            "stage": last.get("stage"),
-            "epoch": last.get("epoch"),
+            "hint": known.hint if known else "", "kind": type(error).__name__,
+            "stage": last.get("stage"), "epoch": last.get("epoch"),
             "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
             "traceback": None if known else "".join(format_exception(error)),
-        }
+        }  # fmt: skip
         with suppress(HarnessError):  # the disk may be full; the first error counts
             write_json(run.folder / FAILED, note)
         raise

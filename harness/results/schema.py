@@ -49,8 +49,6 @@ class Experiment(_Section):
 
 
 class Tuned(_Section):
-    """The search that found the settings."""
-
     search: str
     criterion: str
     by: str
@@ -81,8 +79,6 @@ class Stage(_Section):
 
 
 class DatasetPart(_Section):
-    """One of the data sets that were joined."""
-
     name: str
     fingerprint: str
 
@@ -102,8 +98,6 @@ class Init(_Section):
 
 
 class Environment(_Section):
-    """Where it ran."""
-
     device: str | None = None
     cpu: str | None = None
 
@@ -138,9 +132,9 @@ def read(raw: Any) -> dict[str, Any] | str:
         Record.model_validate(raw)
     except ValidationError as error:
         return f"record.json {_in_words(error)}"
-    found = {f"stages.{name}.metrics": stage["metrics"] for name, stage in raw["stages"].items()}
-    found["metrics"] = raw["metrics"]
-    lacking = [f"{place}.{key}" for place in found for key in REQUIRED if key not in found[place]]
+    found = {f"stages.{name}.": stage for name, stage in raw["stages"].items()} | {"": raw}
+    lacking = [f"{place}metrics.{key}" for place, section in found.items() for key in REQUIRED
+               if key not in section["metrics"]]  # fmt: skip
     if raw.get("evaluated", True) and lacking:
         return f"record.json lacks {', '.join(lacking)}"
     card = raw["protocol"]
