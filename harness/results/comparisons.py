@@ -157,10 +157,8 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     try:
         kept = runs.query(where, engine="python")
     except Exception as error:  # pandas raises what Python's parser and operators raise
-        raise ConfigError(
-            f"--where '{where}': {error}.",
-            f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".',
-        ) from error
+        hint = f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".'
+        raise ConfigError(f"--where '{where}': {error}.", hint) from error
     if not isinstance(kept, pd.DataFrame) or kept.empty:
         raise ConfigError(
             f"No finished run fits '{where}'.",

@@ -50,7 +50,7 @@ def remove(
             raise ConfigError("Nothing was removed: no terminal to confirm at.", "Add --yes.")
         kinds = Counter(found.kind for found in states.values())
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        if ask(f"Remove {counts} for good? [y/N] ").strip().lower() != "y":
+        if ask(f"Remove these runs ({counts}) for good? [y/N] ").strip().lower() != "y":
             print("Nothing was removed.")
             return []
     removed, running = [], []

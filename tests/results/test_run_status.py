@@ -114,7 +114,7 @@ def test_rm_asks(tmp_path: Path) -> None:
         return remove(["teacher-run"], str(tmp_path), ask=ask)
 
     assert answer("n") == [] and answer("") == []
-    assert asked[0] == "Remove 1 finished for good? [y/N] "
+    assert asked[0] == "Remove these runs (1 finished) for good? [y/N] "
     assert answer("Y") == ["teacher-run"]
     with pytest.raises(ConfigError, match="no run"):
         answer("y")

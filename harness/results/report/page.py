@@ -38,8 +38,7 @@ NOT_IN_CARD = ("name", "hash", "cameras", "selection")
 class Section:
     """A leaderboard with its protocol card and charts.
 
-    key: its id in the page. labels: of the rows that are in the charts. differs: how its protocol
-    card differs from the first one of the same data set and name, as `key value`.
+    key: its id in the page. labels: of the rows in the charts. differs: see `_differs`.
     """
 
     key: str

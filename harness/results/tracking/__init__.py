@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.results.schema import is_number
@@ -28,21 +28,14 @@ NEEDED = {
 OPTIONS = ("none", *NEEDED)
 
 
-class Tracker(Protocol):
-    """Logs the curves of a run."""
+class Tracker:
+    """Logs the curves of a run; this one, of `log=none`, logs nothing."""
 
     def log(self, row: Row, step: int) -> None:
         """Log a finished epoch."""
 
     def close(self, metrics: Mapping[str, float] | None) -> None:
         """End with the record's metrics, or None if the run did not finish."""
-
-
-class NoTracker:
-    """`log=none`."""
-
-    def log(self, row: Row, step: int) -> None: ...
-    def close(self, metrics: Mapping[str, float] | None) -> None: ...
 
 
 def check_log(log: str) -> None:
@@ -63,7 +56,7 @@ def make_tracker(
     """
     check_log(log)
     if log == "none":
-        return NoTracker()
+        return Tracker()
     module = import_module(f"harness.results.tracking.{log}")
     return module.Client(folder, name, config, history)
 

@@ -14,14 +14,14 @@ from mlflow.tracking import MlflowClient
 
 from harness.core.files import write_json
 from harness.results.row_labels import flat
-from harness.results.tracking import Row, final, scalars
+from harness.results.tracking import Row, Tracker, final, scalars
 
 EXPERIMENT = "usl-reid-harness"
 #: the server's limits: characters of a parameter's value, parameters of a request
 MAX_LENGTH, MAX_PARAMS = 500, 100
 
 
-class Client:
+class Client(Tracker):
     """Logs to MLflow. A resumed run keeps its MLflow run, whose metric `step` holds the last step
     that was sent.
     """

@@ -13,10 +13,10 @@ from typing import Any
 import wandb
 
 from harness.core.files import write_json
-from harness.results.tracking import Row, final, scalars
+from harness.results.tracking import Row, Tracker, final, scalars
 
 
-class Client:
+class Client(Tracker):
     """Logs to Weights & Biases.
 
     A resumed run keeps its id and does not send its steps again: the service rejects duplicates.
