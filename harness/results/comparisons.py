@@ -182,9 +182,8 @@ def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     metrics = groups[[key for key in METRICS if key not in keys]]
     costs = groups[[key for key in COSTS if key not in keys]]
     first = [key for key in ("name", "stage", "final") if key not in keys]
-    mean = metrics.agg(lambda values: values.mean(skipna=False))
-    std = metrics.agg(lambda values: values.std(skipna=False)).add_suffix("_std")
-    table = mean.join([std, costs.median(), groups[first].first()])
+    std = metrics.agg(_std).add_suffix("_std")
+    table = metrics.agg(_mean).join([std, costs.median(), groups[first].first()])
     table["seeds"] = groups["seed"].nunique()
     if "device" not in keys:
         table["device"] = groups["device"].agg(
@@ -192,6 +191,14 @@ def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
         )
     table["runs"] = groups["run"].agg(tuple)
     return table.reset_index()
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean(skipna=False))
+
+
+def _std(values: pd.Series) -> float:
+    return float(values.std(skipna=False))
 
 
 def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:

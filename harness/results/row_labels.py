@@ -109,8 +109,10 @@ def _option(part: str, target: object) -> str:
 
 def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     """Part → option, of the parts of a run that are not its method's own."""
-    found = {}
-    for part, option in ({} if node is None else chosen_parts(node)).items():
+    found: dict[str, str] = {}
+    if node is None:
+        return found
+    for part, option in chosen_parts(node).items():
         own = OmegaConf.select(node, f"{part}._target_")
         own = own or _settings(part, str(option)).get("_target_")
         if (has := config.get(f"{part}._target_", own)) != own:
