@@ -107,4 +107,5 @@ def draw(embedding: Embedding, title: str) -> Figure:
 def _points(axes: Axes, points: np.ndarray, identity: int, filled: bool) -> None:
     color, marker = style(identity).values()
     face, edge = (color, "white") if filled else ("none", color)
-    axes.scatter(*points.T, s=20, marker=marker, linewidths=0.9, facecolors=face, edgecolors=edge)
+    x, y = points.T
+    axes.scatter(x, y, s=20, marker=marker, linewidths=0.9, facecolors=face, edgecolors=edge)
