@@ -52,7 +52,7 @@ class Experiment:
         self.plan, self.device, self.run, self.reporter = plan, device, run, reporter
         self.progress = Progress(device, environment(device))  # now: the checkout may change
         self.files = RunFiles(run)
-        self.tracker: tracking.Tracker = tracking.NoTracker()
+        self.tracker: tracking.Tracker = tracking.Tracker()
 
     def execute(self, afresh: bool = False) -> None:
         """Train all stages, test, and write the record.

@@ -18,6 +18,8 @@ from harness.results.store import EXPERIMENT, Run, Store, frame
 
 #: columns for the cost of a run → their heading and decimals
 COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "gpu_hours": ("GPU-hours", 2)}
+#: selections that tables show in other words
+CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,8 @@ class Comparison:
     """One table: its data set, its protocol card and its rows.
 
     data: the data's fingerprint where the store holds more than one set of this name, else ''.
-    rows: method (the label), full (the label with whole option names), cameras, selection, tuned,
-        seeds, each metric with its _std, images_per_second, hours and gpu_hours (of the whole run,
-        in the row of its last stage), device, published numbers, final, name (of the method),
-        stage, and runs (names).
-    store: where the runs are.
+    rows: method (the label), name (of the method), cameras, selection, tuned, published numbers,
+        and the columns of `summarize`.
     unlike: how the data differ from the published data set of this name; '' if they do not.
     """
 
@@ -42,19 +41,15 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        """Data set and protocol."""
-        data = f" (data {self.data})" if self.data else ""
-        data += ", not as published" if self.unlike else ""
-        return f"{self.dataset}{data}, protocol {self.card['name']}"
+        data = f"{self.dataset} (data {self.data})" if self.data else self.dataset
+        return f"{data}{', not as published' * bool(self.unlike)}, protocol {self.card['name']}"
 
     @property
     def warning(self) -> str:
-        """How the data differ from the published set; '' if they are not known to."""
         return warning(self.unlike)
 
     @property
     def caption(self) -> str:
-        """What was held equal, as a sentence."""
         return caption(self.card, self.rows["selection"])
 
     @property
@@ -62,7 +57,7 @@ class Comparison:
         """How the settings of tuned rows were found; '' if there are none."""
         found = {}
         for runs in self.rows.loc[self.rows["tuned"] != "", "runs"]:
-            tuned = Run(Path(self.store) / runs[0]).record["protocol"]["tuned"]
+            tuned = Run(self.store / runs[0]).record["protocol"]["tuned"]
             found[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
         searches = "; ".join(f"{name}: {text}" for name, text in found.items())
         return f"Searches that settings come from: {searches}." if searches else ""
@@ -78,11 +73,7 @@ class Comparison:
 
 
 def caption(card: Mapping[str, Any], selections: Iterable[str]) -> str:
-    """What a table holds equal, as a sentence.
-
-    Args:
-        card: the protocol card of any row. selections: of all rows, which may differ in it.
-    """
+    """What a table holds equal, as a sentence: the card of any row, the selections of all."""
     shown = {key: value for key, value in card.items() if key not in UNHASHED and key != "name"}
     if len(how := set(selections)) == 1:
         shown["selection"] = how.pop()
@@ -92,28 +83,20 @@ def caption(card: Mapping[str, Any], selections: Iterable[str]) -> str:
 
 def warning(unlike: str) -> str:
     """A note on data that differ from what was published; '' if they do not."""
-    if not unlike:
-        return ""
-    return (
-        "These images are not the published data set; their numbers compare with no paper's "
-        f"({unlike})."
-    )
+    note = "These images are not the published data set; their numbers compare with no paper's"
+    return f"{note} ({unlike})." if unlike else ""
 
 
 def comparisons(
-    store: str | Path,
-    dataset: str | None = None,
-    where: str | None = None,
-    sort: str | None = None,
-    found: Iterable[Run] | None = None,
-) -> Iterator[Comparison]:
+    store: str | Path, dataset: str | None = None, where: str | None = None,
+    sort: str | None = None, found: Iterable[Run] | None = None,
+) -> Iterator[Comparison]:  # fmt: skip
     """The tables of a store.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.frame`, as pandas'
             query takes it ("seed < 3 and cameras"). sort: a metric (best last; by default mAP), a
-            cost or `method`.
-        found: the store's runs, if they have been read already.
+            cost or `method`. found: the store's runs, if they have been read already.
 
     Raises:
         ConfigError: there is no such run, or the condition or sort key is not valid.
@@ -121,17 +104,18 @@ def comparisons(
     store = Path(store)
     found = list(Store(store).runs()) if found is None else list(found)
     runs = selected(found, store, dataset, where, sort)
-    cards = {run.record["protocol"]["hash"]: run.record["protocol"]
-             for run in found if run.finished}  # fmt: skip
-    tables = ["dataset", "data", "protocol_hash"]
+    protocols = [run.record["protocol"] for run in found if run.finished]
+    cards = {card["hash"]: card for card in protocols}
+    tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
+    best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = labelled(runs, configurations(runs["run"], store), tables)
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
-        unlike = max(group["unlike"])
+        unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         rows = _rows(group, cards[protocol]["name"], unlike)
-        rows = in_order(rows, sort or "mAP").reset_index(drop=True)
-        yield Comparison(
-            str(name), group["shown_data"].iloc[0], cards[protocol], rows, store, unlike
+        rows = rows.sort_values(
+            key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
+        yield Comparison(str(name), data, cards[protocol], rows, store, unlike)
 
 
 def selected(
@@ -148,17 +132,15 @@ def selected(
     runs = frame(found)
     if runs.empty:
         damaged = sum(run.problem is not None for run in found)
+        more = f" ({damaged} damaged: harness list runs)" if damaged else ""
         raise ConfigError(
-            f"There are no finished runs in {store}"
-            + (f" ({damaged} damaged: harness list runs)." if damaged else "."),
+            f"There are no finished runs in {store}{more}.",
             "Make one: harness run method=mskd dataset=synthetic.",
         )
     if dataset is not None:
-        if dataset not in set(runs["dataset"]):
-            raise ConfigError(
-                f"No finished run is of data set '{dataset}'.",
-                did_you_mean(dataset, runs["dataset"]),
-            )
+        if dataset not in (names := set(runs["dataset"])):
+            hint = did_you_mean(dataset, names)
+            raise ConfigError(f"No finished run is of data set '{dataset}'.", hint)
         runs = runs[runs["dataset"] == dataset]
     ambiguous = runs.groupby("dataset")["data"].transform("nunique") > 1
     shown = runs["data"].where(ambiguous, "")
@@ -175,13 +157,9 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     try:
         kept = runs.query(where, engine="python")
     except Exception as error:  # pandas raises what Python's parser and operators raise
-        raise ConfigError(
-            f"--where '{where}': {error}.",
-            f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".',
-        ) from error
-    if not isinstance(kept, pd.DataFrame):
-        raise ConfigError(f"--where '{where}' is not a condition.")
-    if kept.empty:
+        hint = f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".'
+        raise ConfigError(f"--where '{where}': {error}.", hint) from error
+    if not isinstance(kept, pd.DataFrame) or kept.empty:
         raise ConfigError(
             f"No finished run fits '{where}'.",
             "Without --where and --selection, harness table shows all of them.",
@@ -189,16 +167,9 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     return kept
 
 
-def in_order(rows: pd.DataFrame, sort: str) -> pd.DataFrame:
-    """Rows sorted by a column, the best metric last."""
-    ascending = sort not in METRICS or METRICS[sort].higher_is_better
-    return rows.sort_values(sort, ascending=ascending, kind="stable", na_position="first")
-
-
 def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """One row per group: the mean and `_std` of each metric, medians of `COSTS`, the number of
-    seeds, devices, runs, and (of the first run) the method's name, the stage and whether it is the
-    last one.
+    seeds, device, runs (names), and (of the first run) name, stage and final.
 
     A mean over seeds of which one lacks the metric is missing, and so is the std of a single seed.
     Hours are those of the whole run and are given for its last stage.
@@ -211,8 +182,8 @@ def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     metrics = groups[[key for key in METRICS if key not in keys]]
     costs = groups[[key for key in COSTS if key not in keys]]
     first = [key for key in ("name", "stage", "final") if key not in keys]
-    table = pd.concat([metrics.agg(_mean), metrics.agg(_std).add_suffix("_std")], axis=1)
-    table = table.join([costs.median(), groups[first].first()])
+    std = metrics.agg(_std).add_suffix("_std")
+    table = metrics.agg(_mean).join([std, costs.median(), groups[first].first()])
     table["seeds"] = groups["seed"].nunique()
     if "device" not in keys:
         table["device"] = groups["device"].agg(
@@ -232,10 +203,9 @@ def _std(values: pd.Series) -> float:
 
 def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
-    rows = summarize(runs, ["method", "full", "name", "stage", "final", "crossing", "cameras",
-                            "selection", "tuned"])  # fmt: skip
+    keys = ["method", "name", "stage", "final", "crossing", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
-    found: list[dict[Any, Any]] = rows.to_dict("records")
+    found: list[dict[Any, Any]] = summarize(runs, keys).to_dict("records")
     for row in found:
         if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
             row |= published.beside(dataset, protocol, row["name"], bool(row["cameras"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from harness.results.run_status import state
 from harness.results.store import Run, Store
 
 
-def matching(store: Store, patterns: Sequence[str]) -> list[Run]:
+def _matching(store: Store, patterns: Sequence[str]) -> list[Run]:
     """The runs that whole names and patterns (`mskd-*-s1-*`) match, by name.
 
-    Raises:
-        ConfigError: one matches nothing. Beginnings of names are refused, as deletion is final.
+    Beginnings of names are refused, as deletion is final.
     """
     runs = {run.name: run for run in store.runs()}
     found: set[str] = set()
@@ -26,45 +25,32 @@ def matching(store: Store, patterns: Sequence[str]) -> list[Run]:
         fitting = {name for name in runs if name == pattern or fnmatchcase(name, pattern)}
         if not fitting:
             hint = did_you_mean(pattern, runs) or "The store is empty."
-            if begun := sorted(name for name in runs if name.startswith(pattern)):
-                hint = f"Give the whole name ({begun[0]}), or '{pattern}*'."
             raise ConfigError(f"There is no run '{pattern}' in {store.folder}.", hint)
         found |= fitting
     return [runs[name] for name in sorted(found)]
 
 
 def remove(
-    patterns: Sequence[str],
-    store: str = "results/runs",
-    yes: bool = False,
+    patterns: Sequence[str], store: str = "results/runs", yes: bool = False,
     ask: Callable[[str], str] = input,
-) -> list[str]:
-    """Delete the folders of runs after a confirmation, unless `yes`.
-
-    Returns:
-        The names of the deleted runs.
+) -> list[str]:  # fmt: skip
+    """Delete the folders of runs after a confirmation, unless `yes`; return their names.
 
     Raises:
         ConfigError: a name that matches nothing, or no terminal to confirm at.
         HarnessError: one of them is running. The others are deleted.
     """
     folder = Store(Path(store))
-    runs = matching(folder, patterns)
-    kinds: Counter[str] = Counter()
-    for run in runs:
-        found = state(run)
-        kinds[found.kind] += 1
-        print(f"{run.name}   {found}")
-    for line in _dependants(folder, {run.name for run in runs}):
-        print(line)
+    runs = _matching(folder, patterns)
+    states = {run.name: state(run) for run in runs}
+    for name, found in states.items():
+        print(f"{name}   {found}")
     if not yes:
         if ask is input and not sys.stdin.isatty():
-            raise ConfigError(
-                "Nothing was removed: there is no terminal to confirm at.", "Add --yes."
-            )
+            raise ConfigError("Nothing was removed: no terminal to confirm at.", "Add --yes.")
+        kinds = Counter(found.kind for found in states.values())
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        runs_word = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
-        if ask(f"Remove {runs_word} ({counts}) for good? [y/N] ").strip().lower() != "y":
+        if ask(f"Remove these runs ({counts}) for good? [y/N] ").strip().lower() != "y":
             print("Nothing was removed.")
             return []
     removed, running = [], []
@@ -96,17 +82,3 @@ def _remove(run: Run) -> None:
         raise ConfigError(f"{run.folder} cannot be removed: {error.strerror or error}.") from error
     finally:
         lock.release()
-
-
-def _dependants(store: Store, names: set[str]) -> Iterable[str]:
-    """Notes on other runs whose teacher is among those to be deleted."""
-    for run in store.runs():
-        if run.name in names:
-            continue
-        try:
-            teachers = run.config().get("teachers")
-        except HarnessError:
-            continue
-        for described in teachers.values() if isinstance(teachers, dict) else ():
-            if (teacher := str(described).split(" ")[0]) in names:
-                yield f"note: {run.name} was taught by {teacher}"

@@ -21,13 +21,9 @@ from harness.results.store import SCHEMA, Run
 
 
 def save(
-    run: Run,
-    stage: str,
-    rule: EvaluationProtocol,
-    result: RankingResult,
-    source: str,
+    run: Run, stage: str, rule: EvaluationProtocol, result: RankingResult, source: str,
     fingerprint: str,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the metrics by a rule beside the record.
 
     Args:
@@ -42,17 +38,10 @@ def save(
         f"{stage}_first_match_rank": result.first_match_rank.astype(np.int32),
     }
     write_atomically(path.with_suffix(".npz"), lambda file: np.savez_compressed(file, **arrays))
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "run": run.name,
-            "stage": stage,
-            "rule": rule.as_dict(),
-            "metrics": rule.metrics(result),
-            "source": source,
-            "fingerprint": fingerprint,
-            "finished": time.strftime("%Y-%m-%d", time.gmtime()),
-        },
-    )
+    content = {
+        "schema": SCHEMA, "run": run.name, "stage": stage, "rule": rule.as_dict(),
+        "metrics": rule.metrics(result), "source": source, "fingerprint": fingerprint,
+        "finished": time.strftime("%Y-%m-%d", time.gmtime()),
+    }  # fmt: skip
+    write_json(path, content)
     return path

@@ -20,20 +20,12 @@ import pandas as pd
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
-from harness.results.comparisons import caption, selected, summarize, warning
+from harness.results.comparisons import CHECKPOINTS, caption, selected, summarize, warning
 from harness.results.published import TITLES
 from harness.results.row_labels import Flat, configurations, labelled
-from harness.results.significance_marks import SignificanceMarks, chosen_on_test, mark_rows
+from harness.results.significance_marks import Marks, chosen_on_test, mark_rows
 from harness.results.store import Run
-from harness.results.table_model import (
-    CHECKPOINTS,
-    Cell,
-    Column,
-    Table,
-    marks_note,
-    numbers,
-    values,
-)
+from harness.results.table_model import Cell, Column, Table, marks_note, numbers, values
 
 #: fields that get a column of their own where they differ
 ALWAYS = ("method", "cameras", "selection")
@@ -46,19 +38,14 @@ Key = tuple[Any, ...]
 
 
 def pivot(
-    found: Iterable[Run],
-    store: Path,
-    rows: Sequence[str] = ("method",),
-    columns: Sequence[str] = ("dataset",),
-    metrics: Sequence[str] = ("mAP", "rank1"),
-    dataset: str | None = None,
-    where: str | None = None,
-    sort: str | None = None,
-) -> list[Table]:
+    found: Iterable[Run], store: Path, rows: Sequence[str] = ("method",),
+    columns: Sequence[str] = ("dataset",), metrics: Sequence[str] = ("mAP", "rank1"),
+    dataset: str | None = None, where: str | None = None, sort: str | None = None,
+) -> list[Table]:  # fmt: skip
     """Tables of fields by fields, one for each protocol and whatever else must not be mixed.
 
     Args:
-        found: the store's runs. rows, columns: fields. metrics: keys of `table_model.values`.
+        rows, columns: fields. metrics: keys of `table_model.values`.
         dataset, where, sort: as of `comparisons`; without sort, methods that do better come last,
             and other fields are in their own order.
 
@@ -97,15 +84,10 @@ def pivot(
         protocols = ", ".join(sorted({card["name"] for card in held.values()}))
         data = "" if "dataset" in fields else f"{group['dataset'].iloc[0]}, "
         table = pivoted(group, rows, columns, metrics, sort, store)
-        tables.append(
-            replace(
-                table,
-                title=f"{data}protocol {protocols}",
-                notes=(*notes, *table.notes),
-                dataset=group["dataset_name"].iloc[0] if data else "",
-                protocol=protocols,
-            )
-        )
+        tables.append(replace(
+            table, title=f"{data}protocol {protocols}", notes=(*notes, *table.notes),
+            dataset=group["dataset_name"].iloc[0] if data else "", protocol=protocols,
+        ))  # fmt: skip
     return tables
 
 
@@ -117,21 +99,12 @@ def check_metrics(metrics: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _field(
-    field: str,
-    runs: pd.DataFrame,
-    cards: Mapping[str, Mapping[str, Any]],
-    configs: Mapping[str, Flat],
+    field: str, runs: pd.DataFrame, cards: Mapping[str, Flat], configs: Mapping[str, Flat]
 ) -> pd.Series:
-    """A line of the protocol card or an option; '–' where a run has none.
-
-    Raises:
-        ConfigError: no run has it.
-    """
-    source: Mapping[str, Mapping[str, Any]] = cards
-    if not any(field in card for card in cards.values()):
-        source = configs
+    """A line of the protocol card or an option; '–' where a run has none."""
+    source = cards if any(field in card for card in cards.values()) else configs
     if not any(field in found for found in source.values()):
-        known = {*runs.columns, *(key for x in (cards, configs) for v in x.values() for key in v)}
+        known = {*runs.columns}.union(*cards.values(), *configs.values())
         raise ConfigError(f"There is no field '{field}'.", did_you_mean(field, known))
     found = [source[run].get(field) for run in runs["run"]]
     words = ["–" if v is None else v if isinstance(v, int | float) else str(v) for v in found]
@@ -139,13 +112,9 @@ def _field(
 
 
 def pivoted(
-    runs: pd.DataFrame,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    metrics: Sequence[str],
-    sort: str | None = None,
-    store: Path | None = None,
-) -> Table:
+    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metrics: Sequence[str],
+    sort: str | None = None, store: Path | None = None,
+) -> Table:  # fmt: skip
     """The means of labelled runs, without a title.
 
     Args:
@@ -171,15 +140,12 @@ def pivoted(
     )
     across = sorted({column for found in table.values() for column in found}, key=_natural)
     at = pd.Series(list(runs[list(columns)].itertuples(index=False, name=None)), runs.index)
-    marks = {
-        column: _marks(runs[at == column], shown, columns, metrics, store) for column in across
-    }
+    marks = {key: _marks(runs[at == key], shown, columns, metrics, store) for key in across}
     heads = [Column(HEADINGS.get(key, key), numeric=False) for key in shown]
-    heads += [
-        Column(values()[metric][0], group=_heading(columns, column))
-        for column in across
-        for metric in metrics
-    ]
+    for column in across:
+        named = zip(columns, column, strict=True)
+        group = ", ".join(str(v) if key in PLAIN else f"{key} {v}" for key, v in named)
+        heads += [Column(values()[metric][0], group=group) for metric in metrics]
     body, methods = [], []
     for row in order:
         cells = [Cell(str(value)) for value in row]
@@ -196,25 +162,21 @@ def _needs_column(key: str, runs: pd.DataFrame, fields: Sequence[str]) -> bool:
     """Whether a mean would mix values of something that is not a field. A checkpoint that was not
     the last one is always shown.
     """
-    if (key == "cameras" and fields[0] == "method") or (
-        key == "selection" and set(runs[key]) - {"last"}
-    ):
+    if key == "selection" and set(runs[key]) - {"last"}:
+        return True
+    if key == "cameras" and fields[0] == "method":
         return True
     return bool((runs.groupby(list(fields), dropna=False)[key].nunique() > 1).any())
 
 
 def _marks(
-    runs: pd.DataFrame,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    metrics: Sequence[str],
+    runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metrics: Sequence[str],
     store: Path | None,
-) -> Mapping[str, SignificanceMarks]:
+) -> Marks:  # fmt: skip
     """Marks of a column whose competing runs are all of one data set and protocol."""
     runs = runs[runs["competes"]]
-    if store is None or runs.empty:
-        return {}
-    if any(runs[key].nunique() > 1 for key in ("dataset", "data", "protocol_hash", "final")):
+    same = ["dataset", "data", "protocol_hash", "final"]
+    if store is None or runs.empty or (runs[same].nunique() > 1).any():
         return {}
     found = summarize(runs, [*rows, *columns])
     labels = found[list(rows)].itertuples(index=False, name=None)
@@ -224,24 +186,12 @@ def _marks(
 
 def _rank(cells: Iterable[Mapping[Any, Any]], sort: str) -> tuple[int, float]:
     """Sorts rows of more columns, and better ones, last."""
-    found = [float(cell[sort]) for cell in cells]
-    present = [value for value in found if not math.isnan(value)]
-    if not present:
-        return len(found), -math.inf
+    found = pd.Series([float(cell[sort]) for cell in cells])
     sign = 1 if sort not in METRICS or METRICS[sort].higher_is_better else -1
-    return len(found), sign * sum(present) / len(present)
+    mean = sign * float(found.mean())
+    return len(found), -math.inf if math.isnan(mean) else mean
 
 
-def _heading(columns: Sequence[str], column: Key) -> str:
-    """The values of a column's fields, with the fields' names where values are not plain."""
-    return ", ".join(
-        str(value) if key in PLAIN else f"{key} {value}"
-        for key, value in zip(columns, column, strict=True)
-    )
-
-
-def _natural(values: Sequence[Any]) -> tuple[Any, ...]:
+def _natural(values: Sequence[Any]) -> list[tuple[int, float, str]]:
     """Sorts numbers by size, before words by the alphabet."""
-    return tuple(
-        (0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values
-    )
+    return [(0, float(v), "") if isinstance(v, int | float) else (1, 0.0, str(v)) for v in values]

@@ -46,30 +46,18 @@ def beside(dataset: str, protocol: str, method: str, cameras: bool) -> dict[str,
     """The `published_mAP`, `published_rank1` and `published_in` of a row, or nothing.
 
     Args:
-        dataset, protocol: names. method: of the row, a method with its own parts.
         cameras: whether the run used camera labels. A run without does not reproduce the published
             number of a method that does.
     """
-    if protocol not in COMPARABLE:
-        return {}
     rows = table()
     rows = rows[(rows["dataset"] == dataset) & (rows["method"] == method)]
-    if rows.empty:
+    if protocol not in COMPARABLE or rows.empty:
         return {}
     first = rows.iloc[0]
     if not cameras and first.get("uses_cameras") in WITH_CAMERAS:
         return {}
-    return {
-        "published_mAP": float(first["mAP"]),
-        "published_rank1": float(first["rank1"]),
-        "published_in": str(first.get("read_in", "")),
-    }
-
-
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if pd.isna(value) else f"{value:.1f}"
-    return "–" if value == "-" else str(value)
+    numbers = {f"published_{key}": float(first[key]) for key in ("mAP", "rank1")}
+    return {**numbers, "published_in": str(first.get("read_in", ""))}
 
 
 def page(dataset: str | None = None) -> str:
@@ -80,7 +68,7 @@ def page(dataset: str | None = None) -> str:
             lines += [f"### {title}", "", "| " + " | ".join(COLUMNS.values()) + " |"]
             lines.append("| --- | --- | ---: | --- |" + " ---: |" * 4 + " --- | --- |")
             rows = table()[table()["dataset"] == name].sort_values("mAP", kind="stable")
-            for row in rows[[*COLUMNS]].itertuples(index=False):
-                lines.append("| " + " | ".join(map(_text, row)) + " |")
-            lines.append("")
+            rows = rows[[*COLUMNS]].map(lambda v: f"{v:.1f}" if isinstance(v, float) else str(v))
+            rows = rows.replace({"nan": "–", "-": "–"})
+            lines += [f"| {' | '.join(row)} |" for row in rows.itertuples(index=False)] + [""]
     return "\n".join(lines)

@@ -48,16 +48,12 @@ def configurations(names: Iterable[object], store: Path) -> dict[str, Flat]:
 
 
 def labelled(
-    runs: pd.DataFrame,
-    configs: Mapping[str, Flat],
-    tables: Sequence[str],
+    runs: pd.DataFrame, configs: Mapping[str, Flat], tables: Sequence[str],
     shown: Collection[str] = (),
-) -> pd.DataFrame:
-    """Runs with `method` as the label, the method's `name`, and two more columns:
-
-    - `crossing`: parts that are not the method's own, as `distiller=none`, else ''. A method with
-      another labeler, objective or distiller is another method, even if it is the only row.
-    - `full`: the label with all options, their whole keys and values.
+) -> pd.DataFrame:  # fmt: skip
+    """Runs with `method` as the label, the method's `name`, and `crossing`: parts that are not the
+    method's own, as `distiller=none`, else ''. A method with another labeler, objective or
+    distiller is another method, even if it is the only row.
 
     Options are part of a label only where runs of the method differ in them, and only if they are
     not the method's defaults. Runs that differ in anything but the seed never share a label.
@@ -66,29 +62,29 @@ def labelled(
         runs: as of `store.frame`. configs: of `configurations`. tables: columns that separate
             tables. shown: fields that have a column of their own in the table.
     """
-    recipes = {method: recipe(str(method)) for method in runs["method"].unique()}
-    crossing = {
-        run: _crossing(recipes[method], configs[run])
-        for run, method in zip(runs["run"], runs["method"], strict=True)
-    }
-    runs = runs.assign(crossing=runs["run"].map(crossing), name=runs["method"], short="", full="")
+    known = plugins.find()["methods"].values()
+    recipes = {method: recipe(str(method), known) for method in runs["method"].unique()}
+    crossing = []
+    for run, method in zip(runs["run"], runs["method"], strict=True):
+        foreign = _foreign_parts(recipes[method], configs[run])
+        crossing.append(", ".join(f"{part}={option}" for part, option in foreign.items()))
+    runs = runs.assign(crossing=crossing, name=runs["method"], options="")
     for (method, *_), group in runs.groupby(["method", *tables, "crossing", "tuned"]):
         if group["settings"].nunique() > 1:
             first = group.drop_duplicates("settings").set_index("settings")["run"]
             variants = {str(settings): configs[run] for settings, run in first.items()}
-            for column, texts in _variants(variants, recipes[method], shown).items():
-                runs.loc[group.index, column] = group["settings"].map(texts)
+            texts = _variants(variants, recipes[method], shown)
+            runs.loc[group.index, "options"] = group["settings"].map(texts)
     stage = (" (" + runs["stage"] + ")").mask(runs["final"] | ("stage" in shown), "")
-    for column, options in (("full", "full"), ("method", "short")):
-        parts = runs[["crossing", options, "tuned"]].itertuples(index=False)
-        apart = pd.Series([", ".join(filter(None, row)) for row in parts], index=runs.index)
-        runs[column] = runs["name"] + stage + (" [" + apart + "]").mask(apart == "", "")
-    return runs.drop(columns="short")
+    parts = runs[["crossing", "options", "tuned"]].itertuples(index=False)
+    apart = pd.Series([", ".join(filter(None, row)) for row in parts], index=runs.index)
+    runs["method"] += stage + (" [" + apart + "]").mask(apart == "", "")
+    return runs.drop(columns="options")
 
 
-def recipe(method: str) -> DictConfig | None:
-    """The configuration file of a method or variant; None if it is not installed."""
-    for plugin in plugins.find()["methods"].values():
+def recipe(method: str, known: Iterable[plugins.Plugin]) -> DictConfig | None:
+    """The configuration of a method or variant; None if it is not among those known."""
+    for plugin in known:
         if method == plugin.name:
             return plugins.load_config(plugin.folder / "config.yaml")
         if path := plugin.variants.get(method.removeprefix(f"{plugin.name}_")):
@@ -98,46 +94,42 @@ def recipe(method: str) -> DictConfig | None:
 
 
 @cache
-def _options(part: str) -> dict[str, DictConfig]:
-    """Option → its configuration file, of the harness's own options for a part."""
-    return {path.stem: plugins.load_config(path) for path in sorted((CONF / part).glob("*.yaml"))}
+def _settings(part: str, option: str) -> DictConfig:
+    """An option's settings; empty for one that is not the harness's own."""
+    path = CONF / part / f"{option}.yaml"
+    return plugins.load_config(path) if path.is_file() else OmegaConf.create()
 
 
 def _option(part: str, target: object) -> str:
     """The option that builds a part; its class's name where there is none."""
-    names = [name for name, node in _options(part).items() if node.get("_target_") == target]
-    return names[0] if names else str(target).rsplit(".", 1)[-1]
+    names = (path.stem for path in sorted((CONF / part).glob("*.yaml")))
+    found = (name for name in names if _settings(part, name).get("_target_") == target)
+    return next(found, str(target).rsplit(".", 1)[-1])
 
 
-def _foreign_parts(node: DictConfig, config: Flat) -> dict[str, str]:
+def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     """Part → option, of the parts of a run that are not its method's own."""
-    found = {}
+    found: dict[str, str] = {}
+    if node is None:
+        return found
     for part, option in chosen_parts(node).items():
-        file = _options(part).get(str(option), OmegaConf.create())
-        own = OmegaConf.select(node, f"{part}._target_", default=file.get("_target_"))
+        own = OmegaConf.select(node, f"{part}._target_")
+        own = own or _settings(part, str(option)).get("_target_")
         if (has := config.get(f"{part}._target_", own)) != own:
             found[part] = _option(part, has)
     return found
 
 
-def _crossing(node: DictConfig | None, config: Flat) -> str:
-    parts = {} if node is None else _foreign_parts(node, config)
-    return ", ".join(f"{part}={option}" for part, option in parts.items())
-
-
 def _variants(
     variants: Mapping[str, Flat], node: DictConfig | None, shown: Collection[str]
-) -> dict[str, dict[str, str]]:
-    """`short` and `full` → settings → the options that set them apart."""
+) -> dict[str, str]:
+    """Settings → the options that set them apart."""
     keys = sorted({key for config in variants.values() for key in config} - {"seed", "name"})
     keys = [key for key in keys if len({str(c.get(key)) for c in variants.values()}) > 1]
     default = {} if node is None else defaults(node, next(iter(variants.values())))
+    options = [key for key in keys if key not in shown]
     changed = {
-        settings: {
-            key: config.get(key)
-            for key in keys
-            if key not in shown and not is_default(key, config, default)
-        }
+        settings: {k: config.get(k) for k in options if not is_default(k, config, default)}
         for settings, config in variants.items()
     }
     named = [key for key in keys if any(key in values for values in changed.values())]
@@ -145,17 +137,12 @@ def _variants(
     rows = {s: (short[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
     count = Counter(rows.values())
     # settings that these options do not set apart are named by their hash
-    short |= {s: s for s, config in variants.items() if count[rows[s]] > 1 or not config}
-    full = {
-        settings: ", ".join(f"{key}={value}" for key, value in values.items()) or short[settings]
-        for settings, values in changed.items()
-    }
-    return {"short": short, "full": full}
+    return short | {s: s for s, config in variants.items() if count[rows[s]] > 1 or not config}
 
 
 def _texts(values: Flat, keys: Sequence[str]) -> str:
     texts = [_text(key, value, keys) for key, value in values.items()]
-    return ", ".join([*texts[:MAX_OPTIONS], *(["…"] if len(texts) > MAX_OPTIONS else [])])
+    return ", ".join([*texts[:MAX_OPTIONS], *["…"] * (len(texts) > MAX_OPTIONS)])
 
 
 def _text(key: str, value: object, keys: Sequence[str]) -> str:
@@ -182,7 +169,7 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
     foreign = _foreign_parts(node, config)
     parts = {**chosen_parts(node), **foreign, "backbone": groups["backbone"]}
     layers: list[Any] = [OmegaConf.load(CONF / "config.yaml")]
-    layers += [{part: _options(part).get(str(option))} for part, option in parts.items()]
+    layers += [{part: _settings(part, str(option))} for part, option in parts.items()]
     layers.append(OmegaConf.masked_copy(node, [str(key) for key in node if key not in foreign]))
     layers += protocol
     if name == "published":
@@ -206,9 +193,7 @@ def _file(folder: Path, name: object) -> Iterator[DictConfig]:
 
 
 def is_default(key: str, config: Flat, default: Flat) -> bool:
-    """Whether an option of a run is its default. Defaults that follow other options follow those of
-    the run.
-    """
+    """Whether an option of a run is its default, which may follow the run's other options."""
     return key in default and bool(config.get(key) == _resolved(default[key], config))
 
 

@@ -19,9 +19,7 @@ FAILED = "failed.json"
 
 @dataclass(frozen=True)
 class State:
-    """kind: finished, running, failed, unfinished or damaged. detail: its metrics, its last epoch,
-    or why it failed.
-    """
+    """kind: finished, running, failed, unfinished or damaged. detail: metrics, epoch or error."""
 
     kind: str
     detail: str = ""
@@ -36,7 +34,7 @@ class State:
 def state(run: Run) -> State:
     """The state of a run."""
     if run.problem:
-        return State("running" if run.running else "damaged", "" if run.running else run.problem)
+        return State("running") if run.running else State("damaged", run.problem)
     if run.finished:
         metrics = run.record["metrics"]
         if not metrics:
@@ -80,13 +78,11 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
         last = history()[-1] if history() else {}
         note = {
             "error": known.cause if known else first_line(error),
-            "hint": known.hint if known else "",
-            "kind": type(error).__name__,
-            "stage": last.get("stage"),
-            "epoch": last.get("epoch"),
+            "hint": known.hint if known else "", "kind": type(error).__name__,
+            "stage": last.get("stage"), "epoch": last.get("epoch"),
             "time": strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()),
             "traceback": None if known else "".join(format_exception(error)),
-        }
+        }  # fmt: skip
         with suppress(HarnessError):  # the disk may be full; the first error counts
             write_json(run.folder / FAILED, note)
         raise

@@ -20,12 +20,16 @@ REQUIRED = ("mAP", "rank1")
 Metrics = dict[str, float]
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _printable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("it is not finite")
-    if isinstance(value, dict) or (isinstance(value, list) and any(
-        isinstance(item, list | dict) for item in value
-    )):  # fmt: skip
+    items = value if isinstance(value, list) else ()
+    if isinstance(value, dict) or any(isinstance(item, list | dict) for item in items):
         raise ValueError("it is nested")
     return value
 
@@ -45,8 +49,6 @@ class Experiment(_Section):
 
 
 class Tuned(_Section):
-    """The search that found the settings."""
-
     search: str
     criterion: str
     by: str
@@ -77,8 +79,6 @@ class Stage(_Section):
 
 
 class DatasetPart(_Section):
-    """One of the data sets that were joined."""
-
     name: str
     fingerprint: str
 
@@ -98,8 +98,6 @@ class Init(_Section):
 
 
 class Environment(_Section):
-    """Where it ran."""
-
     device: str | None = None
     cpu: str | None = None
 
@@ -134,9 +132,9 @@ def read(raw: Any) -> dict[str, Any] | str:
         Record.model_validate(raw)
     except ValidationError as error:
         return f"record.json {_in_words(error)}"
-    found = {f"stages.{name}.metrics": stage["metrics"] for name, stage in raw["stages"].items()}
-    found["metrics"] = raw["metrics"]
-    lacking = [f"{place}.{key}" for place in found for key in REQUIRED if key not in found[place]]
+    found = {f"stages.{name}.": stage for name, stage in raw["stages"].items()} | {"": raw}
+    lacking = [f"{place}metrics.{key}" for place, section in found.items() for key in REQUIRED
+               if key not in section["metrics"]]  # fmt: skip
     if raw.get("evaluated", True) and lacking:
         return f"record.json lacks {', '.join(lacking)}"
     card = raw["protocol"]

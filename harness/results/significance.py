@@ -58,8 +58,10 @@ class Bootstrap:
         sums = np.stack([np.bincount(self._of_query, row, self.identities) for row in values])
         return self._times @ sums.T / self._queries[:, None]
 
-    def compare(self, a: np.ndarray, b: np.ndarray, level: float = 0.95) -> Difference:
-        """The difference of two methods' means, with an interval and a p-value.
+    def difference(
+        self, value: float, a: np.ndarray, b: np.ndarray, level: float = 0.95
+    ) -> Difference:
+        """The difference of two methods, with an interval and a p-value.
 
         The standard error is the bootstrap's (Efron and Tibshirani, *An Introduction to the
         Bootstrap*, 1993, ch. 6): identities with replacement, the same for A and B, and, if both
@@ -68,32 +70,17 @@ class Bootstrap:
         with seeds drawn, seeds − 2 if that is less.
 
         Args:
-            a, b: (S, Q) average precision, or another value, of each seed and query.
-
-        Raises:
-            ValueError: their shape does not fit the queries.
+            value: of all queries, A minus B. a, b: (resamples, S) the `means` of each.
         """
-        for values in (a, b):
-            if values.ndim != 2 or not len(values) or values.shape[1] != len(self._of_query):
-                raise ValueError(f"values {values.shape} are not of {len(self._of_query)} queries")
-        return self.difference(float(a.mean() - b.mean()), self.means(a), self.means(b), level)
-
-    def difference(
-        self, value: float, a: np.ndarray, b: np.ndarray, level: float = 0.95
-    ) -> Difference:
-        """As `compare`, from the difference and the `means` of both: (resamples, S) each."""
         from scipy import special  # slow to import
 
         seeds, freedom = (a.shape[1], b.shape[1]), self.identities - 1
         if min(seeds) >= 2:
             freedom = min(freedom, sum(seeds) - 2)
-            drawn = [
-                (means * self._seed_weights(role, means.shape[1])).sum(1)
-                for role, means in enumerate((a, b))
-            ]
+            a, b = a * self._seed_weights(0, seeds[0]), b * self._seed_weights(1, seeds[1])
+            error = float((a.sum(1) - b.sum(1)).std(ddof=1))
         else:
-            drawn = [a.mean(1), b.mean(1)]
-        error = float((drawn[0] - drawn[1]).std(ddof=1))
+            error = float((a.mean(1) - b.mean(1)).std(ddof=1))
         reach, p = 0.0, float(value == 0)
         if error > 1e-12:  # otherwise all draws agree
             reach = float(special.stdtrit(freedom, (1 + level) / 2)) * error

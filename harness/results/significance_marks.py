@@ -26,8 +26,8 @@ LEVEL = 0.95
 class Pair:
     """Two rows of a table and their difference in a metric, in percentage points.
 
-    p: corrected for all pairs that were compared with it. by_identity: whether queries of one
-        identity were drawn together, or each on its own.
+    p: corrected for all pairs that were compared. by_identity: whether queries of one identity were
+    drawn together.
     """
 
     a: str
@@ -38,16 +38,8 @@ class Pair:
     by_identity: bool
 
 
-@dataclass(frozen=True)
-class SignificanceMarks:
-    """Rows of a metric that are printed bold (no row is significantly better) and underlined."""
-
-    best: frozenset[str]
-    second: frozenset[str]
-
-    def of(self, label: str) -> str:
-        """'best', 'second' or ''."""
-        return "best" if label in self.best else "second" if label in self.second else ""
+#: metric → label → 'best' (bold: no row is significantly better) or 'second' (underlined)
+Marks = dict[str, dict[str, str]]
 
 
 class Queries:
@@ -73,15 +65,15 @@ class Queries:
         """The arrays that all runs of a row kept; None without ranks, or of different queries."""
         wanted = {name for metric in METRICS.values() for name in metric.arrays}
         found: list[dict[str, np.ndarray]] = []
-        for path in paths:
-            try:
+        try:
+            for path in paths:
                 with np.load(path) as file:
                     stored = {key.removeprefix(f"{stage}_"): key for key in file.files}
                     found.append({name: file[stored[name]] for name in wanted & stored.keys()})
                     if self._identities is None and "query_identity" in stored:
                         self._identities = file["query_identity"]
-            except UNREADABLE:
-                return None
+        except UNREADABLE:
+            return None
         names = set.intersection(*(set(arrays) for arrays in found))
         lengths = {len(array) for arrays in found for array in arrays.values()}
         if "first_match_rank" not in names or len(lengths) != 1:
@@ -96,7 +88,6 @@ class Queries:
 
     @property
     def by_identity(self) -> bool:
-        """Whether the identities of the queries are known."""
         return self._identities is not None and len(self._identities) == len(self._valid)
 
     @cached_property
@@ -104,13 +95,11 @@ class Queries:
         """Draws that all comparisons share; None for fewer than two identities."""
         if not self.arrays:
             return None
-        drawn = self._identities if self.by_identity else np.arange(len(self._valid))
-        assert drawn is not None
-        drawn = drawn[self._valid]
+        known = self._identities if self.by_identity else None
+        drawn = (np.arange(len(self._valid)) if known is None else known)[self._valid]
         return Bootstrap(drawn) if len(np.unique(drawn)) >= 2 else None
 
     def has(self, label: str, metric: str) -> bool:
-        """Whether an entry kept the arrays of a metric."""
         return set(METRICS[metric].arrays) <= self.arrays.get(label, {}).keys()
 
     def pairs(self, pairs: Sequence[tuple[str, str]], metric: str) -> list[Pair]:
@@ -126,9 +115,7 @@ class Queries:
         assert self.bootstrap is not None
         for label in (a, b):
             if (label, metric) not in self._means:
-                arrays = {
-                    name: values[:, self._valid] for name, values in self.arrays[label].items()
-                }
+                arrays = {name: array[:, self._valid] for name, array in self.arrays[label].items()}
                 values = 100.0 * METRICS[metric].values(arrays).astype(float)
                 self._means[label, metric] = float(values.mean()), self.bootstrap.means(values)
         (mean_a, means_a), (mean_b, means_b) = self._means[a, metric], self._means[b, metric]
@@ -140,34 +127,29 @@ def chosen_on_test(rows: pd.DataFrame) -> pd.Series:
     return (rows["selection"] == "oracle") | rows["tuned"].str.contains(ORACLE, regex=False)
 
 
-def significance_marks(comparison: Comparison) -> dict[str, SignificanceMarks]:
-    """Metric → marks. Competing are last stages whose checkpoint and settings were not chosen on
-    the test set. A metric without per-query results of every competing row has no marks.
+def significance_marks(comparison: Comparison) -> Marks:
+    """Competing are last stages whose checkpoint and settings were not chosen on the test set. A
+    metric without per-query results of every competing row has no marks.
     """
     rows = comparison.rows
     return mark_rows(comparison.store, rows[rows["final"] & ~chosen_on_test(rows)], in_tables())
 
 
-def mark_rows(
-    store: Path, rows: pd.DataFrame, metrics: Iterable[str]
-) -> dict[str, SignificanceMarks]:
-    """Metric → marks of rows that were tested on the same queries.
-
-    Args:
-        rows: as of `Queries`, with the metrics' means over seeds.
-    """
+def mark_rows(store: Path, rows: pd.DataFrame, metrics: Iterable[str]) -> Marks:
+    """Marks of rows (as of `Queries`, with the metrics' means over seeds) of the same queries."""
+    found: Marks = {}
     if len(rows) < 2:
-        return {}
-    queries, found = Queries(store, rows), {}
+        return found
+    queries = Queries(store, rows)
     for metric in metrics:
         tested = all(queries.has(label, metric) for label in rows["method"])
         if queries.bootstrap is None or not tested or rows[metric].isna().any():
             continue
         first, *others = _best_first(rows, metric)
         behind = queries.pairs([(first, other) for other in others], metric)
-        best = {first, *(pair.b for pair in behind if pair.p >= 1 - LEVEL)}
+        best = [first, *(pair.b for pair in behind if pair.p >= 1 - LEVEL)]
         rest = [label for label in others if label not in best]
-        found[metric] = SignificanceMarks(frozenset(best), frozenset(rest[:1]))
+        found[metric] = dict.fromkeys(best, "best") | dict.fromkeys(rest[:1], "second")
     return found
 
 
@@ -186,24 +168,21 @@ def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -
         ConfigError: there is no such row, or its runs kept no per-query results.
     """
     if metric not in METRICS:
-        raise ConfigError(
-            f"{metric} cannot be compared query by query.", did_you_mean(metric, METRICS)
-        )
+        hint = did_you_mean(metric, METRICS)
+        raise ConfigError(f"{metric} cannot be compared query by query.", hint)
     rows = comparison.rows
     for name in names:
         if name not in set(rows["method"]):
-            raise ConfigError(
-                f"There is no row '{name}' in {comparison.title}.",
-                did_you_mean(name, rows["method"]),
-            )
+            hint = did_you_mean(name, rows["method"])
+            raise ConfigError(f"There is no row '{name}' in {comparison.title}.", hint)
     rows = rows[rows["method"].isin(names) if names else rows["final"]]
     queries = Queries(comparison.store, rows)
     for name, runs in zip(rows["method"], rows["runs"], strict=True):
         if not queries.has(name, metric):
             raise ConfigError(
-                f"The runs of '{name}' ({', '.join(runs)}) lack per-query "
-                f"results of {metric} (per_query.npz), or have them for other queries.",
-                "Add them: harness run … overwrite=only-missing; or run again: overwrite=always.",
+                f"The runs of '{name}' ({', '.join(runs)}) lack per-query results of {metric} "
+                "(per_query.npz), or have them for other queries.",
+                "Add them: harness run … overwrite=backfill; or run again: overwrite=always.",
             )
     if queries.bootstrap is None:
         raise ConfigError(

@@ -40,8 +40,7 @@ EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
 SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
-LOCK_TIMEOUT = 2.0
-LOCK = ".lock"
+LOCK, LOCK_TIMEOUT = ".lock", 2.0
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
@@ -93,11 +92,9 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
-        if isinstance(self._record, str):
-            raise HarnessError(
-                f"{self.folder}: {self._record}.", "Run it again with overwrite=always."
-            )
-        return self._record
+        if isinstance(found := self._record, str):
+            raise HarnessError(f"{self.folder}: {found}.", "Run it again with overwrite=always.")
+        return found
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration.
@@ -105,14 +102,12 @@ class Run:
         Raises:
             HarnessError: the run has none.
         """
-        problem = HarnessError(f"{self.folder} has no readable config.json.")
         try:
-            found = self._json("config.json")
+            if isinstance(found := self._json("config.json"), dict):
+                return found
+            raise ValueError("it is no object")
         except UNREADABLE_JSON as error:
-            raise problem from error
-        if not isinstance(found, dict):
-            raise problem
-        return found
+            raise HarnessError(f"{self.folder} has no readable config.json.") from error
 
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; empty before the first.
@@ -120,18 +115,16 @@ class Run:
         Raises:
             HarnessError: it is damaged.
         """
-        hint = "Run it again with overwrite=always."
         try:
             rows = self._json("history.json")
+            if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+                return rows
+            raise ValueError("it is no list of rows")
         except FileNotFoundError:
             return []
         except UNREADABLE_JSON as error:
-            raise HarnessError(
-                f"{self.folder}: history.json cannot be read ({error}).", hint
-            ) from error
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise HarnessError(f"{self.folder}: history.json holds no rows.", hint)
-        return rows
+            cause = f"{self.folder}: history.json cannot be read ({error})."
+            raise HarnessError(cause, "Run it again with overwrite=always.") from error
 
     def lock(self) -> FileLock:
         """The exclusive right to write here. The system releases it when the process dies.
@@ -144,10 +137,8 @@ class Run:
         try:
             lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
-            raise HarnessError(
-                f"Another process is running {self.name}.",
-                "Wait for it, or choose another seed or store.",
-            ) from error
+            hint = "Wait for it, or choose another seed or store."
+            raise HarnessError(f"Another process is running {self.name}.", hint) from error
         except (OSError, NotImplementedError) as error:
             raise HarnessError(
                 f"{self.folder} cannot be locked: {error}.",
@@ -157,19 +148,15 @@ class Run:
 
     @property
     def running(self) -> bool:
-        """Whether a process, on this machine or another, holds the lock. False where the lock
-        cannot be opened (a read-only store).
-        """
-        if not (self.folder / LOCK).is_file():
-            return False
-        lock = FileLock(self.folder / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            return False
-        lock.release()
+        """Whether a process, on this machine or another, holds the lock."""
+        if (self.folder / LOCK).is_file():
+            try:
+                with FileLock(self.folder / LOCK, timeout=0):
+                    return False
+            except Timeout:
+                return True
+            except (OSError, NotImplementedError):  # a read-only store
+                return False
         return False
 
 
@@ -205,10 +192,8 @@ class Store:
         if fitting:
             more = ", …" if len(fitting) > 5 else ""
             raise ConfigError(f"'{name}' fits several runs: {', '.join(fitting[:5])}{more}.")
-        raise ConfigError(
-            f"There is no run '{name}' in {self.folder}.",
-            did_you_mean(name, names) or "The store is empty.",
-        )
+        hint = did_you_mean(name, names) or "The store is empty."
+        raise ConfigError(f"There is no run '{name}' in {self.folder}.", hint)
 
 
 def trained_on(record: Mapping[str, Any]) -> str:
@@ -229,27 +214,17 @@ def describe(run: Run) -> dict[str, Any]:
     hours = record.get("device_hours")
     hours = record["seconds"] * devices / 3600 if hours is None else hours
     return {
-        "run": run.name,
-        "method": experiment["method"],
-        "dataset": experiment["dataset"],
+        "run": run.name, "method": experiment["method"], "dataset": experiment["dataset"],
         "data": data.get("fingerprint", "")[:8],
         "unlike": "; ".join(data.get("not_as_published") or []),
-        "protocol": card["name"],
-        "protocol_hash": card["hash"],
-        "seed": experiment["seed"],
-        "settings": record["settings"],
-        "cameras": card["cameras"],
-        "selection": card["selection"],
-        "tuned": row_mark(card),
-        "finished": record.get("finished"),
-        "seconds": record["seconds"],
+        "protocol": card["name"], "protocol_hash": card["hash"], "seed": experiment["seed"],
+        "settings": record["settings"], "cameras": card["cameras"], "selection": card["selection"],
+        "tuned": row_mark(card), "finished": record.get("finished"), "seconds": record["seconds"],
         "gpu_hours": None if on_cpu else hours,
         "device": (environment.get("cpu") if on_cpu else None) or environment.get("device"),
-        "devices": devices,
-        "device_hours": hours,
-        "memory_host": peak.get("host"),
-        "memory_device": peak.get("device"),
-    }
+        "devices": devices, "device_hours": hours,
+        "memory_host": peak.get("host"), "memory_device": peak.get("device"),
+    }  # fmt: skip
 
 
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
@@ -281,13 +256,9 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
             if not result["metrics"]:  # not evaluated
                 continue
             seconds = (result.get("label_seconds") or {}) | (result.get("seconds") or {})
-            rows.append(
-                base
-                | {"stage": stage, "final": position == len(stages)}
-                | dict.fromkeys(METRICS)
-                | result["metrics"]
-                | {key: result.get(key) for key in SPEEDS}
-                | {f"seconds_{phase}": seconds.get(phase) for phase in PHASES}
-            )
+            row = base | {"stage": stage, "final": position == len(stages)}
+            row |= dict.fromkeys(METRICS) | result["metrics"]
+            row |= {key: result.get(key) for key in SPEEDS}
+            rows.append(row | {f"seconds_{phase}": seconds.get(phase) for phase in PHASES})
     numbers = [*METRICS, *SPEEDS, "gpu_hours"]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float)) if rows else pd.DataFrame()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.core.errors import HarnessError
+from harness.results.row_labels import flat
 from harness.results.store import EXPERIMENT, Run, describe
 
 #: percentage points by which a recorded mAP may differ from the mean over its float32 queries
@@ -52,35 +53,27 @@ def file_problems(runs: Sequence[Run]) -> Iterator[Problem]:
     """All that can be checked without images and networks."""
     yield from record_problems(runs)
     for run in runs:
-        for text in (*_in_config(run), *_in_history(run)):
-            yield Problem(run.name, text)
+        found = [*_in_config(run)]
+        try:
+            run.history()
+        except HarnessError as error:
+            found.append(error.cause.removeprefix(f"{run.folder}: "))
         if run.finished:
-            for text in (*_in_record(run.record), *_in_queries(run)):
-                yield Problem(run.name, text)
+            found += [*_in_record(run.record), *_in_queries(run)]
+        yield from (Problem(run.name, text) for text in found)
 
 
 def _in_config(run: Run) -> Iterator[str]:
     """The configuration and the record have to be of one experiment."""
     try:
-        config = run.config()
+        config = flat(run.config())
     except HarnessError:
         yield "config.json cannot be read: its options are missing from row labels and for a rerun"
         return
-    if not run.finished:
-        return
-    method, experiment = config.get("method"), run.record["experiment"]
-    found = {"method": method.get("name") if isinstance(method, dict) else None,
-             "seed": config.get("seed")}  # fmt: skip
-    for key, value in found.items():
-        if value is not None and value != experiment[key]:
-            yield f"config.json says {key} {value}, the record {experiment[key]}"
-
-
-def _in_history(run: Run) -> Iterator[str]:
-    try:
-        run.history()
-    except HarnessError as error:
-        yield error.cause.removeprefix(f"{run.folder}: ")
+    for key, option in (("method", "method.name"), ("seed", "seed")) if run.finished else ():
+        value, recorded = config.get(option), run.record["experiment"][key]
+        if value not in (None, recorded):
+            yield f"config.json says {key} {value}, the record {recorded}"
 
 
 def _in_record(record: dict[str, Any]) -> Iterator[str]:
@@ -107,9 +100,8 @@ def _in_queries(run: Run) -> Iterator[str]:
                 if not stage["metrics"]:
                     continue
                 ap, first = arrays[f"{name}_ap"], arrays[f"{name}_first_match_rank"]
-                mean = 100 * float(ap[first > 0].mean())
-                if not abs(mean - stage["metrics"]["mAP"]) <= ROUNDING:
-                    yield (f"{name}: mAP {stage['metrics']['mAP']:.2f} is not the mean of its "
-                           f"queries, {mean:.2f}")  # fmt: skip
+                mean, mAP = 100 * float(ap[first > 0].mean()), stage["metrics"]["mAP"]
+                if not abs(mean - mAP) <= ROUNDING:
+                    yield f"{name}: mAP {mAP:.2f} is not the mean of its queries, {mean:.2f}"
     except UNREADABLE as error:
         yield f"per_query.npz cannot be read ({type(error).__name__})"

@@ -10,16 +10,14 @@ from typing import Any
 import pandas as pd
 
 from harness.core.metrics import METRICS, in_tables
-from harness.results.comparisons import COSTS, Comparison
+from harness.results.comparisons import CHECKPOINTS, COSTS, Comparison
 from harness.results.significance_marks import (
     LEVEL,
+    Marks,
     Pair,
-    SignificanceMarks,
     chosen_on_test,
     significance_marks,
 )
-
-CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """As plain text."""
         if self.number is None:
             return self.words
         spread = "" if self.std is None else f" ± {self.std:.{self.digits}f}"
@@ -54,7 +51,6 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Both on one line."""
         return f"{self.group} {self.title}".strip()
 
 
@@ -62,9 +58,8 @@ class Column:
 class Table:
     """One table.
 
-    methods: the name of each row's method for citations, '' if it has none.
-    notes: sentences below it, the protocol first. kind: '' for the leaderboard, else `compare` or
-        `pivot`.
+    methods: the name of each row's method for citations, '' if it has none. kind: '' for the
+    leaderboard, else `compare`, `pivot` or `cross`.
     """
 
     title: str
@@ -96,15 +91,13 @@ def values() -> dict[str, tuple[str, int]]:
     return {**metrics, "seeds": ("Seeds", 0), **COSTS}
 
 
-def numbers(
-    row: Mapping[Any, Any], shown: Iterable[str], marks: Mapping[str, SignificanceMarks], label: str
-) -> list[Cell]:
+def numbers(row: Mapping[Any, Any], shown: Iterable[str], marks: Marks, label: str) -> list[Cell]:
     """The cells of a row for some of `values`."""
-    return [
-        number(row.get(key), row.get(f"{key}_std"), values()[key][1],
-               marks[key].of(label) if key in marks else "")
-        for key in shown
-    ]  # fmt: skip
+    cells = []
+    for key in shown:
+        mark = marks.get(key, {}).get(label, "")
+        cells.append(number(row.get(key), row.get(f"{key}_std"), values()[key][1], mark))
+    return cells
 
 
 def leaderboard(comparison: Comparison) -> Table:
@@ -118,24 +111,21 @@ def leaderboard(comparison: Comparison) -> Table:
     columns += [Column(values()[key][0]) for key in shown]
     in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
     columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
-    checkpoints = rows["selection"].replace(CHECKPOINTS)
     if chosen := bool((rows["selection"] != "last").any()):
         columns.append(Column("Checkpoint", numeric=False))
     body = []
-    for row, checkpoint in zip(rows.to_dict("records"), checkpoints, strict=True):
+    for row in rows.to_dict("records"):
         cells = [Cell(row["method"]), Cell(row["cameras"])]
         cells += numbers(row, shown, marks, row["method"])
         cells += [number(row[f"published_{key}"], None, METRICS[key].decimals) for key in in_papers]
-        body.append((*cells, Cell(checkpoint)) if chosen else tuple(cells))
-    devices = sorted(set(rows["device"]) - {""})
+        cells += [Cell(CHECKPOINTS.get(row["selection"], row["selection"]))] * chosen
+        body.append(tuple(cells))
+    devices = "; ".join(sorted(set(rows["device"]) - {""}))
     notes = [
-        comparison.warning,
-        comparison.caption,
-        comparison.searches,
+        comparison.warning, comparison.caption, comparison.searches,
         marks_note(marks) or _why_unmarked(rows),
-        f"Hours and images/s on {'; '.join(devices)}." if devices else "",
-        comparison.sources,
-    ]
+        f"Hours and images/s on {devices}." if devices else "", comparison.sources,
+    ]  # fmt: skip
     return Table(
         comparison.title, tuple(columns), tuple(body), tuple(rows["name"]),
         tuple(filter(None, notes)), comparison.dataset, str(comparison.card["name"]),
@@ -144,18 +134,15 @@ def leaderboard(comparison: Comparison) -> Table:
 
 def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
     """Pairs of methods: difference, interval, and p corrected for the number of pairs."""
-    columns = (Column("A", numeric=False), Column("B", numeric=False), Column("A − B"),
-               Column("from"), Column("to"), Column("p"),
-               Column("Seeds", numeric=False))  # fmt: skip
+    heads = ("A", "B", "A − B", "from", "to", "p", "Seeds")
+    columns = tuple(Column(head, numeric=head not in ("A", "B", "Seeds")) for head in heads)
     body = []
     for pair in pairs:
         d = pair.difference
-        body.append((
-            Cell(pair.a), Cell(pair.b),
-            number(d.value, mark="best" if pair.p < 1 - LEVEL else ""),
-            number(d.low), number(d.high), Cell("< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}"),
-            Cell(f"{d.seeds[0]}, {d.seeds[1]}"),
-        ))  # fmt: skip
+        value = number(d.value, mark="best" if pair.p < 1 - LEVEL else "")
+        p = Cell("< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}")
+        seeds = Cell(f"{d.seeds[0]}, {d.seeds[1]}")
+        body.append((Cell(pair.a), Cell(pair.b), value, number(d.low), number(d.high), p, seeds))
     notes = (_explained(pairs), comparison.warning, comparison.caption)
     return Table(
         f"{METRICS[pairs[0].metric].label} on {comparison.title}", columns, tuple(body),
@@ -165,20 +152,19 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
 
 
 def _explained(pairs: Sequence[Pair]) -> str:
-    one_seed = any(min(pair.difference.seeds) < 2 for pair in pairs)
+    drawn = "identities" if pairs[0].by_identity else "queries"
+    seeds, warning = " and over seeds", ""
+    if any(min(pair.difference.seeds) < 2 for pair in pairs):
+        seeds = " (and seeds, where both have more than one)"
+        warning = " With one seed, only these networks are compared, not the methods."
     return (
         f"Percentage points; {LEVEL:.0%} intervals of a paired bootstrap over "
-        f"{pairs[0].difference.identities} "
-        + ("identities" if pairs[0].by_identity else "queries")
-        + (" (and seeds, where both have more than one)" if one_seed else " and over seeds")
-        + f"; p of no difference, corrected for {len(pairs)} comparison"
-        + ("s" if len(pairs) > 1 else "")
-        + " (Holm). Bold: significant."
-        + (" With one seed, only these networks are compared, not the methods." if one_seed else "")
+        f"{pairs[0].difference.identities} {drawn}{seeds}; p of no difference, corrected for "
+        f"{len(pairs)} comparison{'s' * (len(pairs) > 1)} (Holm). Bold: significant.{warning}"
     )
 
 
-def marks_note(marks: Mapping[str, SignificanceMarks]) -> str:
+def marks_note(marks: Marks) -> str:
     """What bold and underlined mean; '' if nothing is marked."""
     if not marks:
         return ""

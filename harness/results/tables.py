@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import table as rich_table
@@ -43,11 +44,9 @@ STYLES = {"best": "bold", "second": "underline"}
 class Options:
     """The options of `harness table`.
 
-    store: folder of runs. style: terminal, csv or one of `FORMATS`. dataset, where, sort: see
-    `comparisons`. rows, columns: fields of a `pivot` of `metrics`; if empty, a leaderboard per data
-    set and protocol. compared: None, or rows to compare pair by pair (if empty, all) by the first
-    of `metrics`. selection: only runs whose checkpoint was chosen so. reverse: best first. output:
-    a file; None prints.
+    style: terminal, csv or one of `FORMATS`. dataset, where, sort: see `comparisons`. rows,
+    columns: fields of a `pivot`; if empty, a leaderboard per data set and protocol. compared: None,
+    or rows to compare pair by pair (if empty, all) by the first of `metrics`.
     """
 
     store: str = "results/runs"
@@ -65,12 +64,10 @@ class Options:
 
     @property
     def pivots(self) -> bool:
-        """Whether a pivot table was requested."""
         return bool(self.rows or self.columns)
 
     @property
     def condition(self) -> str | None:
-        """`where` and `selection` together."""
         # label_free is followed by its criterion
         chosen = self.selection and f"selection.str.startswith('{self.selection}')"
         return " and ".join(f"({text})" for text in (self.where, chosen) if text) or None
@@ -83,29 +80,25 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         tables: made elsewhere, instead of those that the options describe.
 
     Raises:
-        ConfigError: nothing to show, a row or column that does not exist, or options that exclude
-            each other.
+        ConfigError: nothing to show, an unknown row or column, or options that exclude each other.
     """
     if options.style == "terminal" and options.output is not None:
         raise ConfigError(f"--output needs --format {', '.join(FORMATS)} or csv.")
     if options.pivots and options.compared is not None:
         raise ConfigError("--compare excludes --rows, --columns and --by-dataset.")
     store = Path(options.store)
-    found, found_tables = list(Store(store).runs()), []
+    found, groups = list(Store(store).runs()), list[Comparison]()
     plain = tables is None and not options.pivots and options.compared is None
+    chosen = (options.dataset, options.condition, options.sort)
     if tables is None and options.pivots:
-        tables = pivot(
-            found, store, options.rows or ("method",), options.columns, options.metrics,
-            options.dataset, options.condition, options.sort,
-        )  # fmt: skip
+        rows = options.rows or ("method",)
+        tables = pivot(found, store, rows, options.columns, options.metrics, *chosen)
     elif tables is None:
-        found_tables = list(
-            comparisons(store, options.dataset, options.condition, options.sort, found)
-        )
+        groups = list(comparisons(store, *chosen, found))
         if options.compared is not None:
-            tables = _compared(found_tables, options.compared, options.metrics[0])
+            tables = _compared(groups, options.compared, options.metrics[0])
         elif options.style != "csv":
-            tables = [leaderboard(comparison) for comparison in found_tables]
+            tables = [leaderboard(comparison) for comparison in groups]
     tables = list(tables or ())
     if options.reverse and options.compared is None:
         tables = [replace(t, rows=t.rows[::-1], methods=t.methods[::-1]) for t in tables]
@@ -115,7 +108,7 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         for table in tables:
             _print(table)
     elif options.style == "csv":
-        _write(_csv(found_tables, options.reverse) if plain else _plain_csv(tables), options.output)
+        _write(_csv(groups, options.reverse) if plain else _plain_csv(tables), options.output)
     else:
         text = FORMATS[options.style](tables)
         if options.style == "markdown" and plain:
@@ -135,10 +128,8 @@ def _compared(found: Sequence[Comparison], names: Sequence[str], metric: str) ->
             raise ConfigError(f"There is no row '{name}'.", did_you_mean(name, labels))
     if len(names) == 1:
         others = ", ".join(label for label in labels if label != names[0])
-        raise ConfigError(
-            f"--compare {names[0]} names one row, and a comparison takes two.",
-            f"Name another: {others}." if others else "",
-        )
+        cause = f"--compare {names[0]} names one row, and a comparison takes two."
+        raise ConfigError(cause, f"Name another: {others}." if others else "")
     tables = []
     for comparison in found:
         if len(found) > 1 and not set(names) <= set(comparison.rows["method"]):
@@ -161,19 +152,14 @@ def _head(found: Sequence[Run]) -> str:
 
 def _csv(found: Sequence[Comparison], reverse: bool) -> str:
     """All numbers unrounded, for other programs."""
-    frames = [
-        (comparison.rows[::-1] if reverse else comparison.rows)
-        .assign(
-            dataset=comparison.dataset,
-            data=comparison.data,
-            not_as_published=comparison.unlike,
-            protocol=comparison.card["name"],
-            protocol_hash=comparison.card["hash"],
-            runs=comparison.rows["runs"].map(" ".join),
-        )
-        .drop(columns=["name", "final", "full"])
-        for comparison in found
-    ]
+    frames = []
+    for group in found:
+        rows = group.rows.drop(columns=["name", "final"]).assign(
+            dataset=group.dataset, data=group.data, not_as_published=group.unlike,
+            protocol=group.card["name"], protocol_hash=group.card["hash"],
+            runs=group.rows["runs"].map(" ".join),
+        )  # fmt: skip
+        frames.append(rows[::-1] if reverse else rows)
     return pd.concat(frames).to_csv(index=False)
 
 
@@ -212,8 +198,8 @@ def _print(table: Table) -> None:
 
 
 def _grid(table: Table, leave_out: Sequence[str] = ()) -> rich_table.Table:
-    grid = rich_table.Table(title=table.title, title_justify="left", box=None, pad_edge=False,
-                            padding=(0, 2, 0, 0))  # fmt: skip
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    grid = rich_table.Table(title=table.title, title_justify="left", **style)
     shown = [place for place, c in enumerate(table.columns) if c.title not in leave_out]
     for column in (table.columns[place] for place in shown):
         head = "\n".join(filter(None, (column.group, column.title)))
@@ -226,10 +212,8 @@ def _grid(table: Table, leave_out: Sequence[str] = ()) -> rich_table.Table:
 def show_published(style: str, dataset: str | None, output: str | None) -> None:
     """`harness table --published`."""
     if dataset is not None and dataset not in published.TITLES:
-        raise ConfigError(
-            f"No published number is of data set '{dataset}'.",
-            did_you_mean(dataset, published.TITLES),
-        )
+        hint = did_you_mean(dataset, published.TITLES)
+        raise ConfigError(f"No published number is of data set '{dataset}'.", hint)
     if style == "csv":
         rows = published.table()
         rows = rows[rows["dataset"].isin([dataset] if dataset else published.TITLES)]

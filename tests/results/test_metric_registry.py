@@ -48,7 +48,7 @@ def test_a_new_metric_is_everywhere(tmp_path: Path, rank3: Metric, command: Comm
     (only,) = comparisons(tmp_path, sort="miss3")
     values = dict(zip(only.rows["method"], only.rows["miss3"], strict=True))
     assert values["good"] < values["poor"] and only.rows["method"].tolist() == ["poor", "good"]
-    assert significance_marks(only)["miss3"].best == {"good"}
+    assert significance_marks(only)["miss3"] == {"good": "best", "poor": "second"}
     table = leaderboard(only)
     place = [column.title for column in table.columns].index("Miss-3")
     assert [row[place].mark for row in table.rows] == ["second", "best"]
@@ -67,11 +67,11 @@ def test_inp_is_tested_where_runs_kept_it(tmp_path: Path) -> None:
     add(tmp_path, "good", 0.4)
     add(tmp_path, "poor", 0.1)
     (only,) = comparisons(tmp_path)
-    assert significance_marks(only)["mINP"].best == {"good"}
+    assert significance_marks(only)["mINP"] == {"good": "best", "poor": "second"}
     add(tmp_path, "older", 0.2, "train_inp")
     (only,) = comparisons(tmp_path)
     marks = significance_marks(only)
-    assert "mINP" not in marks and marks["mAP"].best == {"good"}
+    assert "mINP" not in marks and marks["mAP"]["good"] == "best"
 
 
 def test_records_from_before_a_metric_are_shown_without_it(tmp_path: Path) -> None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.errors import ConfigError
 from harness.results.figures.style import drawn, figure, heading, style
 from harness.results.palette import FAINT
+from harness.results.schema import is_number
 from harness.results.store import Run
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 #: title → keys of the history, and their names in the legend
@@ -36,15 +36,11 @@ def curves(run: Run) -> Figure:
 
     history = run.history()
     if not history:
-        raise ConfigError(
-            f"{run.name} has no epochs to draw.", "Methods without training have none."
-        )
+        cause, hint = f"{run.name} has no epochs to draw.", "Methods without training have none."
+        raise ConfigError(cause, hint)
     stages = list(dict.fromkeys(str(row["stage"]) for row in history))
-    shown = {
-        title: keys
-        for title, keys in PANELS.items()
-        if any(isinstance(row.get(key), int | float) for row in history for key in keys)
-    }
+    known = {key for row in history for key, value in row.items() if is_number(value)}
+    shown = {title: keys for title, keys in PANELS.items() if known & keys.keys()}
     epochs = [row["epoch"] for row in history]
     xlabel = "epoch (below 0: warm-up)" if min(epochs) < 0 else "epoch"
     lines = -(-len(shown) // 3)
@@ -58,10 +54,14 @@ def curves(run: Run) -> Figure:
         for place, stage in enumerate(stages):
             rows = [row for row in history if row["stage"] == stage]
             for dash, (key, name) in zip(DASHES, keys.items(), strict=False):
-                label = " ".join([stage if len(stages) > 1 else "", name]).strip()
-                _line(axes, rows, key, place, dash, label)
-        if title == "Clusters":
-            _identities(axes, history)
+                label = " ".join([stage if len(stages) > 1 else "", name]).strip() or None
+                points = [(row["epoch"], row[key]) for row in rows if is_number(row.get(key))]
+                if points:
+                    x, y = zip(*points, strict=True)
+                    axes.plot(x, y, linestyle=dash, markersize=3, label=label, **style(place))
+        counts = {row["identities"] for row in history if row.get("identities")}
+        if title == "Clusters" and len(counts) == 1:
+            axes.axhline(*counts, color=FAINT, linewidth=0.9, linestyle=":", label="identities")
         if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize=6.5, frameon=False, handlelength=2.6)
         axes.set_ylim(bottom=0, top=1 if "against" in title else None)
@@ -71,19 +71,3 @@ def curves(run: Run) -> Figure:
     heading(picture, run.name, left=0.04)
     picture.subplots_adjust(left=0.04, right=0.99, top=1 - 0.5 / picture.get_figheight())
     return picture
-
-
-def _line(
-    axes: Axes, rows: list[dict[str, Any]], key: str, place: int, dash: str, name: str
-) -> None:
-    points = [(row["epoch"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
-    if points:
-        x, y = zip(*points, strict=True)
-        axes.plot(x, y, linestyle=dash, markersize=3, label=name or None, **style(place))
-
-
-def _identities(axes: Axes, history: list[dict[str, Any]]) -> None:
-    """A line at the number of training identities."""
-    known = {row["identities"] for row in history if row.get("identities")}
-    if len(known) == 1:
-        axes.axhline(known.pop(), color=FAINT, linewidth=0.9, linestyle=":", label="identities")

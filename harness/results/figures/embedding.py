@@ -25,8 +25,7 @@ class Embedding:
     """Images of some identities in two dimensions.
 
     points: (N, 2). identities: (N,) numbered from 0. labels: (N,) pseudo-labels, −1 for outliers;
-    None without a labeler. clusters, outliers: numbers in the whole training set. labeler: its
-    description.
+    None without a labeler. clusters, outliers: numbers in the whole training set.
     """
 
     points: np.ndarray
@@ -49,9 +48,8 @@ def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
         try:
             from umap import UMAP
         except ImportError as error:
-            raise ConfigError(
-                "UMAP is not installed.", "pip install umap-learn, or use --method tsne."
-            ) from error
+            hint = "pip install umap-learn, or use --method tsne."
+            raise ConfigError("UMAP is not installed.", hint) from error
         # with UMAP's default min_dist of 0.1, points of few images overlap
         made = UMAP(random_state=seed, metric="cosine", min_dist=0.6, spread=1.5, n_jobs=1)
         return np.asarray(made.fit_transform(features))
@@ -63,16 +61,14 @@ def project(features: np.ndarray, method: str, seed: int) -> np.ndarray:
 
 def match_clusters(labels: np.ndarray, identities: np.ndarray) -> dict[int, tuple[int, bool]]:
     """Cluster → its most frequent identity, and whether no cluster has more images of that one."""
-    overlap = {
-        int(label): np.bincount(identities[labels == label], minlength=int(identities.max()) + 1)
-        for label in np.unique(labels[labels >= 0])
+    clusters = np.unique(labels[labels >= 0])
+    overlap = np.zeros((len(clusters), int(identities.max()) + 1), int)
+    np.add.at(overlap, (np.searchsorted(clusters, labels[labels >= 0]), identities[labels >= 0]), 1)
+    most, largest = overlap.argmax(1), overlap.argmax(0)
+    return {
+        int(label): (int(identity), bool(largest[identity] == row))
+        for row, (label, identity) in enumerate(zip(clusters, most, strict=True))
     }
-    found = {}
-    for label, counts in overlap.items():
-        identity = int(counts.argmax())
-        largest = max(overlap, key=lambda other: (overlap[other][identity], -other))
-        found[label] = (identity, largest == label)
-    return found
 
 
 @drawn
@@ -101,8 +97,7 @@ def draw(embedding: Embedding, title: str) -> Figure:
         _points(panels[-1], points[identities == identity], identity, True)
     panels[-1].set_title(f"by identity ({count} identities, {len(identities)} images)")
     for axes in panels:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.margins(0.05)
     heading(picture, title)
     picture.subplots_adjust(left=0.01, right=0.99, bottom=0.09, wspace=0.04, top=0.89)
@@ -110,9 +105,7 @@ def draw(embedding: Embedding, title: str) -> Figure:
 
 
 def _points(axes: Axes, points: np.ndarray, identity: int, filled: bool) -> None:
-    look = style(identity)
-    color = look["color"]
-    axes.scatter(
-        points[:, 0], points[:, 1], s=20, marker=look["marker"], linewidths=0.9,
-        facecolors=color if filled else "none", edgecolors="white" if filled else color,
-    )  # fmt: skip
+    color, marker = style(identity).values()
+    face, edge = (color, "white") if filled else ("none", color)
+    x, y = points.T
+    axes.scatter(x, y, s=20, marker=marker, linewidths=0.9, facecolors=face, edgecolors=edge)

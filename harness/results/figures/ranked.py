@@ -78,14 +78,12 @@ def draw(query: Images, gallery: Images, found: Sequence[Ranking], title: str) -
 
 def _image(axes: Axes, images: Images, index: int, color: str, line: object) -> None:
     axes.imshow(images.pixels[index])
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linewidth=2.2, linestyle=line)
-    name = images.name(index).rsplit("/", 1)[-1]
+    name, half = images.name(index).rsplit("/", 1)[-1], NAME_LENGTH // 2
     if len(name) > NAME_LENGTH:
-        half = NAME_LENGTH // 2
         name = f"{name[:half]}…{name[-half:]}"
     camera = "" if images.cameras is None else f"\ncam {int(images.cameras[index]) + 1}"
     axes.set_xlabel(name + camera, fontsize=5.5, color=FAINT, labelpad=2.5)

@@ -19,27 +19,13 @@ FORMATS = ("png", "svg", "pdf")
 #: markers; with eight colors they distinguish 48 series
 MARKS = ("o", "s", "^", "D", "v", "P")
 SETTINGS: Any = {  # matplotlib has a type for each key
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "text.color": INK,
-    "lines.linewidth": 1.4,
-    "savefig.dpi": 160,
-    "svg.hashsalt": "harness",
-    "svg.fonttype": "none",
+    "font.size": 8, "axes.titlesize": 9, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.edgecolor": FAINT, "axes.linewidth": 0.6, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE,
+    "grid.linewidth": 0.5, "xtick.color": FAINT, "ytick.color": FAINT, "text.color": INK,
+    "lines.linewidth": 1.4, "savefig.dpi": 160, "svg.hashsalt": "harness", "svg.fonttype": "none",
     "pdf.fonttype": 42,  # embed text as text, as journals require
-}
+}  # fmt: skip
 
 
 def drawn(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
@@ -73,17 +59,14 @@ def fill(picture: Figure, top: float, **options: float) -> None:
 
 def heading(picture: Figure, text: str, left: float = 0.01) -> None:
     """Write a heading in the upper left."""
-    picture.suptitle(
-        text, x=left, y=1 - 0.04 / picture.get_figheight(), ha="left", va="top", fontsize=8
-    )
+    top = 1 - 0.04 / picture.get_figheight()
+    picture.suptitle(text, x=left, y=top, ha="left", va="top", fontsize=8)
 
 
 def style(place: int) -> dict[str, Any]:
     """Color and marker of the n-th series."""
-    return {
-        "color": LIGHT[place % len(LIGHT)],
-        "marker": MARKS[place // len(LIGHT) % len(MARKS)],
-    }
+    row, column = divmod(place, len(LIGHT))
+    return {"color": LIGHT[column], "marker": MARKS[row % len(MARKS)]}
 
 
 def save(picture: Figure, path: Path) -> Path:

@@ -1,11 +1,41 @@
 """Formats of tables: each a function from tables to text."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-from harness.results.formats.html import html
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+
 from harness.results.formats.latex import latex
-from harness.results.formats.markdown import markdown
-from harness.results.table_model import Table
+from harness.results.table_model import Cell, Table
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Tables as GitHub renders them: under their headings, notes below."""
+    lines = []
+    for table in tables:
+        heads = [column.heading for column in table.columns]
+        rules = ["---:" if column.numeric else "---" for column in table.columns]
+        rows = [heads, rules, *([_marked(cell) for cell in row] for row in table.rows)]
+        lines += [f"### {table.title}", "", *("| " + " | ".join(row) + " |" for row in rows)]
+        for note in table.notes:
+            lines += ["", note]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _marked(cell: Cell) -> str:
+    text = cell.text.replace("|", "\\|")
+    return {"best": f"**{text}**", "second": f"<ins>{text}</ins>"}.get(cell.mark, text)
+
+
+def html(tables: Sequence[Table]) -> str:
+    """One self-contained page."""
+    from jinja2 import Environment  # slow to import
+
+    text = files("harness.results.formats").joinpath("tables.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(text).render(tables=tables)
+
 
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "markdown": markdown, "latex": latex, "html": html,

@@ -1,20 +1,19 @@
-"""Reads what the charts of one table show from its rows and runs, as plain data frames.
+"""What the charts of one table show, read from its rows and runs as plain data frames.
 
-No other module of the report uses the columns of a comparison and the keys of records and
-histories. Rows are named r0, r1, … from the best down, in every frame's column `row`.
+Rows are named r0, r1, … from the best down, in every frame's column `row`.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from importlib.resources import files
 
 import pandas as pd
 
 from harness.core.errors import HarnessError
+from harness.results.schema import is_number
 from harness.results.store import Run
 
 #: keys of the history that have a chart, and its title
@@ -27,7 +26,7 @@ CURVES = {
     "nmi": "NMI: clusters against identities",
 }
 EPOCH_KEYS = ("epoch", "identities", *CURVES)
-#: phases of an epoch in chronological order; others follow
+#: phases of an epoch in chronological order
 PHASES = ("extract", "label", "train", "test")
 LABEL_LENGTH = 30
 
@@ -46,7 +45,7 @@ class ChartData:
     seeds: pd.DataFrame
     epochs: pd.DataFrame
     seconds: pd.DataFrame
-    damaged: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str]
 
     @property
     def identities(self) -> int | None:
@@ -73,20 +72,16 @@ def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> Char
             result = run.record["stages"][stage]
             seed = run.record["experiment"]["seed"]
             seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
-            phases = result.get("seconds")
-            seconds += [
-                {"row": row, "run": name, "phase": str(phase), "seconds": float(value)}
-                for phase, value in (phases if isinstance(phases, dict) else {}).items()
-                if is_number(value)
-            ]
+            if result.get("seconds"):
+                seconds.append({"row": row, **result["seconds"]})
             epochs += [{"row": row, **epoch} for epoch in _epochs(run, stage, damaged)]
+    groups = pd.DataFrame(seconds, columns=["row", *PHASES]).groupby("row")
+    means = groups.sum(min_count=1).div(groups.size(), axis=0)  # no such phase: 0 s
+    means = means.melt(var_name="phase", value_name="seconds", ignore_index=False).dropna()
     return ChartData(
-        rows,
-        pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
-        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]),
-        _mean_seconds(pd.DataFrame(seconds, columns=["row", "run", "phase", "seconds"])),
-        damaged,
-    )
+        rows, pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
+        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]), means.reset_index(), damaged,
+    )  # fmt: skip
 
 
 def _epochs(run: Run, stage: str, damaged: dict[str, str]) -> list[dict[str, float]]:
@@ -102,15 +97,6 @@ def _epochs(run: Run, stage: str, damaged: dict[str, str]) -> list[dict[str, flo
     except (KeyError, TypeError):
         damaged[run.name] = "history.json is no list of epochs"
     return []
-
-
-def _mean_seconds(seconds: pd.DataFrame) -> pd.DataFrame:
-    """Mean seconds of each phase over a row's runs; a run without the phase counts as 0 s."""
-    runs = seconds.groupby("row")["run"].nunique()
-    sums = seconds.groupby(["row", "phase"])["seconds"].sum()
-    means = sums.div(runs, level="row").rename("seconds").reset_index()
-    known = [*PHASES, *sorted(set(means["phase"]) - set(PHASES))]
-    return means.sort_values("phase", key=lambda phases: phases.map(known.index), kind="stable")
 
 
 def short_labels(names: Sequence[str], limit: int = LABEL_LENGTH) -> list[str]:
@@ -136,6 +122,6 @@ def short_labels(names: Sequence[str], limit: int = LABEL_LENGTH) -> list[str]:
     return labels
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def read_file(name: str) -> str:
+    """A text file of this package."""
+    return files("harness.results.report").joinpath(name).read_text(encoding="utf-8")

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ import pandas as pd
 import vl_convert
 from altair.utils.schemapi import debug_mode
 
-from harness.core.files import write_atomically, write_text
+from harness.core.files import write_atomically
 from harness.results.palette import LIGHT, SCHEMES
-from harness.results.report.chart_data import CURVES, ChartData
+from harness.results.report.chart_data import CURVES, ChartData, read_file
 
 #: marker shapes as SVG paths in the square from −1 to 1
 SHAPES = (
@@ -58,8 +57,7 @@ class Chart:
 
 def theme() -> dict[str, Any]:
     """The Vega-Lite config of all charts."""
-    text = files("harness.results.report").joinpath("theme.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    return json.loads(read_file("theme.json"))
 
 
 def marker(place: int) -> tuple[str, str]:
@@ -88,15 +86,15 @@ def _seeds(data: ChartData) -> Chart | None:
     color, shape = _by_row(data, legend=False)
     x = alt.X("mAP:Q").title("mAP, %").scale(zero=True)
     rule = alt.Chart().mark_rule(strokeWidth=1.5).encode(x="min(mAP):Q", x2="max(mAP):Q")
-    tick = alt.Chart().mark_tick(thickness=2, size=14).encode(x="mean(mAP):Q")
-    tick = tick.encode(tooltip=_tooltip("mean(mAP):Q mean mAP"))
-    point = alt.Chart().mark_point().encode(x=x, shape=shape)
-    point = point.encode(tooltip=_tooltip("seed:N seed", "mAP:Q mAP"))
+    tick = alt.Chart().mark_tick(thickness=2, size=14)
+    tick = tick.encode(x="mean(mAP):Q", tooltip=_tooltip("mean(mAP):Q mean mAP"))
+    tooltip = _tooltip("seed:N seed", "mAP:Q mAP")
+    point = alt.Chart().mark_point().encode(x=x, shape=shape, tooltip=tooltip)
     numbers = seeds.pivot_table(index="row", columns="seed", values="mAP")
-    note = "The vertical stroke is the mean."
-    channels = {"y": _rows_axis(data), "color": color}
-    title = "mAP of each seed, %"
-    return _chart(data, "seeds", title, seeds, channels, [rule, tick, point], numbers, note)
+    return _chart(
+        data, "seeds", "mAP of each seed, %", seeds, {"y": _rows_axis(data), "color": color},
+        [rule, tick, point], numbers, "The vertical stroke is the mean.",
+    )  # fmt: skip
 
 
 def _curve(data: ChartData, key: str) -> Chart | None:
@@ -188,18 +186,19 @@ def _seconds(data: ChartData) -> Chart | None:
     longest = seconds.groupby("row")["seconds"].sum().max()
     unit, divisor = next((u, d) for u, d in UNITS if longest >= 2 * d or d == 1.0)
     phases = list(dict.fromkeys(seconds["phase"]))
-    times = seconds[["row", "phase"]].assign(
-        time=seconds["seconds"] / divisor, order=seconds["phase"].map(phases.index)
-    )
+    times = seconds[["row", "phase"]].assign(time=seconds["seconds"] / divisor)
+    times["order"] = times["phase"].map(phases.index)
     color = alt.Color("phase:N").legend(columns=len(phases), orient="top", symbolType="square")
     color = color.scale(domain=phases, range=[f"var(--p{i % 6})" for i in range(len(phases))])
+    x, tooltip = alt.X("time:Q").title(unit), _tooltip("phase:N phase", f"time:Q {unit}")
     bars = alt.Chart().mark_bar(stroke="var(--ground)", strokeWidth=0.8, size=14)
-    bars = bars.encode(x=alt.X("time:Q").title(unit), order="order:O")
-    bars = bars.encode(tooltip=_tooltip("phase:N phase", f"time:Q {unit}"))
     numbers = times.pivot_table(index="row", columns="phase", values="time")[phases]
-    title, note = f"Time by phase, {unit}", "Means over seeds, of the row’s own stage."
-    channels = {"y": _rows_axis(data), "color": color}
-    return _chart(data, "time", title, times.round(5), channels, [bars], numbers, note)
+    return _chart(
+        data, "time", f"Time by phase, {unit}", times.round(5),
+        {"y": _rows_axis(data), "color": color},
+        [bars.encode(x=x, order="order:O", tooltip=tooltip)], numbers,
+        "Means over seeds, of the row’s own stage.",
+    )  # fmt: skip
 
 
 #: filter of the page: `shown` are the labels of the chart's rows that its filters leave
@@ -283,10 +282,7 @@ def write_charts(drawn: Sequence[Chart], folder: Path, table: str, style: str) -
         spec = re.sub(r"var\(--(\w+)\)", lambda found: SCHEMES["light"][found[1]], spec)
         options = {"scale": 3} if style == "png" else {}
         content = getattr(vl_convert, f"vegalite_to_{style}")(spec, **options)
-        path = folder / f"{table}-{chart.name}.{style}"
-        if style == "svg":
-            write_text(path, content)
-        else:
-            write_atomically(path, methodcaller("write", content))
-        written.append(path)
+        data = content.encode() if style == "svg" else content
+        written.append(folder / f"{table}-{chart.name}.{style}")
+        write_atomically(written[-1], methodcaller("write", data))
     return written

@@ -62,8 +62,9 @@ def methods(runs: Iterable[Run]) -> list[Method]:
         if name in known:
             with suppress(OSError, ValueError):
                 text = idea((known[name].folder / "README.md").read_text(encoding="utf-8"))
-        about, settings = rendered(text), tuple(_settings(own))
-        found.append(Method(f"m{place}", name, first_sentence(text), about, tuple(own), settings))
+        summary = plugins.first_sentence(text.split("\n\n")[0])
+        settings = tuple(_settings(own))
+        found.append(Method(f"m{place}", name, summary, rendered(text), tuple(own), settings))
     return found
 
 
@@ -74,12 +75,6 @@ def _known() -> dict[str, plugins.Plugin]:
         found |= {f"{plugin.name}_{variant}": plugin for variant in plugin.variants}
         found[plugin.name] = plugin
     return found
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a text that begins with a paragraph."""
-    paragraph = " ".join(text.split("\n\n")[0].split())
-    return re.split(r"(?<=[.!?]) (?=[A-Z])", paragraph)[0]
 
 
 def idea(readme: str) -> str:
@@ -114,22 +109,16 @@ def rendered(markdown: str) -> Markup:
 
 def _settings(runs: Sequence[Run]) -> Iterable[Setting]:
     """The first configuration in full, and the differences of the others from it."""
-    first: tuple[str, dict[str, Any]] | None = None
-    seen = set()
+    found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        name = str(run.record["settings"])
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            config = run.config()
-        except HarnessError:
-            continue
-        values = {k: v for k, v in flat(config).items() if k not in SHOWN_WITH_RUN}
-        if first is None:
-            first = name, values
+        with suppress(HarnessError):
+            values = {k: v for k, v in flat(run.config()).items() if k not in SHOWN_WITH_RUN}
+            found.setdefault(str(run.record["settings"]), values)
+    for name, values in found.items():
+        first, whole = next(iter(found.items()))
+        if name == first:
             yield Setting(name, values)
             continue
-        changed = {k: v for k, v in values.items() if first[1].get(k) != v}
-        gone = {k: "(not set)" for k in first[1] if k not in values}
-        yield Setting(name, changed | gone, first[0])
+        changed = {k: v for k, v in values.items() if whole.get(k) != v}
+        gone = {k: "(not set)" for k in whole if k not in values}
+        yield Setting(name, changed | gone, first)

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,9 @@ from harness.core.files import write_text
 from harness.core.version import __version__
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.palette import SCHEMES
-from harness.results.report.chart_data import chart_data
+from harness.results.report.chart_data import chart_data, read_file
 from harness.results.report.methods import methods
-from harness.results.store import Run, Store
+from harness.results.store import Store
 from harness.results.table_model import Table, leaderboard
 
 if TYPE_CHECKING:
@@ -39,8 +38,7 @@ NOT_IN_CARD = ("name", "hash", "cameras", "selection")
 class Section:
     """A leaderboard with its protocol card and charts.
 
-    key: its id in the page. labels: of the rows that are in the charts. differs: how its protocol
-    card differs from the first one of the same data set and name, as `key value`.
+    key: its id in the page. labels: of the rows in the charts. differs: see `_differs`.
     """
 
     key: str
@@ -64,19 +62,6 @@ class Section:
         return re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part))
 
 
-@dataclass(frozen=True)
-class Contents:
-    """Everything on the page.
-
-    runs: finished ones. damaged: (run, what is wrong). unfinished: names of runs.
-    """
-
-    sections: Sequence[Section]
-    runs: Sequence[Run]
-    damaged: Sequence[tuple[str, str]]
-    unfinished: Sequence[str]
-
-
 def write_report(
     store: str | Path, output: str | Path, style: str | None = None, folder: str | None = None
 ) -> list[Path]:
@@ -94,15 +79,15 @@ def write_report(
         raise ConfigError(f"--charts {style} is unknown.", f"Choose {', '.join(STYLES)}.")
     if folder is not None and style is None:
         raise ConfigError("--charts-dir needs --charts.", f"Add --charts {STYLES[0]}.")
-    contents = read(store)
+    text, sections = _page(store)
     path = Path(output).expanduser()
-    write_text(path, _fill(contents))
+    write_text(path, text)
     written = [path]
     if style is not None:
         from harness.results.report.charts import write_charts
 
         place = Path(folder or path.with_name(f"{path.stem}-charts")).expanduser()
-        for section in contents.sections:
+        for section in sections:
             written += write_charts(section.charts, place, section.file_name, style)
     return written
 
@@ -113,35 +98,7 @@ def render(store: str | Path) -> str:
     Raises:
         ConfigError: the store has no finished run.
     """
-    return _fill(read(store))
-
-
-def read(store: str | Path) -> Contents:
-    """Read a store once: runs that are added or deleted meanwhile do not matter.
-
-    Raises:
-        ConfigError: the store has no finished run.
-    """
-    runs = {run.name: run for run in Store(Path(store)).runs()}
-    damaged = [(run.name, f"damaged: {run.problem}") for run in runs.values() if run.problem]
-    finished = [run for run in runs.values() if run.finished]
-    unfinished = [run.name for run in runs.values() if not run.problem and not run.finished]
-    sections: list[Section] = []
-    problems: dict[str, str] = {}
-    tables = list(comparisons(store, found=runs.values()))
-    from harness.results.report.charts import charts  # altair takes half a second to import
-
-    for place, found in enumerate(tables):
-        best_first = replace(found, rows=found.rows[::-1].reset_index(drop=True))
-        data = chart_data(best_first.rows, runs, MAX_ROWS)
-        problems |= data.damaged
-        drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
-        labels, differs = list(data.rows["label"]), _differs(sections, found)
-        sections.append(
-            Section(f"b{place}", best_first, leaderboard(best_first), labels, drawn, differs)
-        )
-    damaged += [(name, f"curves left out: {text}") for name, text in sorted(problems.items())]
-    return Contents(sections, finished, damaged, unfinished)
+    return _page(store)[0]
 
 
 def _differs(earlier: Sequence[Section], found: Comparison) -> list[str]:
@@ -163,37 +120,41 @@ def _vega() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
-def _fill(contents: Contents) -> str:
-    from harness.results.report.charts import marker, theme
+def _page(store: str | Path) -> tuple[str, list[Section]]:
+    """The page and its sections. The store is read once: later changes of it do not matter."""
+    runs = {run.name: run for run in Store(Path(store)).runs()}
+    damaged = [(run.name, f"damaged: {run.problem}") for run in runs.values() if run.problem]
+    finished = [run for run in runs.values() if run.finished]
+    tables = list(comparisons(store, found=runs.values()))
+    from harness.results.report.charts import charts, marker, theme  # altair is slow to import
 
-    folder = files("harness.results.report")
-    page, css, js = (
-        folder.joinpath(f"page.{kind}").read_text(encoding="utf-8")
-        for kind in ("html", "css", "js")
-    )
+    sections: list[Section] = []
+    problems: dict[str, str] = {}
+    for place, found in enumerate(tables):
+        best_first = replace(found, rows=found.rows[::-1].reset_index(drop=True))
+        data = chart_data(best_first.rows, runs, MAX_ROWS)
+        problems |= data.damaged
+        drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
+        labels, differs = list(data.rows["label"]), _differs(sections, found)
+        table = leaderboard(best_first)
+        sections.append(Section(f"b{place}", best_first, table, labels, drawn, differs))
+    damaged += [(name, f"curves left out: {text}") for name, text in sorted(problems.items())]
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    scripts = [_vega(), js]
+    scripts = [_vega(), read_file("page.js")]
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()) for script in scripts]
-    described, sections = methods(contents.runs), contents.sections
-    records = [run.record for run in contents.runs]
-    return environment.from_string(page).render(
-        sections=sections,
-        methods=described,
-        keys={method.name: method.key for method in described},
+    described = methods(finished)
+    days = [str(day) for run in finished if (day := run.record.get("finished"))]
+    style = environment.from_string(read_file("page.css")).render(schemes=SCHEMES)
+    text = environment.from_string(read_file("page.html")).render(
+        sections=sections, methods=described, keys={one.name: one.key for one in described},
         datasets=sorted({section.comparison.dataset for section in sections}),
         protocols=sorted({str(section.comparison.card["name"]) for section in sections}),
-        runs=len(records),
-        last_day=max((str(r["finished"]) for r in records if r.get("finished")), default=""),
-        damaged=contents.damaged,
-        unfinished=contents.unfinished,
-        version=__version__,
-        style=Markup(environment.from_string(css).render(schemes=SCHEMES)),
-        scripts=[Markup(script) for script in scripts],
-        policy=" ".join(f"'sha256-{digest.decode()}'" for digest in digests),
-        theme=theme(),
-        marker=marker,
-        max_rows=MAX_ROWS,
-        not_in_card=NOT_IN_CARD,
-    )
+        runs=len(finished), last_day=max(days, default=""), damaged=damaged,
+        unfinished=[run.name for run in runs.values() if not run.problem and not run.finished],
+        version=__version__, style=Markup(style), scripts=[Markup(script) for script in scripts],
+        policy=" ".join(f"'sha256-{digest.decode()}'" for digest in digests), theme=theme(),
+        marker=marker, max_rows=MAX_ROWS, not_in_card=NOT_IN_CARD,
+    )  # fmt: skip
+    return text, sections

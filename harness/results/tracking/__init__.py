@@ -7,15 +7,15 @@ no point is logged twice.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.core.errors import ConfigError, did_you_mean
+from harness.results.schema import is_number
 from harness.results.store import Run
 
 Row = Mapping[str, Any]
@@ -28,8 +28,8 @@ NEEDED = {
 OPTIONS = ("none", *NEEDED)
 
 
-class Tracker(Protocol):
-    """Logs the curves of a run."""
+class Tracker:
+    """Logs the curves of a run; this one, of `log=none`, logs nothing."""
 
     def log(self, row: Row, step: int) -> None:
         """Log a finished epoch."""
@@ -38,19 +38,8 @@ class Tracker(Protocol):
         """End with the record's metrics, or None if the run did not finish."""
 
 
-class NoTracker:
-    """`log=none`."""
-
-    def log(self, row: Row, step: int) -> None: ...
-    def close(self, metrics: Mapping[str, float] | None) -> None: ...
-
-
 def check_log(log: str) -> None:
-    """Refuse an unknown option or a missing package before any work.
-
-    Raises:
-        ConfigError: the option is unknown, or its package is not installed.
-    """
+    """Raise ConfigError for an unknown option or one whose package is not installed."""
     if log not in OPTIONS:
         raise ConfigError(f"log={log} is unknown.", did_you_mean(log, OPTIONS))
     if log != "none" and find_spec(NEEDED[log][0]) is None:
@@ -63,11 +52,11 @@ def make_tracker(
     """The tracker of a run, which continues after the epochs of `history`.
 
     Args:
-        folder, name: of the run. config: settings to show with it, from `portable_config`.
+        config: settings to show with it, from `portable_config`.
     """
     check_log(log)
     if log == "none":
-        return NoTracker()
+        return Tracker()
     module = import_module(f"harness.results.tracking.{log}")
     return module.Client(folder, name, config, history)
 
@@ -93,17 +82,10 @@ def forget(folder: Path) -> Iterator[Path]:
 
 def scalars(row: Row) -> dict[str, float]:
     """The finite numbers of a row as `stage/key`, without the epoch."""
-    return {
-        f"{row['stage']}/{key}": float(value)
-        for key, value in row.items()
-        if key != "epoch" and _is_number(value)
-    }
+    stage, numbers = row["stage"], {k: v for k, v in row.items() if is_number(v) and k != "epoch"}
+    return {f"{stage}/{key}": float(value) for key, value in numbers.items()}
 
 
 def final(metrics: Mapping[str, float]) -> dict[str, float]:
     """A record's metrics as `final/key`."""
-    return {f"final/{k}": float(v) for k, v in metrics.items() if _is_number(v)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {f"final/{k}": float(v) for k, v in metrics.items() if is_number(v)}

@@ -14,28 +14,25 @@ from mlflow.tracking import MlflowClient
 
 from harness.core.files import write_json
 from harness.results.row_labels import flat
-from harness.results.tracking import Row, final, scalars
+from harness.results.tracking import Row, Tracker, final, scalars
 
 EXPERIMENT = "usl-reid-harness"
 #: the server's limits: characters of a parameter's value, parameters of a request
 MAX_LENGTH, MAX_PARAMS = 500, 100
 
 
-class Client:
-    """Logs to MLflow.
-
-    A resumed run keeps its MLflow run. The metric `step` holds the last step that was sent, so that
-    none is sent twice.
+class Client(Tracker):
+    """Logs to MLflow. A resumed run keeps its MLflow run, whose metric `step` holds the last step
+    that was sent.
     """
 
     def __init__(
         self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
     ) -> None:
-        self.client = MlflowClient()
+        self.client, self.sent = MlflowClient(), -1
         note = folder / "tracking.json"
         known = json.loads(note.read_text()).get("mlflow") if note.is_file() else None
         self.run = str(known or self._create(name, config))
-        self.sent = -1
         if known:
             steps = self.client.get_metric_history(self.run, "step")
             self.sent = max((metric.step for metric in steps), default=-1)

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from harness.results.tracking import Row, final, scalars
+from harness.results.tracking import Row, Tracker, final, scalars
 
 
-class Client:
+class Client(Tracker):
     """Logs to TensorBoard.
 
     After a kill, `purge_step` discards logged epochs that are not in the history.

@@ -13,12 +13,10 @@ from typing import Any
 import wandb
 
 from harness.core.files import write_json
-from harness.results.tracking import Row, final, scalars
-
-PROJECT = "usl-reid-harness"
+from harness.results.tracking import Row, Tracker, final, scalars
 
 
-class Client:
+class Client(Tracker):
     """Logs to Weights & Biases.
 
     A resumed run keeps its id and does not send its steps again: the service rejects duplicates.
@@ -33,15 +31,10 @@ class Client:
         self.id = known.get("wandb") or f"{slug}-{uuid.uuid4().hex[:8]}"
         self.sent = int(known.get("sent", -1))
         self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            dir=str(folder),
-            id=self.id,
-            name=name,
-            config=dict(config),
-            resume="allow",
-            save_code=False,
+            project=os.environ.get("WANDB_PROJECT", "usl-reid-harness"), dir=str(folder),
+            id=self.id, name=name, config=dict(config), resume="allow", save_code=False,
             settings=wandb.Settings(console="off", silent=True),
-        )
+        )  # fmt: skip
         write_json(self.note, {"wandb": self.id, "sent": self.sent})
         for step, row in enumerate(history):
             self.log(row, step)
