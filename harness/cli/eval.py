@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--k2", type=int, default=6, metavar="K", help="its query expansion (6)")
     parser.add_argument("--lambda", dest="lam", type=float, default=0.3, metavar="L",
                         help="its weight of the original distance (0.3)")  # fmt: skip
-    parser.add_argument("--ranks", type=_numbers, default=(1, 5, 10, 20), help="others: 1,3,50")
+    parser.add_argument("--ranks", type=_numbers, help="others: 1,3,50")
     parser.add_argument("--no-cams", action="store_true", help="ignore cameras")
     parser.add_argument("--images", action="store_true", help="ignore features that were kept")
     parser.add_argument("--save", action="store_true", help="write the result beside the record")
@@ -37,8 +37,9 @@ def main(arguments: list[str]) -> None:
     from harness.evaluation.protocol import EvaluationProtocol
     from harness.experiment.evaluate import describe, evaluate_run
 
+    ranks = {"ranks": options.ranks} if options.ranks else {}
     protocol = EvaluationProtocol(
-        options.rerank, options.k1, options.k2, options.lam, not options.no_cams, options.ranks
+        options.rerank, options.k1, options.k2, options.lam, not options.no_cams, **ranks
     )
     answer = evaluate_run(
         options.run,

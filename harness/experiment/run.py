@@ -79,7 +79,17 @@ def _prepare_process(config: DictConfig, device: torch.device) -> None:
 
 
 def _work(experiment: Experiment, overwrite: str) -> bool:
-    """Do what `overwrite` says of a locked run. Returns whether anything was done."""
+    """Do what `overwrite` says of a locked run. Returns whether anything was done.
+
+    Raises:
+        DataError: its record is damaged or of another version, and `overwrite` is not `always`.
+    """
+    problem = collectives.broadcast_from_first(lambda: experiment.run.problem)
+    if problem and overwrite != "always":
+        raise DataError(
+            f"{experiment.run.name} has a record that cannot be used: {problem}.",
+            "It is kept. Replace it with overwrite=always, or choose another name=.",
+        )
     finished = _finished(experiment.run)
     if overwrite == "backfill":
         if finished:

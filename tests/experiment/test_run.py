@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from harness.components.objectives import ClusterMemory
-from harness.core.errors import ConfigError, HarnessError
+from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
 from harness.experiment.finished_networks import load_network
@@ -320,6 +320,19 @@ def test_loss_that_is_not_finite_is_explained(
     monkeypatch.setattr(Trainer, "_step", lambda *_: torch.tensor(float("nan")))
     with pytest.raises(HarnessError, match="not finite"):
         run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema": 99}'])
+def test_a_record_that_cannot_be_used_is_kept(tmp_path: Path, content: str) -> None:
+    """It is neither trained over nor believed; overwrite=always replaces it."""
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    record = run_experiment(config).folder / "record.json"
+    record.write_text(content)
+    with pytest.raises(DataError, match="cannot be used") as problem:
+        run_experiment(config)
+    assert "overwrite=always" in problem.value.hint and record.read_text() == content
+    config.overwrite = "always"
+    assert run_experiment(config).finished
 
 
 def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
