@@ -116,10 +116,11 @@ def load_network(run: Run, stage: str) -> Backbone:
         ConfigError: the run kept no weights, or they are of another network. DataError: they
             cannot be read.
     """
+    state = read_state(weights_of(run, stage))
     config = run.config()
     changes = (config["stages"].get(stage) or {}).get("backbone") or {}
     backbone = build_backbone(OmegaConf.create(config["backbone"] | changes | {"weights": "none"}))
-    load_weights(backbone, read_state(weights_of(run, stage)), run.name)
+    load_weights(backbone, state, run.name)
     return backbone
 
 
