@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
 from harness.core.host_memory import before_torch
 
@@ -19,6 +20,11 @@ import torch  # noqa: E402
 from harness.cli.main import main  # noqa: E402
 
 torch.set_num_threads(1)  # the order of sums, and so the results, depend on it; tests share cores
+
+
+# no time limits in tests: machines and their load differ
+settings.register_profile("harness", deadline=None)
+settings.load_profile("harness")
 
 
 class Answer(NamedTuple):
