@@ -140,22 +140,6 @@ def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
     assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
 
 
-def test_checkpoints_from_before_labelers_had_a_state(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = ("method=cluster_contrast",)
-    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
-    with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "_time_left", _interrupted_in_the_second_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(tiny_config(tmp_path / "old", *settings))
-    (path,) = (tmp_path / "old" / "runs").glob("*/checkpoint.pt")
-    state = torch.load(path, weights_only=True)
-    assert state["trainer"].pop("labeler") == {}
-    torch.save(state, path)
-    assert_same(whole, run_experiment(tiny_config(tmp_path / "old", *settings)))
-
-
 def _interrupted_in_the_second_epoch(experiment: Experiment, *_: object) -> float:
     if len(experiment.progress.history) == 2:
         raise KeyboardInterrupt

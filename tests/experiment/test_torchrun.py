@@ -185,7 +185,7 @@ def four(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("batch.identities=5", "batch.images=2", "batch.samples_per_bn=5"), "equally by 4", ""),
         (("batch.samples_per_bn=8",), "4 of 16 images each", "Start 1 or 2 processes"),
-        (("batch.samples_per_bn=4", "train.micro_batch=3"), "cuts", "multiple"),
+        (("batch.samples_per_bn=4", "train.micro_batch=3"), "splits", "multiple"),
     ],
 )
 def test_batches_that_cannot_be_shared(

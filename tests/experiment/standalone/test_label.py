@@ -186,7 +186,7 @@ def test_part_weight_and_one_view(command: Command, tmp_path: Path, features: np
     np.save(tmp_path / "one.npy", features[:, 0])
     answer = command("label", "one.npy", "--out", "l.npy", *FEW, "labeler.part_weight=0.15")
     assert answer.status == 2
-    assert "there is only the global one" in answer.err
+    assert "there is one view only" in answer.err
     np.save(tmp_path / "five.npy", np.tile(features, (1, 2, 1))[:, :5])
     answer = command("label", "five.npy", "--out", "l.npy", *FEW, "labeler.part_weight=0.25")
     assert answer.status == 2
