@@ -224,7 +224,8 @@ REFUSED = {
         "ClusterMemory does not use 'pooled'", r"backbone.views=\[global\]",
     ),
     "a view before the neck for a part": (
-        ("method=mmt", "labeler.part_weight=0.1"), "cannot be combined with the view 'pooled'", "part_weight=0",
+        ("method=mmt", "labeler.part_weight=0.1"), "cannot be combined with the view 'pooled'",
+        "part_weight=0",
     ),
     "cameras in ICE's loss": (
         ("method=ice/aware", "method.uses_cameras=false"), "ProxyContrast needs cameras",
