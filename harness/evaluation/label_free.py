@@ -100,7 +100,8 @@ def read_label_free(config: DictConfig) -> tuple[tuple[str, ...], Reference]:
     given = OmegaConf.to_container(config.evaluation, resolve=True)
     assert isinstance(given, dict)
     names, changes = given.get("label_free"), given.get("reference") or {}
-    names = [names] if isinstance(names, str) else list(names or ())
+    names = names or []
+    names = list(names) if isinstance(names, list) else [str(names)]  # a number is a name, too
     if not names and config.selection == "label_free":
         names = [CRITERIA[0]]
     for name in names:

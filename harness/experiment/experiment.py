@@ -91,12 +91,12 @@ class Experiment:
     def open_data(self) -> Evaluator:
         """The data set, decoded, behind its evaluator."""
         config = self.plan.config
-        cache = config.data.cache_dir or Path(config.data.root) / ".harness"
+        cache = config.data.cache_dir or Path(str(config.data.root)) / ".harness"
         evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                Path(cache).expanduser(),
+                Path(str(cache)).expanduser(),
                 train=bool(self.plan.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,

@@ -74,7 +74,7 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     from harness.experiment.stages import make_dataset
 
     dataset = make_dataset(config)
-    root = Path(config.data.root).expanduser()
+    root = Path(str(config.data.root)).expanduser()
     with Reporter(console) as reporter:
         if source is not None:
             with _alone(root, str(config.dataset.name)):
@@ -99,7 +99,7 @@ def _own_images(
     """
     folder = folder.absolute()
     config = _composed(given | {"dataset.csv": own.NAME})
-    root = Path(config.data.root).expanduser().absolute()
+    root = Path(str(config.data.root)).expanduser().absolute()
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
     if target.is_file():
         console.print(
@@ -174,8 +174,12 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     Raises:
         DataError: images that cannot be decoded; names them.
     """
-    root = Path(config.data.root).expanduser()
-    cache = Path(config.data.cache_dir).expanduser() if config.data.cache_dir else root / ".harness"
+    root = Path(str(config.data.root)).expanduser()
+    cache = (
+        Path(str(config.data.cache_dir)).expanduser()
+        if config.data.cache_dir
+        else root / ".harness"
+    )
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
     saved = cache / "cards" / f"{fingerprint}.json"

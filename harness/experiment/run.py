@@ -51,7 +51,7 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     plan = make_plan(config, resolve_precision(str(config.train.precision), device))
     check_cache_location(str(config.data.cache_location), device)
     _prepare_process(config, device)
-    run = Store(Path(config.store).expanduser()).run(plan.name)
+    run = Store(Path(str(config.store)).expanduser()).run(plan.name)
     collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
     with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False

@@ -93,11 +93,14 @@ def recipe(method: str, known: Iterable[plugins.Plugin]) -> DictConfig | None:
     return None
 
 
-@cache
+_load = cache(plugins.load_config)
+
+
 def _settings(part: str, option: str) -> DictConfig:
-    """An option's settings; empty for one that is not the harness's own."""
-    path = CONF / part / f"{option}.yaml"
-    return plugins.load_config(path) if path.is_file() else OmegaConf.create()
+    """An option's settings; empty if it belongs to a plug-in folder that is not given."""
+    own = CONF / part / f"{option}.yaml"
+    path = own if own.is_file() else plugins.options(part).get(option)
+    return _load(path) if path else OmegaConf.create()
 
 
 def _option(part: str, target: object) -> str:
@@ -115,7 +118,7 @@ def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     for part, option in chosen_parts(node).items():
         own = OmegaConf.select(node, f"{part}._target_")
         own = own or _settings(part, str(option)).get("_target_")
-        if (has := config.get(f"{part}._target_", own)) != own:
+        if own is not None and (has := config.get(f"{part}._target_", own)) != own:
             found[part] = _option(part, has)
     return found
 
@@ -129,7 +132,9 @@ def _variants(
     default = {} if node is None else defaults(node, next(iter(variants.values())))
     options = [key for key in keys if key not in shown]
     changed = {
-        settings: {k: config.get(k) for k in options if not is_default(k, config, default)}
+        settings: {
+            k: config[k] for k in options if k in config and not is_default(k, config, default)
+        }
         for settings, config in variants.items()
     }
     named = [key for key in keys if any(key in values for values in changed.values())]

@@ -450,3 +450,17 @@ def test_data_without_a_test_part(
     run_experiment(compose(write))
     table = command("table", "--store", store)
     assert table.status == 0 and "direct_transfer" in table.out and "folder" not in table.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("store=2024",), ("data.root=5", "dataset=market1501"), ("evaluation.label_free=5",)],
+)
+def test_numbers_where_text_is_expected(command: Command, words: tuple[str, ...]) -> None:
+    """A folder may be called 2024; nothing ends in a traceback."""
+    answer = command(
+        "run", "method=cluster_contrast", "dataset=synthetic", "protocol=debug", "device=cpu",
+        "train.epochs=1", *words,
+    )  # fmt: skip
+    assert "Traceback" not in answer.err and answer.status in (0, 2), answer.err
+    assert (answer.status == 0) is (words == ("store=2024",)), answer.err
