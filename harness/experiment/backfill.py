@@ -54,10 +54,11 @@ def find_missing(run: Run, keep_features: bool) -> dict[str, list[str]]:
     """Stage → what the run lacks of it: `queries`, `features`, `metrics`."""
     found = {}
     arrays = read_arrays(run.folder / "per_query.npz").keys()
+    wanted = {name for metric in METRICS.values() for name in metric.arrays}
     for stage, result in run.record["stages"].items():
         kept = kept_features.path_of(run.folder, stage).is_file()
         lacks = {
-            "queries": not {f"{stage}_ap", f"{stage}_first_match_rank", "query_identity"} <= arrays,
+            "queries": not {"query_identity", *(f"{stage}_{name}" for name in wanted)} <= arrays,
             "metrics": any(key not in result["metrics"] for key in MEASURED),
             "features": keep_features and not kept,
         }

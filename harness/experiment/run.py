@@ -140,6 +140,11 @@ def _say_metrics(run: Run, reporter: Reporter) -> None:
         if not result["metrics"]:
             reporter.say(f"{label}: trained, not evaluated")
             continue
-        values = [f"{m.label} {result['metrics'][key]:.1f}" for key, m in in_tables().items()]
+        # a metric that was added later is missing from earlier records
+        values = [
+            f"{metric.label} {result['metrics'][key]:.1f}"
+            for key, metric in in_tables().items()
+            if key in result["metrics"]
+        ]
         reporter.say(f"{label}: {'  '.join(values)}")
     reporter.say(f"{run.folder}  ({duration(record['seconds'])})")

@@ -54,20 +54,19 @@ def missing(root: Path, *overrides: str) -> Run:
 
 
 @pytest.mark.usefixtures("untrained")
-def test_skip_and_only_missing_leave_what_is_whole(root: Path) -> None:
+def test_skip_and_backfill_leave_complete_runs_unchanged(root: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in only(root).folder.iterdir() if p.name != ".lock"}
     run_experiment(tiny_config(root, METHOD))
     missing(root)
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-@pytest.mark.parametrize("words", ["overwrite=always"])
-def test_always_starts_afresh(root: Path, words: str) -> None:
+def test_always_starts_afresh(root: Path) -> None:
     run = only(root)
     (run.folder / "train_features.npz").touch()
     (run.folder / "evaluation-train-plain.json").touch()
     before = (run.folder / "record.json").stat().st_mtime_ns
-    again = run_experiment(tiny_config(root, METHOD, words))
+    again = run_experiment(tiny_config(root, METHOD, "overwrite=always"))
     assert (again.folder / "record.json").stat().st_mtime_ns > before
     assert again.record["metrics"] == run.record["metrics"]
     assert not {"train_features.npz", "evaluation-train-plain.json"} & {
@@ -84,12 +83,19 @@ def test_results_by_query_and_metrics_that_are_missing_come_back(root: Path) -> 
     path.write_bytes(path.read_bytes()[:100])
     older = json.loads((whole.folder / "record.json").read_text())
     for metrics in (older["metrics"], older["stages"]["train"]["metrics"]):
-        del metrics["rank20"]
+        del metrics["rank20"], metrics["mINP"]
     (whole.folder / "record.json").write_text(json.dumps(older))
+    assert "mINP" not in run_experiment(tiny_config(root, METHOD)).record["metrics"]
     again = missing(root)
     with np.load(path) as arrays:
         np.testing.assert_allclose(arrays["train_ap"], ap, atol=1e-6)
-        assert "query_identity" in arrays
+        assert {"query_identity", "train_inp"} <= set(arrays.files)
+        kept = {name: arrays[name] for name in arrays.files if name != "train_inp"}
+    assert again.record["metrics"]["mINP"] == record["metrics"]["mINP"]
+    np.savez_compressed(path, allow_pickle=False, **kept)  # as before INP was kept
+    missing(root)
+    with np.load(path) as arrays:
+        assert "train_inp" in arrays
     assert again.record["metrics"]["rank20"] == record["metrics"]["rank20"]
     assert again.record["seconds"] == record["seconds"] and not list(file_problems([again]))
 
