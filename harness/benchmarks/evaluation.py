@@ -1,4 +1,4 @@
-"""`harness bench eval`: mAP and CMC, in turns with the matrix product that they need."""
+"""`harness bench eval`: mAP and CMC, alternating with the matrix product that they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`harness bench labels`: the label step, in turns with the matrix products that it needs."""
+"""`harness bench labels`: the label step, alternating with the matrix products that it needs."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def measure(
     steps: int | None = None, repeats: int = 3, with_baseline: bool = False,
     workers: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Time one of `ROUNDS`, on request in turns with the DataLoader baseline.
+    """Time one of `ROUNDS`, on request alternating with the DataLoader baseline.
 
     Candidates are `harness`, `baseline` and, on a GPU, `baseline_tf32`.
 

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument("--images", type=_count, default=1024, help="use at most this many")
         parser.add_argument("--steps", type=_count, help="batches per round; default 50 on a GPU")
         parser.add_argument("--baseline", dest="with_baseline", action="store_true",
-                            help="in turns with DataLoader, PIL and fp32")  # fmt: skip
+                            help="alternate with DataLoader, PIL and fp32")  # fmt: skip
         parser.add_argument("--workers", type=int, help="of the DataLoader; default: the fastest")
     else:
         sizes = ["market1501", "msmt17"]

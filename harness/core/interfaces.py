@@ -225,8 +225,8 @@ class Distiller(nn.Module, ABC):
     #: whether its argument `teacher` is a copy of the stage's untrained network, made when the
     #: stage begins, in place of a finished network
     copies_student: bool = False
-    #: the number of further students that it trains, its argument `peers`: networks of the same
-    #: backbone, with random weights of their own where weights are random
+    #: the number of extra students that it trains. They are its argument `peers`, have the
+    #: student's architecture, and their own random weights where weights are random
     peers: int = 0
     #: the number of augmentations of each batch, the student's included
     augmentations: int = 1
@@ -263,8 +263,9 @@ class Distiller(nn.Module, ABC):
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:
         """The extra loss, given the student's embeddings (B, V, D) of `batch.images`.
 
-        Called under the networks' autocast; losses that multiply matrices have to disable it:
-        `with torch.autocast(student.device.type, enabled=False)`.
+        Networks are called through `batch.embed`: of several processes, each may have only its
+        share of the images. Called under the networks' autocast; losses that multiply matrices
+        have to disable it: `with torch.autocast(student.device.type, enabled=False)`.
         """
 
     def start_epoch(self, epoch: int) -> None:

@@ -117,8 +117,8 @@ class Augment:
     def draw(self, batch: int, generator: torch.Generator) -> AugmentParameters:
         """Draw the parameters of a batch of B images.
 
-        Uses equally many random numbers for all probabilities, so that runs that differ in erasing
-        only have the same flips and crops. Blur and random crops use none if they are off.
+        The number of random values does not depend on the probabilities: runs that differ only in
+        erasing have the same flips and crops. Blur and random crops draw none if they are off.
         """
         uniform = partial(seeds.uniform, generator)
         height, width = self.size

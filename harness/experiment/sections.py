@@ -158,7 +158,7 @@ class Settings(BaseModel):
     selection: Literal["last", "label_free", "oracle"] = _option(
         "the epoch whose network is kept and reported"
     )
-    init: str | None = _option("a finished run whose network training begins")
+    init: str | None = _option("a finished run; training starts from its network")
     store: str = _option("folder of runs")
     name: str | None = _option("the run's folder; null: METHOD-DATASET-sSEED-HASH")
     overwrite: Literal["skip", "always", "backfill"] = _option(

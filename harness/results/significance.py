@@ -18,7 +18,7 @@ import numpy as np
 class Difference:
     """Mean of A minus mean of B (mAP, if the values are average precisions), in their unit.
 
-    value: the difference. low, high: its interval. p: two-sided, of no difference.
+    value: the difference. low, high: its interval. p: two-sided, under no difference.
     identities: how many were drawn (queries, where identities are unknown).
     seeds: the number of seeds of A and of B, which were drawn if both are 2 or more.
     """

@@ -159,7 +159,7 @@ def _explained(pairs: Sequence[Pair]) -> str:
         warning = " With one seed, only these networks are compared, not the methods."
     return (
         f"Percentage points; {LEVEL:.0%} intervals of a paired bootstrap over "
-        f"{pairs[0].difference.identities} {drawn}{seeds}; p of no difference, corrected for "
+        f"{pairs[0].difference.identities} {drawn}{seeds}; p under no difference, corrected for "
         f"{len(pairs)} comparison{'s' * (len(pairs) > 1)} (Holm). Bold: significant.{warning}"
     )
 

@@ -33,7 +33,7 @@ class Reliable:
 
     #: (N,) int64 from 0, none negative, with gaps
     labels: np.ndarray
-    #: of R_indep, given or found; None if there was no cluster to find it by
+    #: the threshold of R_indep, given or computed; None without any cluster to compute it from
     threshold: float | None
     #: R_indep of the labels of more than one image, in label order
     independence: np.ndarray
