@@ -27,7 +27,7 @@ from harness.core.metrics import METRICS
 from harness.results.comparisons import caption, filtered
 from harness.results.pivots import check_metrics, pivoted
 from harness.results.published import TITLES
-from harness.results.row_labels import configurations, labelled
+from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import SCHEMA, Run, Store, describe, trained_on
 from harness.results.table_model import Table
 
@@ -162,8 +162,8 @@ def tables(
     runs = runs if dataset is None else runs[runs["tested_on"] == dataset]
     runs = runs if where is None else filtered(runs, where)
     # the evaluation rule is the table's own, so it is not part of a label
-    runs = labelled(runs, configurations(runs["run"], Path(store)), ["trained_on", "protocol_hash"],
-                    ["evaluation.rerank"])  # fmt: skip
+    configs = configurations(runs["run"], Path(store))
+    runs = add_row_labels(runs, configs, ["trained_on", "protocol_hash"], ["evaluation.rerank"])
     ambiguous = runs.groupby("tested_on")["data"].transform("nunique") > 1
     column = runs["tested_on"].replace(TITLES) + (" " + runs["data"]).where(ambiguous, "")
     runs = runs.assign(

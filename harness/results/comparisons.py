@@ -13,7 +13,7 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published
-from harness.results.row_labels import configurations, labelled
+from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
 
 #: columns for the cost of a run → their heading and decimals
@@ -58,7 +58,7 @@ class Comparison:
         found = {}
         for runs in self.rows.loc[self.rows["tuned"] != "", "runs"]:
             tuned = Run(self.store / runs[0]).record["protocol"]["tuned"]
-            found[tuned["search"]] = f"{tuned['trials']} trials, optimising {tuned['by']}"
+            found[tuned["search"]] = f"{tuned['trials']} trials, optimizing {tuned['by']}"
         searches = "; ".join(f"{name}: {text}" for name, text in found.items())
         return f"Searches that settings come from: {searches}." if searches else ""
 
@@ -108,7 +108,7 @@ def comparisons(
     cards = {card["hash"]: card for card in protocols}
     tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
-    runs = labelled(runs, configurations(runs["run"], store), tables)
+    runs = add_row_labels(runs, configurations(runs["run"], store), tables)
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         rows = _rows(group, cards[protocol]["name"], unlike)

@@ -22,7 +22,7 @@ from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
 from harness.results.comparisons import CHECKPOINTS, caption, selected, summarize, warning
 from harness.results.published import TITLES
-from harness.results.row_labels import Flat, configurations, labelled
+from harness.results.row_labels import Flat, add_row_labels, configurations
 from harness.results.significance_marks import Marks, chosen_on_test, mark_rows
 from harness.results.store import Run
 from harness.results.table_model import Cell, Column, Table, marks_note, numbers, values
@@ -61,7 +61,7 @@ def pivot(
         runs = runs[runs["final"]]
     cards = {run.name: run.record["protocol"] for run in found if run.finished}
     configs = configurations(runs["run"], store)
-    runs = labelled(runs, configs, ["dataset", "data", "protocol_hash"], fields)
+    runs = add_row_labels(runs, configs, ["dataset", "data", "protocol_hash"], fields)
     hashes = runs.groupby("protocol")["protocol_hash"].transform("nunique")
     runs["protocol"] += (" (" + runs["protocol_hash"] + ")").where(hashes > 1, "")
     runs["dataset_name"] = runs["dataset"]

@@ -47,7 +47,7 @@ def configurations(names: Iterable[object], store: Path) -> dict[str, Flat]:
     return found
 
 
-def labelled(
+def add_row_labels(
     runs: pd.DataFrame, configs: Mapping[str, Flat], tables: Sequence[str],
     shown: Collection[str] = (),
 ) -> pd.DataFrame:  # fmt: skip

@@ -60,7 +60,7 @@ def test_what_was_found_runs_as_a_preset(
     assert "| cluster_contrast | yes |" in table
     assert "| cluster_contrast [tuned: s] | yes |" in table
     assert table.count("### synthetic") == 1
-    assert "s: 3 trials, optimising mAP on 40% of the training people, held out" in table
+    assert "s: 3 trials, optimizing mAP on 40% of the training people, held out" in table
     # a preset cannot start a search
     refused = command("search", *near(tmp_path), "+search=s")
     assert refused.status == 2 and "is the result of a search" in refused.err
