@@ -116,9 +116,10 @@ def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     if node is None:
         return found
     for part, option in chosen_parts(node).items():
-        own = OmegaConf.select(node, f"{part}._target_")
-        own = own or _settings(part, str(option)).get("_target_")
-        if own is not None and (has := config.get(f"{part}._target_", own)) != own:
+        settings = _settings(part, str(option))
+        own = OmegaConf.select(node, f"{part}._target_") or settings.get("_target_")
+        known = own is not None or "_target_" in settings  # `none` has the target null
+        if known and (has := config.get(f"{part}._target_", own)) != own:
             found[part] = _option(part, has)
     return found
 

@@ -170,6 +170,7 @@ def test_a_crossing_is_another_method(tmp_path: Path) -> None:
         ("c", "cluster_contrast", "labeler", "harness.components.labelers.Infomap"),
         ("d", "direct_transfer", "", None),
         ("e", "cluster_contrast", "objective", "mine.Loss"),
+        ("f", "cluster_contrast", "distiller", "harness.components.distillers.OfflineTeacher"),
     ):
         crossed(
             write(tmp_path, name, record(method, settings=name, train=50.0)), method, part, target
@@ -178,8 +179,28 @@ def test_a_crossing_is_another_method(tmp_path: Path) -> None:
     assert table["published_mAP"].dropna().to_dict() == {"mskd": 85.7, "direct_transfer": 2.2}
     assert set(table.index) == {
         "mskd", "mskd [distiller=none]", "cluster_contrast [labeler=infomap]", "direct_transfer",
-        "cluster_contrast [objective=Loss]",
+        "cluster_contrast [objective=Loss]", "cluster_contrast [distiller=offline_teacher]",
     }  # fmt: skip
+
+
+def test_a_method_of_a_plugin_keeps_its_name_with_a_part_of_the_plugin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own labeler is no other part, whether the plug-in folder is given or not."""
+    plugin, store = tmp_path / "plugin", tmp_path / "runs"
+    target = "harness.components.labelers.JaccardDBSCAN"
+    for file, text in {
+        "methods/mine/config.yaml": "defaults: [{override /labeler: close}]\nstages: {train: {}}\n",
+        "conf/labeler/close.yaml": f"_target_: {target}\neps: 0.45\n",
+    }.items():
+        (plugin / file).parent.mkdir(parents=True)
+        (plugin / file).write_text(text)
+    run = write(store, "a", record("mine", train=50.0))
+    with monkeypatch.context() as patch:
+        patch.setenv("HARNESS_PLUGINS", str(plugin))
+        crossed(run, "mine", "labeler", target)
+        assert set(rows(store).index) == {"mine"}
+    assert set(rows(store).index) == {"mine"}
 
 
 def test_a_variant_has_published_numbers_of_its_own(tmp_path: Path) -> None:
