@@ -1,0 +1,1 @@
+"""The parts of methods, which never see identities: backbones, labelers, objectives, distillers."""

@@ -1,0 +1,1 @@
+"""Shared by all rooms: interfaces, options, metrics, errors, files, seeds, precision, processes."""

@@ -1,0 +1,1 @@
+"""Training without identities: trainer, step, micro-batches, optimizers, feature extraction."""
