@@ -9,25 +9,29 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import time
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from harness.core.errors import DataError, HarnessError
-from harness.core.files import write_atomically, write_text
+from harness.core.files import make_folder, write_atomically, write_text
 from harness.core.hashing import hexdigest
-from harness.data.decoding import Progress, ReadError, decode
+from harness.data.decoding import Progress, ReadError, cores, decode
 from harness.data.image_source import ImageSource
 
-FORMAT = 1  # raise it when pixels or files change: older image caches are then rebuilt
-CHECKED = 256  # rows compared with their checksums when an image cache is opened
-STALE = 24 * 3600  # seconds after which a temporary file must be of a killed run
+FORMAT = 2  # raise it when pixels or files change: older image caches are then rebuilt
+BLOCK = 8 * 2**20  # bytes that are read at once when checksums are verified
+
+#: image caches that this process has verified: path, inode, size and modification time
+_verified: set[tuple[Any, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ def build_image_cache(
 ) -> ImageCache:  # fmt: skip
     """Open the image cache of a source at one size (H, W), building it first if necessary.
 
-    Concurrent builds are safe: each process writes its own file, the last rename wins, and the
-    files are equal. A damaged image cache is rebuilt.
+    Of several processes that need the same image cache, one builds it and the others wait. The
+    checksum of every row is verified once per process; a damaged image cache is rebuilt.
 
     Args:
         cache: folder of image caches, made if missing. An image cache takes N·H·W·3 bytes.
@@ -86,8 +90,11 @@ def build_image_cache(
 
     image_cache = _open(array, sidecar)
     if image_cache is None:
-        _build(source, size, array, sidecar, on_bad_image, progress)
-        image_cache = _open(array, sidecar)
+        with _only_builder(array):
+            image_cache = _open(array, sidecar)  # another process may have built it meanwhile
+            if image_cache is None:
+                _build(source, size, array, sidecar, on_bad_image, progress)
+                image_cache = _open(array, sidecar)
         if image_cache is None:
             hint = "Check the disk, or choose another folder with data.cache_dir="
             raise HarnessError(f"The image cache {array} cannot be read back as written", hint)
@@ -109,17 +116,79 @@ def _open(array: Path, sidecar: Path) -> ImageCache | None:
     """The image cache if it is there and intact, else None."""
     try:
         meta: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+        if meta.pop("digest") != _digest(meta):
+            return None
         images = np.load(array, mmap_mode="r", allow_pickle=False)
         if list(images.shape) != meta["shape"] or images.dtype != np.uint8:
             return None
-        crcs = meta["crc32"]
-        # Checking all rows would read the whole file; a sample of them finds typical damage.
-        for row in np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(int)):
-            if zlib.crc32(images[row]) != crcs[row]:
-                return None
+        if not _intact(array, images.offset, meta["crc32"], images[0].nbytes):
+            return None
         return ImageCache(images, np.asarray(meta["kept"], dtype=np.int64), tuple(meta["bad"]))
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hexdigest([json.dumps(meta, sort_keys=True).encode()])
+
+
+def _intact(array: Path, offset: int, crcs: list[int], row: int) -> bool:
+    """Whether every row of `row` bytes has its checksum.
+
+    Reads the file instead of the memory map: touched pages of a map count as the process's memory.
+    """
+    stat = array.stat()
+    identity = (array.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if identity in _verified:
+        return True
+    rows = max(1, BLOCK // row)
+
+    def check(start: int) -> bool:
+        expected = crcs[start : start + rows]
+        with array.open("rb", buffering=0) as file:
+            file.seek(offset + start * row)
+            block = memoryview(file.read(len(expected) * row))
+        return all(zlib.crc32(block[i * row : (i + 1) * row]) == c for i, c in enumerate(expected))
+
+    with ThreadPoolExecutor(cores()) as pool:  # zlib computes without the GIL
+        intact = all(pool.map(check, range(0, len(crcs), rows)))
+    if intact:
+        _verified.add(identity)
+    return intact
+
+
+def _lock_of(folder: Path, name: str) -> FileLock:
+    """The lock of the builder of an image cache; the system releases it when the process dies."""
+    return FileLock(folder / f"{name}.lock")
+
+
+@contextlib.contextmanager
+def _only_builder(array: Path) -> Iterator[None]:
+    """Wait for another process that builds this image cache, then remove what killed ones left."""
+    make_folder(array.parent)
+    lock = _lock_of(array.parent, array.stem)
+    try:
+        lock.acquire(poll_interval=0.2)
+    except (OSError, NotImplementedError):  # no locks here: equal files, and the last rename wins
+        yield
+        return
+    try:
+        _remove_leftovers(array.parent, array.stem)
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_leftovers(folder: Path, locked: str) -> None:
+    """Remove temporary files of killed builders: those whose lock is free, or held by us."""
+    for path in folder.glob("*.tmp"):
+        name = path.name.split(".")[0]
+        with contextlib.suppress(OSError, NotImplementedError, Timeout):
+            if name == locked:
+                path.unlink()
+            else:
+                with _lock_of(folder, name).acquire(timeout=0):
+                    path.unlink()
 
 
 def _build(
@@ -129,13 +198,9 @@ def _build(
     """Decode all images and write both files; the array is renamed last, when all is complete."""
 
     def write(file: IO[bytes]) -> None:
-        for stale in array.parent.glob("*.tmp"):  # of runs killed more than a day ago
-            with contextlib.suppress(OSError):  # not permitted, or just renamed
-                if stale.stat().st_mtime < time.time() - STALE:
-                    stale.unlink()
         _check_space(array.parent, len(source) * size[0] * size[1] * 3)
         meta = _write(source, size, file, on_bad_image, progress)
-        write_text(sidecar, json.dumps(meta))
+        write_text(sidecar, json.dumps(meta | {"digest": _digest(meta)}))
 
     try:
         write_atomically(array, write)

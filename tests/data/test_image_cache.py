@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image, ImageFile
 
 from harness.core.errors import DataError, HarnessError
@@ -38,6 +39,16 @@ def files(folder: Path, count: int) -> ImageFiles:
     for i, name in enumerate(names):
         picture(i).save(folder / name)
     return ImageFiles(folder, names)
+
+
+def remains(folder: Path) -> list[Path]:
+    """What is in a cache folder, without locks."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def flipped(content: bytes, position: int) -> bytes:
+    """The same bytes with one bit flipped."""
+    return content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :]
 
 
 def spoil(source: ImageFiles, *indices: int) -> None:
@@ -139,7 +150,7 @@ def test_concurrent_builds(source: ImageFiles, tmp_path: Path) -> None:
         first, *others = pool.map(build, range(6))
     for other in others:
         np.testing.assert_array_equal(other, first)
-    assert sorted(path.suffix for path in (tmp_path / "c").iterdir()) == [".json", ".npy"]
+    assert sorted(path.suffix for path in remains(tmp_path / "c")) == [".json", ".npy"]
 
 
 def test_interrupted_build_leaves_nothing(source: ImageFiles, tmp_path: Path) -> None:
@@ -148,7 +159,7 @@ def test_interrupted_build_leaves_nothing(source: ImageFiles, tmp_path: Path) ->
 
     with pytest.raises(KeyboardInterrupt):
         build_image_cache(source, SIZE, tmp_path / "c", progress=interrupt)
-    assert not list((tmp_path / "c").iterdir())
+    assert not remains(tmp_path / "c")
     assert len(build_image_cache(source, SIZE, tmp_path / "c")) == 40
 
 
@@ -161,7 +172,7 @@ def test_bad_images_are_an_error(source: ImageFiles, tmp_path: Path) -> None:
         build_image_cache(source, SIZE, tmp_path / "c")
     assert "4 of 40 images" in caught.value.cause and "003.jpg, 017.jpg" in caught.value.cause
     assert "dataset.on_bad_image=skip" in caught.value.hint
-    assert not list((tmp_path / "c").iterdir())
+    assert not remains(tmp_path / "c")
 
 
 def test_bad_images_are_left_out(source: ImageFiles, tmp_path: Path) -> None:
@@ -228,7 +239,7 @@ def test_too_little_space(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(HarnessError, match="GB free"):
         build_image_cache(source, SIZE, tmp_path / "c")
-    assert not list((tmp_path / "c").iterdir())
+    assert not remains(tmp_path / "c")
 
 
 def test_disk_that_becomes_full(
@@ -240,13 +251,39 @@ def test_disk_that_becomes_full(
     monkeypatch.setattr(cache_module, "_write", write)
     with pytest.raises(HarnessError, match="is full"):
         build_image_cache(source, SIZE, tmp_path / "c")
-    assert not list((tmp_path / "c").iterdir())
+    assert not remains(tmp_path / "c")
 
 
-def test_leftovers_of_killed_runs_are_removed(source: ImageFiles, tmp_path: Path) -> None:
-    old, new = tmp_path / "x.npy.1-a.tmp", tmp_path / "y.npy.2-b.tmp"
-    old.touch()
-    new.touch()
-    os.utime(old, (0, 0))
+def test_leftovers_of_killed_builders_are_removed(source: ImageFiles, tmp_path: Path) -> None:
+    killed, alive = tmp_path / "x.npy.1-a.tmp", tmp_path / "y.npy.2-b.tmp"
+    killed.touch()
+    alive.touch()
+    with FileLock(tmp_path / "y.lock"):
+        build_image_cache(source, SIZE, tmp_path)
+        assert not killed.exists() and alive.exists()
+
+
+def test_any_flipped_bit_is_noticed(
+    source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "BLOCK", 3 * SIZE[0] * SIZE[1] * 3)  # several blocks
+    monkeypatch.setattr(cache_module, "_verified", set())
+    expected = build_image_cache(source, SIZE, tmp_path / "c").images.copy()
+    rng = np.random.default_rng(0)
+    for path in remains(tmp_path / "c"):
+        whole = path.read_bytes()
+        for position in rng.integers(len(whole), size=40):
+            path.write_bytes(flipped(whole, int(position)))
+            cache_module._verified.clear()
+            again = build_image_cache(source, SIZE, tmp_path / "c")
+            np.testing.assert_array_equal(again.images, expected, err_msg=f"{path} {position}")
+            assert again.kept.tolist() == list(range(40))
+
+
+def test_is_verified_once_per_process(
+    source: ImageFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_verified", set())
     build_image_cache(source, SIZE, tmp_path)
-    assert not old.exists() and new.exists()
+    monkeypatch.setattr("zlib.crc32", lambda _: pytest.fail("verified again"))
+    build_image_cache(source, SIZE, tmp_path)
