@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _noticed: set[str] = set()
 
@@ -36,6 +37,35 @@ class DataError(HarnessError):
 
 class TrainingError(HarnessError):
     """Training cannot continue (no clusters, non-finite loss). The last checkpoint is kept."""
+
+
+class Problems:
+    """Collects errors, so that a user sees all of them at once."""
+
+    def __init__(self) -> None:
+        self.errors: list[HarnessError] = []
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Collect the error that ends the block, if one does."""
+        try:
+            yield
+        except HarnessError as error:
+            if str(error) not in map(str, self.errors):
+                self.errors.append(error)
+
+    def check(self) -> None:
+        """Raise the only error as it is, or several as one (a DataError unless all are
+        ConfigErrors).
+        """
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            lines = [f"  {n}. {error}" for n, error in enumerate(self.errors, start=1)]
+            text = "\n".join(line.replace("\n  ", "\n     ") for line in lines)
+            refused = all(isinstance(error, ConfigError) for error in self.errors)
+            kind = ConfigError if refused else DataError
+            raise kind(f"There are {len(self.errors)} problems:\n{text}")
 
 
 def first_line(error: BaseException) -> str:

@@ -49,8 +49,12 @@ def _unique_suffix() -> str:
     return f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def write_atomically(
+    path: Path, write: Callable[[IO[bytes]], Any], previous: Path | None = None
+) -> None:
     """Replace a file in one step by what `write` writes to the given stream.
+
+    previous: where the old file is kept; between two renames, it is there alone.
 
     Raises HarnessError if the folder is not writable or the disk is full; the old file is kept.
     """
@@ -62,6 +66,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())  # so that a crash never leaves an empty file
+            if previous is not None and path.is_file():
+                path.replace(previous)
             temporary.replace(path)
     finally:
         with suppress(OSError):  # already renamed, or never created
@@ -83,11 +89,25 @@ def make_folder(path: Path) -> None:
 
     Raises HarnessError if it cannot be made or written, or the disk is full.
     """
-    probe = path / f".{_unique_suffix()}.tmp"
+    with explain_write_errors(path / "_"):
+        path.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Check that a folder is writable, or can be made. Makes nothing.
+
+    Raises HarnessError if not, or if the disk is full.
+    """
+    probe = nearest_existing(path) / f".{_unique_suffix()}.tmp"
     try:
-        with explain_write_errors(probe):
-            path.mkdir(parents=True, exist_ok=True)
+        with explain_write_errors(path / "_"):
             probe.write_bytes(b".")
     finally:
         with suppress(OSError):
             probe.unlink()
+
+
+def nearest_existing(path: Path) -> Path:
+    """A path, or the first of its parents that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())

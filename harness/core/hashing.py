@@ -19,6 +19,11 @@ def hexdigest(chunks: Iterable[bytes], size: int = 16) -> str:
     return digest.hexdigest()
 
 
+def settings_digest(settings: Any) -> str:
+    """Digest of the configuration in config.json, which its record keeps."""
+    return hexdigest([json.dumps(settings, sort_keys=True).encode()])
+
+
 def card_hash(card: dict[str, Any]) -> str:
     """Hash of a protocol card, 8 hex digits: rows with equal hashes may share a table."""
     held_equal = {key: value for key, value in card.items() if key not in UNHASHED}

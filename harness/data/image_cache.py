@@ -80,14 +80,10 @@ def build_image_cache(
     """
     if not len(source):
         raise DataError("A split of the data set has no images.")
-    height, width = size
     try:
-        key = f"{source.fingerprint()}/{source.modified}/{height}x{width}/{FORMAT}"
+        array, sidecar = _files(source, size, cache)
     except OSError as error:
         raise _read_failed(error) from error
-    name = f"{hexdigest([key.encode()], size=12)}_{height}x{width}"
-    array, sidecar = Path(cache) / f"{name}.npy", Path(cache) / f"{name}.json"
-
     image_cache = _open(array, sidecar)
     if image_cache is None:
         with _only_builder(array):
@@ -101,6 +97,23 @@ def build_image_cache(
     if image_cache.bad and on_bad_image == "error":
         raise _bad_images(image_cache.bad, len(source))
     return image_cache
+
+
+def _files(source: ImageSource, size: tuple[int, int], cache: Path) -> tuple[Path, Path]:
+    """The image cache's array (.npy) and the file that describes it (.json)."""
+    height, width = size
+    key = f"{source.fingerprint()}/{source.modified}/{height}x{width}/{FORMAT}"
+    name = f"{hexdigest([key.encode()], size=12)}_{height}x{width}"
+    return Path(cache) / f"{name}.npy", Path(cache) / f"{name}.json"
+
+
+def bytes_to_build(source: ImageSource, size: tuple[int, int], cache: Path) -> int:
+    """Disk space that the image cache of a source at (H, W) will take; 0 if it is there already.
+
+    Raises OSError if a file of the source cannot be found.
+    """
+    there = all(path.is_file() for path in _files(source, size, cache))
+    return 0 if there else len(source) * size[0] * size[1] * 3
 
 
 def find_bad(source: ImageSource, progress: Progress | None = None) -> list[str]:

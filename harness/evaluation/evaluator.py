@@ -28,7 +28,7 @@ from harness.core.progress import Reporter
 from harness.core.throughput import synchronized_time
 from harness.data.cache_location import CacheLocation, place_images
 from harness.data.facts import compare_with_published, valid_matches
-from harness.data.image_cache import ImageCache, build_image_cache
+from harness.data.image_cache import ImageCache, build_image_cache, bytes_to_build
 from harness.data.types import ReIDData, Split
 from harness.evaluation.cluster_quality import cluster_quality
 from harness.evaluation.ground_truth import GroundTruth
@@ -123,11 +123,6 @@ class Evaluator:
         """Whether there is a test part. Data sets without identities have none."""
         return self.query_cache is not None
 
-    @property
-    def without_cameras(self) -> list[str]:
-        """Names of the joint data sets whose training images have no cameras."""
-        return [str(part["name"]) for part in self.parts if not part["cameras"]]
-
 
 def make_evaluator(
     data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool, on_bad_image: str,
@@ -177,6 +172,15 @@ def make_evaluator(
         protocol or EvaluationProtocol(), reporter, image_cache, skipped,
         compare_with_published(data, fingerprint), parts,
     )  # fmt: skip
+
+
+def bytes_to_decode(data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool) -> int:
+    """Disk space that decoding a data set at a size (H, W) will take.
+
+    Raises OSError if an image file cannot be found.
+    """
+    splits = [data.query, without_junk(data.gallery), *([data.train] if train else [])]
+    return sum(bytes_to_build(s.images, size, cache) for s in splits if len(s.images))
 
 
 def without_junk(gallery: Split) -> Split:

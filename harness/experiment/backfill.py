@@ -43,7 +43,7 @@ def backfill(experiment: Experiment) -> bool:
         if missing:
             _complete(experiment, missing)
         return _write_curves(experiment) or bool(missing)
-    begun = (run.folder / "checkpoint.pt").is_file()
+    begun = experiment.files.has_checkpoint
     source = None if begun else find_source(run, plan)
     if source is not None:
         _adopt(experiment, source)
@@ -138,7 +138,7 @@ def _adopt(experiment: Experiment, source: Run) -> None:
     run, record, progress = experiment.run, source.record, experiment.progress
     experiment.reporter.say(f"{run.name}: testing the networks of {source.name}.")
     evaluator = _open_data(experiment, source)
-    experiment.check_cameras(evaluator)
+    experiment.note_cameras(evaluator)
     experiment.files.write_json("config.json", experiment.plan.settings)
     progress.count_earlier(record)
     progress.history = [

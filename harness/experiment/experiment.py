@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,19 +12,25 @@ import torch
 from omegaconf import DictConfig
 
 from harness.components.backbones import set_samples_per_bn
-from harness.components.backbones.weights import read_state
 from harness.core.distributed import collectives, processes
 from harness.core.environment import environment
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, DataError
+from harness.core.hashing import settings_digest
 from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.metrics import METRICS
 from harness.core.progress import Reporter
 from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
+from harness.data.types import ReIDData
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.finished_networks import build_initial, load_network
+from harness.experiment.finished_networks import (
+    build_initial,
+    load_network,
+    load_weights,
+    without_weights,
+)
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
 from harness.experiment.run_files import Progress, RunFiles
@@ -35,6 +40,7 @@ from harness.experiment.stages import (
     build_distiller,
     build_labeler,
     build_objective,
+    cache_folder,
     load_data,
 )
 from harness.results import tracking
@@ -46,40 +52,60 @@ COUNTS = ("queries", "queries_without_match", "gallery")
 
 
 class Experiment:
-    """Runs a plan in a run's folder, or continues it from its checkpoint."""
+    """Runs a plan in a run's folder, or continues it from its checkpoint.
 
-    def __init__(self, plan: Plan, device: torch.device, run: Run, reporter: Reporter) -> None:
+    data: the data set, if it is loaded already. replaces: whether the run has a record, which stays
+    until the new one is complete.
+    """
+
+    def __init__(
+        self, plan: Plan, device: torch.device, run: Run, reporter: Reporter,
+        data: ReIDData | None = None, replaces: bool = False,
+    ) -> None:  # fmt: skip
         self.plan, self.device, self.run, self.reporter = plan, device, run, reporter
+        self.data = data
         self.progress = Progress(device, environment(device))  # now: the checkout may change
-        self.files = RunFiles(run)
+        self.files = RunFiles(run, replaces)
         self.tracker: tracking.Tracker = tracking.Tracker()
+
+    def prepare_folder(self) -> None:
+        """Remove leftovers, and write the configuration: a run that fails later can be repeated.
+
+        With a checkpoint, the configuration is that of another experiment until it is checked.
+        """
+        self.files.remove_leftovers()
+        if not self.files.has_checkpoint:
+            self.files.write_json("config.json", self.plan.settings)
 
     def execute(self, afresh: bool = False) -> None:
         """Train all stages, test, and write the record.
 
         Args:
-            afresh: remove an earlier run's files first, instead of continuing.
+            afresh: remove an unfinished run's files first, instead of continuing.
 
         Raises:
             HarnessError: the data or the checkpoint do not fit, or training fails.
         """
         plan, name, card = self.plan, self.run.name, self.plan.card
-        self.files.remove_leftovers()
         rule = f"protocol {card['name']} ({card['hash']})"
         self.reporter.say(f"{name}: {rule}, {self.device}, {plan.precision}")
         evaluator = self.open_data()
-        self.check_cameras(evaluator)
-        self._check_test_part(evaluator)
-        check_images(plan.recipe, len(evaluator.data.train.images))
+        self.note_cameras(evaluator)
+        if not evaluator.evaluates:
+            problem = f"{evaluator.data.name} has no test part"
+            self.reporter.say(f"{problem}: this run trains and is not evaluated.")
+        check_images(plan.recipe, len(evaluator.data.train.images))  # unreadable ones are left out
         if afresh:
             self.files.clear()
-        checkpoint = self.files.load_checkpoint(plan, self.progress, evaluator.fingerprint)
+        checkpoint = self._load_checkpoint(evaluator.fingerprint)
+        self._restore_queries(evaluator)
         for stage_name in self.progress.stages:
             self.reporter.say(f"{stage_name}: finished before.")
         self.files.write_json("config.json", plan.settings)
+        self.files.write_json("history.json", self.progress.history)
         log = str(plan.config.log) if self.files.writes else "none"
         history = self.progress.history
-        with tracking.opened(log, self.run.folder, name, plan.settings, history) as self.tracker:
+        with tracking.opened(log, self.files.folder, name, plan.settings, history) as self.tracker:
             for stage in plan.recipe.stages:
                 if stage.name not in self.progress.stages:
                     self._train(stage, evaluator, checkpoint)
@@ -87,16 +113,38 @@ class Experiment:
             if not plan.recipe.stages:
                 self._test_untrained(evaluator)
             self.write_record(evaluator)
+        self.files.put_in_place()
+
+    def _load_checkpoint(self, fingerprint: str) -> Mapping[str, Any] | None:
+        """The checkpoint to continue from; a replacement that cannot be continued starts afresh."""
+        arguments = self.plan, self.progress, fingerprint, self.reporter
+        if not self.files.replaces:
+            return self.files.load_checkpoint(*arguments)
+        try:
+            return self.files.load_checkpoint(*arguments)
+        except (ConfigError, DataError) as error:
+            self.reporter.say(f"{self.run.name}: starting afresh. {error.cause}")
+            self.files.clear()
+            self.progress = Progress(self.device, environment(self.device))
+            return None
+
+    def _restore_queries(self, evaluator: Evaluator) -> None:
+        """Test finished stages again whose per-query results were lost."""
+        for stage in collectives.broadcast_from_first(
+            lambda: self.files.without_queries(self.progress)
+        ):
+            self.reporter.say(f"{stage}: its per-query results are missing; testing it again.")
+            evaluator.test(self._stage_network(self._stage(stage)))
+            self.files.save_queries(stage, evaluator)
 
     def open_data(self) -> Evaluator:
         """The data set, decoded, behind its evaluator."""
         config = self.plan.config
-        cache = config.data.cache_dir or Path(str(config.data.root)) / ".harness"
         evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
-                load_data(config),
+                self.data or load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                Path(str(cache)).expanduser(),
+                cache_folder(config),
                 train=bool(self.plan.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,
@@ -113,39 +161,10 @@ class Experiment:
             self.reporter.say(f"{evaluator.data.name} is not as published: {line}")
         return evaluator
 
-    def check_cameras(self, evaluator: Evaluator) -> None:
-        """Without cameras in the data, samplers ignore them, and parts that need them are refused.
-
-        Raises:
-            ConfigError: a part needs cameras.
-        """
-        if evaluator.data.train.cameras is not None:
-            return
-        self.plan.card["cameras"] = False
-        for stage in self.plan.recipe.stages:
-            for part in (build_labeler(stage), build_objective(stage)):
-                if part.uses_cameras:
-                    lacking = ", ".join(evaluator.without_cameras) or evaluator.data.name
-                    raise ConfigError(
-                        f"{type(part).__name__} needs cameras, but {lacking} has none.",
-                        "Add a camera column to the data, or choose another part.",
-                    )
-
-    def _check_test_part(self, evaluator: Evaluator) -> None:
-        """Without a test part a run trains and is not evaluated."""
-        name = evaluator.data.name
-        if evaluator.evaluates:
-            return
-        if not self.plan.recipe.stages:
-            raise ConfigError(
-                f"{self.plan.recipe.method} does not train, and {name} has no test part.",
-                "Choose a method that trains, or data with query and gallery images.",
-            )
-        if self.plan.config.selection == "oracle":
-            raise ConfigError(
-                f"selection=oracle needs a test part, and {name} has none.", "Use selection=last."
-            )
-        self.reporter.say(f"{name} has no test part: this run trains and is not evaluated.")
+    def note_cameras(self, evaluator: Evaluator) -> None:
+        """Without cameras in the data, samplers ignore them, and the protocol card says so."""
+        if evaluator.data.train.cameras is None:
+            self.plan.card["cameras"] = False
 
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights; random ones derive from the experiment's seed."""
@@ -164,11 +183,17 @@ class Experiment:
             return self._placed(load_network(finished.run, finished.stage), stage.config)
         if stage.teacher_stage is None:
             return None
-        source = next(s for s in self.plan.recipe.stages if s.name == stage.teacher_stage)
-        backbone = build_backbone(source.config.backbone)
-        path = self.run.folder / f"{source.name}.pt"
-        backbone.load_state_dict(collectives.broadcast_from_first(lambda: read_state(path)))
-        return self._placed(backbone, stage.config)
+        return self._stage_network(self._stage(stage.teacher_stage), stage.config)
+
+    def _stage(self, name: str) -> Stage:
+        return next(stage for stage in self.plan.recipe.stages if stage.name == name)
+
+    def _stage_network(self, stage: Stage, config: DictConfig | None = None) -> Backbone:
+        """The network of a finished stage of this run, placed for the stage of `config`."""
+        backbone = build_backbone(without_weights(stage.config.backbone))
+        weights = self.files.stage_weights(stage.name)
+        load_weights(backbone, weights, f"{self.run.name} ({stage.name})")
+        return self._placed(backbone, config or stage.config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
         backbone, labeler = self._backbone(stage.config, stage.name), build_labeler(stage)
@@ -294,6 +319,7 @@ class Experiment:
                 "seed": int(plan.config.seed),
             },
             "settings": plan.hash,
+            "config": settings_digest(plan.settings),
             **({"init": plan.init.as_dict()} if plan.init else {}),
             "protocol": plan.card,
             "evaluated": evaluator.evaluates,

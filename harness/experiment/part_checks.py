@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, Problems
 from harness.core.interfaces import Backbone
+from harness.data.types import ReIDData
 from harness.experiment.finished_networks import build_initial, load_network, without_weights
 from harness.experiment.plan import Plan
 from harness.experiment.recipe import Recipe
@@ -17,6 +18,9 @@ from harness.experiment.stages import (
     build_objective,
 )
 
+#: weights that may have to be downloaded
+DOWNLOADED = "imagenet"
+
 
 def check_parts(plan: Plan) -> None:
     """Build every part of every stage once, so that nothing is refused after hours of training.
@@ -24,26 +28,66 @@ def check_parts(plan: Plan) -> None:
     Raises:
         HarnessError: a part refuses its options, or weights are missing or do not fit.
     """
-    recipe, built = plan.recipe, list[DictConfig]()
-    for node in [plan.config.backbone, *(stage.config.backbone for stage in recipe.stages)]:
-        if node not in built:
+    problems = Problems()
+    collect_part_problems(plan, problems)
+    problems.check()
+    check_downloads(plan)
+
+
+def collect_part_problems(plan: Plan, problems: Problems) -> None:
+    """`check_parts` without downloads."""
+    for node in _backbones(plan):
+        with problems.collecting():
+            if _is_downloaded(node, plan):
+                build_backbone(without_weights(node))
+            else:
+                build_initial(node, plan.init)
+    for stage in plan.recipe.stages:
+        with problems.collecting():
+            build_labeler(stage)
+        with problems.collecting():
+            build_objective(stage)
+        with problems.collecting():
+            _check_distiller(plan, stage)
+
+
+def check_downloads(plan: Plan) -> None:
+    """Build the networks whose weights may have to be downloaded.
+
+    Raises:
+        DataError: they cannot be downloaded, or do not fit.
+    """
+    for node in _backbones(plan):
+        if _is_downloaded(node, plan):
             build_initial(node, plan.init)
-            built.append(node)
-    for stage in recipe.stages:
-        build_labeler(stage)
-        build_objective(stage)
-        if not stage.has("distiller"):
-            continue
-        student = build_backbone(without_weights(stage.config.backbone))
-        teacher = None
-        if (finished := plan.teachers.get(stage.name)) is not None:
-            teacher = load_network(finished.run, finished.stage)
-        elif stage.teacher_stage is not None:
-            source = next(s for s in recipe.stages if s.name == stage.teacher_stage)
-            teacher = build_backbone(without_weights(source.config.backbone))
-        if teacher is not None:
-            _check_teacher(teacher, student, stage)
-        build_distiller(stage, teacher, student)
+
+
+def _backbones(plan: Plan) -> list[DictConfig]:
+    """The different backbones of an experiment."""
+    found: list[DictConfig] = []
+    for node in [plan.config.backbone, *(stage.config.backbone for stage in plan.recipe.stages)]:
+        if node not in found:
+            found.append(node)
+    return found
+
+
+def _is_downloaded(node: DictConfig, plan: Plan) -> bool:
+    return plan.init is None and node.get("weights") == DOWNLOADED
+
+
+def _check_distiller(plan: Plan, stage: Stage) -> None:
+    if not stage.has("distiller"):
+        return
+    student = build_backbone(without_weights(stage.config.backbone))
+    teacher = None
+    if (finished := plan.teachers.get(stage.name)) is not None:
+        teacher = load_network(finished.run, finished.stage)
+    elif stage.teacher_stage is not None:
+        source = next(s for s in plan.recipe.stages if s.name == stage.teacher_stage)
+        teacher = build_backbone(without_weights(source.config.backbone))
+    if teacher is not None:
+        _check_teacher(teacher, student, stage)
+    build_distiller(stage, teacher, student)
 
 
 def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
@@ -52,6 +96,44 @@ def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
             f"The teacher of stage '{stage.name}' has views {list(teacher.views)} of "
             f"{teacher.dim} features, the student {list(student.views)} of {student.dim}.",
             "Use the same backbone and backbone.views for both.",
+        )
+
+
+def check_cameras(recipe: Recipe, data: ReIDData) -> None:
+    """Check that no part needs cameras that the data lack.
+
+    Raises:
+        ConfigError: a part needs cameras.
+    """
+    if data.train.cameras is not None:
+        return
+    without = [part.name for part in data.parts if part.train.cameras is None]
+    for stage in recipe.stages:
+        for part in (build_labeler(stage), build_objective(stage)):
+            if part.uses_cameras:
+                raise ConfigError(
+                    f"{type(part).__name__} needs cameras, but {', '.join(without) or data.name} "
+                    "has none.",
+                    "Add a camera column to the data, or choose another part.",
+                )
+
+
+def check_test_part(plan: Plan, data: ReIDData) -> None:
+    """Check that data without a test part are only trained on.
+
+    Raises:
+        ConfigError: the method does not train, or the test set selects the checkpoint.
+    """
+    if len(data.query.images) or len(data.gallery.images):
+        return
+    if not plan.recipe.stages:
+        raise ConfigError(
+            f"{plan.recipe.method} does not train, and {data.name} has no test part.",
+            "Choose a method that trains, or data with query and gallery images.",
+        )
+    if plan.config.selection == "oracle":
+        raise ConfigError(
+            f"selection=oracle needs a test part, and {data.name} has none.", "Use selection=last."
         )
 
 

@@ -9,21 +9,19 @@ import torch
 from omegaconf import DictConfig
 
 from harness.core.distributed import collectives, processes
-from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.metrics import in_tables
-from harness.core.precision import resolve_device, resolve_precision
+from harness.core.precision import resolve_device
 from harness.core.progress import Reporter, duration
-from harness.data.cache_location import check_cache_location
 from harness.experiment.backfill import backfill
 from harness.experiment.experiment import Experiment
-from harness.experiment.part_checks import check_parts
-from harness.experiment.plan import Plan, make_plan
+from harness.experiment.plan import Plan
+from harness.experiment.preflight import Checked, check_all, plan_of
+from harness.experiment.run_files import RunFiles, is_replaced, leftovers
 from harness.experiment.stages import load_data
-from harness.results import tracking
 from harness.results.run_status import noting_failure
 from harness.results.store import Run, Store
-from harness.training.compilation import check_compile
 
 #: what happens to a run that is there already
 OVERWRITE = ("skip", "always", "backfill")
@@ -32,8 +30,10 @@ OVERWRITE = ("skip", "always", "backfill")
 def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     """Run one experiment and return its run, finished. A finished one is only reported.
 
-    `overwrite=skip` (the default) continues an unfinished run, `always` starts afresh, `backfill`
-    adds what a finished run lacks (see `harness.experiment.backfill`).
+    `overwrite=skip` (the default) continues an unfinished run. `always` starts afresh; a finished
+    run keeps its files until the new record is complete, and the same command continues a
+    replacement that was stopped. `backfill` adds what a finished run lacks (see
+    `harness.experiment.backfill`).
 
     Raises:
         HarnessError: the cause, and what to do about it.
@@ -46,23 +46,23 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         raise ConfigError(
             "overwrite=backfill runs in one process.", "Give the command without torchrun."
         )
-    tracking.check_log(str(config.log))
     device = resolve_device(processes.local_device(str(config.device)))
-    plan = make_plan(config, resolve_precision(str(config.train.precision), device))
-    check_cache_location(str(config.data.cache_location), device)
+    plan = plan_of(config, device)
     _prepare_process(config, device)
     run = Store(Path(str(config.store)).expanduser()).run(plan.name)
     collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
     with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False
-        if overwrite != "skip" or not _finished(run):
-            check_compile(config.train.compile, device)
-            check_parts(plan)
+        if overwrite != "skip" or not _finished(run) or is_replaced(run.folder):
+            checked = check_all(plan, device)
+            if not checked.notable:
+                checked.problems.check()
             with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile
-                changed = _work(Experiment(plan, device, run, reporter), overwrite)
+                changed = _work(plan, device, run, reporter, checked, overwrite)
         run = collectives.broadcast_from_first(lambda: _read(run))  # others may not see its folder
         if not changed:
+            _sweep(run)
             _check_same(run, plan)
             reporter.say(f"{run.name} is finished already (overwrite=always runs it again).")
         _say_metrics(run, reporter)
@@ -78,30 +78,49 @@ def _prepare_process(config: DictConfig, device: torch.device) -> None:
         torch.set_num_threads(int(config.threads) or processes.threads_per_process())
 
 
-def _work(experiment: Experiment, overwrite: str) -> bool:
+def _work(
+    plan: Plan, device: torch.device, run: Run, reporter: Reporter, checked: Checked, overwrite: str
+) -> bool:
     """Do what `overwrite` says of a locked run. Returns whether anything was done.
 
     Raises:
+        HarnessError: the checks found problems, or training fails.
         DataError: its record is damaged or of another version, and `overwrite` is not `always`.
     """
-    problem = collectives.broadcast_from_first(lambda: experiment.run.problem)
+    if RunFiles(run).put_in_place() and overwrite == "always":
+        return True  # all that a killed process had left to do
+    run = Run(run.folder)
+    problem = collectives.broadcast_from_first(lambda: run.problem)
     if problem and overwrite != "always":
         raise DataError(
-            f"{experiment.run.name} has a record that cannot be used: {problem}.",
+            f"{run.name} has a record that cannot be used: {problem}.",
             "It is kept. Replace it with overwrite=always, or choose another name=.",
         )
-    finished = _finished(experiment.run)
+    finished = _finished(run)
+    replaces = overwrite == "always" and (finished or bool(problem))
+    experiment = Experiment(plan, device, run, reporter, checked.data, replaces)
     if overwrite == "backfill":
+        checked.problems.check()
         if finished:
-            _check_same(experiment.run, experiment.plan)
+            _check_same(run, plan)
         if backfill(experiment):
             return True
-    if finished and overwrite != "always":
+    if finished and not replaces:
         return False
-    noting = noting_failure(experiment.run, lambda: experiment.progress.history)
+    noting = noting_failure(Run(experiment.files.folder), lambda: experiment.progress.history)
     with noting if experiment.files.writes else contextlib.nullcontext():
-        experiment.execute(afresh=overwrite == "always")
+        experiment.prepare_folder()
+        checked.problems.check()
+        experiment.execute(afresh=overwrite == "always" and not replaces)
     return True
+
+
+def _sweep(run: Run) -> None:
+    """Remove what a killed process left beside a record."""
+    if processes.rank() == 0 and leftovers(run.folder):
+        # a read-only store, or another process is there
+        with contextlib.suppress(HarnessError, OSError), run.lock():
+            RunFiles(run).remove_leftovers()
 
 
 def _finished(run: Run) -> bool:

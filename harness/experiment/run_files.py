@@ -1,34 +1,48 @@
 """The files of a run: networks, per-query results, the checkpoint to resume from, the record.
 
 With several processes only the first one writes.
+
+A run that replaces a finished one (`overwrite=always`) is made in the folder `.replacement` inside
+the run's folder. When its record is written, its files take the place of the old ones.
 """
 
 from __future__ import annotations
 
+import json
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from harness.components.backbones.weights import read_state
 from harness.core.distributed import collectives, processes
 from harness.core.environment import peak_memory
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError, DataError, first_line
 from harness.core.files import write_atomically, write_json
 from harness.core.interfaces import Backbone
+from harness.core.progress import Reporter
+from harness.core.tensor_files import load_verified
 from harness.core.throughput import highest
 from harness.evaluation import kept_features
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.plan import Plan
 from harness.results import tracking
-from harness.results.store import Run
+from harness.results.run_status import FAILED
+from harness.results.store import REPLACED, REPLACEMENT, Run
 
 AFRESH = "Start the experiment afresh with overwrite=always."
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+RECORD = "record.json"
+#: entries of a checkpoint
+ENTRIES = {"settings", "seed", "data", "trainer", "best", "history", "stages", "environment"}
 
 
 @dataclass
@@ -65,10 +79,10 @@ class Progress:
         return highest(self._memory, peak_memory(self.device))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the history, which has a file of its own."""
+        """The progress as plain data; the history as JSON, which checkpoints can hold."""
         return {
             "environment": self.environment,
-            "rows": len(self.history),
+            "history": json.dumps(self.history),
             "stages": self.stages,
             "processes": self.processes,
             "seconds": self.seconds,
@@ -76,10 +90,10 @@ class Progress:
             "memory_mib": self.memory_mib,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], history: list[dict[str, Any]]) -> None:
-        """Continue from a checkpoint's state and the history file."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
         self.environment = state["environment"]
-        self.history = history[: state["rows"]]
+        self.history = json.loads(state["history"])
         self.stages = dict(state["stages"])
         before = list(state["processes"])
         self.processes = before + [n for n in self.processes if n != before[-1]]
@@ -96,13 +110,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Reads and writes the files of one run."""
+    """Reads and writes the files of one run.
+
+    replaces: whether the run has a record, which stays until the new one is complete.
+    """
 
     run: Run
+    replaces: bool = False
 
     @property
     def folder(self) -> Path:
-        return self.run.folder
+        """Where the files are written."""
+        return self.run.folder / REPLACEMENT if self.replaces else self.run.folder
 
     @property
     def writes(self) -> bool:
@@ -111,17 +130,35 @@ class RunFiles:
 
     def clear(self) -> None:
         """Remove what an earlier run of the experiment left."""
-        if not self.writes:
-            return
-        patterns = ("record.json", "history.json", "*.pt", "*.npz", "eval*.json")
-        old = [path for pattern in patterns for path in self.folder.glob(pattern)]
-        for path in [*old, *tracking.forget(self.folder)]:
+        for path in list(_results(self.folder)) if self.writes else ():
             path.unlink()
 
     def remove_leftovers(self) -> None:
         """Remove temporary files that a killed process left."""
-        for path in self.folder.glob("*.tmp") if self.writes else ():
-            path.unlink()
+        for path in leftovers(self.folder) if self.writes else ():
+            path.unlink(missing_ok=True)
+
+    def put_in_place(self) -> bool:
+        """Move the files of a finished replacement to the place of the earlier run's.
+
+        May be killed at any point and called again. Returns whether there was a replacement.
+        """
+        return collectives.broadcast_from_first(self._put_in_place)
+
+    def _put_in_place(self) -> bool:
+        made, ready = self.run.folder / REPLACEMENT, self.run.folder / REPLACED
+        if (made / RECORD).is_file():
+            kept = {RECORD, *(path.name for path in made.iterdir())}
+            for path in list(_results(self.run.folder)):
+                if path.name not in kept:
+                    path.unlink()
+            made.replace(ready)
+        if not ready.is_dir():
+            return False
+        for path in sorted(ready.iterdir()):
+            path.replace(self.run.folder / path.name)
+        ready.rmdir()
+        return True
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run."""
@@ -154,7 +191,7 @@ class RunFiles:
         trainer: Mapping[str, Any] | None,
         best: Mapping[str, Any],
     ) -> None:
-        """Write the history, then the checkpoint that refers to it.
+        """Write the history for readers, then the checkpoint. The one before it is kept.
 
         trainer: the state of the stage in progress; None between stages. best: metrics of its best
         epoch so far, by the selection.
@@ -169,18 +206,30 @@ class RunFiles:
             "trainer": trainer,
             "best": dict(best),
         }
-        write_atomically(self.folder / "checkpoint.pt", lambda file: torch.save(state, file))
+        write_atomically(
+            self.folder / CHECKPOINT,
+            lambda file: torch.save(state, file),
+            previous=self.folder / PREVIOUS,
+        )
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return any((self.folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
     def load_checkpoint(
-        self, plan: Plan, progress: Progress, fingerprint: str
+        self, plan: Plan, progress: Progress, fingerprint: str, reporter: Reporter
     ) -> Mapping[str, Any] | None:
         """Continue `progress` from the checkpoint; returns it if a stage is in progress.
 
+        A damaged checkpoint is named, and the one before it used.
+
         Raises:
-            ConfigError: it is of other settings. DataError: it is of other images, or damaged, or
-                files that it refers to are missing.
+            ConfigError: it is of other settings. DataError: it is of other images, all are damaged,
+                or the network of a finished stage is missing.
         """
-        state = collectives.broadcast_from_first(self._read_checkpoint)
+        state, problem = collectives.broadcast_from_first(self._read_checkpoint)
+        if problem:
+            reporter.say(problem)
         if state is None:
             return None
         if (state["settings"], state["seed"]) != (plan.hash, int(plan.config.seed)):
@@ -194,39 +243,78 @@ class RunFiles:
                 "was started with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        progress.load_state_dict(state, collectives.broadcast_from_first(self.run.history))
-        collectives.broadcast_from_first(lambda: self._check_complete(progress, state["rows"]))
+        progress.load_state_dict(state)
+        collectives.broadcast_from_first(lambda: self._check_networks(progress))
         return state if state["trainer"] is not None else None
 
-    def _read_checkpoint(self) -> dict[str, Any] | None:
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise DataError(f"{path} cannot be read ({type(error).__name__}).", AFRESH) from error
-        return state
+    def _read_checkpoint(self) -> tuple[dict[str, Any] | None, str]:
+        """The newest checkpoint that is intact, if any, and what is wrong with a newer one."""
+        problem = ""
+        for name in (CHECKPOINT, PREVIOUS):
+            path = self.folder / name
+            if not path.is_file():
+                continue
+            try:
+                state = load_verified(path)
+                if not isinstance(state, dict) or not state.keys() >= ENTRIES:
+                    raise ValueError("it is no checkpoint")
+            except Exception as error:
+                problem = problem or f"{path} is damaged ({shorten(first_line(error), 120)})"
+            else:
+                return state, f"{problem}: continuing from the one before it." if problem else ""
+        if problem:
+            raise DataError(f"{problem}.", AFRESH)
+        return None, ""
 
-    def _check_complete(self, progress: Progress, rows: int) -> None:
-        """Check that the files of finished stages are there."""
-        problems = []
-        if len(progress.history) < rows:
-            problems.append(f"history.json has {len(progress.history)} of {rows} epochs.")
-        queries = read_arrays(self.folder / "per_query.npz")
-        for stage, result in progress.stages.items():
+    def _check_networks(self, progress: Progress) -> None:
+        """Check that the networks of finished stages are there."""
+        for stage in progress.stages:
             if not (self.folder / f"{stage}.pt").is_file():
-                problems.append(f"{stage}.pt of the finished stage '{stage}' is missing.")
-            if result["metrics"] and f"{stage}_ap" not in queries:
-                problems.append(f"per_query.npz lacks the finished stage '{stage}'.")
-        if problems:
-            raise DataError(f"{self.folder}: {problems[0]}", AFRESH)
+                raise DataError(
+                    f"{self.folder}: {stage}.pt of the finished stage '{stage}' is missing.", AFRESH
+                )
+
+    def without_queries(self, progress: Progress) -> list[str]:
+        """Finished stages whose per-query results are missing or damaged."""
+        queries = read_arrays(self.folder / "per_query.npz")
+        tested = [stage for stage, result in progress.stages.items() if result["metrics"]]
+        return [stage for stage in tested if f"{stage}_ap" not in queries]
+
+    def stage_weights(self, stage: str) -> dict[str, Tensor]:
+        """The weights of a finished stage, on all processes.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        path = self.folder / f"{stage}.pt"
+        return collectives.broadcast_from_first(lambda: read_state(path))
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the record, then remove the checkpoint."""
+        """Write the record, then remove the checkpoints."""
         if self.writes:
-            write_json(self.folder / "record.json", record)
-            (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+            write_json(self.folder / RECORD, record)
+            for name in (PREVIOUS, CHECKPOINT):
+                (self.folder / name).unlink(missing_ok=True)
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    """The files of a run, without its lock and its configuration."""
+    for pattern in (RECORD, "history.json", FAILED, "*.pt", "*.npz", "eval*.json"):
+        yield from folder.glob(pattern)
+    yield from tracking.forget(folder)
+
+
+def is_replaced(folder: Path) -> bool:
+    """Whether a run's replacement is finished, but was not moved to its place."""
+    return collectives.broadcast_from_first((folder / REPLACEMENT / RECORD).is_file)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What a killed process can leave in a run's folder: temporary files; beside a record, also
+    checkpoints.
+    """
+    beside = [folder / CHECKPOINT, folder / PREVIOUS] if (folder / RECORD).is_file() else []
+    return [*folder.glob("*.tmp"), *(path for path in beside if path.is_file())]
 
 
 def query_arrays(stage: str, evaluator: Evaluator) -> dict[str, np.ndarray]:

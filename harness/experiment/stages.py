@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object, instantiate
@@ -138,6 +139,12 @@ def load_data(config: DictConfig) -> ReIDData:
         ConfigError: wrong options. DataError: the data set is missing or incomplete.
     """
     return make_dataset(config).load()
+
+
+def cache_folder(config: DictConfig) -> Path:
+    """The folder of image caches."""
+    chosen = config.data.cache_dir or Path(str(config.data.root)) / ".harness"
+    return Path(str(chosen)).expanduser()
 
 
 def make_dataset(config: DictConfig) -> Dataset:

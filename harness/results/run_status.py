@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.files import write_json
-from harness.results.store import UNREADABLE_JSON, Run
+from harness.results.store import REPLACEMENT, UNREADABLE_JSON, Run
 
 FAILED = "failed.json"
 
@@ -37,9 +37,12 @@ def state(run: Run) -> State:
         return State("running") if run.running else State("damaged", run.problem)
     if run.finished:
         metrics = run.record["metrics"]
-        if not metrics:
-            return State("finished", "trained, not evaluated")
-        return State("finished", f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}")
+        detail = "trained, not evaluated"
+        if metrics:
+            detail = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
+        if (run.folder / REPLACEMENT).is_dir():
+            detail += f"  (overwrite=always is {'running' if run.running else 'unfinished'})"
+        return State("finished", detail)
     try:
         history = run.history()
     except HarnessError as error:

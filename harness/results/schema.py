@@ -107,6 +107,7 @@ class Record(_Section):
 
     experiment: Experiment
     settings: str
+    config: str | None = None
     protocol: ProtocolCard
     evaluated: bool = True
     metrics: Metrics

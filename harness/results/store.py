@@ -6,11 +6,13 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
     history.json           one row per epoch
     per_query.npz          average precision and first match of every query, by stage
     checkpoint.pt          to resume from, while unfinished
+    checkpoint.previous.pt the one before it, in case it is damaged
     failed.json            the error, if one stopped the run
     <stage>.pt             the network at the end of each stage
     <stage>_features.npz   features of the test images, with evaluation.keep_features=true
     evaluation-*.json      metrics by another evaluation protocol, from harness eval --save
     eval-*.json            metrics on another data set, from harness eval dataset=… --save
+    .replacement/          the run that overwrite=always makes, until it is finished
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.files import make_folder
+from harness.core.hashing import settings_digest
 from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
 from harness.results import schema
@@ -41,6 +44,8 @@ SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
 LOCK, LOCK_TIMEOUT = ".lock", 2.0
+#: folders inside a run's folder: of the run that is to replace it, unfinished and finished
+REPLACEMENT, REPLACED = ".replacement", ".replacement-finished"
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
@@ -69,6 +74,8 @@ class Run:
         """The record, or what is wrong with it."""
         if self.known is not None:
             return self.known
+        if (self.folder / REPLACED).is_dir():
+            return "overwrite=always was interrupted while it replaced the files"
         try:
             raw = self._json("record.json")
         except FileNotFoundError:
@@ -100,14 +107,23 @@ class Run:
         """The resolved configuration.
 
         Raises:
-            HarnessError: the run has none.
+            HarnessError: the run has none, or not the one that its record was made with.
         """
         try:
-            if isinstance(found := self._json("config.json"), dict):
-                return found
-            raise ValueError("it is no object")
+            if not isinstance(found := self._json("config.json"), dict):
+                raise ValueError("it is no object")
         except UNREADABLE_JSON as error:
-            raise HarnessError(f"{self.folder} has no readable config.json.") from error
+            raise HarnessError(
+                f"{self.folder} has no readable config.json.",
+                "Restore the file, or run the experiment again.",
+            ) from error
+        digest = settings_digest(found)
+        if self.finished and self.record.get("config", digest) != digest:
+            raise HarnessError(
+                f"{self.folder}: config.json has changed since the record was made.",
+                "Restore the file, or run the experiment again with overwrite=always.",
+            )
+        return found
 
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; empty before the first.

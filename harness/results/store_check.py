@@ -67,8 +67,9 @@ def _in_config(run: Run) -> Iterator[str]:
     """The configuration and the record have to be of one experiment."""
     try:
         config = flat(run.config())
-    except HarnessError:
-        yield "config.json cannot be read: its options are missing from row labels and for a rerun"
+    except HarnessError as error:
+        cause = error.cause.removeprefix(f"{run.folder}: ").removeprefix(f"{run.folder} ")
+        yield f"{cause.rstrip('.')}: its options are missing from row labels and for a rerun"
         return
     for key, option in (("method", "method.name"), ("seed", "seed")) if run.finished else ():
         value, recorded = config.get(option), run.record["experiment"][key]

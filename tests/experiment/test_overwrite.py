@@ -6,14 +6,18 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError, DataError, TrainingError
 from harness.evaluation import kept_features
+from harness.experiment.experiment import Experiment
+from harness.experiment.finished_networks import load_network
 from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
+from harness.experiment.run_files import RunFiles
 from harness.results.run_status import state
 from harness.results.store import Run, Store
 from harness.results.store_check import file_problems
@@ -72,6 +76,74 @@ def test_always_starts_afresh(root: Path) -> None:
     assert not {"train_features.npz", "evaluation-train-plain.json"} & {
         path.name for path in again.folder.iterdir()
     }
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
+
+
+def test_a_finished_result_stays_until_the_new_one_is_complete(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, failed, stopped, then continued: only a complete record replaces the old one."""
+    run = only(root)
+    before = contents(run.folder)
+    always = (METHOD, "overwrite=always")
+    with monkeypatch.context() as patch:
+        problem = DataError("The data are away.")
+        patch.setattr("harness.experiment.preflight.load_data", Mock(side_effect=problem))
+        with pytest.raises(DataError, match="away"):
+            run_experiment(tiny_config(root, *always))
+    assert contents(run.folder) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", Mock(side_effect=TrainingError("it failed")))
+        with pytest.raises(TrainingError):
+            run_experiment(tiny_config(root, *always))
+    assert contents(run.folder) == before and "unfinished" in str(state(run))
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "write_record", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(tiny_config(root, *always))
+    assert contents(run.folder) == before
+    monkeypatch.setattr(Trainer, "_step", Mock(side_effect=AssertionError("trained again")))
+    again = run_experiment(tiny_config(root, *always))
+    assert again.record["metrics"] == run.record["metrics"]
+    after = contents(again.folder)
+    assert after.keys() == before.keys() and after["record.json"] != before["record.json"]
+    assert not [path for path in again.folder.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("moved", range(5))
+def test_a_replacement_that_was_killed_while_it_was_moved(
+    root: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    run, calls = only(root), 0
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += self.parent.name.startswith(".replacement") or self.name == ".replacement"
+        if calls > moved:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        put = RunFiles.put_in_place
+
+        def put_in_place(files: RunFiles) -> None:
+            if files.replaces:  # not before training
+                patch.setattr(Path, "replace", killed)
+            put(files)
+
+        patch.setattr(RunFiles, "put_in_place", put_in_place)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(tiny_config(root, METHOD, "overwrite=always"))
+    if moved:
+        assert "interrupted" in str(Run(run.folder).problem)
+    again = run_experiment(tiny_config(root, METHOD))
+    assert again.finished and contents(again.folder).keys() == contents(only(root).folder).keys()
+    assert not [path for path in again.folder.iterdir() if path.is_dir()]
+    assert load_network(again, "train") is not None
 
 
 @pytest.mark.usefixtures("untrained")

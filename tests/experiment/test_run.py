@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +19,13 @@ from PIL import Image
 from harness.components.objectives import ClusterMemory
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.experiment.compose import compose
+from harness.experiment.evaluate import evaluate_run
 from harness.experiment.experiment import Experiment
 from harness.experiment.finished_networks import load_network
+from harness.experiment.rerun import rerun
 from harness.experiment.run import run_experiment
-from harness.results.store import Run
+from harness.results.run_status import state
+from harness.results.store import Run, Store
 from tests.conftest import Command
 from tests.same import assert_same, weights
 from tests.tiny import tiny, tiny_config
@@ -319,17 +324,128 @@ def test_a_record_that_cannot_be_used_is_kept(tmp_path: Path, content: str) -> N
     assert run_experiment(config).finished
 
 
-def test_damaged_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config(tmp_path, "method=cluster_contrast")
+def stopped_before_its_record(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
+    """The folder of a run that was stopped when all was done but the record."""
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "write_record", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_experiment(config)
-    (path,) = (tmp_path / "runs").glob("*/checkpoint.pt")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(HarnessError, match=r"checkpoint\.pt"):
-        run_experiment(config)
+            run_experiment(tiny_config(root, *overrides))
+    (run,) = Store(root / "runs").runs()
+    return run.folder
+
+
+def flip_a_bit(path: Path) -> None:
+    """Flip a bit of a weight."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One flipped bit is noticed, and the run ends as if nothing had happened."""
+    whole = run_experiment(tiny_config(tmp_path / "whole", "method=cluster_contrast"))
+    folder = stopped_before_its_record(tmp_path / "cut", monkeypatch, "method=cluster_contrast")
+    flip_a_bit(folder / "checkpoint.pt")
+    resumed = run_experiment(tiny_config(tmp_path / "cut", "method=cluster_contrast"))
+    assert "continuing from the one before" in capsys.readouterr().out
+    assert_same(whole, resumed)
+    assert not list(folder.glob("checkpoint*"))
+
+
+def test_two_damaged_checkpoints_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped_before_its_record(tmp_path, monkeypatch, "method=cluster_contrast")
+    (folder / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes()[:100])
+    torch.save({"readable": "but no checkpoint"}, folder / "checkpoint.previous.pt")
+    with pytest.raises(DataError, match=r"checkpoint\.pt is damaged"):
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
     run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "overwrite=always"))
+
+
+def test_lost_files_come_back_or_are_named(
+    reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint has the history, networks give the per-query results, nothing the networks."""
+    folder = stopped_before_its_record(tmp_path, monkeypatch, "method=mskd")
+    teacher = (folder / "teacher.pt").read_bytes()
+    (folder / "teacher.pt").unlink()
+    with pytest.raises(DataError, match=r"teacher\.pt of the finished stage 'teacher' is missing"):
+        run_experiment(tiny_config(tmp_path, "method=mskd"))
+    (folder / "teacher.pt").write_bytes(teacher)
+    (folder / "history.json").unlink()
+    (folder / "per_query.npz").write_bytes(b"PK damaged")
+    assert_same(reference, run_experiment(tiny_config(tmp_path, "method=mskd")))
+
+
+def test_damaged_weights_are_refused(reference: Run, tmp_path: Path) -> None:
+    """A flipped bit of the weights would be another result."""
+    store = shutil.copytree(reference.folder.parent, tmp_path / "runs")
+    path = store / reference.name / "student.pt"
+    flip_a_bit(path)
+    with pytest.raises(DataError, match=r"student\.pt cannot be read as weights .*checksum"):
+        load_network(Run(path.parent), "student")
+
+
+def test_every_problem_is_reported_before_any_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "harness.components.backbones.weights.imagenet_state",
+        lambda arch: pytest.fail("weights were downloaded"),
+    )
+    config = compose([
+        "method=cluster_contrast", "dataset=market1501", "labeler.eps=abc", "objective.momentum=7",
+        f"store={tmp_path}/runs", f"data.root={tmp_path}/nowhere", "device=cpu",
+    ])  # fmt: skip
+    with pytest.raises(DataError) as found:
+        run_experiment(config)
+    for part in ("3 problems", "labeler.eps=abc", "objective.momentum=7", "nowhere"):
+        assert part in str(found.value)
+
+
+def test_a_run_without_data_is_noted_and_can_be_given_again(tmp_path: Path) -> None:
+    overrides = _folder(tmp_path)
+    table = tmp_path / "people" / "list.csv"
+    table.rename(tmp_path / "away.csv")
+    with pytest.raises(DataError, match=r"list\.csv"):
+        run_experiment(compose(overrides))
+    (run,) = Store(tmp_path / "runs").runs()
+    assert state(run).kind == "failed" and "list.csv" in state(run).detail
+    (tmp_path / "away.csv").rename(table)
+    (again,) = rerun(
+        changes=[f"data.root={tmp_path}/people"], failed=True, store=f"{tmp_path}/runs"
+    )
+    assert again.finished and again.folder == run.folder
+
+
+def test_disk_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=1000, total=10**9, used=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(HarnessError, match=r"need .* GB, but the disk of .* has 0\.0 GB free"):
+        run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
+
+
+def test_what_a_kill_left_beside_a_record_is_swept(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, "method=direct_transfer")
+    run = run_experiment(config)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", "record.json.1-a.tmp"):
+        (run.folder / name).write_bytes(b"left")
+    run_experiment(config)
+    assert not [*run.folder.glob("checkpoint*"), *run.folder.glob("*.tmp")]
+
+
+def test_an_edited_configuration_is_not_believed(reference: Run, tmp_path: Path) -> None:
+    """Networks of a finished run are built from its config.json, which its record identifies."""
+    store = shutil.copytree(reference.folder.parent, tmp_path / "runs")
+    path = store / reference.name / "config.json"
+    config = json.loads(path.read_text())
+    config["images"]["height"] = 64
+    path.write_text(json.dumps(config))
+    with pytest.raises(HarnessError, match=r"config\.json has changed since the record was made"):
+        evaluate_run(reference.name, store=store)
 
 
 def test_checkpoints_run_no_code(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness.core.errors import ConfigError, DataError, first_line
+from harness.core.tensor_files import load_verified
 
 Weights = Annotated[
     str, Field(description="initial weights: imagenet, none, or a file with torchvision's keys")
@@ -38,10 +39,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict from a file, or from `state_dict` of a larger checkpoint; none of its code runs.
 
     Raises:
-        DataError: the file cannot be read, or holds something else.
+        DataError: the file cannot be read, is damaged, or holds something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_verified(path)
     except Exception as error:
         raise DataError(
             f"{path} cannot be read as weights ({type(error).__name__}: {first_line(error)}).",

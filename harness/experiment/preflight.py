@@ -1,0 +1,134 @@
+"""Checks before an experiment costs anything; every problem is reported, not only the first.
+
+Configuration, parts, weights, data set, disk space and write permission come first; downloads of
+weights follow only if nothing was found.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from harness.core.errors import ConfigError, DataError, HarnessError, Problems
+from harness.core.files import check_writable, nearest_existing
+from harness.core.precision import resolve_precision
+from harness.data.cache_location import check_cache_location
+from harness.data.types import ReIDData
+from harness.evaluation.evaluator import bytes_to_decode
+from harness.experiment.finished_networks import without_weights
+from harness.experiment.part_checks import (
+    check_cameras,
+    check_downloads,
+    check_images,
+    check_test_part,
+    collect_part_problems,
+)
+from harness.experiment.plan import Plan, make_plan
+from harness.experiment.stages import build_backbone, cache_folder, load_data
+from harness.results import tracking
+from harness.training.compilation import check_compile
+
+#: copies of a network in a checkpoint, at least: weights and one moment of the optimizer
+COPIES = 2
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found.
+
+    data: the data set, loaded but not decoded. notable: whether a run that has these problems is
+    noted in the store as failed. One whose configuration cannot be run is not.
+    """
+
+    problems: Problems
+    data: ReIDData | None
+    notable: bool
+
+
+def plan_of(config: DictConfig, device: torch.device) -> Plan:
+    """The plan of a composed configuration. If it is refused, the data set is checked as well.
+
+    Raises:
+        HarnessError: one or several problems.
+    """
+    problems = Problems()
+    with problems.collecting():
+        return make_plan(config, resolve_precision(str(config.train.precision), device))
+    with problems.collecting():
+        load_data(config)
+    problems.check()
+    raise AssertionError
+
+
+def check_all(plan: Plan, device: torch.device) -> Checked:
+    """Check everything, without an error; weights are downloaded if nothing was found."""
+    config, problems, data = plan.config, Problems(), None
+    with problems.collecting():
+        tracking.check_log(str(config.log))
+    with problems.collecting():
+        check_cache_location(str(config.data.cache_location), device)
+    with problems.collecting():
+        check_compile(config.train.compile, device)
+    collect_part_problems(plan, problems)
+    with problems.collecting():
+        data = load_data(config)
+    if data is not None:
+        for check in (_check_cameras, check_test_part, _check_images, _check_space):
+            with problems.collecting():
+                check(plan, data)
+    before = len(problems.errors)
+    with problems.collecting():
+        check_writable(Path(str(config.store)).expanduser())
+    writable = len(problems.errors) == before
+    if not problems.errors:
+        with problems.collecting():
+            check_downloads(plan)
+    refused = all(isinstance(error, ConfigError) for error in problems.errors)
+    return Checked(problems, data, writable and not refused)
+
+
+def _check_cameras(plan: Plan, data: ReIDData) -> None:
+    check_cameras(plan.recipe, data)
+
+
+def _check_images(plan: Plan, data: ReIDData) -> None:
+    check_images(plan.recipe, len(data.train.images))
+
+
+def _check_space(plan: Plan, data: ReIDData) -> None:
+    """Check that the decoded images and the run's files fit on their disks.
+
+    Raises:
+        HarnessError: they do not, or the folder of image caches cannot be written.
+    """
+    size = int(plan.config.images.height), int(plan.config.images.width)
+    cache, store = cache_folder(plan.config), Path(str(plan.config.store)).expanduser()
+    try:
+        decoded = bytes_to_decode(data, size, cache, train=bool(plan.recipe.stages))
+    except OSError as error:
+        raise DataError(f"An image cannot be read from disk: {error}") from error
+    if decoded:
+        check_writable(cache)
+    backbone = build_backbone(without_weights(plan.config.backbone))
+    network = sum(tensor.nbytes for tensor in backbone.state_dict().values())
+    stages = max(1, len(plan.recipe.stages))
+    # while a checkpoint is written, two others are kept
+    run = network * (stages + (3 * COPIES if plan.recipe.stages else 0))
+    needs = {"The decoded images": (cache, decoded), "The run's networks": (store, run)}
+    on_disk: dict[int, int] = {}
+    for what, (folder, size_in_bytes) in needs.items():
+        existing = nearest_existing(folder)
+        disk = existing.stat().st_dev
+        on_disk[disk] = on_disk.get(disk, 0) + size_in_bytes
+        free = shutil.disk_usage(existing).free
+        if size_in_bytes and free < on_disk[disk]:
+            raise HarnessError(
+                f"{what} need {size_in_bytes / 1e9:.1f} GB, but the disk of {folder} has "
+                f"{free / 1e9:.1f} GB free.",
+                "Free some space, or choose another folder: data.cache_dir= for decoded images, "
+                "store= for runs.",
+            )
