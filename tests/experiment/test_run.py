@@ -27,6 +27,8 @@ from harness.experiment.run import run_experiment
 from harness.results.run_status import state
 from harness.results.store import Run, Store
 from tests.conftest import Command
+from tests.experiment import kills
+from tests.paths import ROOT
 from tests.same import assert_same, weights
 from tests.tiny import tiny, tiny_config
 
@@ -128,6 +130,18 @@ def test_killed_and_resumed(
     assert folder.is_dir() and not (folder / "record.json").exists()
     resumed = run_experiment(tiny_config(tmp_path, "method=mskd"))
     assert_same(reference, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", kills.KINDS)
+def test_killed_at_random_moments(tmp_path: Path, kind: str) -> None:
+    """Ten kills and more; HARNESS_SEED chooses other moments."""
+    seed = os.environ.get("HARNESS_SEED", "0")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.experiment.kills", tmp_path, seed, "10", kind],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, f"HARNESS_SEED={seed}\n{done.stderr[-3000:]}"
 
 
 def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
