@@ -28,6 +28,7 @@ from harness.data.prepare.unpack import in_place, unpack
 from harness.data.releases import shown
 from harness.data.types import Dataset, ReIDData
 from harness.evaluation.evaluator import check_matches, without_junk
+from harness.experiment.stages import make_dataset
 
 BAD_SHOWN = 20
 
@@ -71,8 +72,6 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "Give source=DIR to get a proposed CSV, or dataset.csv=FILE if you have one.",
         )
     config = _composed(given)
-    from harness.experiment.stages import make_dataset
-
     dataset = make_dataset(config)
     root = Path(str(config.data.root)).expanduser()
     with Reporter(console) as reporter:
@@ -101,7 +100,8 @@ def _own_images(
     config = _composed(given | {"dataset.csv": own.NAME})
     root = Path(str(config.data.root)).expanduser().absolute()
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
-    if target.is_file():
+    fresh = not target.is_file()
+    if not fresh:
         console.print(
             f"{target} exists and is used as it is; remove it to get a new proposal.",
             markup=False, soft_wrap=True,
@@ -111,7 +111,20 @@ def _own_images(
     found = {"dataset.csv": _quoted(str(target))}
     if target.parent != folder and "dataset.images" not in given:
         found["dataset.images"] = _quoted(str(folder))
+    if fresh:
+        try:
+            _check_identities(make_dataset(_composed(given | found)).load())
+        except DataError as error:
+            target.unlink()
+            hint = "Describe the names with pattern=, or write the file by hand."
+            raise DataError(error.cause, f"{target} was removed again. {hint}") from error
     return found
+
+
+def _check_identities(data: ReIDData) -> None:
+    """Raises DataError if no query has a correct gallery image."""
+    if len(data.query.images):
+        check_matches(data.query, without_junk(data.gallery), data.name)
 
 
 def _quoted(text: str) -> str:
@@ -184,9 +197,8 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     fingerprint = data.fingerprint()
     saved = cache / "cards" / f"{fingerprint}.json"
     _check_empty(data)
+    _check_identities(data)
     gallery = without_junk(data.gallery)
-    if len(data.query.images):
-        check_matches(data.query, gallery, data.name)
     junk = data.gallery.subset(np.flatnonzero(data.gallery.identities == -1))
     bad: list[str] = []
     for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):

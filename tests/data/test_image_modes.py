@@ -82,9 +82,8 @@ def test_16_bit_files(tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture
     Image.fromarray(WIDE).save(tmp_path / f"a.{suffix}")
     Image.fromarray(GREY).save(tmp_path / f"b.{suffix}")
     Image.fromarray(WIDE // 257).save(tmp_path / f"dark.{suffix}")
-    cache = build_image_cache(
-        ImageFiles(tmp_path, [f"{name}.{suffix}" for name in ("a", "b", "dark")]), (16, 16), tmp_path
-    )
+    source = ImageFiles(tmp_path, [f"{name}.{suffix}" for name in ("a", "b", "dark")])
+    cache = build_image_cache(source, (16, 16), tmp_path)
     np.testing.assert_array_equal(cache.images[0], cache.images[1])
     assert cache.images[2].max() == 1, "the values of one image do not decide how it is scaled"
     assert "note: 16-bit images: their values are divided by 257." in capsys.readouterr().err

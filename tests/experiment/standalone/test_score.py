@@ -113,8 +113,16 @@ def test_view_0_is_ranked_and_rows_are_normalised(
         lambda ids: np.array([f"person_{i}" if i >= 0 else "" for i in ids]).astype("S"),
         lambda ids: np.where(ids >= 0, ids, np.nan),
     ],
-    ids=["floats", "digits", "zeros in front", "floats as words", "words", "words and blanks",
-         "bytes and blanks", "floats and NaN"],
+    ids=[
+        "floats",
+        "digits",
+        "zeros in front",
+        "floats as words",
+        "words",
+        "words and blanks",
+        "bytes and blanks",
+        "floats and NaN",
+    ],
 )
 @pytest.mark.usefixtures("arrays")
 def test_ids_of_other_kinds(
