@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from harness.core.metrics import METRICS
 from harness.core.progress import Reporter
 from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
+from harness.data.cache_folder import cache_folder
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
 from harness.evaluation.protocol import EvaluationProtocol
@@ -91,12 +91,12 @@ class Experiment:
     def open_data(self) -> Evaluator:
         """The data set, decoded, behind its evaluator."""
         config = self.plan.config
-        cache = config.data.cache_dir or Path(str(config.data.root)) / ".harness"
+        cache = cache_folder(config.data.root, config.data.cache_dir)
         evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
                 load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                Path(str(cache)).expanduser(),
+                cache,
                 train=bool(self.plan.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,

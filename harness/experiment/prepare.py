@@ -17,6 +17,7 @@ from rich.console import Console
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.progress import Reporter
+from harness.data.cache_folder import cache_folder
 from harness.data.facts import compare_with_published
 from harness.data.image_cache import build_image_cache, find_bad
 from harness.data.image_source import ImageSource
@@ -143,7 +144,7 @@ def _composed(given: dict[str, str]) -> DictConfig:
 
 def _alone(root: Path, name: str) -> FileLock:
     """The lock for unpacking a data set."""
-    cache = root / ".harness"
+    cache = cache_folder(root, None)
     make_folder(cache)
     lock = FileLock(cache / f"prepare-{name}.lock")
     try:
@@ -187,12 +188,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     Raises:
         DataError: images that cannot be decoded; names them.
     """
-    root = Path(str(config.data.root)).expanduser()
-    cache = (
-        Path(str(config.data.cache_dir)).expanduser()
-        if config.data.cache_dir
-        else root / ".harness"
-    )
+    cache = cache_folder(config.data.root, config.data.cache_dir)
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
     saved = cache / "cards" / f"{fingerprint}.json"
