@@ -42,9 +42,7 @@ def test_read_only_data(
 ) -> None:
     user = tmp_path / "xdg/harness"
     assert cache_folder(root, None) == cache_folder(str(root), None) == user
-    said = (
-        f"note: {root}/.harness cannot be written: image caches are in {user} (HARNESS_CACHE=DIR)"
-    )
+    place = f"image caches are in {user} (HARNESS_CACHE=DIR)"
     assert capsys.readouterr().err == f"note: {root}/.harness cannot be written: {place}.\n"
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "own"))
     assert cache_folder(root, None) == tmp_path / "own"
