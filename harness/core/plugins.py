@@ -126,6 +126,15 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     return found
 
 
+def find_dataset(name: str, target: str) -> str:
+    """The name of a data set's plug-in in a run's configuration, where `dataset.name=` may have
+    replaced `name`: that in the path of its loader, `target`.
+    """
+    segments = target.split(".")
+    replaced = segments[:2] == [ALIAS, "datasets"] and name not in find()["datasets"]
+    return segments[2] if replaced else name
+
+
 def options(group: str, extra: Sequence[str] = ()) -> dict[str, Path]:
     """Options of a configuration group in CONF_GROUPS: name → file, built-in ones first.
 

@@ -24,7 +24,7 @@ from harness.experiment import cross_domain
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
-from harness.experiment.stages import build
+from harness.experiment.stages import build, named
 from harness.results import evaluations
 from harness.results.store import Run, Store
 
@@ -139,7 +139,10 @@ def recorded_evaluator(
     if device.type == "cpu":
         keep_freed_memory()
     return make_evaluator(
-        build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
+        named(
+            build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
+            str(config["dataset"]["name"]),
+        ),
         (int(config["images"]["height"]), int(config["images"]["width"])),
         cache,
         train=train,

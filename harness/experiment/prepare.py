@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json as jsonlib
 import re
 import shlex
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from rich.console import Console
 
+from harness.core import plugins
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.progress import Reporter
@@ -29,7 +31,7 @@ from harness.data.prepare.unpack import in_place, unpack
 from harness.data.releases import shown
 from harness.data.types import Dataset, ReIDData
 from harness.evaluation.evaluator import check_matches, without_junk
-from harness.experiment.stages import make_dataset
+from harness.experiment.stages import make_dataset, named
 
 BAD_SHOWN = 20
 
@@ -50,7 +52,10 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     """
     for change in changes:
         if "=" not in change:
-            raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean source={change}?")
+            names = () if Path(change).exists() else plugins.find()["datasets"]
+            near = difflib.get_close_matches(change, names, n=1)
+            meant = f"dataset={near[0]}" if near else f"source={change}"
+            raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean {meant}?")
     given = dict(change.split("=", 1) for change in changes)
     if "dataset" not in given:
         raise ConfigError(
@@ -79,7 +84,8 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
         if source is not None:
             with _alone(root, str(config.dataset.name)):
                 place(dataset, Path(source).expanduser(), root, config, reporter)
-        card = check(dataset.load(), config, reporter)
+        data = named(dataset.load(), str(config.dataset.name))
+        card = check(data, config, reporter)
     if json:
         print(jsonlib.dumps(card))
     else:
@@ -177,7 +183,9 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
     if in_place(path, found, root):
         reporter.say("Its files are in place already.")
         return
-    written, there = unpack(source, members, found, root, reporter.phase("unpacking"))
+    skips = config.dataset.get("on_bad_image", "error") == "skip"
+    phase = reporter.phase("unpacking")
+    written, there = unpack(source, members, found, root, phase, allow_empty=skips)
     kept = f"; {there:,} existed" if there else ""
     reporter.say(f"{written:,} files written to {root / found.layout.home}{kept}.")
 
@@ -192,7 +200,9 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
     saved = cache / "cards" / f"{fingerprint}.json"
-    _check_empty(data)
+    skips = config.dataset.get("on_bad_image", "error") == "skip"
+    if not skips:
+        _check_empty(data)
     _check_identities(data)
     gallery = without_junk(data.gallery)
     junk = data.gallery.subset(np.flatnonzero(data.gallery.identities == -1))
@@ -205,7 +215,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
             ).bad
     if len(junk.images) and not saved.is_file():
         bad += find_bad(junk.images, reporter.phase("decoding junk"))
-    if bad and config.dataset.get("on_bad_image", "error") != "skip":
+    if bad and not skips:
         raise DataError(
             f"{len(bad):,} images cannot be decoded: {shown(bad, BAD_SHOWN)}",
             "Download them again, or leave them out here and in runs: dataset.on_bad_image=skip.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,9 @@ import pytest
 
 from harness.core.errors import DataError
 from harness.data.types import ReIDData
+from tests.conftest import Command
+from tests.datasets.fakes import paint
+from tests.tiny import tiny
 
 GOOD = """path,id,camera,split
 t/b.jpg,,2,train
@@ -153,3 +157,27 @@ def test_no_file(load: Load, dataset_module: Callable[[str], ModuleType], tmp_pa
         dataset_module("folder").Folder(tmp_path, "nothing.csv").load()
     with pytest.raises(DataError, match="UTF-8"):
         load(GOOD.replace(",5,", ",zoë,"), encoding="latin-1")
+
+
+def test_a_name_of_its_own_is_that_of_its_rows(command: Command, tmp_path: Path) -> None:
+    """And finished runs find their loader again."""
+    paint(tmp_path / "data", [line.split(",")[0] for line in GOOD.split()[1:]])
+    (tmp_path / "data/list.csv").write_text(GOOD)
+    changes = [change for change in tiny(tmp_path) if not change.startswith("dataset")]
+    named = ["dataset=folder", "dataset.csv=list.csv", "dataset.name=shop"]
+    answer = command("run", "method=direct_transfer", *named, *changes)
+    assert answer.status == 0, answer.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("direct_transfer-shop-s0")
+    record = json.loads((run / "record.json").read_text())
+    assert record["experiment"]["dataset"] == record["dataset"]["name"] == "shop"
+    store = ("--store", str(tmp_path / "runs"))
+    answer = command("eval", run.name, *store, "--data-root", str(tmp_path / "data"))
+    assert answer.status == 0, answer.err
+    (run / "record.json").unlink()
+    answer = command("rerun", run.name, *store, f"data.root={tmp_path}/data")
+    assert answer.status == 0, answer.err
+    again = json.loads((run / "record.json").read_text())
+    assert again["metrics"] == record["metrics"] and again["settings"] == record["settings"]
+    table = command("table", *store)
+    assert "shop" in table.out and "dataset." not in table.out

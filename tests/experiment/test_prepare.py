@@ -276,6 +276,11 @@ def test_empty_files(command: Command, tmp_path: Path) -> None:
     refused(prepare(command, source), "1 of 9 files are empty (0 bytes)", "0002_c1s1_000451_03.jpg")
     write_folder(tmp_path / "data", files)
     refused(command("prepare", "dataset=market1501", *SMALL), "1 of 9 image files are empty")
+    skip = "dataset.on_bad_image=skip"
+    for arguments in ([f"source={source}"], []):
+        answer = command("prepare", "dataset=market1501", *SMALL, skip, *arguments)
+        assert answer.status == 0, "runs leave it out, too"
+        assert "LEFT OUT: 1 images cannot be decoded: bounding_box_train/0002_c1s1" in answer.out
 
 
 # ---------------------------------------------------------------------------------- what is refused
@@ -450,6 +455,8 @@ def test_what_is_no_archive(
     ("typed", "words"),
     [
         (["source=x.zip"], ["No data set was given"]),
+        (["market1501"], ["'market1501' is not KEY=VALUE", "Did you mean dataset=market1501?"]),
+        (["market-1501", "source=x.zip"], ["Did you mean dataset=market1501?"]),
         (["dataset=market1501", "x.zip"], ["'x.zip' is not KEY=VALUE", "source=x.zip"]),
         (["dataset=market1501", "source=x.zip"], ["There is no x.zip"]),
         (["dataset=market", "source=x.zip"], ["no dataset 'market'", "'market1501'"]),

@@ -174,11 +174,11 @@ def _check_number(archive: Path, count: int) -> None:
         raise _refused(archive, f"it has more than {MAX_FILES:,} files")
 
 
-def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
-    """Check the sizes of image files; raises DataError if one is too large or empty."""
+def check_sizes(source: Path, sizes: Mapping[str, int], allow_empty: bool = False) -> None:
+    """Check the sizes of image files; raises DataError if one is too large, or empty."""
     if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
         raise _refused(source, f"{shown(large)} are larger than {MAX_BYTES >> 20} MiB")
-    if empty := [name for name, size in sizes.items() if size == 0]:
+    if (empty := [name for name, size in sizes.items() if size == 0]) and not allow_empty:
         problem = f"{len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}"
         hint = "Their download or copy was cut off: get them again."
         raise DataError(f"{source}: {problem}", hint)

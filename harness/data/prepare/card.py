@@ -17,6 +17,7 @@ from rich.table import Table
 from harness.data.decoding import Progress
 from harness.data.image_files import SIXTEEN_BITS
 from harness.data.image_source import ImageSource
+from harness.data.releases import shown
 from harness.data.types import ReIDData, Split
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -143,6 +144,8 @@ def _lines(card: dict[str, Any]) -> list[str]:
         lines.append("16-bit values are divided by 257 and rounded")
     if any(mode in ALPHA or mode.endswith(TRANSPARENT) for mode, _ in other):
         lines.append("transparency is dropped: transparent pixels keep their stored color")
+    if bad := card.get("unreadable"):
+        lines.append(f"LEFT OUT: {len(bad):,} images cannot be decoded: {shown(bad)}")
     if card["rotated"]:
         lines.append(
             f"{card['rotated']:,} images have a rotated EXIF orientation. It is not applied, as in "
