@@ -52,7 +52,8 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     """
     for change in changes:
         if "=" not in change:
-            names = () if Path(change).exists() else plugins.find()["datasets"]
+            is_path = "." in change or Path(change).exists()
+            names = () if is_path else plugins.find()["datasets"]
             near = difflib.get_close_matches(change, names, n=1)
             meant = f"dataset={near[0]}" if near else f"source={change}"
             raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean {meant}?")
