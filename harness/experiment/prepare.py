@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json as jsonlib
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from harness.data.prepare.unpack import in_place, unpack
 from harness.data.releases import shown
 from harness.data.types import Dataset, ReIDData
 from harness.evaluation.evaluator import check_matches, without_junk
+from harness.experiment.compose import compose, quoted
 from harness.experiment.stages import make_dataset, named
 
 BAD_SHOWN = 20
@@ -116,9 +116,9 @@ def _own_images(
         )  # fmt: skip
     else:
         own.confirm(own.propose(folder, options), target, yes, console)
-    found = {"dataset.csv": _quoted(str(target))}
+    found = {"dataset.csv": quoted(str(target))}
     if target.parent != folder and "dataset.images" not in given:
-        found["dataset.images"] = _quoted(str(folder))
+        found["dataset.images"] = quoted(str(folder))
     if fresh:
         try:
             _check_identities(make_dataset(_composed(given | found)).load())
@@ -135,17 +135,8 @@ def _check_identities(data: ReIDData) -> None:
         check_matches(data.query, without_junk(data.gallery), data.name)
 
 
-def _quoted(text: str) -> str:
-    """Text quoted for Hydra where necessary."""
-    if re.fullmatch(r"[\w/.-]+", text, re.ASCII):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
-
-
 def _composed(given: dict[str, str]) -> DictConfig:
     """The configuration of a run on the data set; the method does not matter here."""
-    from harness.experiment.compose import compose
-
     return compose(["method=direct_transfer", *(f"{key}={value}" for key, value in given.items())])
 
 
