@@ -115,5 +115,8 @@ def plugin_names(dataset: Mapping[str, Any]) -> list[str]:
     parts, names = sections(dataset), str(dataset["name"]).split(BETWEEN)
     if len(names) != len(parts):
         names = [""] * len(parts)
-    targets = [str(part.get("_target_", "")) for part in parts]
-    return list(map(plugins.find_dataset, names, targets))
+    known = plugins.find()["datasets"]
+    return [
+        plugins.dataset_name(name, str(part.get("_target_")), known)
+        for name, part in zip(names, parts, strict=True)
+    ]

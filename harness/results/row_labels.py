@@ -181,7 +181,8 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
     if name == "published":
         layers.append(node.get("published", {}))
     called = str(config.get("dataset.name")), str(config.get("dataset._target_"))
-    dataset = plugins.find()["datasets"].get(plugins.find_dataset(*called))
+    datasets = plugins.find()["datasets"]
+    dataset = datasets.get(plugins.dataset_name(*called, datasets))
     if dataset is not None:
         layers.append({"dataset": plugins.load_config(dataset.folder / "config.yaml")})
     found: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.core.plugins import find_dataset
+from harness.core.plugins import dataset_name
 from harness.data.image_files import ImageFiles
 from harness.data.types import ReIDData, Split
 from harness.experiment.joint_datasets import plugin_names
@@ -38,9 +38,10 @@ def test_names_in_records(loaded: ReIDData, given: str, expected: str) -> None:
 
 
 def test_the_plug_in_of_a_renamed_data_set() -> None:
-    assert find_dataset("folder", FOLDER) == find_dataset("shop", FOLDER) == "folder"
-    assert find_dataset("market1501", FOLDER) == "market1501", "a plug-in with another's loader"
-    assert find_dataset("mine", "package.Loader") == "mine"
+    known = ("folder", "market1501")
+    assert dataset_name("folder", FOLDER, known) == dataset_name("shop", FOLDER, known) == "folder"
+    assert dataset_name("market1501", FOLDER, known) == "market1501", "with another's loader"
+    assert dataset_name("mine", "package.Loader", known) == "mine"
     sets = {"folder": {"_target_": FOLDER}, "folder_2": {"_target_": FOLDER}}
     for name in ("folder+folder", "both"):
         assert plugin_names({"name": name, "sets": sets}) == ["folder", "folder"]

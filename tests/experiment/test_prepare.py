@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -247,11 +249,20 @@ def test_strange_images_are_named_on_the_card(command: Command, tmp_path: Path) 
     files[names[2]] = jpeg(52, exif=exif)
     buffer = io.BytesIO()
     picture(53, mode="L").save(buffer, "PNG")
-    query = next(name for name in files if "/query/" in name)
+    query, other = (name for name in files if "/query/" in name)
     files[query] = buffer.getvalue()  # a PNG that is called .jpg
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 16), 30_000, dtype=np.uint16)).save(buffer, "PNG")
+    files[other] = buffer.getvalue()
+    buffer = io.BytesIO()
+    picture(54, mode="RGBA").save(buffer, "PNG")
+    files[next(name for name in files if "/0003_c1" in name)] = buffer.getvalue()
     answer = prepare(command, write_zip(tmp_path / "x.zip", files))
     assert answer.status == 0, answer.err
-    assert "not RGB, converted when decoded: 1 CMYK, 2 L" in answer.out
+    modes = re.search(r"not RGB, converted when decoded: (.*)", answer.out)
+    assert modes and modes[1] in ("1 CMYK, 1 I;16, 2 L, 1 RGBA", "1 CMYK, 1 I, 2 L, 1 RGBA")
+    assert "16-bit values are divided by 257 and rounded" in answer.out
+    assert "transparency is dropped" in answer.out
     assert "1 images have a rotated EXIF orientation" in answer.out
 
 
