@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +28,8 @@ COUNTS = {
 PROTOCOL = "cuhk03_new_protocol_config_{}.mat"
 ORIGINAL = "cuhk-03.mat"
 FOLDERS = ("cuhk03-np", "CUHK03-NP", "cuhk03", "CUHK03", "cuhk03/cuhk03-np", "cuhk03_release", ".")
+#: of other projects, for each kind of boxes
+OTHER_FOLDERS = ("cuhk03_np_{}", "cuhk03-np-{}", "cuhk03_{}")
 SUFFIXES = (".png", ".jpg")
 #: identity, camera of the pair: 0003_c1_2.png
 NAME = re.compile(r"(\d{4})_c([12])_\w+\.(?:png|jpg)")
@@ -73,8 +75,9 @@ class CUHK03(ReleasedDataset):
     def layouts(self) -> Sequence[Layout]:
         """CUHK03-NP's folders; or the protocol's images and file."""
         title, counts = self.release.title, COUNTS[self.boxes]
+        homes = dict.fromkeys((self.word, f"*{self.word}", f"*{self.boxes}"))
         folders = tuple(
-            Part(folder, ((f"{self.word}/{folder}",),), counts[part], SUFFIXES)
+            Part(folder, tuple((f"{home}/{folder}",) for home in homes), counts[part], SUFFIXES)
             for part, folder in PARTS.items()
         )
         names = self._image_folders
@@ -96,8 +99,7 @@ class CUHK03(ReleasedDataset):
         return self.make_data(f"cuhk03_{self.boxes}", self._splits(), facts)
 
     def _splits(self) -> Splits:
-        for name in FOLDERS:
-            folder = self.root / name / self.word
+        for folder in self._homes(self.boxes):
             if any((folder / part).is_dir() for part in PARTS.values()):
                 train, query, gallery = (
                     self.market_split(folder, PARTS[part], count, NAME, SUFFIXES)
@@ -116,6 +118,17 @@ class CUHK03(ReleasedDataset):
                     return self._splits_of_protocol(folder, images, protocol)
         raise self._not_found()
 
+    def _homes(self, boxes: str) -> Iterator[Path]:
+        """Where the folders of some boxes may be: CUHK03-NP's own, then those of other projects."""
+        word = WORDS[boxes]
+        for name in FOLDERS:
+            yield self.root / name / word
+        for spelling in dict.fromkeys((word, boxes)):
+            for name in OTHER_FOLDERS:
+                yield self.root / name.format(spelling)
+            if self.root.resolve().name.endswith(spelling):
+                yield self.root
+
     def _not_found(self) -> DataError:
         other = OTHER_BOXES[self.boxes]
         for name in FOLDERS:
@@ -124,12 +137,16 @@ class CUHK03(ReleasedDataset):
                 if path.is_file():
                     problem = f"{path} is the original of CUHK03, a MATLAB 7.3 file, which is not "
                     return DataError(f"{problem}supported", GET)
-            if (folder / WORDS[other] / PARTS["train"]).is_dir():
+        for folder in self._homes(other):
+            if (folder / PARTS["train"]).is_dir():
                 return DataError(
                     f"{folder} holds the {other} boxes of CUHK03, not the {self.boxes} ones",
                     f"They are different data sets: use dataset.boxes={other}, or get the others.",
                 )
-        tried = ", ".join(f"{name}/{self.word}" for name in FOLDERS[:-1])
+        tried = ", ".join(
+            [f"{name}/{self.word}" for name in FOLDERS[:-1]]
+            + [name.format(self.word) for name in OTHER_FOLDERS]
+        )
         return DataError(
             f"{self.release.title} is not under {self.root} (tried {tried} and the folder itself)",
             f"Set HARNESS_DATA or data.root= to the folder that contains {FOLDERS[0]}. {GET}",

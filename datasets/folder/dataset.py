@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import DataError
+from harness.data.identifiers import is_missing, number_cameras, number_identities
 from harness.data.image_files import ImageFiles
-from harness.data.releases import shown
-from harness.data.types import JUNK, Dataset, ReIDData, Split
+from harness.data.releases import gallery_notes, shown
+from harness.data.types import DISTRACTOR, JUNK, Dataset, ReIDData, Split
 
 COLUMNS = ("path", "id", "camera", "split")
 REQUIRED = ("path", "split")
@@ -61,7 +62,14 @@ class Folder(Dataset):
                 None if cameras is None else cameras[chosen],
             )
 
-        return ReIDData("folder", part("train"), part("query"), part("gallery"))
+        train, query, gallery = part("train"), part("query"), part("gallery")
+        counts = gallery_notes(gallery) | {
+            "training_images_without_id": sum(
+                row.split == "train" and is_missing(row.id) for row in rows
+            )
+        }
+        notes = {name: count for name, count in counts.items() if count}
+        return ReIDData("folder", train, query, gallery, notes)
 
     def _rows(self) -> list[Row]:
         """Read the file and check its header."""
@@ -147,29 +155,28 @@ class Folder(Dataset):
     def _identities(self, rows: list[Row]) -> np.ndarray:
         """(N,) int64: numbers are kept; names are numbered from 1 in sorted order."""
         problem = "no id; query and gallery images need one (-1 for junk, 0 for a distractor)"
-        self._refuse(problem, [row for row in rows if row.split != "train" and not row.id], rows)
-        junk = [row for row in rows if row.split == "query" and row.id == str(JUNK)]
-        self._refuse("a query cannot be junk (id -1)", junk, rows)
-        known = {row.id for row in rows} - {"", str(JUNK)}
-        if all(map(_is_integer, known)):
-            negative = [row for row in rows if row.id in known and int(row.id) < 0]
-            self._refuse("ids are negative; only -1 is allowed, for junk", negative, rows)
-            number = {name: int(name) for name in known}
-        else:
-            number = {name: i for i, name in enumerate(sorted(known - {"0"}), start=1)} | {"0": 0}
-        return np.array([number.get(row.id, JUNK) for row in rows], dtype=np.int64)
+        missing = [row for row in rows if row.split != "train" and is_missing(row.id)]
+        self._refuse(problem, missing, rows)
+        numbers = number_identities([row.id for row in rows])
+        start = "; if people are numbered from 0, number them from 1"
+        for number, name, more in ((JUNK, "junk", ""), (DISTRACTOR, "a distractor", start)):
+            wrong = [
+                row
+                for row, identity in zip(rows, numbers, strict=True)
+                if row.split == "query" and identity == number
+            ]
+            self._refuse(f"a query cannot be {name} (id {number}){more}", wrong, rows)
+        negative = [row for row, number in zip(rows, numbers, strict=True) if number < JUNK]
+        self._refuse("ids are negative; only -1 is allowed, for junk", negative, rows)
+        return numbers
 
     def _cameras(self, rows: list[Row]) -> np.ndarray | None:
         """(N,) int64, numbered from 0 in sorted order; None if no row has a camera."""
-        names = {row.camera for row in rows} - {""}
-        if not names:
+        without = [row for row in rows if is_missing(row.camera)]
+        if len(without) == len(rows):
             return None
-        without = [row for row in rows if not row.camera]
         self._refuse("no camera, though other rows have one", without, rows)
-        numeric = all(map(_is_integer, names))
-        keys = {name: (int(name), "") if numeric else (0, name) for name in names}
-        number = {key: i for i, key in enumerate(sorted(set(keys.values())))}
-        return np.array([number[keys[row.camera]] for row in rows], dtype=np.int64)
+        return number_cameras([row.camera for row in rows])
 
     def _refuse(self, problem: str, wrong: list[Row], rows: list[Row]) -> None:
         """Raise DataError if any rows are wrong."""
@@ -182,9 +189,3 @@ def _lines(rows: Sequence[Row]) -> str:
     """'line 3' or 'lines 3, 4, 9, …'."""
     numbers = [str(row.line) for row in rows]
     return f"line{'s' if len(numbers) > 1 else ''} {shown(numbers)}"
-
-
-def _is_integer(text: str) -> bool:
-    """Whether a text is a whole number that fits into int64; longer ones are names."""
-    digits = text.removeprefix("-")
-    return digits.isdecimal() and len(digits) <= 18

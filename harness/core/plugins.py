@@ -16,7 +16,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -124,6 +124,15 @@ def find(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
                     problem = f"Two plug-ins are named '{name}': {both}."
                     raise ConfigError(problem, "Rename one of the folders.")
     return found
+
+
+def dataset_name(name: str, target: str, known: Container[str]) -> str:
+    """The name of a data set's plug-in in a run's configuration, where `dataset.name=` may have
+    replaced `name`: that in the path of its loader, `target`. `known` are all plug-ins' names.
+    """
+    segments = target.split(".")
+    replaced = segments[:2] == [ALIAS, "datasets"] and name not in known
+    return segments[2] if replaced else name
 
 
 def options(group: str, extra: Sequence[str] = ()) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, first_line, say_once
 from harness.data.image_source import ImageSource
 
 #: pixels and their CRC32; (None, 0) for an image that cannot be decoded
@@ -50,13 +50,17 @@ def decode(
 ) -> Iterator[Decoded]:
     """Decode all images in order, resized to (H, W). Memory is bounded by two tasks per core.
 
+    Says why the first of the images that cannot be decoded cannot be.
+
     Raises ReadError: an image cannot be read from disk. HarnessError: a process failed.
     """
     from joblib import Parallel, delayed
 
     # joblib warns about unused results whenever an error or Ctrl-C ends the loop
     warnings.filterwarnings("ignore", ".*successfully executed  but not used", UserWarning)
-    total, done = len(source), 0
+    # of transparent pixels, which `to_rgb` drops
+    warnings.filterwarnings("ignore", "Palette images with Transparency", UserWarning)
+    total, done, damaged = len(source), 0, False
     chunk, backend, task = THREAD_CHUNK, "threading", functools.partial(_decode_chunk, source)
     if use_processes(source):
         task = functools.partial(_decode_pickled, pickle.dumps(source))
@@ -66,10 +70,16 @@ def decode(
     results = parallel(delayed(task)(start, min(start + chunk, total), size) for start in starts)
     try:
         for result in results:
-            for decoded in result:
-                if isinstance(decoded, OSError):
+            for index, decoded in enumerate(result, start=done):
+                if not isinstance(decoded, OSError):
+                    yield decoded
+                    continue
+                if decoded.errno is not None:  # the disk failed; otherwise the content is damaged
                     raise ReadError from decoded
-                yield decoded
+                if not damaged:
+                    say_once(f"{source.name(index)} cannot be decoded: {first_line(decoded)}.")
+                damaged = True
+                yield None, 0
             done += len(result)
             if progress is not None:
                 progress(done, total)
@@ -87,8 +97,8 @@ def _decode_chunk(
     for index in range(start, stop):
         try:
             image = source.read(index)
-        except OSError as error:  # with errno, the disk failed; without, the content is damaged
-            decoded.append((None, 0) if error.errno is None else error)
+        except OSError as error:
+            decoded.append(error)
             continue
         pixels = image.resize(size[::-1], Image.Resampling.BICUBIC).tobytes()
         decoded.append((pixels, zlib.crc32(pixels)))

@@ -191,12 +191,18 @@ def without_junk(gallery: Split) -> Split:
 
 def check_matches(query: Split, gallery: Split, name: str) -> None:
     """Raise DataError unless some query has a correct gallery image, before any training."""
-    if not valid_matches(query, gallery):
-        raise DataError(
-            f"No query of {name} has a correct gallery image: none of its identity"
-            + ("." if query.cameras is None else " from another camera."),
-            "Check identities and cameras; without cameras only the query image is removed.",
+    if valid_matches(query, gallery):
+        return
+    problem = f"No query of {name} has a correct gallery image: none of its identity"
+    hint = "Check identities and cameras; without cameras only the query image is removed."
+    if query.cameras is None or gallery.cameras is None:
+        raise DataError(f"{problem}.", hint)
+    if len(np.unique([*query.cameras, *gallery.cameras])) == 1:
+        hint = (
+            "There is one camera only. Leave cameras out: then only the query image itself is "
+            "removed, and every other image of its identity is a match."
         )
+    raise DataError(f"{problem} from another camera.", hint)
 
 
 def _lazy_phase(reporter: Reporter, phase: str) -> Callable[[int, int], None]:

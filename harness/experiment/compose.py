@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -31,6 +33,8 @@ from harness.experiment.registration import options, register
 UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion", "-i",
              "--info", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
 SEE = "See harness run … --cfg job."
+#: a character that Hydra reads in quotes only
+_SPECIAL = re.compile(r"[^\w\s/+.$%*@?|:\\-]", re.ASCII)
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -156,13 +160,30 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             parsed += parser.parse_overrides([override])
         except HydraException as error:
             key, _, value = override.partition("=")
-            quoted = value.strip("'\"")
+            special = sorted(set(re.findall(_SPECIAL, value)))
+            reason = f"{first_line(error)}."
+            if special and not value.startswith(("'", '"')):
+                reason = f"a value with {' '.join(special)} needs quotes."
             raise ConfigError(
-                f"'{override}' cannot be read: {first_line(error)}.",
-                "Write KEY=VALUE. Quote a value with blanks or one of = , # ~ [ ] { } twice: "
-                f"'{key}=\"{quoted}\"'.",
+                f"'{override}' cannot be read: {reason}",
+                "Write KEY=VALUE. Quote a value with blanks, letters like é, or one of "
+                f"= , # ~ [ ] {{ }} twice, also for the shell: {_with_quotes(key, value)}.",
             ) from error
     return parsed
+
+
+def quoted(value: str) -> str:
+    """A value as Hydra reads it literally: in quotes where these are needed."""
+    if re.fullmatch(r"[\w/.-]+", value, re.ASCII):
+        return value
+    inner = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + found[2].replace('"', r"\""), value)
+    return f'"{inner}"'
+
+
+def _with_quotes(key: str, value: str) -> str:
+    """What to type instead: Hydra's quotes inside the shell's."""
+    whole = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return shlex.quote(f"{key}={quoted(value[1:-1] if whole else value)}")
 
 
 def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: bool = True) -> None:
@@ -183,7 +204,7 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
             raise ConfigError(
                 f"'{item.input_line}' gives more than one value.",
                 "Add -m to run each of them: harness run -m …. Quote a value with a comma twice: "
-                f"'{group}=\"{text}\"'.",
+                f"{_with_quotes(str(item.input_line).partition('=')[0], text)}.",
             )
         if group not in known or item.is_delete():
             continue

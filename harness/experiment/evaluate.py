@@ -15,6 +15,7 @@ from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
+from harness.data.cache_folder import cache_folder
 from harness.evaluation import kept_features
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol, score
@@ -23,7 +24,7 @@ from harness.experiment import cross_domain
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
-from harness.experiment.stages import build
+from harness.experiment.stages import build, named
 from harness.results import evaluations
 from harness.results.store import Run, Store
 
@@ -120,9 +121,9 @@ def find_stage(
 
 
 def data_folders(root: str | Path | None, cache: str | Path | None) -> tuple[Path, Path]:
-    """The folders of data sets and of decoded images, by default $HARNESS_DATA and inside it."""
+    """The folders of data sets, by default $HARNESS_DATA, and of decoded images."""
     found = Path(root or os.environ.get("HARNESS_DATA", "data")).expanduser()
-    return found, Path(cache).expanduser() if cache else found / ".harness"
+    return found, cache_folder(found, cache)
 
 
 def recorded_evaluator(
@@ -138,7 +139,10 @@ def recorded_evaluator(
     if device.type == "cpu":
         keep_freed_memory()
     return make_evaluator(
-        build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
+        named(
+            build(OmegaConf.create(complete(config["dataset"], root)), "dataset").load(),
+            str(config["dataset"]["name"]),
+        ),
         (int(config["images"]["height"]), int(config["images"]["width"])),
         cache,
         train=train,

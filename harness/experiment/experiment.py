@@ -21,6 +21,7 @@ from harness.core.metrics import METRICS
 from harness.core.progress import Reporter
 from harness.core.seeds import derive
 from harness.core.throughput import rate, stage_throughput
+from harness.data.cache_folder import cache_folder
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
@@ -40,7 +41,6 @@ from harness.experiment.stages import (
     build_distiller,
     build_labeler,
     build_objective,
-    cache_folder,
     load_data,
 )
 from harness.results import tracking
@@ -140,11 +140,12 @@ class Experiment:
     def open_data(self) -> Evaluator:
         """The data set, decoded, behind its evaluator."""
         config = self.plan.config
+        cache = cache_folder(config.data.root, config.data.cache_dir)
         evaluator = collectives.local_rank_zero_first(  # the first process of a machine decodes
             lambda: make_evaluator(
                 self.data or load_data(config),
                 (int(config.images.height), int(config.images.width)),
-                cache_folder(config),
+                cache,
                 train=bool(self.plan.recipe.stages),
                 on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=self.device,

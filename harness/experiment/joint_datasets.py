@@ -92,7 +92,7 @@ def complete(recorded: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     known = plugins.find()["datasets"]
     plugins.make_importable(plugins.find())
-    names = str(recorded["name"]).split(BETWEEN)
+    names = plugin_names(recorded)
 
     def whole(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
         own = settings(name, known) | dict(section)
@@ -108,3 +108,15 @@ def complete(recorded: Mapping[str, Any], root: Path) -> dict[str, Any]:
 def sections(dataset: Mapping[str, Any]) -> list[Any]:
     """The sections of single data sets in a section `dataset`; the first is tested on."""
     return list(dataset["sets"].values()) if "sets" in dataset else [dataset]
+
+
+def plugin_names(dataset: Mapping[str, Any]) -> list[str]:
+    """The plug-ins' names of `sections`, whatever `dataset.name=` was given."""
+    parts, names = sections(dataset), str(dataset["name"]).split(BETWEEN)
+    if len(names) != len(parts):
+        names = [""] * len(parts)
+    known = plugins.find()["datasets"]
+    return [
+        plugins.dataset_name(name, str(part.get("_target_")), known)
+        for name, part in zip(names, parts, strict=True)
+    ]

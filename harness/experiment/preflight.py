@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from harness.core.errors import ConfigError, DataError, HarnessError, Problems
 from harness.core.files import check_writable, nearest_existing
 from harness.core.precision import resolve_precision
+from harness.data.cache_folder import cache_folder
 from harness.data.cache_location import check_cache_location
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import bytes_to_decode
@@ -28,7 +29,7 @@ from harness.experiment.part_checks import (
     collect_part_problems,
 )
 from harness.experiment.plan import Plan, make_plan
-from harness.experiment.stages import build_backbone, cache_folder, load_data
+from harness.experiment.stages import build_backbone, load_data
 from harness.results import tracking
 from harness.training.compilation import check_compile
 
@@ -106,7 +107,8 @@ def _check_space(plan: Plan, data: ReIDData) -> None:
         HarnessError: they do not, or the folder of image caches cannot be written.
     """
     size = int(plan.config.images.height), int(plan.config.images.width)
-    cache, store = cache_folder(plan.config), Path(str(plan.config.store)).expanduser()
+    cache = cache_folder(plan.config.data.root, plan.config.data.cache_dir)
+    store = Path(str(plan.config.store)).expanduser()
     try:
         decoded = bytes_to_decode(data, size, cache, train=bool(plan.recipe.stages))
     except OSError as error:

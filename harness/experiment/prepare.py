@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 import json as jsonlib
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +14,11 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from rich.console import Console
 
+from harness.core import plugins
 from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.progress import Reporter
+from harness.data.cache_folder import cache_folder
 from harness.data.facts import compare_with_published
 from harness.data.image_cache import build_image_cache, find_bad
 from harness.data.image_source import ImageSource
@@ -28,6 +30,8 @@ from harness.data.prepare.unpack import in_place, unpack
 from harness.data.releases import shown
 from harness.data.types import Dataset, ReIDData
 from harness.evaluation.evaluator import check_matches, without_junk
+from harness.experiment.compose import compose, quoted
+from harness.experiment.stages import make_dataset, named
 
 BAD_SHOWN = 20
 
@@ -48,7 +52,11 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     """
     for change in changes:
         if "=" not in change:
-            raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean source={change}?")
+            is_path = "." in change or Path(change).exists()
+            names = () if is_path else plugins.find()["datasets"]
+            near = difflib.get_close_matches(change, names, n=1)
+            meant = f"dataset={near[0]}" if near else f"source={change}"
+            raise ConfigError(f"'{change}' is not KEY=VALUE.", f"Did you mean {meant}?")
     given = dict(change.split("=", 1) for change in changes)
     if "dataset" not in given:
         raise ConfigError(
@@ -71,15 +79,14 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
             "Give source=DIR to get a proposed CSV, or dataset.csv=FILE if you have one.",
         )
     config = _composed(given)
-    from harness.experiment.stages import make_dataset
-
     dataset = make_dataset(config)
     root = Path(str(config.data.root)).expanduser()
     with Reporter(console) as reporter:
         if source is not None:
             with _alone(root, str(config.dataset.name)):
                 place(dataset, Path(source).expanduser(), root, config, reporter)
-        card = check(dataset.load(), config, reporter)
+        data = named(dataset.load(), str(config.dataset.name))
+        card = check(data, config, reporter)
     if json:
         print(jsonlib.dumps(card))
     else:
@@ -101,36 +108,41 @@ def _own_images(
     config = _composed(given | {"dataset.csv": own.NAME})
     root = Path(str(config.data.root)).expanduser().absolute()
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
-    if target.is_file():
+    fresh = not target.is_file()
+    if not fresh:
         console.print(
             f"{target} exists and is used as it is; remove it to get a new proposal.",
             markup=False, soft_wrap=True,
         )  # fmt: skip
     else:
         own.confirm(own.propose(folder, options), target, yes, console)
-    found = {"dataset.csv": _quoted(str(target))}
+    found = {"dataset.csv": quoted(str(target))}
     if target.parent != folder and "dataset.images" not in given:
-        found["dataset.images"] = _quoted(str(folder))
+        found["dataset.images"] = quoted(str(folder))
+    if fresh:
+        try:
+            _check_identities(make_dataset(_composed(given | found)).load())
+        except DataError as error:
+            target.unlink()
+            hint = "Describe the names with pattern=, or write the file by hand."
+            raise DataError(error.cause, f"{target} was removed again. {hint}") from error
     return found
 
 
-def _quoted(text: str) -> str:
-    """Text quoted for Hydra where necessary."""
-    if re.fullmatch(r"[\w/.-]+", text, re.ASCII):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
+def _check_identities(data: ReIDData) -> None:
+    """Raises DataError if no query has a correct gallery image."""
+    if len(data.query.images):
+        check_matches(data.query, without_junk(data.gallery), data.name)
 
 
 def _composed(given: dict[str, str]) -> DictConfig:
     """The configuration of a run on the data set; the method does not matter here."""
-    from harness.experiment.compose import compose
-
     return compose(["method=direct_transfer", *(f"{key}={value}" for key, value in given.items())])
 
 
 def _alone(root: Path, name: str) -> FileLock:
     """The lock for unpacking a data set."""
-    cache = root / ".harness"
+    cache = cache_folder(root, None)
     make_folder(cache)
     lock = FileLock(cache / f"prepare-{name}.lock")
     try:
@@ -163,7 +175,9 @@ def place(dataset: Dataset, path: Path, root: Path, config: DictConfig, reporter
     if in_place(path, found, root):
         reporter.say("Its files are in place already.")
         return
-    written, there = unpack(source, members, found, root, reporter.phase("unpacking"))
+    skips = config.dataset.get("on_bad_image", "error") == "skip"
+    phase = reporter.phase("unpacking")
+    written, there = unpack(source, members, found, root, phase, allow_empty=skips)
     kept = f"; {there:,} existed" if there else ""
     reporter.say(f"{written:,} files written to {root / found.layout.home}{kept}.")
 
@@ -174,19 +188,15 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
     Raises:
         DataError: images that cannot be decoded; names them.
     """
-    root = Path(str(config.data.root)).expanduser()
-    cache = (
-        Path(str(config.data.cache_dir)).expanduser()
-        if config.data.cache_dir
-        else root / ".harness"
-    )
+    cache = cache_folder(config.data.root, config.data.cache_dir)
     size = (int(config.images.height), int(config.images.width))
     fingerprint = data.fingerprint()
     saved = cache / "cards" / f"{fingerprint}.json"
-    _check_empty(data)
+    skips = config.dataset.get("on_bad_image", "error") == "skip"
+    if not skips:
+        _check_empty(data)
+    _check_identities(data)
     gallery = without_junk(data.gallery)
-    if len(data.query.images):
-        check_matches(data.query, gallery, data.name)
     junk = data.gallery.subset(np.flatnonzero(data.gallery.identities == -1))
     bad: list[str] = []
     for name, split in (("training", data.train), ("query", data.query), ("gallery", gallery)):
@@ -197,7 +207,7 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
             ).bad
     if len(junk.images) and not saved.is_file():
         bad += find_bad(junk.images, reporter.phase("decoding junk"))
-    if bad and config.dataset.get("on_bad_image", "error") != "skip":
+    if bad and not skips:
         raise DataError(
             f"{len(bad):,} images cannot be decoded: {shown(bad, BAD_SHOWN)}",
             "Download them again, or leave them out here and in runs: dataset.on_bad_image=skip.",

@@ -20,7 +20,7 @@ from harness.components.backbones import describe_weights
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
-from harness.experiment.joint_datasets import BETWEEN, sections, settings
+from harness.experiment.joint_datasets import plugin_names, sections, settings
 from harness.experiment.plan import make_plan
 from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
@@ -135,7 +135,7 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
 def _add_root(dataset: dict[str, Any], root: str) -> None:
     """Give the data sets that are files their root."""
     found = plugins.find()["datasets"]
-    for name, section in zip(str(dataset["name"]).split(BETWEEN), sections(dataset), strict=True):
+    for name, section in zip(plugin_names(dataset), sections(dataset), strict=True):
         if "root" in settings(name, found):
             section["root"] = root
 

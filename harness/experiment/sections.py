@@ -129,7 +129,7 @@ class Data(BaseModel):
     """Where data are."""
 
     root: str = _option("folder of all data sets")
-    cache_dir: str | None = _option("folder of image caches; null: ROOT/.harness")
+    cache_dir: str | None = _option("folder of image caches; null: ROOT/.harness if writable")
     cache_location: Literal["auto", "device", "pinned", "mmap"] = _option(
         "where training images are while training. Same results"
     )

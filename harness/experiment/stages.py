@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.utils import get_object, instantiate
@@ -138,13 +137,16 @@ def load_data(config: DictConfig) -> ReIDData:
     Raises:
         ConfigError: wrong options. DataError: the data set is missing or incomplete.
     """
-    return make_dataset(config).load()
+    return named(make_dataset(config).load(), str(config.dataset.name))
 
 
-def cache_folder(config: DictConfig) -> Path:
-    """The folder of image caches."""
-    chosen = config.data.cache_dir or Path(str(config.data.root)) / ".harness"
-    return Path(str(chosen)).expanduser()
+def named(data: ReIDData, name: str) -> ReIDData:
+    """A data set under its `dataset.name`, unless its own names say more (`market1501_subset`)."""
+    given, own = name.split("+"), [part.name for part in data.parts] or [data.name]
+    pairs = zip(given, own, strict=False)
+    if len(given) == len(own) and all(o == g or o.startswith(f"{g}_") for g, o in pairs):
+        return data
+    return replace(data, name=name)
 
 
 def make_dataset(config: DictConfig) -> Dataset:

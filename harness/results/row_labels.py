@@ -180,7 +180,9 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
     layers += protocol
     if name == "published":
         layers.append(node.get("published", {}))
-    dataset = plugins.find()["datasets"].get(str(config.get("dataset.name")))
+    called = str(config.get("dataset.name")), str(config.get("dataset._target_"))
+    datasets = plugins.find()["datasets"]
+    dataset = datasets.get(plugins.dataset_name(*called, datasets))
     if dataset is not None:
         layers.append({"dataset": plugins.load_config(dataset.folder / "config.yaml")})
     found: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,9 @@ import pytest
 
 from harness.core.errors import DataError
 from harness.data.types import ReIDData
+from tests.conftest import Command
+from tests.datasets.fakes import paint
+from tests.tiny import tiny
 
 GOOD = """path,id,camera,split
 t/b.jpg,,2,train
@@ -97,6 +101,25 @@ def test_training_identities_are_not_needed(load: Load) -> None:
     assert load(GOOD.replace("t/a.jpg,5", "t/a.jpg,")).train.identities.tolist() == [-1, -1]
 
 
+def test_floats_are_the_numbers_that_they_stand_for(load: Load) -> None:
+    """pandas writes ids as floats as soon as one is missing."""
+    floats = GOOD.replace(",5,", ",5.0,").replace(",-1,", ",-1.0,").replace(",0,", ",0.0,")
+    floats = floats.replace(",10,", ",10.0,").replace("t/b.jpg,,", "t/b.jpg,nan,")
+    assert load(floats).fingerprint() == load(GOOD).fingerprint()
+    assert load(floats).notes == {"junk": 1, "distractors": 1, "training_images_without_id": 1}
+
+
+def test_other_floats_are_names(load: Load) -> None:
+    """Junk and distractors stay what they are among names."""
+    data = load(GOOD.replace(",5,", ",5.5,").replace(",-1,", ",-1.0,").replace(",0,", ",00.0,"))
+    assert data.query.identities.tolist() == [1]
+    assert data.gallery.identities.tolist() == [1, -1, 0]
+
+
+def test_an_unlabelled_data_set_has_notes_of_what_is_there_only(load: Load) -> None:
+    assert load("path,id,split\nt/a.jpg,1,train\nt/b.jpg,2,train\n").notes == {}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -109,7 +132,12 @@ def test_training_identities_are_not_needed(load: Load) -> None:
         ("g/a.jpg", "t/a.jpg", r"line 6: t/a.jpg is listed already \(line 3\)"),
         ("q/a.jpg,5", "q/a.jpg,", r"line 5: no id"),
         ("q/a.jpg,5", "q/a.jpg,-1", r"line 5: a query cannot be junk"),
+        ("q/a.jpg,5", "q/a.jpg,-1.0", r"line 5: a query cannot be junk"),
+        ("q/a.jpg,5", "q/a.jpg,0", r"line 5: a query cannot be a distractor \(id 0\)"),
+        ("q/a.jpg,5", "q/a.jpg,0.0", r"line 5: a query cannot be a distractor"),
+        ("q/a.jpg,5", "q/a.jpg,nan", r"line 5: no id"),
         ("g/a.jpg,5", "g/a.jpg,-3", r"line 6: ids are negative"),
+        ("q/a.jpg,5,2", "q/a.jpg,5,nan", r"line 5: no camera"),
         ("q/a.jpg,5,2", "q/a.jpg,5,", r"line 5: no camera"),
         ("g/a.jpg", "g/z.jpg", r"1 of 6 images are not in .*: g/z.jpg \(line 6 of"),
         ("q/a.jpg,5,2,query\n", "", r"lists no query images"),
@@ -129,3 +157,27 @@ def test_no_file(load: Load, dataset_module: Callable[[str], ModuleType], tmp_pa
         dataset_module("folder").Folder(tmp_path, "nothing.csv").load()
     with pytest.raises(DataError, match="UTF-8"):
         load(GOOD.replace(",5,", ",zoë,"), encoding="latin-1")
+
+
+def test_a_name_of_its_own_is_that_of_its_rows(command: Command, tmp_path: Path) -> None:
+    """And finished runs find their loader again."""
+    paint(tmp_path / "data", [line.split(",")[0] for line in GOOD.split()[1:]])
+    (tmp_path / "data/list.csv").write_text(GOOD)
+    changes = [change for change in tiny(tmp_path) if not change.startswith("dataset")]
+    named = ["dataset=folder", "dataset.csv=list.csv", "dataset.name=shop"]
+    answer = command("run", "method=direct_transfer", *named, *changes)
+    assert answer.status == 0, answer.err
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("direct_transfer-shop-s0")
+    record = json.loads((run / "record.json").read_text())
+    assert record["experiment"]["dataset"] == record["dataset"]["name"] == "shop"
+    store = ("--store", str(tmp_path / "runs"))
+    answer = command("eval", run.name, *store, "--data-root", str(tmp_path / "data"))
+    assert answer.status == 0, answer.err
+    (run / "record.json").unlink()
+    answer = command("rerun", run.name, *store, f"data.root={tmp_path}/data")
+    assert answer.status == 0, answer.err
+    again = json.loads((run / "record.json").read_text())
+    assert again["metrics"] == record["metrics"] and again["settings"] == record["settings"]
+    table = command("table", *store)
+    assert "shop" in table.out and "dataset." not in table.out

@@ -17,6 +17,7 @@ from harness.core.errors import ConfigError, DataError
 from harness.core.options import check_options
 from harness.core.plugins import find
 from harness.data.facts import differences, measure
+from harness.data.prepare.layouts import find_layout
 from harness.data.types import Dataset, ReIDData, Split
 from tests.datasets.fakes import DUKE, VERI, in_folders, touch
 
@@ -197,6 +198,7 @@ def test_personx_options(dataset_module: Modules, tmp_path: Path, options: dict[
 
 # ----------------------------------------------------------------------------------------- CUHK03
 
+WORDS = {"detected": "detected", "labelled": "labeled"}
 NP = {
     "bounding_box_train": ["0001_c1_1.png", "0001_c2_6.png"],
     "query": ["0003_c1_2.png", "0003_c2_8.png"],
@@ -218,6 +220,25 @@ def test_cuhk03(dataset_module: Modules, tmp_path: Path, boxes: str, word: str) 
     assert f"dataset.boxes={boxes}" in caught.value.hint
     with pytest.raises(ConfigError, match="boxes=drawn"):
         load(dataset_module, "cuhk03", tmp_path, boxes="drawn")
+
+
+@pytest.mark.parametrize("name", ["cuhk03_np_{}", "cuhk03-np-{}", "cuhk03_{}"])
+@pytest.mark.parametrize(("boxes", "word"), [("detected", "detected"), ("labelled", "labeled"),
+                                             ("labelled", "labelled")])  # fmt: skip
+def test_cuhk03_in_the_folders_of_other_projects(
+    dataset_module: Modules, tmp_path: Path, name: str, boxes: str, word: str
+) -> None:
+    home = tmp_path / name.format(word)
+    touch(home, in_folders(NP))
+    for root in (tmp_path, home):
+        assert len(load(dataset_module, "cuhk03", root, boxes=boxes).train.images) == 2
+        other = "labelled" if boxes == "detected" else "detected"
+        with pytest.raises(DataError, match=f"holds the {boxes} boxes"):
+            load(dataset_module, "cuhk03", root, boxes=other)
+    layouts = dataset_module("cuhk03").CUHK03(tmp_path, boxes=boxes).layouts()
+    members = [f"x/{home.name}/{name}" for name in in_folders(NP)]
+    found = find_layout(layouts, members, "source", check_counts=False)
+    assert found.targets[members[0]].startswith(f"cuhk03-np/{WORDS[boxes]}/bounding_box_train/")
 
 
 def test_cuhk03_by_the_protocols_own_file(dataset_module: Modules, tmp_path: Path) -> None:

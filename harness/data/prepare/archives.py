@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import tarfile
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from harness.core.errors import DataError
+from harness.data.prepare.walk import walk
 from harness.data.releases import shown
 
 #: maximum bytes of a file: images of single persons are smaller, larger ones may be a zip bomb
@@ -79,21 +79,10 @@ def open_source(path: Path) -> Source:
 
 
 class FolderSource(Source):
-    """A folder. Links to files are read; links to folders are not followed."""
+    """A folder. Links to files and folders are followed."""
 
     def members(self) -> list[Member]:
-        members: list[Member] = []
-        queue = [""]
-        while queue:
-            inner = queue.pop()
-            with os.scandir(self.path / inner) as entries:
-                for entry in entries:
-                    name = f"{inner}/{entry.name}" if inner else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        queue.append(name)
-                    elif entry.is_file():
-                        members.append(Member(name, entry.stat().st_size))
-        return sorted(members, key=lambda member: member.name)
+        return [Member(name, (self.path / name).stat().st_size) for name in walk(self.path).found]
 
     def read(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, IO[bytes]]]:
         for name in wanted:
@@ -185,11 +174,11 @@ def _check_number(archive: Path, count: int) -> None:
         raise _refused(archive, f"it has more than {MAX_FILES:,} files")
 
 
-def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
-    """Check the sizes of image files; raises DataError if one is too large or empty."""
+def check_sizes(source: Path, sizes: Mapping[str, int], allow_empty: bool = False) -> None:
+    """Check the sizes of image files; raises DataError if one is too large, or empty."""
     if large := [name for name, size in sizes.items() if size > MAX_BYTES]:
         raise _refused(source, f"{shown(large)} are larger than {MAX_BYTES >> 20} MiB")
-    if empty := [name for name, size in sizes.items() if size == 0]:
+    if (empty := [name for name, size in sizes.items() if size == 0]) and not allow_empty:
         problem = f"{len(empty):,} of {len(sizes):,} files are empty (0 bytes): {shown(empty)}"
         hint = "Their download or copy was cut off: get them again."
         raise DataError(f"{source}: {problem}", hint)

@@ -15,12 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.data.decoding import Progress
+from harness.data.image_files import SIXTEEN_BITS
 from harness.data.image_source import ImageSource
+from harness.data.releases import shown
 from harness.data.types import ReIDData, Split
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright
 CHUNK = 64
 SPLITS = ("train", "query", "gallery")
+#: modes with transparency, and what is added to others of which some colors are transparent
+ALPHA, TRANSPARENT = ("RGBA", "LA", "PA"), " with transparency"
 #: notes of a data set that are settings, not counts
 SETTINGS = ("seed", "renderer")
 
@@ -65,7 +69,8 @@ def _read_chunk(paths: list[Path]) -> list[tuple[tuple[int, int], str, int]]:
     headers = []
     for path in paths:
         with contextlib.suppress(Exception), Image.open(path) as image:
-            headers.append((image.size, image.mode, int(image.getexif().get(ORIENTATION, 1))))
+            mode = image.mode + (TRANSPARENT if "transparency" in image.info else "")
+            headers.append((image.size, mode, int(image.getexif().get(ORIENTATION, 1))))
     return headers
 
 
@@ -135,6 +140,12 @@ def _lines(card: dict[str, Any]) -> list[str]:
     if other:
         modes = ", ".join(f"{count:,} {mode}" for mode, count in other)
         lines.append(f"not RGB, converted when decoded: {modes}")
+    if any(mode in SIXTEEN_BITS for mode, _ in other):
+        lines.append("16-bit values are divided by 257 and rounded")
+    if any(mode in ALPHA or mode.endswith(TRANSPARENT) for mode, _ in other):
+        lines.append("transparency is dropped: transparent pixels keep their stored color")
+    if bad := card.get("unreadable"):
+        lines.append(f"LEFT OUT: {len(bad):,} images cannot be decoded: {shown(bad)}")
     if card["rotated"]:
         lines.append(
             f"{card['rotated']:,} images have a rotated EXIF orientation. It is not applied, as in "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,16 +18,23 @@ from rich.text import Text
 from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_text
 from harness.core.seeds import derive
-from harness.data.prepare.layouts import IGNORED
+from harness.data.identifiers import is_missing, number_cameras, whole_number
 from harness.data.prepare.naming import NO_NAMING, Naming, ParsedName, custom_naming, parse_names
+from harness.data.prepare.walk import walk
 from harness.data.releases import shown
+from harness.data.types import DISTRACTOR
 
 NAME = "images.csv"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm",
+    ".pgm", ".jp2", ".avif",
+)  # fmt: skip
 EXAMPLES = 10
 JUNK = "-1"
 #: options of the proposal, besides `source`
 OPTIONS = ("pattern", "split_seed", "test_share")
+#: the identity 0 of people who are numbered from 0
+PERSON_0 = "person 0"
 NO_TEST = "all images are for training, and evaluation is off"
 
 
@@ -36,7 +43,7 @@ class Proposal:
     """The proposed CSV.
 
     rows: path, id, camera and split of each image.
-    left_out: images whose names do not match.
+    left_out: images whose names do not match. not_used: files that are not images, and hidden ones.
     notes: explanations of the split.
     """
 
@@ -44,6 +51,7 @@ class Proposal:
     naming: Naming
     rows: Sequence[ParsedName]
     left_out: Sequence[str]
+    not_used: Sequence[str]
     notes: Sequence[str]
 
     @property
@@ -73,10 +81,13 @@ def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
             f"{folder} is not a folder.",
             "Own images must be in a folder: unpack an archive first and give its folder.",
         )
-    paths = _list_images(folder)
+    files = walk(folder)
+    paths = [name for name in files.found if _is_image(name)]
+    not_used = [name for name in files.found if not _is_image(name)] + files.skipped
     if not paths:
-        problem = f"{folder} contains no images ({', '.join(SUFFIXES)})."
-        raise DataError(problem, "Check the path of the folder.")
+        problem = f"{folder} contains no images ({', '.join(SUFFIXES)})"
+        there = f"; there: {shown(not_used)}." if not_used else "."
+        raise DataError(problem + there, "Check the path of the folder.")
     naming, names = parse_names(paths, custom)
     if not names:
         raise DataError(
@@ -84,8 +95,10 @@ def propose(folder: Path, options: Mapping[str, str]) -> Proposal:
             "The pattern is searched for in paths relative to the folder.",
         )
     matching = {name.path for name in names}
+    names, camera_notes = _cameras(names)
     rows, notes = _split(names, seed, share)
-    return Proposal(folder, naming, rows, [p for p in paths if p not in matching], notes)
+    left_out = [path for path in paths if path not in matching]
+    return Proposal(folder, naming, rows, left_out, not_used, [*camera_notes, *notes])
 
 
 def _parse_numbers(options: Mapping[str, str]) -> tuple[int, float]:
@@ -101,15 +114,28 @@ def _parse_numbers(options: Mapping[str, str]) -> tuple[int, float]:
     return seed, share
 
 
-def _list_images(folder: Path) -> list[str]:
-    """Sorted paths of all image files, without hidden ones; links to folders are not followed."""
-    paths = []
-    for current, folders, names in os.walk(folder):
-        folders[:] = [n for n in folders if not n.startswith(".") and n not in IGNORED]
-        inner = Path(current).relative_to(folder).as_posix()
-        wanted = [n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
-        paths += [name if inner == "." else f"{inner}/{name}" for name in wanted]
-    return sorted(paths)
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _cameras(names: list[ParsedName]) -> tuple[list[ParsedName], list[str]]:
+    """Names without cameras if these cannot be used, and why.
+
+    A correct match is an image from another camera: with one camera, no query would have any.
+    """
+    without = sum(is_missing(name.camera) for name in names)
+    if without == len(names):
+        return names, []
+    if without:
+        note = f"{without:,} of {len(names):,} names have no camera: cameras are left out."
+    elif len(np.unique(number_cameras([name.camera for name in names]))) == 1:
+        note = (
+            f"All names have camera {names[0].camera}. One camera counts as none: a match is any "
+            "other image of the identity. If cameras are elsewhere in the names, use pattern=."
+        )
+    else:
+        return names, []
+    return [replace(name, camera="") for name in names], [note]
 
 
 def _split(
@@ -126,9 +152,8 @@ def _split(
     tested = _test_identities(images, seed, share)
     rows = [replace(n, split="train") for n in names if n.id not in tested and n.id != JUNK]
     if not tested:
-        cameras = " by different cameras" if names[0].camera else ""
-        reason = "test_share=0" if share == 0 else f"no identity is seen twice{cameras}"
-        return rows, [f"No test images ({reason}): {NO_TEST}."]
+        reason = "test_share=0" if share == 0 else _seen_once(names)
+        return rows, [f"No test images ({reason}): {NO_TEST}.", *_dropped(len(names) - len(rows))]
     rows += _with_queries([name for name in names if name.id in tested or name.id == JUNK])
     note = (
         f"Split by identity: {len(tested):,} of {len(images):,} identities are for testing, drawn "
@@ -143,17 +168,39 @@ def _split_by_folders(
     """Splits by folder names; queries are selected unless there is a folder of them."""
     rows = [replace(n, split="gallery") if n.split == "test" else n for n in names]
     if "query" in splits:
-        rows = [row for row in rows if not (row.split == "query" and row.id == JUNK)]
-        return rows, ["Folder names indicate training, query and gallery images."]
+        notes = ["Folder names indicate training, query and gallery images."]
+        if any(row.split == "query" and _is_zero(row.id) for row in rows):
+            why = "0 marks distractors, which no query can be"
+            notes.append(f"Identity 0 is written as '{PERSON_0}': {why}.")
+            rows = [replace(row, id=PERSON_0) if _is_zero(row.id) else row for row in rows]
+        kept = [row for row in rows if not (row.split == "query" and row.id == JUNK)]
+        return kept, [*notes, *_dropped(len(rows) - len(kept))]
     train = [row for row in rows if row.split == "train"]
     test = _with_queries([row for row in rows if row.split != "train"])
+    if all(row.split == "gallery" for row in test):
+        left = f"The {len(test):,} images in test folders are LEFT OUT ({_seen_once(names)})"
+        return train, [f"{left}: {NO_TEST}."]
     note = "Folder names indicate training and test images."
     return [*train, *test], [note, _query_rule(names)]
+
+
+def _seen_once(names: Sequence[ParsedName]) -> str:
+    return "no identity is seen twice" + (" by different cameras" if names[0].camera else "")
+
+
+def _dropped(count: int) -> list[str]:
+    """A note on images that have no place in any split."""
+    return [f"LEFT OUT: {count:,} images of identity {JUNK}, junk."] if count else []
 
 
 def _query_rule(names: Sequence[ParsedName]) -> str:
     group = "identity and camera" if names[0].camera else "identity"
     return f"Queries are the first image of each {group}; the gallery is the rest."
+
+
+def _is_zero(identity: str) -> bool:
+    """Whether an identity would mark distractors in a gallery, see datasets/folder/README.md."""
+    return whole_number(identity) == DISTRACTOR
 
 
 def _by_identity(names: Sequence[ParsedName]) -> dict[str, list[ParsedName]]:
@@ -173,7 +220,7 @@ def _test_identities(
         identity
         for identity, group in images.items()
         if len({image.camera for image in group} if group[0].camera else group) > 1
-        and identity.strip("0")  # 0 in a gallery is a distractor, see datasets/folder/README.md
+        and not _is_zero(identity)
     ]
     ranked = sorted(candidates, key=lambda identity: derive(seed, "split", identity))
     return set(ranked[: round(share * len(images))])
@@ -184,7 +231,8 @@ def _with_queries(test: Sequence[ParsedName]) -> list[ParsedName]:
 
     A match is an image of the identity from another camera, if there are cameras.
     """
-    queries = {image.path for group in _by_identity(test).values() for image in _queries(group)}
+    groups = _by_identity(test).items()
+    queries = {i.path for name, group in groups if not _is_zero(name) for i in _queries(group)}
     return [replace(n, split="query" if n.path in queries else "gallery") for n in test]
 
 
@@ -226,9 +274,14 @@ def _summary(proposal: Proposal) -> list[str]:
     lines = []
     for split in ("train", "query", "gallery"):
         rows = [row for row in proposal.rows if row.split == split]
-        identities = {row.id for row in rows} - {"", JUNK}
+        special = {"junk": sum(row.id == JUNK for row in rows)}
+        if split == "gallery":
+            special["distractors (identity 0)"] = sum(_is_zero(row.id) for row in rows)
+        identities = {row.id for row in rows if not (split == "gallery" and _is_zero(row.id))}
+        identities -= {"", JUNK}
         if rows:
             of = f" of {len(identities):,} identities" if identities else ""
+            of += "".join(f", {count:,} {name}" for name, count in special.items() if count)
             lines.append(f"{split}: {len(rows):,} images{of}")
     cameras = {row.camera for row in proposal.rows} - {""}
     lines.append(f"cameras: {len(cameras):,}" if cameras else "cameras: unknown, which is fine")
@@ -238,6 +291,8 @@ def _summary(proposal: Proposal) -> list[str]:
             f"LEFT OUT: {len(proposal.left_out):,} images whose names do not match: "
             f"{shown(proposal.left_out)}"
         )
+    if proposal.not_used:
+        lines.append(f"NOT USED: {len(proposal.not_used):,} others: {shown(proposal.not_used, 5)}")
     if proposal.naming is NO_NAMING or proposal.left_out:
         lines.append(
             "For other names, give a pattern to search for in each path: "

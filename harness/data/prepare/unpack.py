@@ -16,8 +16,9 @@ MARGIN = 1 << 30  # bytes that must stay free on the disk
 
 
 def unpack(
-    source: Source, members: list[Member], found: FoundLayout, root: Path, progress: Progress
-) -> tuple[int, int]:
+    source: Source, members: list[Member], found: FoundLayout, root: Path, progress: Progress,
+    allow_empty: bool = False,
+) -> tuple[int, int]:  # fmt: skip
     """Copy the files of a layout to the data root; returns how many, and how many existed.
 
     An interrupted call can be repeated: files that exist with the expected size are not written
@@ -28,7 +29,7 @@ def unpack(
         HarnessError: the disk is full or not writable.
     """
     sizes = {member.name: member.size for member in members if member.name in found.targets}
-    check_sizes(source.path, sizes)
+    check_sizes(source.path, sizes, allow_empty)
     existing = {n for n, size in sizes.items() if _exists(root / found.targets[n], size)}
     todo = {name: size for name, size in sizes.items() if name not in existing}
     _check_space(root, sum(todo.values()), source.path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import ConfigError, DataError, did_you_mean, first_line
+from harness.data.identifiers import whole_number
 
 
 class ArrayFile(Mapping[str, np.ndarray]):
@@ -99,10 +100,12 @@ def integers(array: np.ndarray, where: str, length: int) -> np.ndarray:
     hint = "Is it the right array?"
     if kind not in "iufUS":
         raise DataError(f"{where} is {array.dtype}, not integers.", hint)
-    try:
-        numbers = array.astype(np.float64) if kind in "US" else np.asarray(array)
-    except ValueError as error:
-        raise DataError(f"{where} holds words, not integers.", hint) from error
+    if kind in "US":  # not by floats, which are exact up to 2**53 only
+        whole = list(map(whole_number, strings(array, where, length)))
+        if None in whole:
+            raise DataError(f"{where} holds words, not integers.", hint)
+        return np.array(whole, dtype=np.int64)
+    numbers = np.asarray(array)
     if numbers.dtype.kind == "f":
         bad = numbers[~np.isfinite(numbers) | (numbers != np.trunc(numbers))]
         if bad.size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from harness.core.errors import DataError, did_you_mean
+from harness.data.identifiers import is_missing, number_cameras, number_identities
+from harness.data.types import JUNK
 from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import RankingResult, rank
-from harness.experiment.standalone.arrays import integers, strings, where
+from harness.experiment.standalone.arrays import check_length, integers, strings, where
 from harness.experiment.standalone.features import feature_shape, unit_features
 from harness.experiment.standalone.report import stage
 
@@ -118,9 +120,14 @@ def _checked(
                 f"Query features have {q} {what}, gallery features {g}.",
                 "Both must come from the same network.",
             )
-    ids = _ids(sides, [shape[0] for shape in shapes])
-    both = [_labels(s, i, use_cams) for s, i in zip(sides, ids, strict=True)]
-    notes = []
+    lengths = [shape[0] for shape in shapes]
+    ids, notes = _ids(sides, lengths)
+    cams = _cameras(sides, lengths, use_cams)
+    names = [
+        strings(side["names"], where(side, "names"), n) if "names" in side else None
+        for side, n in zip(sides, lengths, strict=True)
+    ]
+    both = list(map(Labels, ids, cams, names))
     if shapes[0][1] > 1:
         notes.append(f"The features have {shapes[0][1]} views; view 0, the global one, is ranked.")
     notes += _own_image_rule(both, sides)
@@ -142,38 +149,61 @@ def _array(side: Arrays, name: str) -> np.ndarray:
         raise DataError(f"There is no array '{name}'.", did_you_mean(name, side)) from error
 
 
-def _ids(sides: tuple[Arrays, Arrays], lengths: list[int]) -> list[np.ndarray]:
-    """Ids of both sides as (N,) int64. Words ("person_a") are numbered across both sides."""
-    arrays = [_array(side, "ids") for side in sides]
+def _ids(sides: tuple[Arrays, Arrays], lengths: list[int]) -> tuple[list[np.ndarray], list[str]]:
+    """Ids of both sides as (N,) int64, and notes: missing ones (NaN, blanks) are junk."""
+    arrays, notes = [_array(side, "ids") for side in sides], []
+    for i, (array, side, length) in enumerate(zip(arrays, sides, lengths, strict=True)):
+        name = where(side, "ids")
+        check_length(array, name, length)
+        missing = np.zeros(length, dtype=bool)
+        if array.dtype.kind == "f":
+            missing = np.isnan(array)
+        elif array.dtype.kind in "US":
+            missing = np.array(list(map(is_missing, strings(array, name, length))), dtype=bool)
+        if missing.all():
+            raise DataError(f"All {length} of {name} are missing.", "Is it the right array?")
+        if missing.any():
+            arrays[i] = np.where(missing, np.array(JUNK).astype(array.dtype.kind), array)
+            notes.append(f"{missing.sum()} of {length} {name} are missing: they count as junk, -1.")
     named = [where(side, "ids") for side in sides]
+    return _numbered(arrays, named, lengths, number_identities), notes
+
+
+def _numbered(
+    arrays: list[np.ndarray], named: list[str], lengths: list[int],
+    number: Callable[[list[str]], np.ndarray],
+) -> list[np.ndarray]:  # fmt: skip
+    """Arrays of both sides as (N,) int64. Words ("person_a") are numbered across both sides."""
     try:
         return list(map(integers, arrays, named, lengths))
     except DataError:
         if any(array.dtype.kind not in "US" for array in arrays):
             raise
     texts = list(map(strings, arrays, named, lengths))
-    numbers = np.unique(texts[0] + texts[1], return_inverse=True)[1].astype(np.int64)
+    numbers = number(texts[0] + texts[1])
     return [numbers[: lengths[0]], numbers[lengths[0] :]]
 
 
-def _labels(side: Arrays, ids: np.ndarray, use_cams: bool) -> Labels:
-    """Ids, and cameras and names if a side has them."""
-    n = len(ids)
-    cams = integers(side["cams"], where(side, "cams"), n) if "cams" in side else None
-    names = strings(side["names"], where(side, "names"), n) if "names" in side else None
-    return Labels(ids, cams if use_cams else None, names)
-
-
-def _own_image_rule(both: list[Labels], sides: tuple[Arrays, Arrays]) -> list[str]:
-    """A note on what is removed from a query's gallery if there are no cameras."""
-    without = [s for s, labels in zip(sides, both, strict=True) if labels.cams is None]
-    if not without:
-        return []
-    if len(without) == 1:
+def _cameras(
+    sides: tuple[Arrays, Arrays], lengths: list[int], use_cams: bool
+) -> list[np.ndarray | None]:
+    """Cameras of both sides as (N,) int64; None without cameras, or if they are not used."""
+    without = [side for side in sides if "cams" not in side]
+    if not use_cams or len(without) == 2:
+        return [None, None]
+    if without:
         raise DataError(
             f"{where(without[0], 'cams')} is missing, but the other side has cameras.",
             "Add them, or ignore cameras: --no-cams.",
         )
+    arrays, named = [side["cams"] for side in sides], [where(side, "cams") for side in sides]
+    return list(_numbered(arrays, named, lengths, number_cameras))
+
+
+def _own_image_rule(both: list[Labels], sides: tuple[Arrays, Arrays]) -> list[str]:
+    """A note on what is removed from a query's gallery if there are no cameras."""
+    if both[0].cams is not None:
+        return []
     gallery = both[1].names
     if both[0].names is None or gallery is None:
         return ["Without cams and names nothing is removed, not even a query's own image."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -100,7 +101,110 @@ def test_folders_of_training_and_testing_alone(tmp_path: Path) -> None:
     assert len(found["query"]) == 8 and len(found["gallery"]) == 8
 
 
+def test_one_camera_counts_as_none(tmp_path: Path) -> None:
+    """Otherwise no query had a match: a match is an image from another camera."""
+    touch(tmp_path, grid("{p:04}_c1_{i}.jpg", cameras=1, images=3))
+    proposal = propose(tmp_path, {})
+    assert {row.camera for row in proposal.rows} == {""}
+    assert {row.split for row in proposal.rows} == {"train", "query", "gallery"}
+    assert "All names have camera 1. One camera counts as none" in proposal.notes[0]
+    assert "pattern=" in proposal.notes[0]
+
+
+def test_a_camera_in_some_names_only(tmp_path: Path) -> None:
+    touch(tmp_path, grid("{p:04}_cam{c}_{i}.jpg") + grid("{p:04}_x_{i}.jpg", cameras=1))
+    proposal = propose(tmp_path, {"pattern": r"(?P<id>\d+)_(?:cam(?P<camera>\d))?"})
+    assert {row.camera for row in proposal.rows} == {""}
+    assert "8 of 24 names have no camera: cameras are left out." in proposal.notes
+
+
+def test_test_folders_in_which_nobody_is_seen_twice(tmp_path: Path) -> None:
+    touch(tmp_path, grid("train/{p:04}_c{c}_{i}.jpg"))
+    touch(tmp_path, grid("test/1{p:03}_c{p}_{i}.jpg", cameras=1))
+    proposal = propose(tmp_path, {})
+    assert len(proposal.rows) == 16 and {row.split for row in proposal.rows} == {"train"}
+    assert "The 8 images in test folders are LEFT OUT (no identity is seen" in proposal.notes[0]
+
+
+def test_people_that_are_numbered_from_zero(tmp_path: Path) -> None:
+    """Identity 0 marks distractors, which no query can be."""
+    names = [name.replace("p1/", "p0/") for name in grid("p{p}/cam{c}/{i}.jpg")]
+    touch(tmp_path, [f"{part}/{name[1:]}" for part in ("query", "gallery") for name in names])
+    proposal = propose(tmp_path, {})
+    assert {row.id for row in proposal.rows} == {"person 0", "2", "3", "4"}
+    assert "Identity 0 is written as 'person 0'" in proposal.notes[1]
+    alone = tmp_path / "alone"
+    touch(alone, [f"test/{name[1:]}" for name in names])
+    assert {row.id for row in propose(alone, {}).rows if row.split == "query"} == {"2", "3", "4"}
+
+
+def test_whatever_lies_there_is_used_or_named(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    touch(folder, grid("{p:04}_c{c}_{i}.tif", identities=2) + grid("1{p:03}_c{c}_{i}.JPEG"))
+    touch(folder, ["notes.txt", "clip.mp4", ".hidden.jpg", ".git/0001_c1_0.jpg"])
+    touch(tmp_path / "elsewhere", grid("2{p:03}_c{c}_{i}.jpg"))
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "twice").symlink_to(folder / "linked")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "self").symlink_to(folder)
+    (tmp_path / "elsewhere/back").symlink_to(folder)
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone.jpg")
+    (folder / "circle").symlink_to("circle")
+    (folder / "3001_c1_0.jpg").symlink_to(folder / "1001_c1_0.JPEG")
+    proposal = propose(folder, {})
+    assert len(proposal.rows) == 8 + 16 + 16 + 1
+    assert sum(row.path.startswith("linked/") for row in proposal.rows) == 16
+    said = {name.split(" (")[0]: name for name in proposal.not_used}
+    assert said.keys() == {
+        "notes.txt", "clip.mp4", ".hidden.jpg", ".git/", "twice/", "up/", "self/", "linked/back/",
+        "gone.jpg", "circle",
+    }  # fmt: skip
+    assert "listed already" in said["twice/"] and "broken link" in said["gone.jpg"]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    touch(tmp_path, NAMES)
+    (tmp_path / os.fsdecode(b"\xff.jpg")).touch()
+    proposal = propose(tmp_path, {})
+    assert len(proposal.rows) == 48 and proposal.text.encode()
+    assert "not UTF-8" in proposal.not_used[0]
+
+
 # ------------------------------------------------------------------------------------- the command
+
+
+def test_files_that_are_not_used_are_counted(command: Command, tmp_path: Path) -> None:
+    touch(tmp_path / "own", [*NAMES, "notes.txt", ".DS_Store"])
+    answer = prepare(command, "source=own")
+    assert "NOT USED: 2 others: notes.txt, .DS_Store (hidden)" in answer.out
+    touch(tmp_path / "videos", ["a.mp4"])
+    answer = prepare(command, "source=videos")
+    assert "contains no images" in answer.err and "there: a.mp4" in answer.err
+
+
+@pytest.mark.parametrize("pattern", ["{p:04}_c1_{i}.jpg", "{p:04}_c1s1_{i:06}_01.jpg"])
+def test_one_camera_from_end_to_end(command: Command, tmp_path: Path, pattern: str) -> None:
+    for part, images in (("query", 1), ("gallery", 2)):
+        names = grid(f"{part}/{pattern}", cameras=1, images=images)
+        paint(tmp_path / "own", [name.replace("_0", f"_{part[0] == 'q':d}0") for name in names])
+    answer = prepare(command, "source=own", "--yes")
+    assert answer.status == 0, answer.err
+    assert "One camera counts as none" in answer.out and "no cameras" not in answer.out
+    assert "cameras: unknown" in answer.out
+
+
+def test_a_csv_that_would_be_refused_is_not_left_behind(command: Command, tmp_path: Path) -> None:
+    """Each query's images are from its own camera, or nobody is in both folders."""
+    own = grid("{p:04}_c{p}_{i}.jpg", cameras=1)
+    others = grid("9{p:03}_c{c}_{i}.jpg")
+    for gallery in (own, others):
+        folder = tmp_path / f"own{len(gallery)}"
+        paint(folder, [f"query/{name}" for name in own] + [f"gallery/{name}" for name in gallery])
+        answer = prepare(command, f"source={folder}", "--yes")
+        assert answer.status == 2
+        assert "No query of folder has a correct gallery image" in answer.err
+        assert "images.csv was removed again" in answer.err and "pattern=" in answer.err
+        assert not list(tmp_path.rglob("*.csv"))
 
 
 def test_no_terminal_to_confirm(command: Command, tmp_path: Path) -> None:
@@ -152,6 +256,7 @@ def test_a_csv_without_training_images(command: Command, tmp_path: Path) -> None
     (tmp_path / "list.csv").write_text(rows.format(1))
     answer = prepare(command, "dataset.csv=list.csv", f"data.root={tmp_path}")
     assert answer.status == 2 and "has a correct gallery image" in answer.err
+    assert "There is one camera only. Leave cameras out" in answer.err
     (tmp_path / "list.csv").write_text(rows.format(2))
     answer = prepare(command, "dataset.csv=list.csv", f"data.root={tmp_path}")
     assert answer.status == 0, answer.err

@@ -108,23 +108,61 @@ def test_view_0_is_ranked_and_rows_are_normalised(
         lambda ids: ids.astype(str),
         lambda ids: np.array([f"{i:04d}" for i in ids]),
         lambda ids: np.array([f"{i}.0" for i in ids]),
-        lambda ids: np.array([f"person_{i}" for i in ids]),
+        lambda ids: np.array([f"person_{i}" if i >= 0 else "-1.0" for i in ids]),
+        lambda ids: np.array([f"person_{i}" if i >= 0 else "" for i in ids]),
+        lambda ids: np.array([f"person_{i}" if i >= 0 else "" for i in ids]).astype("S"),
+        lambda ids: np.where(ids >= 0, ids, np.nan),
     ],
-    ids=["floats", "digits", "zeros in front", "floats as words", "words"],
+    ids=[
+        "floats",
+        "digits",
+        "zeros in front",
+        "floats as words",
+        "words",
+        "words and blanks",
+        "bytes and blanks",
+        "floats and NaN",
+    ],
 )
 @pytest.mark.usefixtures("arrays")
 def test_ids_of_other_kinds(
     command: Command, tmp_path: Path, arrays: Arrays, written: Callable[[Any], Any]
 ) -> None:
-    """-1.0 is junk, as -1 is; identities with names count as identities."""
+    """-1.0 is junk, as -1 is, also among names."""
     junk = dict(arrays)
-    if not str(written(np.array([1]))[0]).startswith("person"):
-        junk["g_ids"] = np.where(arrays["g_ids"] == 3, -1, arrays["g_ids"])
+    junk["g_ids"] = np.where(arrays["g_ids"] == 3, -1, arrays["g_ids"])
     expected = metrics(ranked(junk))
     write(tmp_path, junk | {key: written(junk[key]) for key in ("q_ids", "g_ids")})
     answer = command("score", "q.npz", "g.npz", "--json")
     assert answer.status == 0, answer.err
     assert json.loads(answer.out)["metrics"] == expected
+
+
+def test_missing_ids_are_counted(command: Command, tmp_path: Path, arrays: Arrays) -> None:
+    ids = arrays["g_ids"].astype(float)
+    ids[:4] = np.nan
+    write(tmp_path, arrays | {"g_ids": ids})
+    answer = command("score", "q.npz", "g.npz")
+    assert "4 of 70 'ids' of g.npz are missing: they count as junk, -1." in answer.out
+
+
+def test_large_ids_in_words_stay_apart(arrays: Arrays) -> None:
+    """Floats cannot tell them apart."""
+    first, second = str(2**53), str(2**53 + 1)
+    side = {"features": np.eye(2), "ids": np.array([first, second]), "cams": np.array([0, 1])}
+    gallery = side | {"cams": np.array([1, 0])}
+    assert score.score(side, gallery).query.ids.tolist() == [2**53, 2**53 + 1]
+
+
+def test_cameras_with_names(command: Command, tmp_path: Path, arrays: Arrays) -> None:
+    write(tmp_path, arrays)
+    expected = command("score", "q.npz", "g.npz", "--json").out
+    for kind in ("camera {}", "{}.0"):
+        words = {key: np.array([kind.format(c) for c in arrays[key]]) for key in arrays
+                 if key.endswith("cams")}  # fmt: skip
+        write(tmp_path, arrays | words)
+        answer = command("score", "q.npz", "g.npz", "--json")
+        assert json.loads(answer.out)["metrics"] == json.loads(expected)["metrics"], answer.err
 
 
 def test_scores_in_a_notebook(arrays: Arrays) -> None:
@@ -222,7 +260,7 @@ BAD: dict[str, tuple[dict[str, object], list[str]]] = {
     ),
     "ids are missing": (
         {"g_ids": lambda a: np.full(70, np.nan)},
-        ["holds nan, which is not an integer"],
+        ["All 70 of 'ids' of g.npz are missing"],
     ),
     "ids are words here, numbers there": (
         {"q_ids": lambda a: np.array([f"p{i}" for i in a["q_ids"]])},
