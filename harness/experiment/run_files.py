@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 
 from harness.core.distributed import collectives, processes
 from harness.core.environment import peak_memory
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError, DataError, first_line
 from harness.core.files import write_atomically, write_json
 from harness.core.interfaces import Backbone
 from harness.core.throughput import highest
@@ -28,6 +29,8 @@ from harness.experiment.plan import Plan
 from harness.results import tracking
 from harness.results.store import Run
 
+#: what a checkpoint holds, beside the costs so far
+KEYS = ("settings", "seed", "data", "rows", "stages", "trainer", "best")
 AFRESH = "Start the experiment afresh with overwrite=always."
 
 
@@ -183,6 +186,8 @@ class RunFiles:
         state = collectives.broadcast_from_first(self._read_checkpoint)
         if state is None:
             return None
+        if lacking := [key for key in KEYS if key not in state]:
+            raise self.unusable(f"it lacks {', '.join(lacking)}")
         if (state["settings"], state["seed"]) != (plan.hash, int(plan.config.seed)):
             raise ConfigError(
                 f"{self.run.name} is another experiment: it has other settings or another seed.",
@@ -194,7 +199,9 @@ class RunFiles:
                 "was started with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        progress.load_state_dict(state, collectives.broadcast_from_first(self.run.history))
+        history = collectives.broadcast_from_first(self.run.history)
+        with self.explain_unusable():
+            progress.load_state_dict(state, history)
         collectives.broadcast_from_first(lambda: self._check_complete(progress, state["rows"]))
         return state if state["trainer"] is not None else None
 
@@ -206,7 +213,21 @@ class RunFiles:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise DataError(f"{path} cannot be read ({type(error).__name__}).", AFRESH) from error
+        if not isinstance(state, dict):
+            raise self.unusable("it holds no keys and values")
         return state
+
+    def unusable(self, problem: str) -> DataError:
+        """The error for a checkpoint that can be read, and that this run cannot go on from."""
+        return DataError(f"{self.folder / 'checkpoint.pt'} is no checkpoint: {problem}.", AFRESH)
+
+    @contextmanager
+    def explain_unusable(self) -> Iterator[None]:
+        """Turn errors while a checkpoint's state is taken over into `unusable`."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise self.unusable(f"{type(error).__name__}: {first_line(error)}") from error
 
     def _check_complete(self, progress: Progress, rows: int) -> None:
         """Check that the files of finished stages are there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import shutil
@@ -15,12 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
 from harness.core.precision import resolve_device
+from harness.core.progress import Reporter
 from harness.experiment.compose import compose
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import make_plan
+from harness.experiment.prepare import check as check_images
+from harness.experiment.prepare import place
 from harness.experiment.registration import options
+from harness.experiment.run import run_experiment
 from harness.experiment.stages import make_dataset
 from tests.datasets.fakes import MARKET, in_folders, paint, picture
 from tests.experiment.standalone.own_features import people, write_test_set
@@ -79,12 +86,15 @@ def _word(draw: Draw) -> str:
 
 @cache
 def _keys(method: str) -> list[str]:
-    from harness.experiment.compose import _dotted
-
     config = compose([f"method={method}", "dataset=synthetic", "backbone=small"])
-    from omegaconf import OmegaConf
+    dotted = _dotted(OmegaConf.to_container(config, resolve=False))
+    return [*dotted, *options()]
 
-    return [*_dotted(OmegaConf.to_container(config, resolve=False)), *options()]
+
+def _dotted(node: object, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _dotted(value, f"{prefix}{key}.")
 
 
 def _key(draw: Draw, method: str) -> str:
@@ -103,6 +113,37 @@ def check(words: Sequence[str]) -> None:
     resolve_device(str(config.device))
     check_parts(make_plan(config, "fp32"))
     make_dataset(config)
+
+
+# ------------------------------------------------------------------------------- without Hydra
+
+
+_compose = cache(lambda *words: compose(words))
+
+
+def composed(*words: str, **changes: object) -> DictConfig:
+    """A configuration, composed once; `changes` are set in a copy."""
+    config: DictConfig = copy.deepcopy(_compose(*words))
+    for key, value in changes.items():
+        OmegaConf.update(config, key, str(value) if isinstance(value, Path) else value)
+    return config
+
+
+def prepare(config: DictConfig, source: Path | None = None) -> None:
+    """`harness prepare` of a composed configuration."""
+    dataset, reporter = make_dataset(config), _silent()
+    if source is not None:
+        place(dataset, source, Path(str(config.data.root)), config, reporter)
+    check_images(dataset.load(), config, reporter)
+
+
+def run(config: DictConfig) -> None:
+    """`harness run` of a composed configuration."""
+    run_experiment(config, _silent())
+
+
+def _silent() -> Reporter:
+    return Reporter(Console(file=io.StringIO()))
 
 
 # ------------------------------------------------------------------------------- own data
@@ -148,10 +189,14 @@ def tables_of_images(draw: Draw, folder: Path, _: Runs) -> Case:
     places = [f"data.root={folder}/own", "dataset.csv=images.csv", "images.height=32",
               "images.width=16"]  # fmt: skip
     skip = ["dataset.on_bad_image=skip"] * int(draw.random() < 0.3)
-    run = ["run", "method=direct_transfer", "dataset=folder", *TINY[7:], "backbone=small",
-           *places, f"store={folder}/runs", "backbone.weights=none", *skip]  # fmt: skip
     writes = ["own/.harness*", "runs*"]
-    return Case([["prepare", "dataset=folder", *places, *skip], run], writes)
+    if draw.random() < 0.1:  # composing takes most of the time of a command
+        return Case([["prepare", "dataset=folder", *places, *skip]], writes)
+    changes = {"data.root": folder / "own", "store": folder / "runs"}
+    prepared = composed("method=direct_transfer", "dataset=folder", "backbone=small",
+                        "backbone.weights=none", "protocol=debug", "device=cpu", *places[1:],
+                        *skip, **changes)  # fmt: skip
+    return Case([partial(prepare, prepared), partial(run, prepared)], writes)
 
 
 def folders_of_images(draw: Draw, folder: Path, _: Runs) -> Case:
@@ -212,11 +257,12 @@ def archives(draw: Draw, folder: Path, _: Runs) -> Case:
         path.write_bytes(odd_bytes(draw, path.read_bytes()))
     counts = ["dataset.check_counts=false"] * int(draw.random() < 0.9)
     dataset = pick(draw, ("market1501",) * 8 + ("dukemtmcreid", "msmt17", "cuhk03", "synthetic"))
-    return Case(
-        [["prepare", f"dataset={dataset}", f"source={path}", f"data.root={folder}/data",
-          "images.height=32", "images.width=16", *counts]],
-        ["data*"],
-    )  # fmt: skip
+    words = (f"dataset={dataset}", "images.height=32", "images.width=16")
+    if draw.random() < 0.1:
+        command = ["prepare", *words, f"source={path}", f"data.root={folder}/data", *counts]
+        return Case([command], ["data*"])
+    config = composed("method=direct_transfer", *words, *counts * (dataset != "synthetic"), **{"data.root": folder / "data"})
+    return Case([partial(prepare, config, path)], ["data*"])
 
 
 _ODD_MEMBERS = (
@@ -363,37 +409,40 @@ def _written_by(command: Sequence[str]) -> list[str]:
 def checkpoints(draw: Draw, folder: Path, runs: Runs) -> Case:
     """The files of a run that was stopped, when it goes on."""
     store = _copied(runs, folder)
-    run = _run_of(store, "mskd")
+    stopped = _run_of(store, "mskd")
     names = ("checkpoint.pt",) * 6 + ("history.json", "config.json", "teacher.pt", "per_query.npz",
                                       "record.json")  # fmt: skip
-    _damage(draw, run / pick(draw, names))
-    resume = ["run", *runs.stopped, f"store={store}", f"data.root={runs.folder}/data"]
-    again = ["rerun", run.name, "--store", str(store), f"data.root={runs.folder}/data",
+    _damage(draw, stopped / pick(draw, names), depth=2)
+    again = ["rerun", stopped.name, "--store", str(store), f"data.root={runs.folder}/data",
              "device=cpu"]  # fmt: skip
-    return Case([pick(draw, (resume, resume, again))], [f"runs/{run.name}*"])
+    places = {"store": store, "data.root": runs.folder / "data"}
+    resume = partial(run, composed(*runs.stopped, **places))
+    return Case([again if draw.random() < 0.3 else resume], [f"runs/{stopped.name}*"])
 
 
 def networks(draw: Draw, folder: Path, runs: Runs) -> Case:
     """The files of a finished run, when it is tested, drawn or trained from."""
     store = _copied(runs, folder)
-    run = _run_of(store, "cluster_contrast")
+    finished = _run_of(store, "cluster_contrast")
     names = ("train.pt",) * 6 + ("config.json",) * 3 + ("train_features.npz", "record.json",
                                                         "history.json", "per_query.npz")  # fmt: skip
-    _damage(draw, run / pick(draw, names))
-    root, places = f"{runs.folder}/data", ["--store", str(store), "--data-root"]
-    train = ["run", *TINY, f"store={store}", f"data.root={root}", "train.epochs=1"]
+    _damage(draw, finished / pick(draw, names))
+    name, places = finished.name, ["--store", str(store), "--data-root", f"{runs.folder}/data"]
+    kind = pick(draw, ("ranked", "embedding", "curves", "maps"))
+    base = {"store": store, "data.root": runs.folder / "data"}
+    own, test = runs.finished, ("method=direct_transfer", *TINY)
+    distilled = ("method=cluster_contrast", "distiller=offline_teacher", *TINY)
     commands = (
-        ["eval", run.name, "--images", *places, root], ["eval", run.name, *places, root, "--save"],
-        ["show", run.name, pick(draw, ("ranked", "embedding", "curves", "maps")), *places, root],
-        [*train, "method=direct_transfer", f"init={run.name}"],
-        [*train, "method=cluster_contrast", f"backbone.weights={run}/train.pt"],
-        [*train, "method=cluster_contrast", "distiller=offline_teacher",
-         f"distiller.teacher={run.name}"],
-        ["run", *runs.finished, f"store={store}", f"data.root={root}", "overwrite=backfill"],
+        lambda: ["eval", name, "--images", *places], lambda: ["eval", name, "--save", *places],
+        lambda: ["show", name, kind, *places],
+        lambda: partial(run, composed(*test, init=name, **base)),
+        lambda: partial(run, composed(*test, **{"backbone.weights": finished / "train.pt"}, **base)),
+        lambda: partial(run, composed(*distilled, **{"distiller.teacher": name}, **base)),
+        lambda: partial(run, composed(*own, overwrite="backfill", **base)),
     )  # fmt: skip
-    writes = [f"runs/{run.name}/eval*", f"runs/{run.name}/figures*", "runs/direct_transfer*",
-              f"runs/{run.name}/.lock", "runs/cluster_contrast-*"]  # fmt: skip
-    return Case([pick(draw, commands)], writes)
+    writes = [f"runs/{name}/eval*", f"runs/{name}/figures*", "runs/direct_transfer*",
+              f"runs/{name}/.lock", "runs/cluster_contrast-*"]  # fmt: skip
+    return Case([pick(draw, commands)()], writes)
 
 
 def _copied(runs: Runs, folder: Path) -> Path:
@@ -404,7 +453,8 @@ def _run_of(store: Path, method: str) -> Path:
     return next(path for path in store.iterdir() if path.name.startswith(f"{method}-"))
 
 
-def _damage(draw: Draw, path: Path) -> None:
+def _damage(draw: Draw, path: Path, depth: int = 9) -> None:
+    """Damage a file; what torch.save wrote, down to a depth."""
     action = draw.random()
     if not path.is_file():
         path.write_bytes(odd_bytes(draw, b"{}"))
@@ -413,7 +463,7 @@ def _damage(draw: Draw, path: Path) -> None:
     elif path.suffix == ".json" and action < 0.95:
         path.write_text(odd_json(draw, json.loads(path.read_text())))
     elif path.suffix == ".pt" and action < 0.6:
-        path.write_bytes(odd_state(draw, torch.load(path, weights_only=True)))
+        path.write_bytes(odd_state(draw, torch.load(path, weights_only=True), depth))
     elif path.suffix == ".npz" and action < 0.7:
         with np.load(path) as content:
             loaded = {key: content[key] for key in content.files}

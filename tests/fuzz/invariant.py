@@ -56,7 +56,7 @@ def violations(case: Case, folder: Path) -> list[str]:
         if changed:
             problem += f"\nchanged: {', '.join(changed[:5])}"
         if problem:
-            words = "a call" if callable(command) else " ".join(command)
+            words = str(command) if callable(command) else " ".join(command)
             found.append(f"harness {words[:600]!r}: {problem.strip()}")
     return found
 

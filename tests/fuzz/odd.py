@@ -10,7 +10,7 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,12 +86,12 @@ def _changed(draw: Draw, content: Any) -> Any:
     return content
 
 
-def _places(node: Any) -> Any:
-    """(container, key) of every value at any depth."""
-    if isinstance(node, dict | list):
+def _places(node: Any, depth: int = 99) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every value down to a depth."""
+    if depth and isinstance(node, dict | list):
         for key in list(node) if isinstance(node, dict) else range(len(node)):
             yield node, key
-            yield from _places(node[key])
+            yield from _places(node[key], depth - 1)
 
 
 # ------------------------------------------------------------------------------- bytes
@@ -132,8 +132,10 @@ def saved(content: Any) -> bytes:
     return buffer.getvalue()
 
 
-def odd_state(draw: Draw, state: Any) -> bytes:
-    """A file of torch.save that can be read and holds something else than `state`."""
+def odd_state(draw: Draw, state: Any, depth: int = 9) -> bytes:
+    """A file of torch.save that can be read and holds something else than `state`, at most this
+    many levels deep.
+    """
     others: tuple[Any, ...] = (
         {}, [], None, 3, "text", torch.zeros(2), {"a": 1}, {1: torch.zeros(2)}, {"state_dict": {}},
         {"state_dict": 3}, {"model": state}, [state], {"state_dict": {"a": torch.zeros(2)}},
@@ -141,8 +143,7 @@ def odd_state(draw: Draw, state: Any) -> bytes:
     if draw.random() < 0.3:
         return saved(pick(draw, others))
     state = copy.deepcopy(state)
-    places = list(_places(state))
-    node, key = pick(draw, places)
+    node, key = pick(draw, list(_places(state, depth)))
     value = node[key]
     if isinstance(value, torch.Tensor) and draw.random() < 0.8:
         tensors: tuple[Callable[[], Any], ...] = (
