@@ -7,8 +7,6 @@ names are replaced by numbers, equal where the names are equal.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.core.arrays import read_npz
 from harness.core.errors import DataError
 from harness.core.files import write_atomically
 from harness.evaluation.ground_truth import GroundTruth
@@ -64,8 +63,7 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path)
         query, gallery = (
             F.normalize(torch.from_numpy(arrays[key].astype(np.float32)), dim=1)
             for key in ("query", "gallery")
@@ -79,7 +77,7 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
             arrays.get("gallery_cams"), names[0], names[1], arrays.get("tracks"),
         )  # fmt: skip
         return KeptFeatures(query, gallery, truth, str(arrays["fingerprint"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}).",
             "Delete it; `harness eval RUN` then computes the features again.",

@@ -25,7 +25,7 @@ from harness.core.throughput import rate, stage_throughput
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.label_free import column, make_label_free_test, read_label_free
 from harness.evaluation.protocol import EvaluationProtocol
-from harness.experiment.finished_networks import build_initial, load_network
+from harness.experiment.finished_networks import build_initial, load_network, load_weights
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
 from harness.experiment.run_files import Progress, RunFiles
@@ -167,7 +167,8 @@ class Experiment:
         source = next(s for s in self.plan.recipe.stages if s.name == stage.teacher_stage)
         backbone = build_backbone(source.config.backbone)
         path = self.run.folder / f"{source.name}.pt"
-        backbone.load_state_dict(collectives.broadcast_from_first(lambda: read_state(path)))
+        state = collectives.broadcast_from_first(lambda: read_state(path))
+        load_weights(backbone, state, f"{path.name} of {self.run.name}")
         return self._placed(backbone, stage.config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:

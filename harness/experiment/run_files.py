@@ -6,8 +6,6 @@ With several processes only the first one writes.
 from __future__ import annotations
 
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.core.arrays import read_npz
 from harness.core.distributed import collectives, processes
 from harness.core.environment import peak_memory
 from harness.core.errors import ConfigError, DataError, first_line
@@ -27,10 +26,9 @@ from harness.evaluation import kept_features
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.plan import Plan
 from harness.results import tracking
+from harness.results.schema import checkpoint_problem
 from harness.results.store import Run
 
-#: what a checkpoint holds, beside the costs so far
-KEYS = ("settings", "seed", "data", "rows", "stages", "trainer", "best")
 AFRESH = "Start the experiment afresh with overwrite=always."
 
 
@@ -186,8 +184,6 @@ class RunFiles:
         state = collectives.broadcast_from_first(self._read_checkpoint)
         if state is None:
             return None
-        if lacking := [key for key in KEYS if key not in state]:
-            raise self.unusable(f"it lacks {', '.join(lacking)}")
         if (state["settings"], state["seed"]) != (plan.hash, int(plan.config.seed)):
             raise ConfigError(
                 f"{self.run.name} is another experiment: it has other settings or another seed.",
@@ -199,9 +195,7 @@ class RunFiles:
                 "was started with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        history = collectives.broadcast_from_first(self.run.history)
-        with self.explain_unusable():
-            progress.load_state_dict(state, history)
+        progress.load_state_dict(state, collectives.broadcast_from_first(self.run.history))
         collectives.broadcast_from_first(lambda: self._check_complete(progress, state["rows"]))
         return state if state["trainer"] is not None else None
 
@@ -213,13 +207,13 @@ class RunFiles:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise DataError(f"{path} cannot be read ({type(error).__name__}).", AFRESH) from error
-        if not isinstance(state, dict):
-            raise self.unusable("it holds no keys and values")
+        if problem := checkpoint_problem(state):
+            raise self.unusable(problem)
         return state
 
     def unusable(self, problem: str) -> DataError:
         """The error for a checkpoint that can be read, and that this run cannot go on from."""
-        return DataError(f"{self.folder / 'checkpoint.pt'} is no checkpoint: {problem}.", AFRESH)
+        return DataError(f"{self.folder}: checkpoint.pt cannot be used: {problem}.", AFRESH)
 
     @contextmanager
     def explain_unusable(self) -> Iterator[None]:
@@ -265,7 +259,6 @@ def query_arrays(stage: str, evaluator: Evaluator) -> dict[str, np.ndarray]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; none if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return read_npz(path)
+    except (OSError, ValueError):
         return {}

@@ -186,6 +186,7 @@ def check_sections(config: DictConfig) -> None:
         raise ConfigError(
             f"{error.full_key}: {first_line(error)}.", f"Give it: {error.full_key}=VALUE."
         ) from error
+    missing += _lacking(config)
     if missing:
         raise ConfigError(
             f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
@@ -211,6 +212,20 @@ def check_sections(config: DictConfig) -> None:
     read_label_free(config)
     check_stage(config)
     make_augment(config.images)
+
+
+def _lacking(config: DictConfig) -> list[str]:
+    """Options that were taken out (`~optimizer.step`), or that config.json of an earlier version
+    does not have.
+    """
+    keys = [*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset"]
+    found = [key for key in keys if key not in config and not config.is_missing(key)]
+    sections = {name: list(section.model_fields) for name, section in SECTIONS.items()}
+    for name, options in (sections | {"dataset": ["name"]}).items():
+        node = config.get(name)
+        if isinstance(node, DictConfig):
+            found += [f"{name}.{key}" for key in options if key not in node]
+    return found
 
 
 def _check_numbers(node: Any, key: str = "") -> None:

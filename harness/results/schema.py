@@ -184,6 +184,32 @@ class Epoch(_Section):
     epoch: int
 
 
+class Checkpoint(_Section):
+    """What a run goes on from; `trainer` is the state of the stage in progress."""
+
+    settings: str
+    seed: int
+    data: str
+    rows: Annotated[int, Field(ge=0)]
+    stages: dict[StageName, Stage]
+    trainer: dict[str, Any] | None
+    best: dict[str, Any]
+    environment: dict[str, Any]
+    processes: Annotated[list[int], Field(min_length=1)]
+    seconds: float
+    device_seconds: float
+    memory_mib: dict[str, float]
+
+
+def checkpoint_problem(state: Any) -> str | None:
+    """What is wrong with the content of a checkpoint, in words; None if nothing is."""
+    try:
+        Checkpoint.model_validate(state)
+    except ValidationError as error:
+        return f"it {_in_words(error)}"
+    return None
+
+
 def config_problem(config: Any) -> str | None:
     """What is wrong with the content of config.json, in words; None if nothing is."""
     try:

@@ -69,8 +69,9 @@ def overrides(draw: Draw, folder: Path, _: Runs) -> Case:
     method = pick(draw, METHODS)
     words = [f"method={method}", *TINY, f"store={folder}/runs", f"data.root={folder}/data"]
     for _number in range(int(draw.integers(1, 4))):
-        words.append(f"{pick(draw, ('', '', '', '', '++', '+', '~'))}{_key(draw, method)}")
-        if draw.random() < 0.97:
+        sign = pick(draw, ("", "", "", "", "", "++", "+", "~"))
+        words.append(f"{sign}{_key(draw, method)}")
+        if draw.random() < (0.1 if sign == "~" else 0.97):
             words[-1] += f"={_word(draw)}"
     if draw.random() < 0.15:
         tail = pick(draw, (["--cfg", "job"], ["--cfg", "job", "--resolve"], ["--resolve"]))

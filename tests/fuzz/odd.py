@@ -149,7 +149,7 @@ def odd_state(draw: Draw, state: Any, depth: int = 9) -> bytes:
         tensors: tuple[Callable[[], Any], ...] = (
             lambda: value[None], lambda: value.flatten()[:0], lambda: value.double(),
             lambda: value.to(torch.complex64), lambda: value.to(torch.int8), lambda: value.to_sparse(),
-            lambda: torch.full_like(value, 1e30), lambda: value.bool(),
+            lambda: torch.full_like(value, 100), lambda: value.bool(),
         )  # fmt: skip
         node[key] = pick(draw, tensors)()
     elif draw.random() < 0.4:

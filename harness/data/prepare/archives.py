@@ -198,6 +198,7 @@ def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
 @contextmanager
 def explain_damage(path: Path) -> Iterator[None]:
     """Turn errors of the archive modules into errors that name the archive and give a hint."""
+    import gzip
     import lzma
     import zlib
 
@@ -208,7 +209,10 @@ def explain_damage(path: Path) -> Iterator[None]:
             f"{path} uses an unsupported compression method ({error}).",
             "Unpack it with another program and give the folder.",
         ) from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (
+        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error,
+        lzma.LZMAError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
             "Download it again; files unpacked so far are kept.",
