@@ -7,6 +7,7 @@ names are replaced by numbers, equal where the names are equal.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def save(
     write_atomically(path_of(folder, stage), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for arrays that `save` does not write."""
+    for side in ("query", "gallery"):
+        features = arrays[side]
+        if features.ndim != 2 or features.dtype != np.float16 or not features.size:
+            raise ValueError(f"{side} is {features.dtype} of shape {features.shape}")
+        optional = {f"{side}_cams", f"{side}_names"} & arrays.keys()
+        for key in (f"{side}_ids", *optional):
+            if arrays[key].shape != features.shape[:1] or arrays[key].dtype.kind not in "iu":
+                raise ValueError(f"{key} does not hold an integer per image")
+    if arrays["query"].shape[1] != arrays["gallery"].shape[1]:
+        raise ValueError("query and gallery have another number of dimensions")
+
+
 def load(folder: Path, stage: str) -> KeptFeatures | None:
     """A stage's features; None if none were stored. Raises DataError if they cannot be read."""
     path = path_of(folder, stage)
@@ -64,6 +79,7 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
         return None
     try:
         arrays = read_npz(path)
+        _check(arrays)
         query, gallery = (
             F.normalize(torch.from_numpy(arrays[key].astype(np.float32)), dim=1)
             for key in ("query", "gallery")

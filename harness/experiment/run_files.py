@@ -26,7 +26,7 @@ from harness.evaluation import kept_features
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.plan import Plan
 from harness.results import tracking
-from harness.results.schema import checkpoint_problem
+from harness.results.schema import TrainedEpoch, checkpoint_problem, history_problem
 from harness.results.store import Run
 
 AFRESH = "Start the experiment afresh with overwrite=always."
@@ -195,7 +195,10 @@ class RunFiles:
                 "was started with.",
                 "Bring them back, or start the experiment afresh with overwrite=always.",
             )
-        progress.load_state_dict(state, collectives.broadcast_from_first(self.run.history))
+        history = collectives.broadcast_from_first(self.run.history)
+        if problem := history_problem(history, TrainedEpoch):
+            raise DataError(f"{self.folder}: history.json cannot be used: {problem}.", AFRESH)
+        progress.load_state_dict(state, history)
         collectives.broadcast_from_first(lambda: self._check_complete(progress, state["rows"]))
         return state if state["trainer"] is not None else None
 

@@ -219,12 +219,12 @@ def _lacking(config: DictConfig) -> list[str]:
     does not have.
     """
     keys = [*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset"]
-    found = [key for key in keys if key not in config and not config.is_missing(key)]
+    found = [key for key in keys if key not in config.keys()]  # noqa: SIM118 (omits ??? values)
     sections = {name: list(section.model_fields) for name, section in SECTIONS.items()}
     for name, options in (sections | {"dataset": ["name"]}).items():
         node = config.get(name)
         if isinstance(node, DictConfig):
-            found += [f"{name}.{key}" for key in options if key not in node]
+            found += [f"{name}.{key}" for key in options if key not in node.keys()]  # noqa: SIM118
     return found
 
 

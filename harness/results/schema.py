@@ -178,10 +178,19 @@ class Config(_Section):
 
 
 class Epoch(_Section):
-    """A row of history.json."""
+    """A row of history.json: what figures need."""
 
     stage: str
     epoch: int
+
+
+class TrainedEpoch(Epoch):
+    """A row from which a run goes on: the costs of its stage are sums over rows."""
+
+    __pydantic_extra__: dict[str, float | None]
+    seconds: float
+    seconds_train: float
+    images_per_second: float
 
 
 class Checkpoint(_Section):
@@ -219,10 +228,10 @@ def config_problem(config: Any) -> str | None:
     return None
 
 
-def history_problem(rows: Any) -> str | None:
+def history_problem(rows: Any, row: type[Epoch] = Epoch) -> str | None:
     """What is wrong with the content of history.json, in words; None if nothing is."""
     try:
-        TypeAdapter(list[Epoch]).validate_python(rows)
+        TypeAdapter(list[row]).validate_python(rows)  # type: ignore[valid-type]
     except ValidationError as error:
         return f"it {_in_words(error)}"
     return None

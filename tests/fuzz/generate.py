@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from harness.experiment.run import run_experiment
 from harness.experiment.stages import make_dataset
 from tests.datasets.fakes import MARKET, in_folders, paint, picture
 from tests.experiment.standalone.own_features import people, write_test_set
-from tests.fuzz.invariant import Case
+from tests.fuzz.invariant import Case, Command
 from tests.fuzz.odd import (
     LONG,
     NOT_UTF8,
@@ -202,8 +203,15 @@ def tables_of_images(draw: Draw, folder: Path, _: Runs) -> Case:
 
 def folders_of_images(draw: Draw, folder: Path, _: Runs) -> Case:
     """A folder whose CSV `prepare dataset=folder source=DIR` proposes."""
-    patterns = ("{split}/{id}/{i}.jpg", "{split}/{id:04}_c{cam}_{i}.jpg", "{id}/{i}.png", "{i}.jpg",
-                "{id}_{cam}/{i}.tif", "{split}/{id}_{i}.gif", "all/{id:04}_c{cam}s1_{i}.jpg")
+    patterns = (
+        "{split}/{id}/{i}.jpg",
+        "{split}/{id:04}_c{cam}_{i}.jpg",
+        "{id}/{i}.png",
+        "{i}.jpg",
+        "{id}_{cam}/{i}.tif",
+        "{split}/{id}_{i}.gif",
+        "all/{id:04}_c{cam}s1_{i}.jpg",
+    )
     pattern = pick(draw, patterns)
     splits = pick(draw, (("train", "query", "gallery"), ("train", "test"), ("a", "b")))
     for i in range(24):
@@ -222,9 +230,12 @@ def folders_of_images(draw: Draw, folder: Path, _: Runs) -> Case:
             picture(1).save(parent / name, "JPEG")
     if draw.random() < 0.2:
         (folder / "own" / "link").symlink_to(pick(draw, ("own", "..", "nowhere", ".")))
-    words = pick(draw, ([], [], ["split_seed=abc"], ["test_share=2"], ["test_share=0"], ["pattern=("],
-                        ["pattern=(?P<id>\\d+)"], ["pattern=(?P<id>.*)_(?P<camera>.)"],
-                        ["pattern=x"], ["split_seed=-1"]))  # fmt: skip
+    words = pick(
+        draw,
+        ([], [], ["split_seed=abc"], ["split_seed=-1"], ["test_share=2"], ["test_share=0"],
+         ["pattern=("], ["pattern=x"], ["pattern=(?P<id>\\d+)"],
+         ["pattern=(?P<id>.*)_(?P<camera>.)"]),
+    )  # fmt: skip
     return Case(
         [["prepare", "dataset=folder", f"source={folder}/own", f"data.root={folder}/data",
           "images.height=32", "images.width=16", "--yes", *words]],
@@ -262,7 +273,12 @@ def archives(draw: Draw, folder: Path, _: Runs) -> Case:
     if draw.random() < 0.1:
         command = ["prepare", *words, f"source={path}", f"data.root={folder}/data", *counts]
         return Case([command], ["data*"])
-    config = composed("method=direct_transfer", *words, *counts * (dataset != "synthetic"), **{"data.root": folder / "data"})
+    config = composed(
+        "method=direct_transfer",
+        *words,
+        *counts * (dataset != "synthetic"),
+        **{"data.root": folder / "data"},
+    )
     return Case([partial(prepare, config, path)], ["data*"])
 
 
@@ -275,7 +291,9 @@ _ODD_MEMBERS = (
 
 
 def _write_zip(draw: Draw, path: Path, files: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w", pick(draw, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as zipped:
+    with zipfile.ZipFile(
+        path, "w", pick(draw, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as zipped:
         for name, content in files.items():
             zipped.writestr(zipfile.ZipInfo(name) if name else zipfile.ZipInfo("/"), content)
         if draw.random() < 0.1:
@@ -326,7 +344,9 @@ def arrays(draw: Draw, folder: Path, _: Runs) -> Case:
         path.write_bytes(npy_of_shape(pick(draw, huge)))
     words = [] if draw.random() < 0.3 else [f"labeler.{_labeler_key(draw)}={_word(draw)}"]
     labeler = pick(draw, ("jaccard_dbscan", "kmeans", "self_paced", "bottom_up", "none", "infomap"))
-    out = pick(draw, ("out.npy",) * 6 + ("features.npy", "out.txt", "out/x/y.npy", f"out{LONG}.npy"))
+    out = pick(
+        draw, ("out.npy",) * 6 + ("features.npy", "out.txt", "out/x/y.npy", f"out{LONG}.npy")
+    )
     return Case(
         [["label", str(path), f"labeler={labeler}", *words, "--out", f"{folder}/{out}"]], writes
     )
@@ -371,19 +391,11 @@ def stores(draw: Draw, folder: Path, _: Runs) -> Case:
         path, action = run / name, draw.random()
         if not path.is_file():
             continue
-        if action < 0.1:
-            path.unlink()
-        elif action < 0.15:
+        if action < 0.05:
             path.unlink()
             path.mkdir()
-        elif path.suffix == ".json" and action < 0.9:
-            path.write_text(odd_json(draw, json.loads(path.read_text())))
-        elif path.suffix == ".npz" and action < 0.8:
-            with np.load(path) as content:
-                loaded = {key: content[key] for key in content.files}
-            odd_npz(draw, path, loaded)
         else:
-            path.write_bytes(odd_bytes(draw, path.read_bytes()))
+            _damage(draw, path)
     if draw.random() < 0.1:
         (store / "cc-1").rename(store / pick(draw, (NOT_UTF8, "<b>", "a b", "x" * 250, "[", "-x")))
     chosen = list(pick(draw, COMMANDS))
@@ -425,19 +437,20 @@ def networks(draw: Draw, folder: Path, runs: Runs) -> Case:
     """The files of a finished run, when it is tested, drawn or trained from."""
     store = _copied(runs, folder)
     finished = _run_of(store, "cluster_contrast")
-    names = ("train.pt",) * 6 + ("config.json",) * 3 + ("train_features.npz", "record.json",
-                                                        "history.json", "per_query.npz")  # fmt: skip
+    names = ("train.pt",) * 6 + ("config.json",) * 3
+    names += ("train_features.npz", "record.json", "history.json", "per_query.npz")
     _damage(draw, finished / pick(draw, names))
     name, places = finished.name, ["--store", str(store), "--data-root", f"{runs.folder}/data"]
     kind = pick(draw, ("ranked", "embedding", "curves", "maps"))
     base = {"store": store, "data.root": runs.folder / "data"}
     own, test = runs.finished, ("method=direct_transfer", *TINY)
     distilled = ("method=cluster_contrast", "distiller=offline_teacher", *TINY)
-    commands = (
+    weights = {"backbone.weights": finished / "train.pt"}
+    commands: tuple[Callable[[], Command], ...] = (
         lambda: ["eval", name, "--images", *places], lambda: ["eval", name, "--save", *places],
         lambda: ["show", name, kind, *places],
         lambda: partial(run, composed(*test, init=name, **base)),
-        lambda: partial(run, composed(*test, **{"backbone.weights": finished / "train.pt"}, **base)),
+        lambda: partial(run, composed(*test, **weights, **base)),
         lambda: partial(run, composed(*distilled, **{"distiller.teacher": name}, **base)),
         lambda: partial(run, composed(*own, overwrite="backfill", **base)),
     )  # fmt: skip
@@ -456,21 +469,23 @@ def _run_of(store: Path, method: str) -> Path:
 
 def _damage(draw: Draw, path: Path, depth: int = 9) -> None:
     """Damage a file; what torch.save wrote, down to a depth."""
-    action = draw.random()
-    if not path.is_file():
-        path.write_bytes(odd_bytes(draw, b"{}"))
-    elif action < 0.1:
+    action, content = draw.random(), path.read_bytes() if path.is_file() else b"{}"
+    if path.is_file() and action < 0.1:
         path.unlink()
-    elif path.suffix == ".json" and action < 0.95:
-        path.write_text(odd_json(draw, json.loads(path.read_text())))
-    elif path.suffix == ".pt" and action < 0.6:
-        path.write_bytes(odd_state(draw, torch.load(path, weights_only=True), depth))
-    elif path.suffix == ".npz" and action < 0.7:
-        with np.load(path) as content:
-            loaded = {key: content[key] for key in content.files}
-        odd_npz(draw, path, loaded)
-    else:
-        path.write_bytes(odd_bytes(draw, path.read_bytes()))
+        return
+    with suppress(Exception):  # it may be damaged already
+        if path.suffix == ".json" and action < 0.95:
+            path.write_text(odd_json(draw, json.loads(content)))
+            return
+        if path.suffix == ".pt" and action < 0.6:
+            path.write_bytes(odd_state(draw, torch.load(path, weights_only=True), depth))
+            return
+        if path.suffix == ".npz" and action < 0.7:
+            with np.load(path) as loaded:
+                arrays_ = {key: loaded[key] for key in loaded.files}
+            odd_npz(draw, path, arrays_)
+            return
+    path.write_bytes(odd_bytes(draw, content))
 
 
 TARGETS: dict[str, Callable[[Draw, Path, Runs], Case]] = {

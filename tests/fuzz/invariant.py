@@ -28,11 +28,15 @@ TIME_LIMIT = 60
 STATUSES = (0, 1, 2)
 
 
+#: words of the command line, or a call that may raise a HarnessError
+Command = Sequence[str] | Callable[[], object]
+
+
 @dataclass(frozen=True)
 class Case:
     """Commands to give in a folder. `writes`: patterns of the paths that they may change."""
 
-    commands: Sequence[Sequence[str] | Callable[[], object]]
+    commands: Sequence[Command]
     writes: Sequence[str] = ()
 
 
@@ -77,7 +81,8 @@ def digest(folder: Path) -> dict[str, str]:
 
 def _run(arguments: Sequence[str]) -> str:
     """Give a command; what is wrong with its end, or ''."""
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace")  # as Python's
     handlers, status = list(logging.getLogger().handlers), 0
     try:
         with redirect_stdout(out), redirect_stderr(err), _time_limit():
@@ -91,7 +96,7 @@ def _run(arguments: Sequence[str]) -> str:
     finally:
         logging.getLogger().handlers[:] = handlers  # of Hydra
     err.flush()
-    text = err.buffer.getvalue().decode(errors="replace")  # type: ignore[attr-defined]
+    text = err.buffer.getvalue().decode(errors="replace")
     if status not in STATUSES:
         return f"exit status {status}"
     if "Traceback" in text or (status and "error: " not in text):

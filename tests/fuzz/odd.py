@@ -109,7 +109,7 @@ def odd_bytes(draw: Draw, content: bytes) -> bytes:
             lambda: saved(torch.zeros(3)), lambda: draw.bytes(300),
         )  # fmt: skip
         return pick(draw, other)()
-    changed = bytearray(content)
+    changed = bytearray(content or b"x")
     for _ in range(int(pick(draw, (1, 1, 1, 4, 40)))):
         place = int(draw.integers(len(changed)))
         if draw.random() < 0.5:  # headers and indices are at both ends
@@ -148,7 +148,8 @@ def odd_state(draw: Draw, state: Any, depth: int = 9) -> bytes:
     if isinstance(value, torch.Tensor) and draw.random() < 0.8:
         tensors: tuple[Callable[[], Any], ...] = (
             lambda: value[None], lambda: value.flatten()[:0], lambda: value.double(),
-            lambda: value.to(torch.complex64), lambda: value.to(torch.int8), lambda: value.to_sparse(),
+            lambda: value.to(torch.complex64), lambda: value.to(torch.int8),
+            lambda: value.to_sparse(),
             lambda: torch.full_like(value, 100), lambda: value.bool(),
         )  # fmt: skip
         node[key] = pick(draw, tensors)()

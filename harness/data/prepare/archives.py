@@ -70,7 +70,9 @@ def open_source(path: Path) -> Source:
                 f"{path} is a {kind} archive, which is not supported.",
                 "Unpack it with another program and give the folder.",
             )
-    if tarfile.is_tarfile(path):
+    with explain_damage(path):  # a compressed one that was cut off
+        is_tar = tarfile.is_tarfile(path)
+    if is_tar:
         return TarSource(path)
     raise DataError(
         f"{path} is neither a folder nor a zip or tar archive.",
