@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from harness.cli.parser import report_error
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.files import shown
 from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
@@ -45,6 +47,8 @@ datasets/ and conf/. Exit status: 0 success, 1 failed while running, 2 refused b
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     before_torch()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not fit its encoding
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _dispatch(arguments)
@@ -57,6 +61,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:  # no file was refused: a fault of the harness
+            raise
+        sys.exit(report_error(_refused(error)))
+
+
+def _refused(error: OSError) -> HarnessError:
+    """The system's refusal of a file, wherever it is met: no permission, a name too long, …"""
+    return HarnessError(
+        f"{shown(os.fsdecode(error.filename))}: {error.strerror}.",
+        "Check the path, its permissions and its disk.",
+    )
 
 
 def _dispatch(arguments: list[str]) -> None:

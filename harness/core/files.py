@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,10 @@ OTHER_FOLDER = (
     "Choose another folder: store= for runs, data.root= for data sets, data.cache_dir= for image "
     "caches."
 )
+#: levels of a JSON file that is read; the harness writes fewer than ten
+DEEPEST = 64
+#: characters of a path in a message
+LONGEST = 300
 
 
 @contextmanager
@@ -26,22 +29,54 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError):  # torch.save reports a full disk like this
-            if not (full := _nearly_full(path)):
-                raise
-        else:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full:
+        # torch.save raises a RuntimeError while it handles the refusal of the system
+        refusal = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(refusal, OSError):
+            raise
+        reason = refusal.strerror or refusal
+        if refusal.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HarnessError(
-                f"The disk that contains {path.parent} is full.",
+                f"The disk that contains {path.parent} is full: {reason}.",
                 f"Free some space and repeat the command to continue. {OTHER_FOLDER}",
             ) from error
-        reason = getattr(error, "strerror", None) or error
-        raise HarnessError(f"{path.parent} cannot be written: {reason}.", OTHER_FOLDER) from error
+        if refusal.errno == errno.EFBIG:
+            raise HarnessError(
+                f"{path.name} in {path.parent} is larger than a file may be here.",
+                "Raise the limit and repeat the command to continue: ulimit -f unlimited. A "
+                "scheduler or the file system may have a limit of its own.",
+            ) from error
+        raise HarnessError(
+            f"{shown(path.parent)} cannot be written: {reason}.", OTHER_FOLDER
+        ) from error
 
 
-def _nearly_full(path: Path) -> bool:
-    return shutil.disk_usage(path.parent).free < 512 * 2**20
+def shown(path: str | Path) -> str:
+    """A path for a message; the middle of a very long one is left out."""
+    text = str(path)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 4 :]}"
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        OSError: it cannot be read. ValueError: it is no JSON, or nested too deeply.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    nodes = [content]
+    for _ in range(DEEPEST):  # code that walks through it is recursive
+        nodes = [
+            inner
+            for node in nodes
+            if isinstance(node, dict | list)
+            for inner in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not nodes:
+            return content
+    raise ValueError("it is nested too deeply")
 
 
 def _unique_suffix() -> str:
@@ -75,8 +110,10 @@ def write_atomically(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write UTF-8 text atomically. Bytes of file names that are not UTF-8 are escaped (`\\udcff`),
+    as JSON does.
+    """
+    write_atomically(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,8 +7,7 @@ names are replaced by numbers, equal where the names are equal.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.core.arrays import read_npz
 from harness.core.errors import DataError
 from harness.core.files import write_atomically
 from harness.evaluation.ground_truth import GroundTruth
@@ -58,14 +58,28 @@ def save(
     write_atomically(path_of(folder, stage), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
+def _check(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError for arrays that `save` does not write."""
+    for side in ("query", "gallery"):
+        features = arrays[side]
+        if features.ndim != 2 or features.dtype != np.float16 or not features.size:
+            raise ValueError(f"{side} is {features.dtype} of shape {features.shape}")
+        optional = {f"{side}_cams", f"{side}_names"} & arrays.keys()
+        for key in (f"{side}_ids", *optional):
+            if arrays[key].shape != features.shape[:1] or arrays[key].dtype.kind not in "iu":
+                raise ValueError(f"{key} does not hold an integer per image")
+    if arrays["query"].shape[1] != arrays["gallery"].shape[1]:
+        raise ValueError("query and gallery have another number of dimensions")
+
+
 def load(folder: Path, stage: str) -> KeptFeatures | None:
     """A stage's features; None if none were stored. Raises DataError if they cannot be read."""
     path = path_of(folder, stage)
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_npz(path)
+        _check(arrays)
         query, gallery = (
             F.normalize(torch.from_numpy(arrays[key].astype(np.float32)), dim=1)
             for key in ("query", "gallery")
@@ -79,7 +93,7 @@ def load(folder: Path, stage: str) -> KeptFeatures | None:
             arrays.get("gallery_cams"), names[0], names[1], arrays.get("tracks"),
         )  # fmt: skip
         return KeptFeatures(query, gallery, truth, str(arrays["fingerprint"]))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read ({type(error).__name__}).",
             "Delete it; `harness eval RUN` then computes the features again.",

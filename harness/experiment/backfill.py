@@ -125,7 +125,9 @@ def find_source(run: Run, plan: Plan) -> Run | None:
         if (made["method"], made["seed"]) != (config.method.name, config.seed):
             continue
         with suppress(HarnessError):
-            same.evaluation = OmegaConf.merge(same.evaluation, other.config()["evaluation"])
+            same.evaluation = OmegaConf.merge(
+                same.evaluation, other.complete_config()["evaluation"]
+            )
             weights = [other.folder / f"{stage}.pt" for stage in other.record["stages"]]
             equal = other.record["settings"] == make_plan(same, plan.precision).hash
             if equal and all(path.is_file() for path in weights):

@@ -10,7 +10,6 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +20,22 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.files import write_atomically, write_json
+from harness.core.files import read_json, write_atomically, write_json
 from harness.core.hashing import card_hash, hexdigest
 from harness.core.metrics import METRICS
+from harness.results import schema
 from harness.results.comparisons import caption, filtered
 from harness.results.pivots import check_metrics, pivoted
 from harness.results.published import TITLES
 from harness.results.row_labels import add_row_labels, configurations
-from harness.results.store import SCHEMA, Run, Store, describe, trained_on
+from harness.results.store import (
+    SCHEMA,
+    UNREADABLE_JSON,
+    Run,
+    Store,
+    describe,
+    trained_on,
+)
 from harness.results.table_model import Table
 
 if TYPE_CHECKING:
@@ -87,11 +94,11 @@ def results(run: Run) -> Iterator[dict[str, Any]]:
     """What was saved beside a run's record; unreadable files are left out."""
     for path in sorted(run.folder.glob(f"{PREFIX}*.json")):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            if result["schema"] == SCHEMA and "mAP" in result["metrics"]:
-                yield result
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            result = read_json(path)
+        except UNREADABLE_JSON:
             continue
+        if schema.is_evaluation(result):
+            yield result
 
 
 def load(store: str | Path = "results/runs") -> pd.DataFrame:

@@ -75,7 +75,7 @@ def evaluate_run(
         if save:
             written = evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
     else:
-        config = found.config()
+        config = found.complete_config()
         other = choose(config, changes)
         backbone = load_network(found, stage).to(on)
         root, cache = data_folders(data_root, cache_dir)

@@ -223,8 +223,9 @@ class Experiment:
         """Train one stage; every epoch ends with a checkpoint."""
         trainer, best = self._trainer(stage, evaluator), dict[str, Any]()
         if checkpoint is not None:
-            trainer.load_state_dict(checkpoint["trainer"])
-            best = dict(checkpoint["best"])
+            with self.files.explain_unusable():
+                trainer.load_state_dict(checkpoint["trainer"])
+                best = dict(checkpoint["best"])
             self.reporter.say(f"{stage.name}: going on with epoch {trainer.next_epoch}.")
         metrics: dict[str, Any] = {}
         history, criterion = self.progress.history, self._criterion

@@ -117,7 +117,7 @@ def load_network(run: Run, stage: str) -> Backbone:
             cannot be read.
     """
     state = read_state(weights_of(run, stage))
-    config = run.config()
+    config = run.complete_config()
     changes = (config["stages"].get(stage) or {}).get("backbone") or {}
     backbone = build_backbone(OmegaConf.create(config["backbone"] | changes | {"weights": "none"}))
     load_weights(backbone, state, run.name)

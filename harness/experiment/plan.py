@@ -18,12 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.components.backbones import describe_weights
 from harness.core.errors import ConfigError
+from harness.core.files import shown
 from harness.core.hashing import hexdigest
 from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
 from harness.experiment.joint_datasets import sections
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import Recipe, make_recipe
 
+#: bytes of `name`, and of the names of the method and the data set; a folder's name has 255
+LONGEST_NAME = 100
 #: settings that change where or whether an experiment runs, but not its result
 ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 
@@ -64,12 +67,19 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
         ConfigError: values out of range, parts that cannot be combined, runs or files that do not
             exist.
     """
-    if config.name and not re.fullmatch(r"\w[\w.+-]*", str(config.name)):
-        raise ConfigError(
-            f"name={config.name} is not a valid folder name.",
-            "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
-        )
     recipe = make_recipe(config)
+    for key in ("name", "method.name", "dataset.name"):  # parts of the name of the run's folder
+        name = str(OmegaConf.select(config, key) or "")
+        if name and not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ConfigError(
+                f"{key}={shown(name)} is not a valid folder name.",
+                "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise ConfigError(
+                f"{key}={shown(name)} is too long for a folder name.",
+                f"Use {LONGEST_NAME} bytes or fewer.",
+            )
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
     main = str(config.backbone.get("weights", "none"))
     own = [OmegaConf.select(config, f"stages.{s}.backbone.weights") for s in config.stages or {}]

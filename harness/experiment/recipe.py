@@ -18,6 +18,7 @@ from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.views import POOLED, count_parts
 from harness.experiment.sections import STAGE_KEYS, check_sections, check_stage
 from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
+from harness.results.schema import stage_name_problem
 from harness.training.label_schedule import label_schedule
 
 
@@ -44,6 +45,9 @@ def make_recipe(config: DictConfig) -> Recipe:
     names = [str(name) for name in config.stages or {}]
     if not names:
         _check_untrained(config)
+    for name in names:
+        if problem := stage_name_problem(name):
+            raise ConfigError(f"stages.{name} cannot be the name of a stage: {problem}.")
     stages = [_stage(config, name, names) for name in names]
     needed: list[Stage] = []
     for stage in reversed(stages):

@@ -96,7 +96,7 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
         HarnessError: config.json, weights or the data set are missing, or the settings have another
             meaning in this version.
     """
-    config = run.config()
+    config = run.complete_config()
     teachers = dict(config.pop("teachers", {}))
     config["evaluation"]["keep_features"] = False
     config["train"]["micro_batch"] = "auto"

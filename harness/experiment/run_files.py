@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from harness.components.backbones.weights import read_state
+from harness.core.arrays import read_npz
 from harness.core.distributed import collectives, processes
 from harness.core.environment import peak_memory
 from harness.core.errors import ConfigError, DataError, first_line
@@ -36,13 +36,12 @@ from harness.evaluation.evaluator import Evaluator
 from harness.experiment.plan import Plan
 from harness.results import tracking
 from harness.results.run_status import FAILED
+from harness.results.schema import checkpoint_problem
 from harness.results.store import REPLACED, REPLACEMENT, Run
 
 AFRESH = "Start the experiment afresh with overwrite=always."
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 RECORD = "record.json"
-#: entries of a checkpoint
-ENTRIES = {"settings", "seed", "data", "trainer", "best", "history", "stages", "environment"}
 
 
 @dataclass
@@ -256,8 +255,8 @@ class RunFiles:
                 continue
             try:
                 state = load_verified(path)
-                if not isinstance(state, dict) or not state.keys() >= ENTRIES:
-                    raise ValueError("it is no checkpoint")
+                if found := checkpoint_problem(state):
+                    raise ValueError(found)
             except Exception as error:
                 problem = problem or f"{path} is damaged ({shorten(first_line(error), 120)})"
             else:
@@ -265,6 +264,17 @@ class RunFiles:
         if problem:
             raise DataError(f"{problem}.", AFRESH)
         return None, ""
+
+    @contextmanager
+    def explain_unusable(self) -> Iterator[None]:
+        """Turn errors while a checkpoint's state is taken over into errors that name it."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise DataError(
+                f"{self.folder}: the checkpoint cannot be used: {reason}.", AFRESH
+            ) from error
 
     def _check_networks(self, progress: Progress) -> None:
         """Check that the networks of finished stages are there."""
@@ -332,7 +342,6 @@ def query_arrays(stage: str, evaluator: Evaluator) -> dict[str, np.ndarray]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file; none if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return read_npz(path)
+    except (OSError, ValueError):
         return {}

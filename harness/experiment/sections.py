@@ -7,6 +7,7 @@ by their constructors (`harness.core.options`).
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
@@ -185,6 +186,7 @@ def check_sections(config: DictConfig) -> None:
         raise ConfigError(
             f"{error.full_key}: {first_line(error)}.", f"Give it: {error.full_key}=VALUE."
         ) from error
+    missing += _lacking(config)
     if missing:
         raise ConfigError(
             f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
@@ -206,9 +208,41 @@ def check_sections(config: DictConfig) -> None:
         )
     for name, section in SECTIONS.items():
         check_options(section, plain[name], name)
+    _check_numbers(plain)
     read_label_free(config)
     check_stage(config)
     make_augment(config.images)
+
+
+def _lacking(config: DictConfig) -> list[str]:
+    """Options that were taken out (`~optimizer.step`), or that config.json of an earlier version
+    does not have.
+    """
+    keys = [*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset"]
+    found = [key for key in keys if key not in config.keys()]  # noqa: SIM118 (omits ??? values)
+    sections = {name: list(section.model_fields) for name, section in SECTIONS.items()}
+    for name, options in (sections | {"dataset": ["name"]}).items():
+        node = config.get(name)
+        if isinstance(node, DictConfig):
+            found += [f"{name}.{key}" for key in options if key not in node.keys()]  # noqa: SIM118
+    return found
+
+
+def _check_numbers(node: Any, key: str = "") -> None:
+    """Refuse nan, inf and numbers beyond int64 at any depth, declared or not: no part computes with
+    them, and no record can hold them.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    if isinstance(node, dict | list):
+        inner = node.items() if isinstance(node, dict) else enumerate(node)
+        for name, value in inner:
+            _check_numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, float) and not math.isfinite(node):
+        raise ConfigError(f"{key}={node} must be a finite number.")
+    elif isinstance(node, int) and not -(2**63) <= node < 2**63:
+        raise ConfigError(f"{key}={node} is beyond the whole numbers of 64 bits.")
 
 
 def check_stage(config: DictConfig, where: str = "") -> None:

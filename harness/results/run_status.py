@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from traceback import format_exception
 from typing import Any
 
 from harness.core.errors import HarnessError, first_line
-from harness.core.files import write_json
+from harness.core.files import read_json, write_json
 from harness.results.store import REPLACEMENT, UNREADABLE_JSON, Run
 
 FAILED = "failed.json"
@@ -60,7 +59,7 @@ def failure(run: Run) -> dict[str, Any] | None:
     traceback. None if it did not fail.
     """
     try:
-        found = json.loads((run.folder / FAILED).read_text(encoding="utf-8"))
+        found = read_json(run.folder / FAILED)
     except FileNotFoundError:
         return None
     except UNREADABLE_JSON:

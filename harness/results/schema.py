@@ -7,15 +7,18 @@ checks rely on.
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.core.hashing import card_hash
 
 SCHEMA = 1
 #: metrics that an evaluated record cannot lack; others may have been added after it was written
 REQUIRED = ("mAP", "rank1")
+#: files of a run, which a stage's network `STAGE.pt` and its other files must not be taken for
+RESERVED = ("checkpoint", "config", "failed", "history", "per_query", "query_identity", "record")
 
 Metrics = dict[str, float]
 
@@ -102,6 +105,15 @@ class Environment(_Section):
     cpu: str | None = None
 
 
+def _stage_name(name: str) -> str:
+    if problem := stage_name_problem(name):
+        raise ValueError(problem)
+    return name
+
+
+StageName = Annotated[str, AfterValidator(_stage_name)]
+
+
 class Record(_Section):
     """What a finished run leaves."""
 
@@ -111,7 +123,7 @@ class Record(_Section):
     protocol: ProtocolCard
     evaluated: bool = True
     metrics: Metrics
-    stages: Annotated[dict[str, Stage], Field(min_length=1)]
+    stages: Annotated[dict[StageName, Stage], Field(min_length=1)]
     dataset: Dataset
     environment: Environment
     seconds: float
@@ -121,6 +133,120 @@ class Record(_Section):
     init: Init | None = None
     networks_of: str | None = None
     finished: str | None = None
+
+
+class Evaluation(_Section):
+    """`harness eval dataset=… --save`: a network of a run, tested on other data."""
+
+    stage: str
+    protocol: ProtocolCard
+    metrics: Metrics
+    dataset: DatasetPart
+
+
+class Size(_Section):
+    height: int
+    width: int
+
+
+class Method(_Section):
+    name: str
+    uses_cameras: bool
+
+
+class Training(_Section):
+    precision: str
+
+
+class DataSource(_Section):
+    """A data set; `sets` are those of a joint one."""
+
+    name: str
+    sets: dict[str, dict[str, Any]] = {}
+
+
+class Config(_Section):
+    """The sections of config.json from which a network and its data are rebuilt."""
+
+    seed: int
+    method: Method
+    images: Size
+    dataset: DataSource
+    backbone: dict[str, Any]
+    train: Training
+    evaluation: dict[str, Any]
+    stages: dict[str, dict[str, Any] | None]
+
+
+class Epoch(_Section):
+    """A row of history.json: what figures need."""
+
+    stage: str
+    epoch: int
+
+
+class Checkpoint(_Section):
+    """What a run goes on from; `trainer` is the state of the stage in progress."""
+
+    settings: str
+    seed: int
+    data: str
+    history: str
+    stages: dict[StageName, Stage]
+    trainer: dict[str, Any] | None
+    best: dict[str, Any]
+    environment: dict[str, Any]
+    processes: Annotated[list[int], Field(min_length=1)]
+    seconds: float
+    device_seconds: float
+    memory_mib: dict[str, float]
+
+
+def checkpoint_problem(state: Any) -> str | None:
+    """What is wrong with the content of a checkpoint, in words; None if nothing is."""
+    try:
+        Checkpoint.model_validate(state)
+    except ValidationError as error:
+        return f"it {_in_words(error)}"
+    return None
+
+
+def config_problem(config: Any) -> str | None:
+    """What is wrong with the content of config.json, in words; None if nothing is."""
+    try:
+        Config.model_validate(config)
+    except ValidationError as error:
+        return f"config.json {_in_words(error)}"
+    return None
+
+
+def history_problem(rows: Any) -> str | None:
+    """What is wrong with the content of history.json, in words; None if nothing is."""
+    try:
+        TypeAdapter(list[Epoch]).validate_python(rows)
+    except ValidationError as error:
+        return f"it {_in_words(error)}"
+    return None
+
+
+def is_evaluation(raw: Any) -> bool:
+    """Whether this is a result of `harness eval dataset=… --save` that tables can show."""
+    try:
+        Evaluation.model_validate(raw)
+    except ValidationError:
+        return False
+    return raw.get("schema") == SCHEMA and "mAP" in raw["metrics"]
+
+
+def stage_name_problem(name: str) -> str | None:
+    """Why a stage cannot have this name, in words; None if it can. Files of a run are named after
+    its stages, so a name must not lead out of the folder or be that of another file.
+    """
+    if not re.fullmatch(r"[^\W\d][\w-]{0,63}", name):
+        return "it must begin with a letter, and hold letters, digits, '_' and '-'"
+    if name.lower() in RESERVED:
+        return f"files of a run have this name: {', '.join(RESERVED)}"
+    return None
 
 
 def read(raw: Any) -> dict[str, Any] | str:

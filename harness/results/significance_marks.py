@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness.core.arrays import read_queries
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.metrics import METRICS, in_tables
 from harness.core.tuned import ORACLE
 from harness.results.comparisons import Comparison
 from harness.results.significance import Bootstrap, Difference, holm
-from harness.results.store_check import UNREADABLE
 
 #: the level of intervals, and of what is called significant
 LEVEL = 0.95
@@ -67,12 +67,12 @@ class Queries:
         found: list[dict[str, np.ndarray]] = []
         try:
             for path in paths:
-                with np.load(path) as file:
-                    stored = {key.removeprefix(f"{stage}_"): key for key in file.files}
-                    found.append({name: file[stored[name]] for name in wanted & stored.keys()})
-                    if self._identities is None and "query_identity" in stored:
-                        self._identities = file["query_identity"]
-        except UNREADABLE:
+                arrays = read_queries(path)
+                stored = {key.removeprefix(f"{stage}_"): key for key in arrays}
+                found.append({name: arrays[stored[name]] for name in wanted & stored.keys()})
+                if self._identities is None and "query_identity" in stored:
+                    self._identities = arrays["query_identity"]
+        except (OSError, ValueError):
             return None
         names = set.intersection(*(set(arrays) for arrays in found))
         lengths = {len(array) for arrays in found for array in arrays.values()}

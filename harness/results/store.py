@@ -17,7 +17,6 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.core.files import make_folder
+from harness.core.files import make_folder, read_json
 from harness.core.hashing import settings_digest
 from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
@@ -47,7 +46,7 @@ LOCK, LOCK_TIMEOUT = ".lock", 2.0
 #: folders inside a run's folder: of the run that is to replace it, unfinished and finished
 REPLACEMENT, REPLACED = ".replacement", ".replacement-finished"
 #: errors of a JSON file that is missing, damaged or nested too deeply
-UNREADABLE_JSON = (OSError, ValueError, RecursionError)
+UNREADABLE_JSON = (OSError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Run:
         return schema.read(raw)
 
     def _json(self, name: str) -> Any:
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return read_json(self.folder / name)
 
     @property
     def problem(self) -> str | None:
@@ -125,6 +124,17 @@ class Run:
             )
         return found
 
+    def complete_config(self) -> dict[str, Any]:
+        """The resolved configuration, with all sections that a network is rebuilt from.
+
+        Raises:
+            HarnessError: it is missing, damaged or incomplete.
+        """
+        config = self.config()
+        if problem := schema.config_problem(config):
+            raise HarnessError(f"{self.folder}: {problem}.", "Run it again with overwrite=always.")
+        return config
+
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; empty before the first.
 
@@ -132,10 +142,10 @@ class Run:
             HarnessError: it is damaged.
         """
         try:
-            rows = self._json("history.json")
-            if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-                return rows
-            raise ValueError("it is no list of rows")
+            rows: list[dict[str, Any]] = self._json("history.json")
+            if problem := schema.history_problem(rows):
+                raise ValueError(problem)
+            return rows
         except FileNotFoundError:
             return []
         except UNREADABLE_JSON as error:

@@ -6,22 +6,18 @@ problems` reads every file of every run; tables, which have to be fast, only the
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from harness.core.arrays import read_queries
 from harness.core.errors import HarnessError
 from harness.results.row_labels import flat
 from harness.results.store import EXPERIMENT, Run, describe
 
 #: percentage points by which a recorded mAP may differ from the mean over its float32 queries
 ROUNDING = 0.01
-#: what np.load raises for a damaged .npz
-UNREADABLE = (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -96,13 +92,19 @@ def _in_queries(run: Run) -> Iterator[str]:
             yield "per_query.npz is missing: no difference to it can be tested for significance"
         return
     try:
-        with np.load(path) as arrays:
-            for name, stage in run.record["stages"].items():
-                if not stage["metrics"]:
-                    continue
-                ap, first = arrays[f"{name}_ap"], arrays[f"{name}_first_match_rank"]
-                mean, mAP = 100 * float(ap[first > 0].mean()), stage["metrics"]["mAP"]
-                if not abs(mean - mAP) <= ROUNDING:
-                    yield f"{name}: mAP {mAP:.2f} is not the mean of its queries, {mean:.2f}"
-    except UNREADABLE as error:
-        yield f"per_query.npz cannot be read ({type(error).__name__})"
+        arrays = read_queries(path)
+    except (OSError, ValueError) as error:
+        yield f"per_query.npz cannot be read ({error})"
+        return
+    for name, stage in run.record["stages"].items():
+        if not stage["metrics"]:
+            continue
+        try:
+            ap, first = arrays[f"{name}_ap"], arrays[f"{name}_first_match_rank"]
+        except KeyError as error:
+            yield f"per_query.npz lacks {error}"
+            continue
+        found = ap[first > 0]
+        mean, mAP = 100 * float(found.mean()) if len(found) else math.nan, stage["metrics"]["mAP"]
+        if not abs(mean - mAP) <= ROUNDING:
+            yield f"{name}: mAP {mAP:.2f} is not the mean of its queries, {mean:.2f}"

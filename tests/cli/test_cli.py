@@ -42,6 +42,48 @@ def _fits_a_screen(text: str) -> None:
     assert max(map(len, lines)) <= 100
 
 
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["table", "--store", LONG], ["report", "--store", LONG], ["list", "runs", "--store", LONG],
+     ["show", LONG], ["eval", LONG], ["rerun", LONG], ["rm", LONG], ["score", LONG, LONG],
+     ["prepare", "dataset=folder", f"source={LONG}"], ["label", LONG, "--out", "x.npy"]],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_a_path_that_is_too_long(command: Command, words: list[str]) -> None:
+    answer = command(*words)
+    assert answer.status in (1, 2)
+    assert answer.err.startswith("error: ") and "Traceback" not in answer.err
+
+
+def test_a_file_that_may_not_be_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the system refuses a file, the answer names it."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "secret.json")
+
+    monkeypatch.setattr("harness.results.store.Store.runs", refuse)
+    answer = command("list", "runs")
+    assert answer.status == 1
+    assert answer.err.startswith("error: secret.json: Permission denied.\n  Check the path")
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    """Names of files may hold any bytes; what is printed shows those that are no text."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    listed = subprocess.run(
+        [sys.executable, "-m", "harness", "list", "runs", "--store", str(tmp_path)],
+        cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert listed.returncode == 0, listed.stderr
+    assert b"caf\\udce9   unfinished" in listed.stdout
+
+
 def test_version(command: Command) -> None:
     assert command("--version").out.startswith("harness 0.")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import os
 from pathlib import Path
 from typing import IO
 
 import pytest
+import torch
 
-from harness.core import files
 from harness.core.errors import HarnessError
-from harness.core.files import make_folder, write_atomically, write_json, write_text
+from harness.core.files import make_folder, read_json, write_atomically, write_json, write_text
 
 
 def test_text_and_json(tmp_path: Path) -> None:
@@ -41,14 +43,10 @@ def test_not_a_number_is_no_json(tmp_path: Path) -> None:
     ],
 )
 def test_a_failing_writer_leaves_what_was_there(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    raised: BaseException,
-    becomes: type[BaseException],
+    tmp_path: Path, raised: BaseException, becomes: type[BaseException]
 ) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    monkeypatch.setattr(files, "_nearly_full", lambda path: False)
 
     def write(file: IO[bytes]) -> None:
         file.write(b"half")
@@ -78,7 +76,8 @@ def test_a_failing_rename_leaves_what_was_there(
 
 REFUSALS = [
     (OSError(errno.ENOSPC, "No space left on device"), "is full", "Free some space"),
-    (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full", "Free some space"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full: Disk quota", "Free some space"),
+    (OSError(errno.EFBIG, "File too large"), "larger than a file may be", "ulimit -f"),
     (PermissionError(errno.EACCES, "Permission denied"), "Permission denied", "store="),
     (OSError(errno.EROFS, "Read-only file system"), "Read-only file system", "store="),
 ]
@@ -98,15 +97,50 @@ def test_errors_of_the_file_system_name_the_folder_and_a_hint(
     assert hint in refusal.value.hint
 
 
-def test_torchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch.save raises RuntimeError where the disk is full; only the disk can tell."""
+@pytest.mark.parametrize(("error", "cause", "hint"), REFUSALS)
+def test_torch_save_hides_the_refusal_behind_an_error_of_its_own(
+    tmp_path: Path, error: OSError, cause: str, hint: str
+) -> None:
+    class Refusing(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise error
 
-    def write(file: IO[bytes]) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos")
+    with pytest.raises(HarnessError, match=cause) as refusal:
+        write_atomically(tmp_path / "a.pt", lambda _: torch.save({"a": torch.zeros(9)}, Refusing()))
+    assert hint in refusal.value.hint
 
-    monkeypatch.setattr(files, "_nearly_full", lambda path: True)
-    with pytest.raises(HarnessError, match="is full"):
-        write_atomically(tmp_path / "a.pt", write)
+
+def test_a_limit_of_the_size_of_files(tmp_path: Path) -> None:
+    """`ulimit -f`, which schedulers set: the system sends a signal that Python ignores."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(HarnessError, match=r"a\.pt in .* is larger than a file may be"):
+            write_atomically(
+                tmp_path / "a.pt", lambda file: torch.save({"a": torch.zeros(9000)}, file)
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_json_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [{"b": 1}]})
+    assert read_json(path) == {"a": [{"b": 1}]}
+    for levels in (100, 900, 200_000):
+        path.write_text("[" * levels + "]" * levels)
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read_json(path)
+    path.write_bytes(b'"\xff"')
+    with pytest.raises(ValueError, match="utf-8"):
+        read_json(path)
+
+
+def test_names_that_are_not_utf8_survive_in_json(tmp_path: Path) -> None:
+    path, name = tmp_path / "a.json", os.fsdecode(b"caf\xe9.jpg")
+    write_json(path, [name])
+    assert read_json(path) == [name]
 
 
 @pytest.mark.parametrize(("error", "cause", "hint"), REFUSALS)

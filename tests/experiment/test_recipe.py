@@ -44,6 +44,38 @@ def changed(config: DictConfig, **values: object) -> DictConfig:
 # ------------------------------------------------------------------------------------- stages
 
 
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "/x", "", ".", "a.b", "1", "x" * 65, "checkpoint", "Config", "record",
+             "history", "per_query", "failed"],
+)  # fmt: skip
+def test_files_named_after_a_stage_stay_in_the_runs_folder(mskd: DictConfig, name: str) -> None:
+    config = mskd.copy()
+    config.stages = {name: {}}
+    with pytest.raises(ConfigError, match="cannot be the name of a stage"):
+        make_recipe(config)
+
+
+@pytest.mark.parametrize(
+    "key", ["optimizer.step", "train.epochs", "seed", "labeler", "dataset.name"]
+)
+def test_an_option_that_was_taken_out_is_named(mskd: DictConfig, key: str) -> None:
+    config = mskd.copy()
+    parent, _, last = key.rpartition(".")
+    OmegaConf.set_struct(config, False)
+    del (OmegaConf.select(config, parent) if parent else config)[last]
+    with pytest.raises(ConfigError, match=f"No value was given for {key}"):
+        make_recipe(config)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 2**63, -(2**70)])
+@pytest.mark.parametrize(
+    "key", ["evaluation__reference__eps", "labeler__eps", "dataset__identities", "seed"]
+)
+def test_numbers_that_no_record_can_hold(mskd: DictConfig, key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=key.replace("__", r"\.")):
+        make_recipe(changed(mskd, **{key: value}))
+
+
 def test_mskd_has_a_teacher_and_then_its_student(mskd: DictConfig) -> None:
     recipe = make_recipe(mskd)
     assert recipe.method == "mskd"

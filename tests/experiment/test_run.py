@@ -206,8 +206,11 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
         with pytest.raises(ConfigError, match="another experiment"):
             run_experiment(tiny_config(tmp_path, *named, other))
-    with pytest.raises(ConfigError, match="not a valid folder name"):
-        run_experiment(tiny_config(tmp_path, "method=direct_transfer", "name='../x'"))
+    for key in ("name", "method.name", "dataset.name"):
+        for value, problem in (("../x", "not a valid folder name"), ("x" * 101, "too long")):
+            with pytest.raises(ConfigError, match=f"{key}=.*{problem}"):
+                run_experiment(tiny_config(tmp_path, "method=direct_transfer", f"{key}='{value}'"))
+    assert not list(tmp_path.glob("x*"))
 
 
 def test_finished_with_other_images(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from harness.results.schema import SCHEMA, read
+from harness.results.schema import (
+    SCHEMA,
+    checkpoint_problem,
+    config_problem,
+    history_problem,
+    is_evaluation,
+    read,
+)
 from tests.results.records import card, record
 
 
@@ -54,3 +61,56 @@ def test_data_without_a_test_part_have_no_metrics() -> None:
     trained["stages"] = {"train": {"metrics": {}, "epoch": 3}}
     assert isinstance(read(trained), dict)
     assert "lacks stages.train.metrics.mAP" in str(read(trained | {"evaluated": True}))
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "checkpoint", ""])
+def test_names_of_stages_lead_nowhere(name: str) -> None:
+    assert "no valid stages" in str(read(record(**{name: 60.0})))
+
+
+CONFIG = {
+    "seed": 0, "method": {"name": "mskd", "uses_cameras": True}, "evaluation": {}, "stages": {},
+    "images": {"height": 8, "width": 4}, "dataset": {"name": "synthetic"}, "backbone": {},
+    "train": {"precision": "fp32"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CONFIG)
+def test_a_configuration_without_a_section(key: str) -> None:
+    assert config_problem(CONFIG) is None
+    rest = {name: section for name, section in CONFIG.items() if name != key}
+    assert config_problem(rest) == f"config.json lacks {key}"
+    assert f"no valid {key}" in str(config_problem(CONFIG | {key: [1]}))
+
+
+def test_rows_of_a_history() -> None:
+    row = {"stage": "train", "epoch": 0}
+    assert history_problem([row]) is None
+    assert history_problem([row, {"stage": "train"}]) == "it lacks 1.epoch"
+    assert history_problem({}) and history_problem([3])
+
+
+CHECKPOINT = {
+    "settings": "1", "seed": 0, "data": "2", "history": "[]", "stages": {}, "trainer": None, "best": {},
+    "environment": {}, "processes": [1], "seconds": 1.0, "device_seconds": 1.0, "memory_mib": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", CHECKPOINT)
+def test_something_that_is_no_checkpoint(key: str) -> None:
+    assert checkpoint_problem(CHECKPOINT) is None
+    assert checkpoint_problem([CHECKPOINT]) and checkpoint_problem(None)
+    rest = {name: value for name, value in CHECKPOINT.items() if name != key}
+    assert checkpoint_problem(rest) == f"it lacks {key}"
+    assert f"no valid {key}" in str(checkpoint_problem(CHECKPOINT | {key: ()}))
+
+
+def test_results_of_other_data() -> None:
+    whole = {
+        "schema": SCHEMA, "stage": "train", "protocol": card(), "metrics": {"mAP": 3.0},
+        "dataset": {"name": "b", "fingerprint": "1"},
+    }  # fmt: skip
+    assert is_evaluation(whole)
+    for key in whole:
+        assert not is_evaluation({name: value for name, value in whole.items() if name != key})
+        assert not is_evaluation(whole | {key: [3]})

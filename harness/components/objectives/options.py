@@ -20,5 +20,6 @@ CameraWeight = Annotated[
     float, Field(ge=0, description="λ_cam, the weight of the camera loss; above 0 needs cameras")
 ]
 ClassifierRows = Annotated[
-    PositiveInt, Field(description="rows of the classifier; more clusters stop the training")
+    PositiveInt,
+    Field(le=1_000_000, description="rows of the classifier; more clusters stop the training"),
 ]

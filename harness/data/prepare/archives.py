@@ -70,7 +70,9 @@ def open_source(path: Path) -> Source:
                 f"{path} is a {kind} archive, which is not supported.",
                 "Unpack it with another program and give the folder.",
             )
-    if tarfile.is_tarfile(path):
+    with explain_damage(path):  # a compressed one that was cut off
+        is_tar = tarfile.is_tarfile(path)
+    if is_tar:
         return TarSource(path)
     raise DataError(
         f"{path} is neither a folder nor a zip or tar archive.",
@@ -187,6 +189,7 @@ def check_sizes(source: Path, sizes: Mapping[str, int], allow_empty: bool = Fals
 @contextmanager
 def explain_damage(path: Path) -> Iterator[None]:
     """Turn errors of the archive modules into errors that name the archive and give a hint."""
+    import gzip
     import lzma
     import zlib
 
@@ -197,7 +200,10 @@ def explain_damage(path: Path) -> Iterator[None]:
             f"{path} uses an unsupported compression method ({error}).",
             "Unpack it with another program and give the folder.",
         ) from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (
+        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error,
+        lzma.LZMAError,
+    ) as error:  # fmt: skip
         raise DataError(
             f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
             "Download it again; files unpacked so far are kept.",

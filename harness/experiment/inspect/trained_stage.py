@@ -62,7 +62,7 @@ class TrainedStage:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        config = self.run.config()
+        config = self.run.complete_config()
         choose(config, self.changes)
         return config
 
