@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from harness.components.labelers import BottomUp, Infomap, JaccardDBSCAN, KMeans
 from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from tests.components.labelers.cases import blobs
 
-SMALL = {"k1": 8, "k2": 3}
+SMALL: dict[str, Any] = {"k1": 8, "k2": 3}
 #: one cluster of 40 images; 40 images without neighbors; 40 equal images
 ONE, NONE, EQUAL = blobs(1, 40, spread=0.01)[:, None], torch.eye(40)[:, None], torch.ones(40, 1, 1)
 
