@@ -14,8 +14,8 @@ from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
-COMMANDS = ("run", "search", "table", "report", "show", "list", "rerun", "rm", "prepare", "eval",
-            "verify", "bench", "label", "score")  # fmt: skip
+COMMANDS = ("run", "search", "table", "report", "show", "list", "diff", "rerun", "rm", "prepare",
+            "eval", "verify", "bench", "label", "score")  # fmt: skip
 HELP = """\
 example:  harness run method=mskd dataset=market1501
 
@@ -27,6 +27,7 @@ usage: harness [--plugins DIR] COMMAND …
   report    write a page about all runs for a browser    harness report --output report.html
   show      draw ranked lists, embeddings, curves, maps  harness show RUN ranked
   list      list methods, data sets, parts, runs, …      harness list methods
+  diff      show what two runs differ in                 harness diff RUN RUN
   rerun     resume or repeat what failed or was stopped  harness rerun --failed
   rm        remove runs                                  harness rm 'mskd-*-s1-*'
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP

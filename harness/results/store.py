@@ -41,6 +41,7 @@ SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
 LOCK, LOCK_TIMEOUT = ".lock", 2.0
+REPLACE = "Run it again with overwrite=always."
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError, RecursionError)
 
@@ -93,7 +94,7 @@ class Run:
             HarnessError: it is damaged.
         """
         if isinstance(found := self._record, str):
-            raise HarnessError(f"{self.folder}: {found}.", "Run it again with overwrite=always.")
+            raise HarnessError(f"{self.folder}: {found}.", REPLACE)
         return found
 
     def config(self) -> dict[str, Any]:
@@ -107,7 +108,8 @@ class Run:
                 return found
             raise ValueError("it is no object")
         except UNREADABLE_JSON as error:
-            raise HarnessError(f"{self.folder} has no readable config.json.") from error
+            cause = f"{self.folder}: config.json cannot be read ({error})."
+            raise HarnessError(cause, REPLACE) from error
 
     def history(self) -> list[dict[str, Any]]:
         """One row per epoch; empty before the first.
@@ -124,7 +126,7 @@ class Run:
             return []
         except UNREADABLE_JSON as error:
             cause = f"{self.folder}: history.json cannot be read ({error})."
-            raise HarnessError(cause, "Run it again with overwrite=always.") from error
+            raise HarnessError(cause, REPLACE) from error
 
     def lock(self) -> FileLock:
         """The exclusive right to write here. The system releases it when the process dies.
