@@ -1,4 +1,4 @@
-"""What sets runs apart: `harness list runs` names changed options, `harness diff` all that differs."""
+"""What sets runs apart: `harness list runs` and `harness diff`."""
 
 from __future__ import annotations
 
