@@ -22,7 +22,7 @@ from harness.experiment.plan import Plan, make_plan
 from harness.experiment.stages import load_data
 from harness.results import tracking
 from harness.results.run_status import noting_failure
-from harness.results.store import Run, Store
+from harness.results.store import LOG, Run, Store
 from harness.training.compilation import check_compile
 
 #: what happens to a run that is there already
@@ -60,6 +60,8 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
             check_parts(plan)
             with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile
+                if processes.rank() == 0:
+                    reporter.log_to(run.folder / LOG)
                 changed = _work(Experiment(plan, device, run, reporter), overwrite)
         run = collectives.broadcast_from_first(lambda: _read(run))  # others may not see its folder
         if not changed:

@@ -7,6 +7,7 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
     per_query.npz          average precision and first match of every query, by stage
     checkpoint.pt          to resume from, while unfinished
     failed.json            the error, if one stopped the run
+    log.txt                what the terminal showed, of every process that continued the run
     <stage>.pt             the network at the end of each stage
     <stage>_features.npz   features of the test images, with evaluation.keep_features=true
     evaluation-*.json      metrics by another evaluation protocol, from harness eval --save
@@ -41,6 +42,7 @@ SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
 LOCK, LOCK_TIMEOUT = ".lock", 2.0
+LOG = "log.txt"
 REPLACE = "Run it again with overwrite=always."
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError, RecursionError)
