@@ -16,6 +16,8 @@ from harness.core.host_memory import before_torch
 #: subcommands; each is a module of this package that is imported when it is needed
 COMMANDS = ("run", "search", "table", "report", "show", "list", "diff", "rerun", "rm", "prepare",
             "eval", "verify", "bench", "label", "score")  # fmt: skip
+#: those whose options are `KEY=VALUE`; the options of others are `--key VALUE`
+OVERRIDES = ("run", "search", "prepare", "rerun")
 HELP = """\
 example:  harness run method=mskd dataset=market1501
 
@@ -50,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        sys.exit(report_error(error))
+        with_flags = not {*OVERRIDES}.intersection(arguments)
+        sys.exit(report_error(error, with_flags))
     except KeyboardInterrupt:
         hint = " The same command resumes from the last finished epoch."
         print(f"\nStopped.{hint if 'run' in arguments[:1] else ''}", file=sys.stderr)

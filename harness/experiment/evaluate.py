@@ -194,7 +194,9 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
             continue
         *path, last = key.removeprefix("dataset.").split(".")
         if not key.startswith("dataset.") or not value:
-            raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
+            raise ConfigError(
+                f"'{change}' is not dataset.KEY=VALUE.", "Images elsewhere: --data-root DIR."
+            )
         section = config["dataset"]
         for step in path:
             section = section.get(step) if isinstance(section, dict) else None

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core import plugins
@@ -22,6 +21,9 @@ from harness.core.paths import CONF
 from harness.core.variants import chosen_parts, overridden, vary
 from harness.core.views import count_parts
 from harness.results.store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: a configuration as dotted keys
 Flat = Mapping[str, Any]
@@ -62,6 +64,8 @@ def add_row_labels(
         runs: as of `store.frame`. configs: of `configurations`. tables: columns that separate
             tables. shown: fields that have a column of their own in the table.
     """
+    import pandas as pd  # slow to import, and other functions here do without
+
     known = plugins.find()["methods"].values()
     recipes = {method: recipe(str(method), known) for method in runs["method"].unique()}
     crossing = []
