@@ -9,7 +9,6 @@ from typing import NoReturn
 
 from harness.core.errors import ConfigError, DataError, HarnessError
 
-
 #: options of `harness run` → the same ones of commands that take flags
 FLAGS = {"data.root": "--data-root", "data.cache_dir": "--cache", "store": "--store",
          "device": "--device", "threads": "--threads"}  # fmt: skip

@@ -158,14 +158,14 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     """
     try:
         fits = runs.eval(where, engine="python")
-        kept = runs[fits.astype(bool)] if pd.api.types.is_bool_dtype(fits) else None
+        if not isinstance(fits, pd.Series) or fits.dtype != bool:
+            raise ValueError("it is not true or false for each run")
+        kept = runs[fits]
     except Exception as error:  # pandas raises what Python's parser and operators raise
         hint = EXAMPLE
         if unknown := re.search(r"name '(\w+)' is not defined", str(error)):
             hint = f"{did_you_mean(unknown[1], runs.columns)} {EXAMPLE}"
         raise ConfigError(f"--where '{where}': {first_line(error)}.", hint) from error
-    if kept is None:
-        raise ConfigError(f"--where '{where}' is no condition: it is not true or false.", EXAMPLE)
     if kept.empty:
         raise ConfigError(
             f"No finished run fits '{where}'.",
