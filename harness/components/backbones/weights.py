@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated
 
 import torch
@@ -41,10 +43,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         DataError: the file cannot be read, or holds something else.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about the pickle's version
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, UnpicklingError):  # torch's text advises to run the file's code
+            why = "it is damaged, or holds Python objects, which are never loaded"
         raise DataError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {first_line(error)}).",
+            f"{path} cannot be read as weights ({why}).",
             "It must be a state dict saved by torch.save, holding tensors only.",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
