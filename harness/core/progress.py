@@ -41,6 +41,9 @@ def duration(seconds: float) -> str:
 
 
 def _last_words(error: BaseException) -> str:
+    from harness.core.distributed.job import lost_process_error  # imports torch
+
+    error = lost_process_error(error) or error
     if isinstance(error, HarnessError):
         return f"error: {error}"
     if isinstance(error, Exception):
