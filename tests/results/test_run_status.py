@@ -113,6 +113,18 @@ def test_rm(tmp_path: Path, command: Command) -> None:
     assert not names() and not list(tmp_path.glob(".removed*"))
 
 
+def test_rm_of_a_store_that_cannot_be_written(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not called running."""
+    write(tmp_path, "run", record())
+    refused = HarnessError("run cannot be written: Read-only file system.", "Choose another.")
+    monkeypatch.setattr(Run, "lock", lambda self: (_ for _ in ()).throw(refused))
+    answer = command("rm", "run", "--yes", "--store", str(tmp_path))
+    assert answer.status == 1 and "run was not removed: run cannot be written" in answer.err
+    assert f"right to write in {tmp_path}" in answer.err and "running" not in answer.err
+
+
 def test_rm_asks(tmp_path: Path) -> None:
     write(tmp_path, "teacher-run", record())
     write(tmp_path, "other", record(seed=1))
