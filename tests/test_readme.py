@@ -70,8 +70,9 @@ def test_use_without_training(command: Command, tmp_path: Path) -> None:
     answers = [command(*shlex.split(line)[1:]) for line in lines]
     assert [answer.status for answer in answers] == [0, 0], answers
     labels = np.load(tmp_path / "labels.npy")
-    assert np.array_equal(labels, np.arange(100).repeat(12)), "one cluster per identity"
-    assert "re-ranked mAP 100.0" in answers[1].out
+    assert 90 <= labels.max() + 1 <= 110 and 0 < (labels < 0).mean() < 0.5
+    plain, reranked = map(float, re.findall(r"mAP (\d+\.\d)", answers[1].out))
+    assert 50 < plain < reranked < 100, "numbers as of a real network"
 
 
 def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

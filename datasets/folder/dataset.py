@@ -74,7 +74,7 @@ class Folder(Dataset):
     def _rows(self) -> list[Row]:
         """Read the file and check its header."""
         if not self.csv.is_file():
-            hint = "dataset.csv= is relative to data.root (HARNESS_DATA), or an absolute path."
+            hint = "dataset.csv= is an absolute path, or relative to data.root= (or HARNESS_DATA)."
             raise DataError(f"There is no file {self.csv}", hint)
         try:
             # -sig: spreadsheet programs write a byte order mark

@@ -67,8 +67,6 @@ def main(arguments: list[str]) -> None:
         return
     if name == "bottom_up":
         say("This is the first round of bottom_up: every image is a cluster of its own.")
-    elif clusters <= 1:
-        say("There is at most one cluster: is labeler.eps right, or did the features collapse?")
     say(f"clusters  {clusters}")
     say(f"outliers  {made.outliers} ({made.outliers / n:.1%})")
     say(f"largest   {largest} images")

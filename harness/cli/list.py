@@ -56,7 +56,10 @@ def _rows(what: str, store: Path) -> list[tuple[str, str]]:
 
         runs = list(Store(store).runs())
         if what == "runs":
-            return [(run.name, str(state(run))) for run in runs]
+            from harness.results.differences import ChangedOptions
+
+            changed = ChangedOptions()
+            return [(r.name, f"{state(r)}   {changed.of(r)}".rstrip()) for r in runs]
         return [(problem.run, problem.text) for problem in file_problems(runs)]
     if what == "searches":
         from harness.experiment.registration import presets

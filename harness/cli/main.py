@@ -16,8 +16,10 @@ from harness.core.files import shown
 from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
-COMMANDS = ("run", "search", "table", "report", "show", "list", "rerun", "rm", "prepare", "eval",
-            "verify", "bench", "label", "score")  # fmt: skip
+COMMANDS = ("run", "search", "table", "report", "show", "list", "diff", "rerun", "rm", "prepare",
+            "eval", "verify", "bench", "label", "score")  # fmt: skip
+#: those whose options are `KEY=VALUE`; the options of others are `--key VALUE`
+OVERRIDES = ("run", "search", "prepare", "rerun")
 HELP = """\
 example:  harness run method=mskd dataset=market1501
 
@@ -29,6 +31,7 @@ usage: harness [--plugins DIR] COMMAND …
   report    write a page about all runs for a browser    harness report --output report.html
   show      draw ranked lists, embeddings, curves, maps  harness show RUN ranked
   list      list methods, data sets, parts, runs, …      harness list methods
+  diff      show what two runs differ in                 harness diff RUN RUN
   rerun     resume or repeat what failed or was stopped  harness rerun --failed
   rm        remove runs                                  harness rm 'mskd-*-s1-*'
   prepare   unpack and check a data set, show its card   harness prepare dataset=NAME source=ZIP
@@ -53,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        sys.exit(report_error(error))
+        with_flags = not {*OVERRIDES}.intersection(arguments)
+        sys.exit(report_error(error, with_flags))
     except KeyboardInterrupt:
         hint = " The same command resumes from the last finished epoch."
         print(f"\nStopped.{hint if 'run' in arguments[:1] else ''}", file=sys.stderr)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import NoReturn
 
 from harness.core.errors import ConfigError, DataError, HarnessError
+
+#: options of `harness run` → the same ones of commands that take flags
+FLAGS = {"data.root": "--data-root", "data.cache_dir": "--cache", "store": "--store",
+         "device": "--device", "threads": "--threads"}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,9 +44,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--json", action="store_true", help="print JSON; notes go to stderr")
 
 
-def report_error(error: HarnessError) -> int:
-    """Print an error; returns the exit status."""
-    print(f"error: {error.cause}", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+def report_error(error: HarnessError, with_flags: bool = False) -> int:
+    """Print an error; returns the exit status.
+
+    with_flags: the command takes `--data-root DIR`, where `harness run` takes `data.root=DIR`.
+    """
+    text = f"error: {error}"  # its hint is indented
+    print(_with_flags(text) if with_flags else text, file=sys.stderr)
     return 2 if isinstance(error, ConfigError | DataError) else 1
+
+
+def _with_flags(text: str) -> str:
+    """`data.root=DIR` as `--data-root DIR`."""
+    pattern = rf"(?<![\w.'-])({'|'.join(map(re.escape, FLAGS))})=([\w/~.:-]*[\w/])?"
+    return re.sub(pattern, lambda found: f"{FLAGS[found[1]]} {found[2] or ''}".strip(), text)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 _noticed: set[str] = set()
+#: called with each notice: the log of a run holds them, too
+listeners: list[Callable[[str], None]] = []
 
 
 class HarnessError(Exception):
@@ -87,3 +89,5 @@ def say_once(text: str) -> None:
     if text not in _noticed and os.environ.get("RANK", "0") == "0":
         _noticed.add(text)
         print(f"note: {text}", file=sys.stderr)
+        for listener in listeners:
+            listener(f"note: {text}")

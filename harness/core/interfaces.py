@@ -75,6 +75,13 @@ class PseudoLabels:
         """How many images have no label."""
         return int((self.labels < 0).sum())
 
+    @property
+    def scattered(self) -> float:
+        """The share of images that have no label, or a label to themselves."""
+        sizes = torch.bincount(self.labels[self.labels >= 0])
+        alone = self.outliers + int((sizes == 1).sum())
+        return alone / max(1, len(self.labels))
+
 
 class PseudoLabeler(ABC):
     """Features to labels, before each epoch or at the interval `train.label_every`.
@@ -87,8 +94,6 @@ class PseudoLabeler(ABC):
     uses_cameras: bool = False
     #: the fewest images N that it can label with its settings
     min_images: int = 1
-    #: what to change if too few clusters are found, for error messages
-    hint: str = "Raise labeler.eps, lower labeler.min_samples"
     #: the number of calls after which labels are meaningful
     min_calls: int = 1
 
@@ -116,6 +121,10 @@ class PseudoLabeler(ABC):
     def describe(self) -> str:
         """The most important settings, for error messages ("eps 0.6, …")."""
         return type(self).__name__
+
+    def hint(self, labels: PseudoLabels) -> str:
+        """What to change if these labels have too few clusters, in a sentence."""
+        return "Change the settings of the labeler so that it finds more clusters."
 
     def state_dict(self) -> dict[str, Any]:
         """What the next `label` depends on besides its arguments: tensors and plain numbers."""

@@ -135,7 +135,9 @@ def _check(field: FieldInfo, name: str, key: str, value: Any) -> None:
             near = did_you_mean(found, map(str, _choices(annotation)))
             hint = near if near.startswith("Did you mean") else hint
     limits = f", {limits}" if limits else ""
-    raise ConfigError(f"{key}={_shown(value)} must be {_kind(annotation)}{limits}.", hint)
+    kind = _kind(annotation)
+    verb = "hold" if kind.startswith("keys") else "be"
+    raise ConfigError(f"{key}={_shown(value)} must {verb} {kind}{limits}.", hint)
 
 
 def _problems(field: FieldInfo, value: Any) -> list[tuple[str, Any]]:

@@ -27,7 +27,8 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        hint = did_you_mean(name, ["auto", "cpu", "cuda"])
+        meant = "cuda" if "gpu" in name.lower() else name
+        hint = did_you_mean(meant, ["auto", "cpu", "cuda"])
         raise ConfigError(f"device={name} is unknown.", hint) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(

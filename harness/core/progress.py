@@ -5,11 +5,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import gmtime, strftime
+from traceback import format_exception
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from harness.core.errors import HarnessError, listeners
 from harness.core.metrics import METRICS
 
 QUIET_SECONDS = 30.0  # interval between lines of a long phase in a plain log
@@ -35,6 +40,17 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _last_words(error: BaseException) -> str:
+    from harness.core.distributed.job import lost_process_error  # imports torch
+
+    error = lost_process_error(error) or error
+    if isinstance(error, HarnessError):
+        return f"error: {error}"
+    if isinstance(error, Exception):
+        return "".join(format_exception(error)).rstrip()
+    return f"Stopped ({type(error).__name__})."
+
+
 class Reporter:
     """Prints a run's progress: `with Reporter() as reporter: …`. Each phase has one bar."""
 
@@ -45,6 +61,22 @@ class Reporter:
         self._task: TaskID | None = None
         self._name = self._left = ""
         self._last = 0.0
+        self._log: Path | None = None
+
+    def log_to(self, path: Path) -> None:
+        """Append all lines, notices and the final error to a file as well, after the time of day.
+
+        The file never stops a run: what cannot be written (a full disk) is left out.
+        """
+        self._log = path
+        listeners.append(self._write)
+        self._write(strftime("%Y-%m-%dT%H:%M:%SZ", gmtime()))
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            if self._log is not None:
+                with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(f"{text}\n")
 
     def __enter__(self) -> Reporter:
         if self.live:
@@ -57,13 +89,23 @@ class Reporter:
             self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._log is not None:
+            if error is not None:
+                self._write(_last_words(error))
+            listeners.remove(self._write)
+            self._log = None
 
     def say(self, text: str) -> None:
         """Print a permanent line."""
+        self._write(text)
+        self.show(text)
+
+    def show(self, text: str) -> None:
+        """Print a line that the log lacks."""
         self.console.print(text, markup=False, soft_wrap=True)
         if not self.live:
             sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,4 +24,6 @@ def load_verified(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if (member := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"wrong checksum of {member}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():  # about the pickle's version
+        warnings.simplefilter("ignore")
+        return torch.load(path, map_location="cpu", weights_only=True)

@@ -42,7 +42,7 @@ class Sampler(ABC):
             raise TrainingError(
                 f"{groups} give {self.images_per_pass} images a pass, but a batch needs P × K = "
                 f"{identities_per_batch} × {images_per_identity} = {self.batch_size}",
-                "Use a larger eps (or smaller min_samples) for more clusters, or a smaller batch.",
+                "Use labels with more clusters, or a smaller batch.",
             )
 
     @abstractmethod

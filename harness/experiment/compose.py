@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
 from harness.experiment import joint_datasets, sweeps
 from harness.experiment.registration import options, register
@@ -32,6 +33,7 @@ from harness.experiment.registration import options, register
 #: flags of Hydra that do without a method, or that add groups that are unknown here
 UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion", "-i",
              "--info", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
+PART_GROUPS = ("backbone", "labeler", "objective", "distiller")
 SEE = "See harness run … --cfg job."
 #: a character that Hydra reads in quotes only
 _SPECIAL = re.compile(r"[^\w\s/+.$%*@?|:\\-]", re.ASCII)
@@ -199,6 +201,9 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
             "No method was given.", f"Known: {methods}. Example: harness run method=mskd."
         )
     for item in parsed:
+        if item.is_delete() and "." not in item.key_or_group and "@" not in item.key_or_group:
+            _refuse_removal(item.key_or_group, known)
+    for item in parsed:
         group, text = item.key_or_group, str(item.input_line).partition("=")[2]
         if item.is_sweep_override() and not multirun:
             raise ConfigError(
@@ -222,6 +227,13 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
             joined = group == "dataset" and joint_datasets.BETWEEN in name
             if not (name in names or joined):
                 raise ConfigError(f"There is no {group} '{name}'.", did_you_mean(name, names))
+
+
+def _refuse_removal(section: str, groups: Iterable[str]) -> None:
+    example = f"{section}=NAME" if section in groups else f"{section}.KEY=VALUE"
+    raise ConfigError(
+        f"~{section} removes a section that every run has.", f"Change it instead: {example}."
+    )
 
 
 def _check_stages(parsed: Sequence[Override], primary: str = "config") -> None:
@@ -254,7 +266,8 @@ def _translated(
     for item in parsed if keys else ():
         key = item.key_or_group
         if not (item.is_add() or key in keys or key.startswith("hydra")):
-            return ConfigError(f"There is no option '{key}'.", _near(key, keys) or SEE)
+            hint = _option_with(key) or _near(key, keys) or SEE
+            return ConfigError(f"There is no option '{key}'.", hint)
     unknown = getattr(root, "key", None)
     methods = any(item.key_or_group == "method" and item.is_sweep_override() for item in parsed)
     named = [item for item in parsed if item.key_or_group.endswith(f".{unknown}")]
@@ -290,6 +303,16 @@ def _composed_keys(parsed: Sequence[Override], primary: str) -> set[str]:
     return {*_dotted(OmegaConf.to_container(config, resolve=False)), *known}
 
 
+def _option_with(key: str) -> str:
+    """The hint that names the options of a group that have this key; '' if none has it."""
+    group, _, last = key.partition(".")
+    if group not in PART_GROUPS:
+        return ""
+    files = plugins.options(group).items()
+    names = [f"{group}={name}" for name, path in files if last in plugins.load_config(path)]
+    return f"It is an option of {' and '.join(names)}: add {names[0]}." if names else ""
+
+
 def _dotted(node: object, prefix: str = "") -> Iterator[str]:
     if isinstance(node, dict):
         for key, value in node.items():
@@ -299,5 +322,5 @@ def _dotted(node: object, prefix: str = "") -> Iterator[str]:
 
 def _near(key: str, keys: Iterable[str]) -> str:
     """The hint that names the nearest key; '' if none is near."""
-    hint = did_you_mean(key, keys)
+    hint = did_you_mean(key, [known for known in keys if not known.endswith("_target_")])
     return hint if hint.startswith("Did") else ""

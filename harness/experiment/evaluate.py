@@ -21,7 +21,7 @@ from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol, score
 from harness.evaluation.ranking import RANKS
 from harness.experiment import cross_domain
-from harness.experiment.finished_networks import load_network
+from harness.experiment.finished_networks import load_network, weights_of
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
 from harness.experiment.stages import build, named
@@ -75,6 +75,7 @@ def evaluate_run(
         if save:
             written = evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
     else:
+        weights_of(found, stage)  # if they were not kept, nothing else matters
         config = found.complete_config()
         other = choose(config, changes)
         backbone = load_network(found, stage).to(on)
@@ -198,7 +199,9 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
             continue
         *path, last = key.removeprefix("dataset.").split(".")
         if not key.startswith("dataset.") or not value:
-            raise ConfigError(f"'{change}' is not dataset.KEY=VALUE.")
+            raise ConfigError(
+                f"'{change}' is not dataset.KEY=VALUE.", "Images elsewhere: --data-root DIR."
+            )
         section = config["dataset"]
         for step in path:
             section = section.get(step) if isinstance(section, dict) else None

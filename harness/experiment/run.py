@@ -21,7 +21,7 @@ from harness.experiment.preflight import Checked, check_all, plan_of
 from harness.experiment.run_files import RunFiles, is_replaced, leftovers
 from harness.experiment.stages import load_data
 from harness.results.run_status import noting_failure
-from harness.results.store import Run, Store
+from harness.results.store import LOG, Run, Store
 
 #: what happens to a run that is there already
 OVERWRITE = ("skip", "always", "backfill")
@@ -59,6 +59,8 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
                 checked.problems.check()
             with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile
+                if processes.rank() == 0:
+                    reporter.log_to(run.folder / LOG)
                 changed = _work(plan, device, run, reporter, checked, overwrite)
         run = collectives.broadcast_from_first(lambda: _read(run))  # others may not see its folder
         if not changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pandas as pd
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published
 from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
 
+EXAMPLE = """Examples: --where "seed < 3 and cameras", --where "method == 'mskd'"."""
 #: columns for the cost of a run → their heading and decimals
 COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "gpu_hours": ("GPU-hours", 2)}
 #: selections that tables show in other words
@@ -155,11 +157,16 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
         ConfigError: it is not a condition on these columns, or nothing is left.
     """
     try:
-        kept = runs.query(where, engine="python")
+        fits = runs.eval(where, engine="python")
+        if not isinstance(fits, pd.Series) or fits.dtype != bool:
+            raise ValueError("it is not true or false for each run")
+        kept = runs[fits]
     except Exception as error:  # pandas raises what Python's parser and operators raise
-        hint = f'Columns are {", ".join(runs.columns)}; for example --where "seed < 3".'
-        raise ConfigError(f"--where '{where}': {error}.", hint) from error
-    if not isinstance(kept, pd.DataFrame) or kept.empty:
+        hint = EXAMPLE
+        if unknown := re.search(r"name '(\w+)' is not defined", str(error)):
+            hint = f"{did_you_mean(unknown[1], runs.columns)} {EXAMPLE}"
+        raise ConfigError(f"--where '{where}': {first_line(error)}.", hint) from error
+    if kept.empty:
         raise ConfigError(
             f"No finished run fits '{where}'.",
             "Without --where and --selection, harness table shows all of them.",

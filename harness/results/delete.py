@@ -58,9 +58,11 @@ def remove(
         try:
             _remove(run)
             removed.append(run.name)
-        except HarnessError:
+        except HarnessError as error:
             if not run.running:
-                raise
+                cause = f"{run.name} was not removed: {error.cause}"
+                hint = f"You need the right to write in {folder.folder}."
+                raise HarnessError(cause, hint) from error
             running.append(run.name)
     print(f"Removed {len(removed)}.")
     if running:

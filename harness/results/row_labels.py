@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core import plugins
@@ -22,6 +21,9 @@ from harness.core.paths import CONF
 from harness.core.variants import chosen_parts, overridden, vary
 from harness.core.views import count_parts
 from harness.results.store import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: a configuration as dotted keys
 Flat = Mapping[str, Any]
@@ -62,11 +64,13 @@ def add_row_labels(
         runs: as of `store.frame`. configs: of `configurations`. tables: columns that separate
             tables. shown: fields that have a column of their own in the table.
     """
+    import pandas as pd  # slow to import, and other functions here do without
+
     known = plugins.find()["methods"].values()
     recipes = {method: recipe(str(method), known) for method in runs["method"].unique()}
     crossing = []
     for run, method in zip(runs["run"], runs["method"], strict=True):
-        foreign = _foreign_parts(recipes[method], configs[run])
+        foreign = foreign_parts(recipes[method], configs[run])
         crossing.append(", ".join(f"{part}={option}" for part, option in foreign.items()))
     runs = runs.assign(crossing=crossing, name=runs["method"], options="")
     for (method, *_), group in runs.groupby(["method", *tables, "crossing", "tuned"]):
@@ -103,14 +107,14 @@ def _settings(part: str, option: str) -> DictConfig:
     return _load(path) if path else OmegaConf.create()
 
 
-def _option(part: str, target: object) -> str:
+def part_option(part: str, target: object) -> str:
     """The option that builds a part; its class's name where there is none."""
     names = (path.stem for path in sorted((CONF / part).glob("*.yaml")))
     found = (name for name in names if _settings(part, name).get("_target_") == target)
     return next(found, str(target).rsplit(".", 1)[-1])
 
 
-def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
+def foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     """Part → option, of the parts of a run that are not its method's own."""
     found: dict[str, str] = {}
     if node is None:
@@ -120,7 +124,7 @@ def _foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
         own = OmegaConf.select(node, f"{part}._target_") or settings.get("_target_")
         known = own is not None or "_target_" in settings  # `none` has the target null
         if known and (has := config.get(f"{part}._target_", own)) != own:
-            found[part] = _option(part, has)
+            found[part] = part_option(part, has)
     return found
 
 
@@ -155,7 +159,7 @@ def _text(key: str, value: object, keys: Sequence[str]) -> str:
     """`labeler.eps=0.5` as short as it is clear among the keys of a table: `eps=0.5`."""
     part, _, last = key.rpartition(".")
     if last == "_target_":
-        return f"{part}={_option(part, value)}"
+        return f"{part}={part_option(part, value)}"
     words = key.split(".")
     endings = (".".join(words[place:]) for place in range(len(words) - 1, -1, -1))
     name = next(e for e in endings if sum(f".{other}".endswith(f".{e}") for other in keys) == 1)
@@ -172,9 +176,9 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
     groups = {"backbone": "resnet50", **overridden(node)}
     for changes in protocol:
         groups |= overridden(changes)
-    foreign = _foreign_parts(node, config)
+    foreign = foreign_parts(node, config)
     parts = {**chosen_parts(node), **foreign, "backbone": groups["backbone"]}
-    layers: list[Any] = [OmegaConf.load(CONF / "config.yaml")]
+    layers: list[Any] = [_load(CONF / "config.yaml")]
     layers += [{part: _settings(part, str(option))} for part, option in parts.items()]
     layers.append(OmegaConf.masked_copy(node, [str(key) for key in node if key not in foreign]))
     layers += protocol

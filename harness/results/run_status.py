@@ -76,7 +76,9 @@ def noting_failure(run: Run, history: Callable[[], Sequence[Mapping[str, Any]]])
     try:
         yield
     except Exception as error:
-        known = error if isinstance(error, HarnessError) else None
+        from harness.core.distributed.job import lost_process_error  # imports torch
+
+        known = error if isinstance(error, HarnessError) else lost_process_error(error)
         last = history()[-1] if history() else {}
         note = {
             "error": known.cause if known else first_line(error),

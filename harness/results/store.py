@@ -8,6 +8,7 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
     checkpoint.pt          to resume from, while unfinished
     checkpoint.previous.pt the one before it, in case it is damaged
     failed.json            the error, if one stopped the run
+    log.txt                what the terminal showed, of every process that continued the run
     <stage>.pt             the network at the end of each stage
     <stage>_features.npz   features of the test images, with evaluation.keep_features=true
     evaluation-*.json      metrics by another evaluation protocol, from harness eval --save
@@ -45,6 +46,8 @@ PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 LOCK, LOCK_TIMEOUT = ".lock", 2.0
 #: folders inside a run's folder: of the run that is to replace it, unfinished and finished
 REPLACEMENT, REPLACED = ".replacement", ".replacement-finished"
+LOG = "log.txt"
+REPLACE = "Run it again with overwrite=always."
 #: errors of a JSON file that is missing, damaged or nested too deeply
 UNREADABLE_JSON = (OSError, ValueError)
 
@@ -99,7 +102,7 @@ class Run:
             HarnessError: it is damaged.
         """
         if isinstance(found := self._record, str):
-            raise HarnessError(f"{self.folder}: {found}.", "Run it again with overwrite=always.")
+            raise HarnessError(f"{self.folder}: {found}.", REPLACE)
         return found
 
     def config(self) -> dict[str, Any]:
@@ -112,16 +115,12 @@ class Run:
             if not isinstance(found := self._json("config.json"), dict):
                 raise ValueError("it is no object")
         except UNREADABLE_JSON as error:
-            raise HarnessError(
-                f"{self.folder} has no readable config.json.",
-                "Restore the file, or run the experiment again.",
-            ) from error
+            cause = f"{self.folder}: config.json cannot be read ({error})."
+            raise HarnessError(cause, REPLACE) from error
         digest = settings_digest(found)
         if self.finished and self.record.get("config", digest) != digest:
-            raise HarnessError(
-                f"{self.folder}: config.json has changed since the record was made.",
-                "Restore the file, or run the experiment again with overwrite=always.",
-            )
+            cause = f"{self.folder}: config.json has changed since the record was made."
+            raise HarnessError(cause, f"Restore the file. {REPLACE}")
         return found
 
     def complete_config(self) -> dict[str, Any]:
@@ -132,7 +131,7 @@ class Run:
         """
         config = self.config()
         if problem := schema.config_problem(config):
-            raise HarnessError(f"{self.folder}: {problem}.", "Run it again with overwrite=always.")
+            raise HarnessError(f"{self.folder}: {problem}.", REPLACE)
         return config
 
     def history(self) -> list[dict[str, Any]]:
@@ -150,7 +149,7 @@ class Run:
             return []
         except UNREADABLE_JSON as error:
             cause = f"{self.folder}: history.json cannot be read ({error})."
-            raise HarnessError(cause, "Run it again with overwrite=always.") from error
+            raise HarnessError(cause, REPLACE) from error
 
     def lock(self) -> FileLock:
         """The exclusive right to write here. The system releases it when the process dies.

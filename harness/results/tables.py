@@ -70,7 +70,9 @@ class Options:
     def condition(self) -> str | None:
         # label_free is followed by its criterion
         chosen = self.selection and f"selection.str.startswith('{self.selection}')"
-        return " and ".join(f"({text})" for text in (self.where, chosen) if text) or None
+        if self.where and chosen:
+            return f"({self.where}) and {chosen}"
+        return self.where or chosen
 
 
 def show(options: Options, tables: Sequence[Table] | None = None) -> None:

@@ -179,7 +179,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: no clusters; all {len(result.labels)} images are "
                 f"outliers ({labeler.describe()}).",
-                f"{labeler.hint}, or start from better weights. {_KEPT}",
+                f"{labeler.hint(result)} Or start from better weights. {_KEPT}",
             )
         return result.labels, features
 
@@ -249,7 +249,8 @@ class Trainer:
 
     def _drawn(self, epoch: int, labels: Tensor, iterations: int, row: Row) -> Iterator[Tensor]:
         """The sampler's batches of image indices (B,)."""
-        batch, labeler = self.config.batch, self.components.labeler
+        batch, labeler, made = self.config.batch, self.components.labeler, self.labels
+        assert made is not None, "labels are made before batches are drawn"
         draw = generator(self.config.seed, self.name, epoch, "sampler")
         sizes = int(batch.identities), int(batch.images)
         try:
@@ -258,7 +259,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.name}, epoch {epoch}: {error.cause} ({labeler.describe()}; "
                 f"{row['outliers']} outliers.)",
-                f"{labeler.hint}, or lower batch.identities. {_KEPT}",
+                f"{labeler.hint(made)} Or lower batch.identities. {_KEPT}",
             ) from error
         return sampler.batches(iterations)
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from harness.cli.main import COMMANDS
+from harness.cli.parser import report_error
+from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.results.store import Store
 from tests.conftest import Command
@@ -149,6 +151,13 @@ SLIPS = {
     "run method=mskd stages=3": ["stages=3 must hold keys and values"],
     "run method=mskd stages=[1]": ["must hold keys and values"],
     "run method=mskd stages.teacher=3": ["stages.teacher=3 must hold keys and values"],
+    "run method=mskd device=gpu": ["device=gpu is unknown", "'cuda'"],
+    "run method=mskd device=gpu:1": ["device=gpu:1 is unknown", "'cuda'"],
+    "run method=mskd ~labeler": ["~labeler removes a section", "labeler=NAME"],
+    "run method=mskd ~optimizer": ["~optimizer removes a section", "optimizer.KEY=VALUE"],
+    "run method=mskd ~dataset": ["~dataset removes a section", "dataset=NAME"],
+    "run method=mskd labeler.gap=0.1": ["no option 'labeler.gap'", "labeler=self_paced"],
+    "run method=cluster_contrast distiller.teacher=X": ["no option", "add distiller=offline_t"],
     "run method=mskd --resolve": ["--resolve needs --cfg", "--cfg job"],
     "run method=mskd --cfg job --multirun": ["Only one of"],
     "run method=mskd ++optimizer.weight_deca=1": ["optimizer.weight_deca", "weight_decay"],
@@ -317,6 +326,33 @@ def test_completion_and_lists_do_without_torch(tmp_path: Path, typed: list[str])
     assert done.returncode == 0, done.stderr
     assert done.stdout
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("hint", "shown"),
+    [
+        ("Set HARNESS_DATA or data.root= to the folder", "Set HARNESS_DATA or --data-root to"),
+        ("Use device=auto or device=cpu, or install", "Use --device auto or --device cpu, or"),
+        ("Choose another folder: store= for runs.", "Choose another folder: --store for runs."),
+        ("It needs locks: store=DIR.", "It needs locks: --store DIR."),
+        ("Use overwrite=always.", "Use overwrite=always."),
+        ("There is no 'data.root=x'.", "There is no 'data.root=x'."),
+    ],
+)
+def test_hints_name_the_flags_of_the_command(
+    hint: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`harness eval` takes --data-root, `harness run` takes data.root=."""
+    report_error(ConfigError("wrong", hint), with_flags=True)
+    assert shown in capsys.readouterr().err
+    report_error(ConfigError("wrong", hint))
+    assert hint in capsys.readouterr().err
+
+
+def test_commands_with_flags_suggest_flags(command: Command) -> None:
+    assert "harness: --device gpu" not in command("run", "method=mskd", "device=gpu").err
+    answer = command("label", "x.npy", "--out", "y.npy", "--device", "gpu")
+    assert "--device gpu is unknown" in answer.err and "'cuda'" in answer.err
 
 
 def test_hydras_own_help(command: Command) -> None:

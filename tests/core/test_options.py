@@ -204,7 +204,7 @@ def test_sections_are_checked_by_the_same_rules() -> None:
     with pytest.raises(ConfigError, match=r"^epochs=0 is out of range"):
         check_options(Section, {"epochs": 0})
     assert refusal(Section, of={"lr": 0})[0] == "part.of.lr=0 is out of range: lr > 0."
-    assert refusal(Section, of=3)[0] == "part.of=3 must be keys and values."
+    assert refusal(Section, of=3)[0] == "part.of=3 must hold keys and values."
     assert refusal(Section, epoch=3) == (
         "There is no option 'part.epoch'.", "Did you mean 'epochs'?"
     )  # fmt: skip

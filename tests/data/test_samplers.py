@@ -197,7 +197,7 @@ def test_no_iterations() -> None:
 def test_too_few_clusters_are_named_before_training(labels: list[int], message: str) -> None:
     with pytest.raises(TrainingError, match=message) as caught:
         IdentitySampler(torch.tensor(labels), None, 3, 4, seeded())
-    assert "larger eps" in caught.value.hint
+    assert "smaller batch" in caught.value.hint
 
 
 def test_a_pass_is_fast() -> None:

@@ -70,6 +70,23 @@ def test_record_names_no_place(reference: Run) -> None:
         assert str(Path.home()) + "/" not in text
 
 
+def test_a_log_beside_the_record_tells_what_happened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    log = (run.folder / "log.txt").read_text()
+    lines = log.splitlines()[1:]  # after the time
+    assert lines == capsys.readouterr().out.splitlines() and "mAP" in log
+    run_experiment(tiny_config(tmp_path, "method=direct_transfer"))  # is only reported
+    assert (run.folder / "log.txt").read_text() == log
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    overrides = ("method=direct_transfer", "name=run")
+    (tmp_path / "runs" / "run" / "log.txt").mkdir(parents=True)
+    assert run_experiment(tiny_config(tmp_path, *overrides)).finished
+
+
 def test_same_seed_same_numbers(reference: Run, tmp_path: Path) -> None:
     assert_same(reference, run_experiment(tiny_config(tmp_path, "method=mskd")))
 
@@ -130,6 +147,7 @@ def test_killed_and_resumed(
     assert folder.is_dir() and not (folder / "record.json").exists()
     resumed = run_experiment(tiny_config(tmp_path, "method=mskd"))
     assert_same(reference, resumed)
+    assert (resumed.folder / "log.txt").read_text().count(f"{resumed.name}: protocol") == 2
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ def _both(tmp_path: Path, cells: dict[str, tuple[str, ...]], count: int = 2) -> 
     for name in cells:
         one, many = (the_run(tmp_path / folder / name) for folder in ("one", "many"))
         assert_alike(one, many)
+        assert (many.folder / "log.txt").read_text().count(f"{many.name}: protocol") == 1
         assert one.record["metrics"] == pytest.approx(many.record["metrics"], abs=1e-6)
         assert (one.record["processes"], many.record["processes"]) == ([1], [count])
         alone = labels_of(tmp_path / "one" / name)

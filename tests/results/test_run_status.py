@@ -8,6 +8,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from harness.core.distributed import job
 from harness.core.errors import ConfigError, HarnessError, TrainingError
 from harness.results.delete import remove
 from harness.results.run_status import failure, noting_failure, state
@@ -29,6 +30,17 @@ def failed(store: Path, name: str) -> Path:
     with pytest.raises(TrainingError), noting_failure(Run(folder), lambda: HISTORY):
         raise TrainingError("no clusters", "Raise labeler.eps.")
     return folder
+
+
+def test_a_lost_process_is_noted_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in those of the library that carried the messages."""
+    monkeypatch.setattr(job, "is_distributed", lambda: True)
+    run = Run(begun(tmp_path, "run"))
+    with pytest.raises(RuntimeError), noting_failure(run, list):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    why = failure(run)
+    assert why is not None and "lost the others" in why["error"] and "gloo" not in str(why)
+    assert "Repeat the command" in why["hint"] and why["traceback"] is None
 
 
 def test_every_state(tmp_path: Path, command: Command) -> None:
@@ -99,6 +111,18 @@ def test_rm(tmp_path: Path, command: Command) -> None:
     assert names() == ["cap-s0", "cap-s1", "mskd-s1"]
     assert command("rm", "*", "--yes", *store).status == 0
     assert not names() and not list(tmp_path.glob(".removed*"))
+
+
+def test_rm_of_a_store_that_cannot_be_written(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not called running."""
+    write(tmp_path, "run", record())
+    refused = HarnessError("run cannot be written: Read-only file system.", "Choose another.")
+    monkeypatch.setattr(Run, "lock", lambda self: (_ for _ in ()).throw(refused))
+    answer = command("rm", "run", "--yes", "--store", str(tmp_path))
+    assert answer.status == 1 and "run was not removed: run cannot be written" in answer.err
+    assert f"right to write in {tmp_path}" in answer.err and "running" not in answer.err
 
 
 def test_rm_asks(tmp_path: Path) -> None:

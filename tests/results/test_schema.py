@@ -91,8 +91,9 @@ def test_rows_of_a_history() -> None:
 
 
 CHECKPOINT = {
-    "settings": "1", "seed": 0, "data": "2", "history": "[]", "stages": {}, "trainer": None, "best": {},
-    "environment": {}, "processes": [1], "seconds": 1.0, "device_seconds": 1.0, "memory_mib": {},
+    "settings": "1", "seed": 0, "data": "2", "history": "[]", "stages": {}, "trainer": None,
+    "best": {}, "environment": {}, "processes": [1], "seconds": 1.0, "device_seconds": 1.0,
+    "memory_mib": {},
 }  # fmt: skip
 
 

@@ -110,7 +110,10 @@ def test_command(command: Command, tmp_path: Path) -> None:
     assert "1, 1" in few and "With one seed, only these networks are compared" in few
     for words, said in {
         "--compare one tow": "There is no row 'tow'",
-        "--where sead<1": "name 'sead' is not defined",
+        "--where sead<1": "'sead<1': name 'sead' is not defined.\n  Did you mean 'seed'? Examples",
+        "--where seed<": "'seed<': invalid syntax",
+        "--where seed": "'seed': it is not true or false for each run",
+        "--where method": "'method': it is not true or false",
         "--where seed<0": "No finished run fits",
         "--sort mapp": "no such column",
         "--by-dataset --metrics maP": "no metric 'maP'",

@@ -22,10 +22,12 @@ print("imported:", *(name for name in sys.argv[1].split(",") if name in sys.modu
 @pytest.mark.parametrize(
     "words",
     [("table",), ("table", "--by-dataset", "--format", "latex"), ("table", "--cross"),
-     ("report", "--output", "report.html")],
+     ("report", "--output", "report.html"), ("list", "runs"), ("diff", "mskd-0", "mskd-1")],
     ids=" ".join,
 )  # fmt: skip
-def test_tables_and_the_report_do_without_torch(tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_commands_that_read_records_do_without_torch(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     for method in ("mskd", "cluster_contrast"):
         for seed in range(2):
             write(tmp_path / "runs", f"{method}-{seed}", record(method, seed, settings=str(seed)))

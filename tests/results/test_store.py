@@ -152,7 +152,7 @@ def test_a_config_that_cannot_be_read(tmp_path: Path) -> None:
     folder = write(tmp_path, "a", record())
     assert Run(folder).config() == {}
     (folder / "config.json").write_text("{")
-    with pytest.raises(HarnessError, match=r"no readable config\.json"):
+    with pytest.raises(HarnessError, match=r"config\.json cannot be read"):
         Run(folder).config()
 
 

@@ -98,7 +98,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], str, bool]] = {
     "no results by query": (without_queries, "per_query.npz is missing", False),
     "half of them": (half_a_file, "per_query.npz cannot be read", False),
     "no configuration": (lambda f: cut(f / "config.json"),
-                         "has no readable config.json", False),
+                         "config.json cannot be read", False),
     "no history": (lambda f: cut(f / "history.json"),
                    "history.json cannot be read", False),
 }  # fmt: skip

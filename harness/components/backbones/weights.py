@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated
 
 import torch
@@ -44,8 +45,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = load_verified(path)
     except Exception as error:
+        why = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, UnpicklingError):  # torch's text advises to run the file's code
+            why = "it is damaged, or holds Python objects, which are never loaded"
         raise DataError(
-            f"{path} cannot be read as weights ({type(error).__name__}: {first_line(error)}).",
+            f"{path} cannot be read as weights ({why}).",
             "It must be a state dict saved by torch.save, holding tensors only.",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):

@@ -88,7 +88,6 @@ class BottomUp(PseudoLabeler):
     the last call are the state; they belong to one training set, in one order.
     """
 
-    hint = "Lower labeler.share"
     min_calls = 2
 
     share: Annotated[float, Field(gt=0, lt=1, description="merges per call, over N")] = 0.05
@@ -135,6 +134,12 @@ class BottomUp(PseudoLabeler):
 
     def describe(self) -> str:
         return f"share {self.share:g}, size_penalty {self.size_penalty:g}"
+
+    def hint(self, labels: PseudoLabels) -> str:
+        images = len(labels.labels)
+        if labels.clusters < images:
+            return "Too many clusters have merged: lower labeler.share, or train fewer epochs."
+        return f"Each of the {images} images is its own cluster still: use more images."
 
     def state_dict(self) -> dict[str, Any]:
         return {"labels": None if self.labels is None else self.labels.clone()}

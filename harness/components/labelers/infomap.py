@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from harness.components.labelers.neighbours import Search, nearest
-from harness.components.labelers.timer import Timer, count_labels
+from harness.components.labelers.timer import COLLAPSED, FEW, MANY, Timer, count_labels
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 from harness.core.precision import exact_matmul
@@ -35,8 +35,6 @@ class Infomap(PseudoLabeler):
     k1 = 15, eps = 0.5 and k2 = 4. No golden case checks them: the authors' code may not count the
     image itself among the k1, or may exclude a similarity of exactly min_similarity.
     """
-
-    hint = "Lower labeler.min_similarity or labeler.min_images"
 
     def __init__(
         self,
@@ -78,6 +76,21 @@ class Infomap(PseudoLabeler):
 
     def describe(self) -> str:
         return f"min_similarity {self.min_similarity:g}, min_images {self.min_size}, k1 {self.k1}"
+
+    def hint(self, labels: PseudoLabels) -> str:
+        if labels.scattered >= MANY:
+            return (
+                "Most images have no cluster: lower labeler.min_similarity or labeler.min_images."
+            )
+        if labels.scattered <= FEW:
+            return (
+                "Nearly all images are in large clusters: raise labeler.min_similarity or lower "
+                f"labeler.k1. {COLLAPSED}"
+            )
+        return (
+            "The number of outliers speaks neither for more nor for fewer links: set labeler.k1 to "
+            "about the number of images of a person."
+        )
 
     def _links(self, view: Tensor, ranks: Tensor) -> tuple[np.ndarray, ...]:
         """Source images, target images and similarities of the links: (E,) each."""

@@ -13,7 +13,7 @@ from harness.components.labelers.dbscan import dbscan
 from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import Search, search
-from harness.components.labelers.timer import Timer, count_labels
+from harness.components.labelers.timer import COLLAPSED, FEW, MANY, Timer, count_labels
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
@@ -93,3 +93,15 @@ class JaccardDBSCAN(PseudoLabeler):
     def describe(self) -> str:
         text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {self.k1}, k2 {self.k2}"
         return f"{text}, part_weight {self.part_weight:g}" if self.part_weight else text
+
+    def hint(self, labels: PseudoLabels) -> str:
+        if labels.scattered >= MANY and self.eps < 1:
+            return "Most images have no cluster: raise labeler.eps or lower labeler.min_samples."
+        if labels.scattered >= MANY:
+            return "Most images have no cluster: lower labeler.min_samples."
+        if labels.scattered <= FEW:
+            return f"Nearly all images are in large clusters: lower labeler.eps. {COLLAPSED}"
+        return (
+            "The number of outliers speaks neither for a larger nor for a smaller labeler.eps: set "
+            "labeler.k1 to about the number of images of a person."
+        )

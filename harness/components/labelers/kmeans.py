@@ -31,8 +31,6 @@ class KMeans(PseudoLabeler):
     since they start and stop differently; the statistics say which was used.
     """
 
-    hint = "Raise labeler.clusters"
-
     clusters: Annotated[int, Field(ge=2, le=_MAX_INT, description="number of clusters")] = 500
     iterations: Annotated[int, Field(ge=1, le=_MAX_INT, description="at most, per run")] = 50
     restarts: Annotated[int, Field(ge=1, le=_MAX_INT, description="runs; the best counts")] = 1
@@ -87,6 +85,17 @@ class KMeans(PseudoLabeler):
     def describe(self) -> str:
         text = f"{self.clusters} clusters, {self.iterations} iterations, {self.restarts} restarts"
         return f"{text}, {self.views} view" + (", spherical" if self.spherical else "")
+
+    def hint(self, labels: PseudoLabels) -> str:
+        images = len(labels.labels)
+        if labels.clusters < self.clusters:
+            return (
+                f"Only {labels.clusters} of {self.clusters} clusters have images: the features "
+                "have collapsed, and labeler.clusters does not matter."
+            )
+        if self.clusters < images:
+            return f"Raise labeler.clusters (up to {images}, the number of images)."
+        return f"Each of the {images} images has its own cluster already: use more images."
 
     def _with_faiss(self, faiss: ModuleType, x: np.ndarray, gpu: bool) -> np.ndarray:
         """Cluster numbers (N,), of which some may not occur."""

@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+#: shares of images without a cluster that are many or few, for hints about too few clusters
+MANY, FEW = 0.5, 0.1
+COLLAPSED = "If that does not help, the features have collapsed to a point."
+
 
 def count_labels(labels: np.ndarray) -> dict[str, float]:
     """The clusters and outliers of labels (N,)."""

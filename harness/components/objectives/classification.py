@@ -28,8 +28,8 @@ def set_rows(classifier: nn.Parameter, features: Tensor, labels: Tensor) -> int:
     if clusters > rows:
         raise TrainingError(
             f"{clusters} clusters are too many for a classifier of {rows} rows.",
-            f"Set objective.max_clusters={2 * clusters} and start again, or make fewer clusters "
-            "(a larger labeler.eps).",
+            f"Set objective.max_clusters={2 * clusters} and start again, or change the labeler so "
+            "that it makes fewer clusters.",
         )
     classifier[:, :clusters] = means.to(classifier)
     return clusters

@@ -49,7 +49,10 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
         )
     kept = labels >= 0
     if not bool(kept.any()):
-        raise HarnessError("All images are outliers: there are no proxies.", "Raise labeler.eps.")
+        raise HarnessError(
+            "All images are outliers: there are no proxies.",
+            "Change the settings of the labeler so that it finds clusters.",
+        )
     step = int(labels.max()) + 1
     of_image = torch.full_like(labels, -1)
     pairs, of_image[kept] = torch.unique(cameras[kept] * step + labels[kept], return_inverse=True)

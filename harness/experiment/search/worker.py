@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,21 +56,19 @@ class OutOfTimeError(HarnessError):
 class TrialReporter(Reporter):
     """Shows a trial's phases, logs its lines, and calls `watch` after each epoch."""
 
-    def __init__(self, name: str, log: Path, watch: Callable[[Row], None]) -> None:
+    def __init__(self, name: str, watch: Callable[[Row], None]) -> None:
         super().__init__()
-        self.name, self.log, self.watch = name, log, watch
+        self.name, self.watch = name, watch
         self._shown = time.monotonic()
 
     def say(self, text: str) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"{text}\n")
+        self._write(text)
 
     def epoch(self, row: Row) -> None:
         self.say(epoch_line(row))
         if not self.live and time.monotonic() - self._shown > QUIET_SECONDS:
             self._shown = time.monotonic()
-            super().say(f"  {self.name}: {epoch_line(row)}")
+            self.show(f"  {self.name}: {epoch_line(row)}")
         self.watch(row)
 
     def phase(self, name: str) -> Callable[[int, int], None]:
@@ -148,7 +145,7 @@ class Objective:
         while run.running:  # a worker considered dead may only have been suspended
             time.sleep(1)
         name = f"trial {self.trial.number}{seed}"
-        run = run_experiment(config, TrialReporter(name, run.folder / "log.txt", watch))
+        run = run_experiment(config, TrialReporter(name, watch))
         self.ended.append(float(run.history()[-1][self.settings.column]))
         return run
 

@@ -42,6 +42,11 @@ class ArrayFile(Mapping[str, np.ndarray]):
         except Exception as error:  # whatever numpy raises for a damaged header or archive
             raise self._unreadable(error) from error
         self.names = [] if self.is_single else list(self._content.files)
+        if any(name.endswith("/data.pkl") for name in self.names):
+            raise DataError(
+                f"{self.path} is a file of torch.save, not an .npz file.",
+                "Write its tensors with numpy.savez(FILE, features=tensor.cpu().numpy()).",
+            )
 
     def __getitem__(self, name: str) -> np.ndarray:
         """An array; a DataError if there is none of this name, or the file is damaged."""

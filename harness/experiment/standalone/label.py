@@ -98,6 +98,8 @@ def label(
     with stage("all", seconds, device):
         given = None if cameras is None else torch.from_numpy(cameras).to(device)
         made = labeler.label(values, given)
+    if made.clusters <= 1:
+        notes.append(f"There is at most one cluster. {labeler.hint(made)}")
     total = seconds["read"] + seconds.pop("all")
     statistics = {key: value for key, value in made.stats.items() if not key.startswith("seconds_")}
     parts = {k.removeprefix("seconds_"): v for k, v in made.stats.items() if k not in statistics}

@@ -28,6 +28,14 @@ def read(path: Path, views: int | None = None) -> Features:
     return unit_features(file["features"], file.where("features"), views)
 
 
+@pytest.mark.parametrize("name", ["q.pt", "q.npz"])
+def test_a_file_of_torch_save_is_named(name: str, tmp_path: Path) -> None:
+    torch.save({"features": torch.ones(2, 3)}, tmp_path / name)
+    with pytest.raises(DataError, match=r"a file of torch\.save") as refusal:
+        ArrayFile(tmp_path / name)
+    assert "numpy.savez" in refusal.value.hint
+
+
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["npy", "npz", "compressed"])
