@@ -127,7 +127,7 @@ class Killed(BaseException):
 
 def test_the_scale_of_fp16_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch can compute fp16 on a CPU, slowly: enough to see that a run goes on to the same end."""
-    monkeypatch.setattr("harness.experiment.run.resolve_precision", lambda name, device: name)
+    monkeypatch.setattr("harness.experiment.preflight.resolve_precision", lambda name, device: name)
     scales: dict[str, list[float]] = {"whole": [], "parts": []}
     monkeypatch.setattr(
         "harness.training.trainer.make_scaler",
