@@ -22,6 +22,7 @@ from harness.experiment.finished_networks import load_network
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
+from tests.paths import ROOT
 from tests.same import assert_same, weights
 from tests.tiny import tiny, tiny_config
 
@@ -72,6 +73,18 @@ def test_a_log_beside_the_record_tells_what_happened(
     assert lines == capsys.readouterr().out.splitlines() and "mAP" in log
     run_experiment(tiny_config(tmp_path, "method=direct_transfer"))  # is only reported
     assert (run.folder / "log.txt").read_text() == log
+
+
+def test_a_finished_run_is_reported_without_the_libraries_that_train(tmp_path: Path) -> None:
+    run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    code = (
+        "import sys\nfrom harness.cli.main import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'torchvision', 'sklearn', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "run", *tiny(tmp_path, "method=direct_transfer")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "is finished already" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
