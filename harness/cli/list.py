@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from harness.cli.parser import Parser
@@ -125,11 +126,22 @@ def _show_reference(what: str, group: str | None, style: str, output: str | None
     if what == "options" and style == "terminal":
         options_reference.show(group)
         return
-    found = list(combination_table.combinations()) if what == "combinations" else []
+    found = []
+    if what == "combinations":
+        from rich.console import Console
+        from rich.progress import track
+
+        # composing takes a minute; on a terminal the lines themselves show how far it is
+        seen = style == "terminal" and sys.stdout.isatty()
+        for one in track(
+            combination_table.combinations(), "composing combinations", show_speed=False,
+            transient=True, disable=seen, console=Console(stderr=True),
+        ):  # fmt: skip
+            found.append(one)
+            if style == "terminal":
+                name = f"{one.method} {one.group}={one.option}"
+                print(f"{name:<48} {one.verdict or f'refused: {one.reason}'}", flush=True)
     if style == "terminal":
-        for one in found:
-            name = f"{one.method} {one.group}={one.option}"
-            print(f"{name:<48} {one.verdict or f'refused: {one.reason}'}")
         return
     text = combination_table.page(found) if found else options_reference.markdown(group)
     if output is None:

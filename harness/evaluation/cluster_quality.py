@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix, pair_confusion_matrix
 from torch import Tensor
 
 from harness.core.errors import HarnessError
@@ -37,6 +35,10 @@ def cluster_quality(
     Args:
         labels: (N,) integers, -1 for outliers. identities: (N,) integers, -1 where unknown.
     """
+    # slow to import: a run that is finished already is reported without it
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     labels, identities = np.asarray(labels), np.asarray(identities)
     if labels.ndim != 1 or labels.shape != identities.shape:
         raise HarnessError(f"labels are {labels.shape}, identities {identities.shape}")
@@ -75,6 +77,8 @@ def outliers_alone(labels: np.ndarray) -> np.ndarray:
 
 def _pair_shares(identities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Pair precision and recall."""
+    from sklearn.metrics.cluster import pair_confusion_matrix
+
     (_, wrong), (missed, right) = pair_confusion_matrix(identities, labels)
     within, true = right + wrong, right + missed
     return float(right / within) if within else 1.0, float(right / true) if true else 1.0

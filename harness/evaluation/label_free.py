@@ -16,7 +16,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 from scipy.sparse import csr_matrix
-from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from harness.components.labelers.dbscan import dbscan
@@ -175,6 +174,8 @@ def _clusters(graph: csr_matrix, reference: Reference) -> np.ndarray:
 def _stability(one: np.ndarray, other: np.ndarray) -> float:
     if min(one.max(), other.max()) < 1:
         return 0.0
+    from sklearn.metrics import adjusted_rand_score  # slow to import
+
     return float(adjusted_rand_score(outliers_alone(one), outliers_alone(other)))
 
 

@@ -24,7 +24,7 @@ from harness.core.files import read_json, write_atomically, write_json
 from harness.core.hashing import card_hash, hexdigest
 from harness.core.metrics import METRICS
 from harness.results import schema
-from harness.results.comparisons import caption, filtered
+from harness.results.comparisons import caption, filtered, no_finished_runs
 from harness.results.pivots import check_metrics, pivoted
 from harness.results.published import TITLES
 from harness.results.row_labels import add_row_labels, configurations
@@ -158,10 +158,8 @@ def tables(
     check_metrics(metrics, METRICS)
     runs = load(store)
     if runs.empty:
-        raise ConfigError(
-            f"There are no finished runs in {store}.",
-            "Make one: harness run method=mskd dataset=synthetic.",
-        )
+        damaged = sum(run.problem is not None for run in Store(Path(store)).runs())
+        raise no_finished_runs(Path(store), damaged)
     if dataset is not None and dataset not in set(runs["tested_on"]):
         raise ConfigError(
             f"Nothing was tested on data set '{dataset}'.", did_you_mean(dataset, runs["tested_on"])

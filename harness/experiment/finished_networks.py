@@ -117,17 +117,25 @@ def load_network(run: Run, stage: str) -> Backbone:
             cannot be read.
     """
     state = read_state(weights_of(run, stage))
-    config = run.complete_config()
-    changes = (config["stages"].get(stage) or {}).get("backbone") or {}
-    backbone = build_backbone(OmegaConf.create(config["backbone"] | changes | {"weights": "none"}))
+    backbone = build_backbone(OmegaConf.create(_backbone_of(run, stage) | {"weights": "none"}))
     load_weights(backbone, state, run.name)
     return backbone
 
 
-def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -> None:
+def _backbone_of(run: Run, stage: str) -> dict[str, Any]:
+    """The configuration of a stage's backbone."""
+    config = run.complete_config()
+    changes = (config["stages"].get(stage) or {}).get("backbone") or {}
+    return dict(config["backbone"] | changes)
+
+
+def load_weights(
+    backbone: Backbone, state: Mapping[str, Tensor], source: str,
+    hint: str = "Use the same backbone and backbone.views, or another run.",
+) -> None:  # fmt: skip
     """Give a network the weights of another one, batch statistics included.
 
-    `source` names them in the error message.
+    `source` names them in the error message, which `hint` follows.
 
     Raises:
         ConfigError: names or shapes differ.
@@ -137,8 +145,7 @@ def load_weights(backbone: Backbone, state: Mapping[str, Tensor], source: str) -
     except RuntimeError as error:
         differences = shorten(str(error).split(":", 1)[1], 200, placeholder=" …")
         raise ConfigError(
-            f"The weights of {source} are of another backbone: {differences}",
-            "Use the same backbone and backbone.views, or another run.",
+            f"The weights of {source} are of another backbone: {differences}", hint
         ) from error
 
 
@@ -151,7 +158,18 @@ def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
     if init is None:
         return build_backbone(node)
     backbone = build_backbone(without_weights(node))
-    load_weights(backbone, read_state(weights_of(init.run, init.stage)), f"init={init.run.name}")
+    state = read_state(weights_of(init.run, init.stage))
+    own, its = OmegaConf.to_container(node, resolve=True), _backbone_of(init.run, init.stage)
+    assert isinstance(own, dict)
+    changes = [
+        f"backbone.{key}={value}".replace("'", "").replace(" ", "")
+        for key, value in its.items()
+        if key in own and own[key] != value and key not in ("weights", "_target_")
+    ]
+    hints = []
+    if changes and its.get("_target_") == own.get("_target_"):
+        hints = [f"Add {' '.join(changes)}, as that run has, or choose another run."]
+    load_weights(backbone, state, f"init={init.run.name}", *hints)
     return backbone
 
 

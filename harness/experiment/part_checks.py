@@ -92,10 +92,13 @@ def _check_distiller(plan: Plan, stage: Stage) -> None:
 
 def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:
     if teacher.views != student.views or teacher.dim != student.dim:
+        hint = "Use the same backbone and backbone.views for both."
+        if teacher.dim == student.dim:
+            hint = f"Add backbone.views=[{','.join(teacher.views)}], or use another teacher."
         raise ConfigError(
             f"The teacher of stage '{stage.name}' has views {list(teacher.views)} of "
             f"{teacher.dim} features, the student {list(student.views)} of {student.dim}.",
-            "Use the same backbone and backbone.views for both.",
+            hint,
         )
 
 

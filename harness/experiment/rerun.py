@@ -52,11 +52,13 @@ def rerun(
     folder = Store(Path(store).expanduser())
     given = dict(_parse(change) for change in changes)
     chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
-    kinds = {run.name: state(run).kind for run in chosen}
+    states = {run.name: state(run) for run in chosen}
+    kinds = {name: found.kind for name, found in states.items()}
     others = [name for name, kind in kinds.items() if kind not in RERUN] if runs else []
     if others:
+        why = f" ({states[others[0]].detail})" if kinds[others[0]] == "damaged" else ""
         raise ConfigError(
-            f"{others[0]} is {kinds[others[0]]}.",
+            f"{others[0]} is {kinds[others[0]]}{why}.",
             "rerun takes failed and unfinished runs; use harness run overwrite=always for others.",
         )
     chosen = [run for run in chosen if kinds[run.name] in (RERUN[:1] if failed else RERUN)]

@@ -134,11 +134,7 @@ def selected(
     runs = frame(found)
     if runs.empty:
         damaged = sum(run.problem is not None for run in found)
-        more = f" ({damaged} damaged: harness list runs)" if damaged else ""
-        raise ConfigError(
-            f"There are no finished runs in {store}{more}.",
-            "Make one: harness run method=mskd dataset=synthetic.",
-        )
+        raise no_finished_runs(store, damaged)
     if dataset is not None:
         if dataset not in (names := set(runs["dataset"])):
             hint = did_you_mean(dataset, names)
@@ -148,6 +144,15 @@ def selected(
     shown = runs["data"].where(ambiguous, "")
     runs = filtered(runs, where) if where is not None else runs
     return runs.assign(shown_data=shown).drop_duplicates([*EXPERIMENT, "stage"])
+
+
+def no_finished_runs(store: Path, damaged: int) -> ConfigError:
+    """The error of a store without finished runs."""
+    cause = f"There are no finished runs in {store}"
+    if damaged:
+        hint = "harness list problems says what is wrong with each."
+        return ConfigError(f"{cause} ({damaged} damaged).", hint)
+    return ConfigError(f"{cause}.", "Make one: harness run method=mskd dataset=synthetic.")
 
 
 def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:

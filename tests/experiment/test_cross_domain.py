@@ -227,16 +227,17 @@ def test_the_hash_is_of_the_weights_not_of_the_name(
 def test_init_that_does_not_fit_is_refused_before_any_work(
     source: Run, folder: Path, tmp_path: Path
 ) -> None:
-    for change, word in (
-        ("backbone.widths=[8,24]", "size mismatch"),
-        ("method=mskd", "Missing key"),  # which has views of parts
+    for change, word, cure in (
+        ("backbone.widths=[8,24]", "size mismatch", "Add backbone.widths=[8,16], as that run has"),
+        ("method=mskd", "Missing key", "Add backbone.views=[global],"),  # it has views of parts
     ):
         config = compose(
             other(folder, "method=cluster_contrast", f"init={source.folder}", f"store={tmp_path}",
                   change)
         )  # fmt: skip
-        with pytest.raises(ConfigError, match=f"of another backbone: {word}"):
+        with pytest.raises(ConfigError, match=f"of another backbone: {word}") as refusal:
             run_experiment(config)
+        assert cure in refusal.value.hint
     assert not list(tmp_path.glob("*/config.json"))
 
 

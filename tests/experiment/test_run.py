@@ -81,6 +81,18 @@ def test_a_log_beside_the_record_tells_what_happened(
     assert (run.folder / "log.txt").read_text() == log
 
 
+def test_a_finished_run_is_reported_without_the_libraries_that_train(tmp_path: Path) -> None:
+    run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    code = (
+        "import sys\nfrom harness.cli.main import main\nmain(sys.argv[1:])\n"
+        "print(sorted({'torchvision', 'sklearn', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, "run", *tiny(tmp_path, "method=direct_transfer")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "is finished already" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     overrides = ("method=direct_transfer", "name=run")
     (tmp_path / "runs" / "run" / "log.txt").mkdir(parents=True)

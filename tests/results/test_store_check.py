@@ -126,6 +126,16 @@ def test_tampering_is_flagged(tmp_path: Path, command: Command, case: str) -> No
     assert seeds == (["2"] if left_out else ["3"])
 
 
+@pytest.mark.parametrize("words", [("table",), ("table", "--cross"), ("report",)])
+def test_a_store_of_damaged_records_alone(
+    tmp_path: Path, command: Command, words: tuple[str, ...]
+) -> None:
+    write(tmp_path, "run", "{")
+    answer = command(*words, "--store", str(tmp_path))
+    assert answer.status == 2 and "(1 damaged)" in answer.err
+    assert "harness list problems" in answer.err
+
+
 def test_a_duplicate_counts_once_and_is_named(tmp_path: Path, command: Command) -> None:
     for seed in range(2):
         healthy(tmp_path, f"run{seed}", seed)

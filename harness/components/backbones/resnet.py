@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-import torchvision
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -66,6 +65,8 @@ def resnet(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
             "Set backbone.stride_in=3x3, or use resnet50 or resnet101.",
         )
+    import torchvision  # slow to import
+
     whole = torchvision.models.get_model(arch, weights=None)
     left_out = ("avgpool", "fc") if stem_relu else ("avgpool", "fc", "relu")
     trunk = nn.Sequential(

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat
-from scipy import ndimage
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
@@ -67,6 +66,8 @@ def self_paced(
         threshold: of R_indep. None: v_min(m − 1, round(0.9 m)) of the values v_0 ≤ … ≤ v_(m−1) of
             the m labels of more than one image.
     """
+    from scipy import ndimage  # slow to import
+
     normal, tight, loose = (_numbered(labels) for labels in (normal, tight, loose))
     if not len(normal):
         return Reliable(normal, threshold, np.zeros(0))
