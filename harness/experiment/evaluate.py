@@ -74,9 +74,9 @@ def evaluate_run(
         if save:
             written = evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
     else:
+        backbone = load_network(found, stage).to(on)
         config = found.complete_config()
         other = choose(config, changes)
-        backbone = load_network(found, stage).to(on)
         root, cache = data_folders(data_root, cache_dir)
         with reporter or Reporter() as reporter:
             evaluator = recorded_evaluator(config, root, cache, on, reporter, protocol)

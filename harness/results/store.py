@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.core.files import make_folder, read_json
 from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
@@ -112,11 +112,11 @@ class Run:
         """The resolved configuration, with all sections that a network is rebuilt from.
 
         Raises:
-            HarnessError: it is missing, damaged or incomplete.
+            HarnessError: it is missing or damaged. DataError: it is incomplete.
         """
         config = self.config()
         if problem := schema.config_problem(config):
-            raise HarnessError(f"{self.folder}: {problem}.", "Run it again with overwrite=always.")
+            raise DataError(f"{self.folder}: {problem}.", "Run it again with overwrite=always.")
         return config
 
     def history(self) -> list[dict[str, Any]]:
