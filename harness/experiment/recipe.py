@@ -113,11 +113,11 @@ def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
     }
     for key, hint in hints.items():
         raise ConfigError(f"stages.{name}.{key}: a stage cannot change that.", hint)
-    for key, value in changes.items():
-        if not (isinstance(value, DictConfig) or (value is None and key in OPTIONAL)):
+    for part, value in changes.items():
+        if not (isinstance(value, DictConfig) or (value is None and part in OPTIONAL)):
             raise ConfigError(
-                f"stages.{name}.{key!s}={value} must hold keys and values.",
-                f"Change one of them: stages.{name}.{key!s}.KEY=…",
+                f"stages.{name}.{part!s}={value} must hold keys and values.",
+                f"Change one of them: stages.{name}.{part!s}.KEY=…",
             )
     for key in _unknown(changes, config):
         known = [f"{s}.{k}" for s in STAGE_KEYS if config.get(s) is not None for k in config[s]]

@@ -110,6 +110,9 @@ def test_something_that_is_no_checkpoint(key: str) -> None:
     rest = {name: value for name, value in CHECKPOINT.items() if name != key}
     assert checkpoint_problem(rest) == f"it lacks {key}"
     assert f"no valid {key}" in str(checkpoint_problem(CHECKPOINT | {key: ()}))
+    for value in (math.nan, {1, 2}):
+        odd = CHECKPOINT | {"environment": {"device": [value]}}
+        assert "what a record cannot" in str(checkpoint_problem(odd))
 
 
 def test_results_of_other_data() -> None:
