@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -200,7 +202,6 @@ def check_sizes(source: Path, sizes: Mapping[str, int]) -> None:
 @contextmanager
 def explain_damage(path: Path) -> Iterator[None]:
     """Turn errors of the archive modules into errors that name the archive and give a hint."""
-    import gzip
     import lzma
     import zlib
 
@@ -212,9 +213,11 @@ def explain_damage(path: Path) -> Iterator[None]:
             "Unpack it with another program and give the folder.",
         ) from error
     except (
-        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error,
-        lzma.LZMAError,
+        zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error,
+        ValueError, OSError,
     ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk; a place before the file's begin is EINVAL, and gzip gives no errno
         raise DataError(
             f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
             "Download it again; files unpacked so far are kept.",
