@@ -66,4 +66,5 @@ def main(arguments: list[str]) -> None:
 
 
 def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+    words = (word.strip() for word in (text or "").split(","))
+    return tuple(dict.fromkeys(filter(None, words)))

@@ -21,7 +21,7 @@ from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol, score
 from harness.evaluation.ranking import RANKS
 from harness.experiment import cross_domain
-from harness.experiment.finished_networks import load_network, weights_of
+from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
 from harness.experiment.stages import build, named
@@ -75,10 +75,9 @@ def evaluate_run(
         if save:
             written = evaluations.save(found, stage, protocol, result, "features", kept.fingerprint)
     else:
-        weights_of(found, stage)  # if they were not kept, nothing else matters
+        backbone = load_network(found, stage).to(on)
         config = found.complete_config()
         other = choose(config, changes)
-        backbone = load_network(found, stage).to(on)
         root, cache = data_folders(data_root, cache_dir)
         with reporter or Reporter() as reporter:
             evaluator = recorded_evaluator(config, root, cache, on, reporter, protocol)

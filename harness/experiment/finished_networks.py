@@ -175,6 +175,8 @@ def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
 
 def without_weights(node: DictConfig) -> DictConfig:
     """The configuration of a backbone with random weights."""
+    if "weights" not in node:  # a backbone without this option
+        return node
     merged = OmegaConf.merge(node, {"weights": "none"})
     assert isinstance(merged, DictConfig)
     return merged

@@ -20,10 +20,12 @@ from harness.components.backbones import describe_weights
 from harness.core.errors import ConfigError
 from harness.core.files import shown
 from harness.core.hashing import hexdigest
+from harness.core.options import options_of
 from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
 from harness.experiment.joint_datasets import sections
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import Recipe, make_recipe
+from harness.experiment.stages import target_of
 
 #: bytes of `name`, and of the names of the method and the data set; a folder's name has 255
 LONGEST_NAME = 100
@@ -81,6 +83,9 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
                 f"Use {LONGEST_NAME} bytes or fewer.",
             )
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
+    kind = target_of(config.backbone._target_, "backbone")
+    if "weights" not in config.backbone and any(o.name == "weights" for o in options_of(kind)):
+        raise ConfigError("No value was given for backbone.weights.", "Give one, or none.")
     main = str(config.backbone.get("weights", "none"))
     own = [OmegaConf.select(config, f"stages.{s}.backbone.weights") for s in config.stages or {}]
     used = {main, *(str(weights) for weights in own if weights is not None)}

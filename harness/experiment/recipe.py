@@ -21,6 +21,9 @@ from harness.experiment.stages import PLUGS, Stage, copies_student, target_of
 from harness.results.schema import stage_name_problem
 from harness.training.label_schedule import label_schedule
 
+#: parts that a stage may go without
+OPTIONAL = ("labeler", "objective", "distiller")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -110,6 +113,12 @@ def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
     }
     for key, hint in hints.items():
         raise ConfigError(f"stages.{name}.{key}: a stage cannot change that.", hint)
+    for part, value in changes.items():
+        if not (isinstance(value, DictConfig) or (value is None and part in OPTIONAL)):
+            raise ConfigError(
+                f"stages.{name}.{part!s}={value} must hold keys and values.",
+                f"Change one of them: stages.{name}.{part!s}.KEY=…",
+            )
     for key in _unknown(changes, config):
         known = [f"{s}.{k}" for s in STAGE_KEYS if config.get(s) is not None for k in config[s]]
         hint = did_you_mean(key, known)

@@ -218,13 +218,14 @@ def _lacking(config: DictConfig) -> list[str]:
     """Options that were taken out (`~optimizer.step`), or that config.json of an earlier version
     does not have.
     """
-    keys = [*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset"]
-    found = [key for key in keys if key not in config.keys()]  # noqa: SIM118 (omits ??? values)
-    sections = {name: list(section.model_fields) for name, section in SECTIONS.items()}
-    for name, options in (sections | {"dataset": ["name"]}).items():
+    keys = dict.fromkeys([*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset"])
+    found = [key for key in keys if key not in list(config)]  # `in config` is false for ??? values
+    needed = {name: list(section.model_fields) for name, section in SECTIONS.items()}
+    needed |= {"dataset": ["name", "_target_"], "backbone": ["_target_"]}
+    for name, options in needed.items():
         node = config.get(name)
         if isinstance(node, DictConfig):
-            found += [f"{name}.{key}" for key in options if key not in node.keys()]  # noqa: SIM118
+            found += [f"{name}.{key}" for key in options if key not in list(node)]
     return found
 
 

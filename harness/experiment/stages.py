@@ -54,7 +54,7 @@ def target_of(target: str, part: str) -> Any:
         raise ConfigError(
             f"{part}._target_={target} cannot be imported: {' '.join(str(error).split())}"
         ) from error
-    if isinstance(found, type) and not issubclass(found, PLUGS[part]):
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, PLUGS[part])):
         raise ConfigError(f"{part}._target_={target} is no {PLUGS[part].__name__}.")
     return found
 
@@ -79,8 +79,8 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
         options: Any = OmegaConf.to_container(node, resolve=True)
         target = get_object(node._target_)
     except Exception:  # `instantiate` names the cause
-        pass
-    else:
+        target = None
+    if callable(target):
         given = {k: v for k, v in options.items() if not k.startswith("_") and k not in extra}
         check_options(target, given, what.split()[0])
     try:

@@ -6,6 +6,7 @@ checks rely on.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Annotated, Any
@@ -206,8 +207,11 @@ def checkpoint_problem(state: Any) -> str | None:
     """What is wrong with the content of a checkpoint, in words; None if nothing is."""
     try:
         Checkpoint.model_validate(state)
+        json.dumps([state["stages"], state["environment"]], allow_nan=False)  # go into the record
     except ValidationError as error:
         return f"it {_in_words(error)}"
+    except (TypeError, ValueError) as error:
+        return f"it holds what a record cannot ({error})"
     return None
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.core.files import make_folder, read_json
 from harness.core.hashing import settings_digest
 from harness.core.metrics import METRICS
@@ -127,11 +127,11 @@ class Run:
         """The resolved configuration, with all sections that a network is rebuilt from.
 
         Raises:
-            HarnessError: it is missing, damaged or incomplete.
+            HarnessError: it is missing or damaged. DataError: it is incomplete.
         """
         config = self.config()
         if problem := schema.config_problem(config):
-            raise HarnessError(f"{self.folder}: {problem}.", REPLACE)
+            raise DataError(f"{self.folder}: {problem}.", REPLACE)
         return config
 
     def history(self) -> list[dict[str, Any]]:

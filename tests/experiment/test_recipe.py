@@ -55,6 +55,16 @@ def test_files_named_after_a_stage_stay_in_the_runs_folder(mskd: DictConfig, nam
         make_recipe(config)
 
 
+@pytest.mark.parametrize(("key", "value"), [("distiller", 0.5), ("train", None), ("batch", [1])])
+def test_sections_of_a_stage_hold_keys_and_values(
+    mskd: DictConfig, key: str, value: object
+) -> None:
+    config = mskd.copy()
+    config.stages = {"teacher": {key: value}}
+    with pytest.raises(ConfigError, match=rf"stages\.teacher\.{key}=.* must hold keys and values"):
+        make_recipe(config)
+
+
 @pytest.mark.parametrize(
     "key", ["optimizer.step", "train.epochs", "seed", "labeler", "dataset.name"]
 )

@@ -437,8 +437,8 @@ def networks(draw: Draw, folder: Path, runs: Runs) -> Case:
     """The files of a finished run, when it is tested, drawn or trained from."""
     store = _copied(runs, folder)
     finished = _run_of(store, "cluster_contrast")
-    names = ("train.pt",) * 6 + ("config.json",) * 3
-    names += ("train_features.npz", "record.json", "history.json", "per_query.npz")
+    rest = ("train_features.npz", "record.json", "history.json", "per_query.npz")
+    names = ("train.pt",) * 6 + ("config.json",) * 3 + rest
     _damage(draw, finished / pick(draw, names))
     name, places = finished.name, ["--store", str(store), "--data-root", f"{runs.folder}/data"]
     kind = pick(draw, ("ranked", "embedding", "curves", "maps"))

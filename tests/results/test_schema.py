@@ -65,7 +65,9 @@ def test_data_without_a_test_part_have_no_metrics() -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", "checkpoint", ""])
 def test_names_of_stages_lead_nowhere(name: str) -> None:
-    assert "no valid stages" in str(read(record(**{name: 60.0})))
+    whole = record()
+    whole["stages"] = {name: whole["stages"]["student"]}
+    assert "no valid stages" in str(read(whole))
 
 
 CONFIG = {
@@ -104,6 +106,9 @@ def test_something_that_is_no_checkpoint(key: str) -> None:
     rest = {name: value for name, value in CHECKPOINT.items() if name != key}
     assert checkpoint_problem(rest) == f"it lacks {key}"
     assert f"no valid {key}" in str(checkpoint_problem(CHECKPOINT | {key: ()}))
+    for value in (math.nan, {1, 2}):
+        odd = CHECKPOINT | {"environment": {"device": [value]}}
+        assert "what a record cannot" in str(checkpoint_problem(odd))
 
 
 def test_results_of_other_data() -> None:

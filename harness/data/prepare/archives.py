@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import stat
+import struct
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -189,7 +191,6 @@ def check_sizes(source: Path, sizes: Mapping[str, int], allow_empty: bool = Fals
 @contextmanager
 def explain_damage(path: Path) -> Iterator[None]:
     """Turn errors of the archive modules into errors that name the archive and give a hint."""
-    import gzip
     import lzma
     import zlib
 
@@ -201,9 +202,11 @@ def explain_damage(path: Path) -> Iterator[None]:
             "Unpack it with another program and give the folder.",
         ) from error
     except (
-        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error,
-        lzma.LZMAError,
+        zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error,
+        ValueError, OSError,
     ) as error:  # fmt: skip
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk; a place before the file's begin is EINVAL, and gzip gives no errno
         raise DataError(
             f"{path} is damaged or cut off ({' '.join(str(error).split())}).",
             "Download it again; files unpacked so far are kept.",
