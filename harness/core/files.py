@@ -15,7 +15,7 @@ from harness.core.errors import HarnessError
 
 OTHER_FOLDER = (
     "Choose another folder: store= for runs, data.root= for data sets, data.cache_dir= for image "
-    "caches."
+    "caches, --output for other files."
 )
 #: levels of a JSON file that is read; the harness writes fewer than ten
 DEEPEST = 64
