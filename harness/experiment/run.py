@@ -19,6 +19,7 @@ from harness.experiment.backfill import backfill
 from harness.experiment.experiment import Experiment
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan, make_plan
+from harness.experiment.sections import check_complete
 from harness.experiment.stages import load_data
 from harness.results import tracking
 from harness.results.run_status import noting_failure
@@ -39,6 +40,7 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         HarnessError: the cause, and what to do about it.
     """
     processes.initialize()
+    check_complete(config)
     overwrite = str(config.overwrite)
     if overwrite not in OVERWRITE:
         raise ConfigError(f"overwrite={overwrite} is unknown.", did_you_mean(overwrite, OVERWRITE))
