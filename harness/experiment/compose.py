@@ -47,6 +47,7 @@ def _task(config: DictConfig) -> dict[str, Any]:
     from harness.experiment.run import run_experiment
 
     register()  # a launcher may have started a new process
+    _begun.append(True)
     try:
         _check_stages(_parsed(HydraConfig.get().overrides.task))
         with sweeps.as_one_job():
@@ -62,7 +63,9 @@ def _task(config: DictConfig) -> dict[str, Any]:
         return {}
 
 
+#: of the command that runs: errors of its runs, and whether one has begun
 _failed: list[HarnessError] = []
+_begun: list[bool] = []
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -80,6 +83,7 @@ def run(arguments: Sequence[str]) -> None:
     sweeps.check_launcher(words, multirun)
     sys.argv = ["harness", *words]
     _failed.clear()
+    _begun.clear()
     try:
         _task()
     except HarnessError:
@@ -87,6 +91,8 @@ def run(arguments: Sequence[str]) -> None:
     except COMPOSITION_ERRORS as error:
         raise _translated(error, overrides) from error
     except Exception as error:
+        if isinstance(error, ValueError) and not _begun:  # raised by OmegaConf
+            raise _translated(error, overrides) from error
         if str(error).startswith("Only one of --run"):
             raise ConfigError(f"{first_line(error)}.", "Leave one of them out.") from error
         if multirun:
@@ -117,7 +123,7 @@ def compose(overrides: Sequence[str], name: str = "config", with_hydra: bool = F
             config = hydra.compose(name, list(overrides), return_hydra_config=with_hydra)
             _check_stages(parsed, name)
             return config
-    except COMPOSITION_ERRORS as error:
+    except (*COMPOSITION_ERRORS, ValueError) as error:  # a key of a list is a ValueError
         raise _translated(error, overrides, name) from error
 
 

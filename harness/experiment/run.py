@@ -19,6 +19,7 @@ from harness.experiment.experiment import Experiment
 from harness.experiment.plan import Plan
 from harness.experiment.preflight import Checked, check_all, plan_of
 from harness.experiment.run_files import RunFiles, is_replaced, leftovers
+from harness.experiment.sections import check_complete
 from harness.experiment.stages import load_data
 from harness.results.run_status import noting_failure
 from harness.results.store import LOG, Run, Store
@@ -39,6 +40,7 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         HarnessError: the cause, and what to do about it.
     """
     processes.initialize()
+    check_complete(config)
     overwrite = str(config.overwrite)
     if overwrite not in OVERWRITE:
         raise ConfigError(f"overwrite={overwrite} is unknown.", did_you_mean(overwrite, OVERWRITE))

@@ -180,23 +180,8 @@ def check_sections(config: DictConfig) -> None:
     for key in config:
         if key not in TOP_KEYS:
             raise ConfigError(f"There is no option '{key!s}'.", did_you_mean(str(key), TOP_KEYS))
-    try:
-        missing = sorted(OmegaConf.missing_keys(config))
-    except OmegaConfBaseException as error:  # ${…} of what is not there
-        raise ConfigError(
-            f"{error.full_key}: {first_line(error)}.", f"Give it: {error.full_key}=VALUE."
-        ) from error
-    missing += _lacking(config)
-    if missing:
-        raise ConfigError(
-            f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
-        )
+    check_complete(config)
     check_tuned(config)
-    for key in (*STAGE_KEYS, *SECTIONS, "dataset"):
-        if not isinstance(config.get(key), DictConfig):
-            raise ConfigError(
-                f"{key}={config.get(key)} must hold keys and values.", f"Change one: {key}.KEY=…"
-            )
     plain: Any = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain["stages"] or {}, dict):
         raise ConfigError(f"stages={plain['stages']} must hold keys and values.")
@@ -212,6 +197,30 @@ def check_sections(config: DictConfig) -> None:
     read_label_free(config)
     check_stage(config)
     make_augment(config.images)
+
+
+def check_complete(config: DictConfig) -> None:
+    """Check that every section is there, and that every option has a value.
+
+    Raises:
+        ConfigError: names those that are missing.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+    except OmegaConfBaseException as error:  # ${…} of what is not there
+        raise ConfigError(
+            f"{error.full_key}: {first_line(error)}.", f"Give it: {error.full_key}=VALUE."
+        ) from error
+    missing += _lacking(config)
+    if missing:
+        raise ConfigError(
+            f"No value was given for {', '.join(missing)}.", f"Give one: {missing[0]}=VALUE."
+        )
+    for key in (*STAGE_KEYS, *SECTIONS, "dataset"):
+        if not isinstance(config.get(key), DictConfig):
+            raise ConfigError(
+                f"{key}={config.get(key)} must hold keys and values.", f"Change one: {key}.KEY=…"
+            )
 
 
 def _lacking(config: DictConfig) -> list[str]:

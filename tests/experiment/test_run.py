@@ -236,8 +236,12 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for other in ("seed=1", "optimizer.lr=1e-9", "method=direct_transfer"):
         with pytest.raises(ConfigError, match="another experiment"):
             run_experiment(tiny_config(tmp_path, *named, other))
-    with pytest.raises(ConfigError, match=r"No value was given for backbone\.weights"):
-        run_experiment(tiny_config(tmp_path, "method=direct_transfer", "~backbone.weights"))
+    for change, problem in {
+        "~backbone.weights": r"No value was given for backbone\.weights",
+        "~device": "No value was given for device", "train=5": "must hold keys and values",
+    }.items():  # fmt: skip
+        with pytest.raises(ConfigError, match=problem):
+            run_experiment(tiny_config(tmp_path, "method=direct_transfer", change))
     for key in ("name", "method.name", "dataset.name"):
         for value, problem in (("../x", "not a valid folder name"), ("x" * 101, "too long")):
             with pytest.raises(ConfigError, match=f"{key}=.*{problem}"):

@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from harness.core.precision import resolve_device
+from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter
 from harness.experiment.compose import compose
 from harness.experiment.part_checks import check_parts
@@ -29,6 +29,7 @@ from harness.experiment.prepare import check as check_images
 from harness.experiment.prepare import place
 from harness.experiment.registration import options
 from harness.experiment.run import run_experiment
+from harness.experiment.sections import check_complete
 from harness.experiment.stages import make_dataset
 from tests.datasets.fakes import MARKET, in_folders, paint, picture
 from tests.experiment.standalone.own_features import people, write_test_set
@@ -112,8 +113,9 @@ def _key(draw: Draw, method: str) -> str:
 def check(words: Sequence[str]) -> None:
     """What `harness run` checks before it trains."""
     config = compose(words)
-    resolve_device(str(config.device))
-    check_parts(make_plan(config, "fp32"))
+    check_complete(config)
+    precision = resolve_precision(str(config.train.precision), resolve_device(str(config.device)))
+    check_parts(make_plan(config, precision))
     make_dataset(config)
 
 
