@@ -79,12 +79,14 @@ def options(group: str) -> list[str]:
     return [name for name in names if name != "none" or group == "distiller"]
 
 
-def combinations() -> Iterator[Combination]:
-    """All combinations, method by method. Methods that do not train have none."""
+def combinations(methods: Sequence[str] = ()) -> Iterator[Combination]:
+    """The combinations of some methods, by default all, method by method. Methods that do not train
+    have none.
+    """
     found = register()["methods"]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
-        for method in sorted(found):
+        for method in sorted(methods or found):
             base = _composed(f"method={method}")
             if base.stages:
                 for group in GROUPS:

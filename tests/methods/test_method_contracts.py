@@ -22,12 +22,13 @@ from harness.core.errors import ConfigError, TrainingError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.core.metrics import in_tables
 from harness.data.types import ReIDData
-from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.experiment import experiment as run_module
+from harness.experiment import preflight
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
+from harness.experiment.stages import load_data
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same
@@ -101,10 +102,7 @@ def check(run: Run) -> None:
 def on_other_data(monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]) -> None:
     """Let all further runs train on changed data."""
 
-    def changed(data: ReIDData, *args: Any, **kwargs: Any) -> Evaluator:
-        return make_evaluator(change(data), *args, **kwargs)
-
-    monkeypatch.setattr(run_module, "make_evaluator", changed)
+    monkeypatch.setattr(preflight, "load_data", lambda config: change(load_data(config)))
 
 
 def with_train(**values: Any) -> Callable[[ReIDData], ReIDData]:

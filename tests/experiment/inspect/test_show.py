@@ -78,7 +78,7 @@ SLIPS = {
     "mskd ranked --queries worse --data-root {data}": "no query 'worse'",
     "mskd ranked dataset.nothing=1 --data-root {data}": "no option 'dataset.nothing'",
     "mskd --format gif": "gif",
-    "mskd ranked --data-root nowhere --device gpu": "device=gpu",
+    "mskd ranked --data-root nowhere --device gpu": "--device gpu",
 }
 
 

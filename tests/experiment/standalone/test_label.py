@@ -137,7 +137,7 @@ SLIPS = {
     "--cams half.npy": ["half.npy is float64 and holds 0.5"],
     "--threads -1": ["--threads -1"],
     "--threads two": ["--threads", "two"],
-    "--device cdua": ["device=cdua", "'cuda'"],
+    "--device cdua": ["--device cdua", "'cuda'"],
     "--device meta": ["--device meta is not supported"],
     "--nothing": ["--nothing"],
 }
