@@ -133,7 +133,7 @@ def _finished(run: Run) -> bool:
 
 def _read(run: Run) -> Run:
     fresh = Run(run.folder)
-    assert fresh.finished  # reads the record, which stays with the object
+    assert fresh.record  # read here, it stays with the object; a HarnessError if it is damaged
     return fresh
 
 
