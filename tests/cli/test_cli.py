@@ -355,6 +355,7 @@ def test_commands_with_flags_suggest_flags(command: Command) -> None:
     assert "--device gpu is unknown" in answer.err and "'cuda'" in answer.err
 
 
+@pytest.mark.slow  # Hydra prepares its overrides for each of 145 groups
 def test_hydras_own_help(command: Command) -> None:
     answer = command("run", "--hydra-help")
     assert answer.status == 0
