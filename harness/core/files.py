@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 from harness.core.errors import HarnessError
@@ -136,13 +137,9 @@ def check_writable(path: Path) -> None:
 
     Raises HarnessError if not, or if the disk is full.
     """
-    probe = nearest_existing(path) / f".{_unique_suffix()}.tmp"
-    try:
-        with explain_write_errors(path / "_"):
-            probe.write_bytes(b".")
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+    # a file without a name: a killed process leaves nothing
+    with explain_write_errors(path / "_"), TemporaryFile(dir=nearest_existing(path)) as probe:
+        probe.write(b".")
 
 
 def nearest_existing(path: Path) -> Path:

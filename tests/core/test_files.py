@@ -12,6 +12,7 @@ from typing import IO
 import pytest
 import torch
 
+from harness.core import files
 from harness.core.errors import HarnessError
 from harness.core.files import make_folder, read_json, write_atomically, write_json, write_text
 
@@ -147,11 +148,10 @@ def test_names_that_are_not_utf8_survive_in_json(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, cause: str, hint: str
 ) -> None:
-    def half(path: Path, data: bytes) -> int:
-        path.touch()
+    def refuse(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    monkeypatch.setattr(files, "TemporaryFile", refuse)
     with pytest.raises(HarnessError) as refusal:
         make_folder(tmp_path / "runs")
     assert str(tmp_path / "runs") in refusal.value.cause
