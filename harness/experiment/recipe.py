@@ -65,7 +65,7 @@ def _check_untrained(config: DictConfig) -> None:
         target = config[part].get("_target_")
         if target is not None:
             raise ConfigError(
-                f"{config.method.name} does not train: a {part} ({target.rsplit('.', 1)[-1]}) "
+                f"{config.method.name} does not train: a {part} ({str(target).rsplit('.', 1)[-1]}) "
                 "would do nothing.",
                 f"Choose {part}=none, or a method that trains (harness list methods).",
             )

@@ -69,10 +69,12 @@ class Batch(BaseModel):
 class Train(BaseModel):
     """Epochs, iterations, precision."""
 
-    epochs: Positive = _option("epochs of a stage")
+    epochs: Positive = _option("epochs of a stage", le=100_000)
     iterations: Positive | Literal["auto"] = _option("per epoch; auto: labeled images / batch size")
     label_every: Any = _option("epochs that labels last; below 1: a share of the epochs; or a list")
-    warmup_epochs: Natural = _option("first epochs, labeled by the teacher, memories frozen")
+    warmup_epochs: Natural = _option(
+        "first epochs, labeled by the teacher, memories frozen", le=100_000
+    )
     warmup_iterations: Positive = _option("factor on `iterations` in warm-up epochs")
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = _option(
         "arithmetic of networks; auto: bf16 where the hardware has it"

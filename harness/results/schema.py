@@ -90,6 +90,7 @@ class DatasetPart(_Section):
 class Dataset(_Section):
     """The images. `not_as_published` is null where nothing is publicly known of them."""
 
+    name: str = ""
     fingerprint: str = ""
     not_as_published: list[str] | None = None
     parts: list[DatasetPart] = []
