@@ -34,5 +34,5 @@ def test_options_of_one_group() -> None:
 def test_the_command_lists_them(command: Command) -> None:
     answer = command("list", "options", "train")
     assert answer.status == 0
-    assert "train.warmup_epochs" in answer.out and "epochs ≥ 1" in answer.out
+    assert "train.warmup_epochs" in answer.out and "1 ≤ epochs" in answer.out
     assert command("list", "methods", "train").status == 2
