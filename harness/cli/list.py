@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> None:
         hint = did_you_mean(options.what, KNOWN)
         raise ConfigError(f"There is no list of '{options.what}'.", hint)
     if options.group is not None and what != "options":
-        raise ConfigError(f"harness list {what} takes no group.", "harness list options GROUP")
+        key, equals, value = options.group.partition("=")
+        hint = f"Use --{key} {value}." if equals else "harness list options GROUP"
+        raise ConfigError(f"harness list {what} takes no '{options.group}'.", hint)
     if options.output is not None and options.format != "markdown":
         raise ConfigError("--output needs --format markdown.")
     if what in ("combinations", "options"):

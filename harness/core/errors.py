@@ -20,6 +20,9 @@ class HarnessError(Exception):
     started).
     """
 
+    #: the errors that this one combines
+    several: tuple[HarnessError, ...] = ()
+
     def __init__(self, cause: str, hint: str = "") -> None:
         super().__init__(f"{cause}\n  {hint}" if hint else cause)
         self.cause = cause
@@ -53,8 +56,8 @@ class Problems:
         try:
             yield
         except HarnessError as error:
-            if str(error) not in map(str, self.errors):
-                self.errors.append(error)
+            known = {str(one) for one in self.errors}
+            self.errors += [one for one in error.several or (error,) if str(one) not in known]
 
     def check(self) -> None:
         """Raise the only error as it is, or several as one (a DataError unless all are
@@ -67,7 +70,9 @@ class Problems:
             text = "\n".join(line.replace("\n  ", "\n     ") for line in lines)
             refused = all(isinstance(error, ConfigError) for error in self.errors)
             kind = ConfigError if refused else DataError
-            raise kind(f"There are {len(self.errors)} problems:\n{text}")
+            combined = kind(f"There are {len(self.errors)} problems:\n{text}")
+            combined.several = tuple(self.errors)
+            raise combined
 
 
 def first_line(error: BaseException) -> str:

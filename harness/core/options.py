@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, Problems, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -80,16 +80,19 @@ def check_options(target: Callable[..., Any], values: Mapping[str, Any], prefix:
     text passes, since YAML turns some words into numbers. `prefix` says where the options are in
     the configuration ("labeler").
 
-    Raises ConfigError for an unknown option, or a value of the wrong kind or out of range.
+    Raises ConfigError for unknown options, and values of the wrong kind or out of range: all.
     """
     fields, open_ended = _fields(target)
+    problems = Problems()
     for name, value in values.items():
         key = f"{prefix}.{name}" if prefix else name
-        if name in fields:
-            _check(fields[name], name, key, value)
-        elif not open_ended:
-            known = [option.name for option in options_of(target)]
-            raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, known))
+        with problems.collecting():
+            if name in fields:
+                _check(fields[name], name, key, value)
+            elif not open_ended:
+                known = [option.name for option in options_of(target)]
+                raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, known))
+    problems.check()
 
 
 def _fields(target: Callable[..., Any]) -> tuple[dict[str, FieldInfo], bool]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from harness.core.files import check_archive
 
 
 def load_verified(path: Path) -> Any:
@@ -20,10 +21,7 @@ def load_verified(path: Path) -> Any:
         Exception: the file is missing, damaged, or holds other things than tensors and plain
             values; which exception depends on the damage.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if (member := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"wrong checksum of {member}")
+    check_archive(path)
     with warnings.catch_warnings():  # about the pickle's version
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -73,7 +73,8 @@ def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
     evaluator = _open_data(experiment, run)
     for stage, lacks in missing.items():
         experiment.reporter.say(
-            f"{run.name} ({stage}): {', '.join(lacks)} missing; testing its network again."
+            f"{run.name} ({stage}): {', '.join(lacks)} missing or damaged; "
+            "testing its network again."
         )
         metrics = evaluator.test(load_network(run, stage).to(experiment.device))
         recorded = record["stages"][stage]["metrics"]

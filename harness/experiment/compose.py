@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
+from harness.core.paths import CONF
 from harness.experiment import joint_datasets, sweeps
 from harness.experiment.registration import options, register
 
@@ -237,8 +238,10 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
 
 def _refuse_removal(section: str, groups: Iterable[str]) -> None:
     example = f"{section}=NAME" if section in groups else f"{section}.KEY=VALUE"
+    if not isinstance(OmegaConf.load(CONF / "config.yaml").get(section, {}), DictConfig):
+        example = f"{section}=VALUE"
     raise ConfigError(
-        f"~{section} removes a section that every run has.", f"Change it instead: {example}."
+        f"~{section} removes something that every run has.", f"Change it instead: {example}."
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError, HarnessError, Problems
 from harness.core.files import check_writable, nearest_existing
+from harness.core.options import check_options
 from harness.core.precision import resolve_precision
 from harness.data.cache_folder import cache_folder
 from harness.data.cache_location import check_cache_location
@@ -29,7 +31,7 @@ from harness.experiment.part_checks import (
     collect_part_problems,
 )
 from harness.experiment.plan import Plan, make_plan
-from harness.experiment.stages import build_backbone, load_data
+from harness.experiment.stages import PLUGS, build_backbone, load_data, target_of
 from harness.results import tracking
 from harness.training.compilation import check_compile
 
@@ -51,7 +53,7 @@ class Checked:
 
 
 def plan_of(config: DictConfig, device: torch.device) -> Plan:
-    """The plan of a composed configuration. If it is refused, the data set is checked as well.
+    """The plan of a composed configuration. If it is refused, what needs no plan is checked, too.
 
     Raises:
         HarnessError: one or several problems.
@@ -59,6 +61,10 @@ def plan_of(config: DictConfig, device: torch.device) -> Plan:
     problems = Problems()
     with problems.collecting():
         return make_plan(config, resolve_precision(str(config.train.precision), device))
+    _collect_settings(config, device, problems)
+    for part in PLUGS:
+        with problems.collecting():
+            _check_part_options(config, part)
     with problems.collecting():
         load_data(config)
     problems.check()
@@ -68,12 +74,7 @@ def plan_of(config: DictConfig, device: torch.device) -> Plan:
 def check_all(plan: Plan, device: torch.device) -> Checked:
     """Check everything, without an error; weights are downloaded if nothing was found."""
     config, problems, data = plan.config, Problems(), None
-    with problems.collecting():
-        tracking.check_log(str(config.log))
-    with problems.collecting():
-        check_cache_location(str(config.data.cache_location), device)
-    with problems.collecting():
-        check_compile(config.train.compile, device)
+    writable = _collect_settings(config, device, problems)
     collect_part_problems(plan, problems)
     with problems.collecting():
         data = load_data(config)
@@ -81,15 +82,32 @@ def check_all(plan: Plan, device: torch.device) -> Checked:
         for check in (_check_cameras, check_test_part, _check_images, _check_space):
             with problems.collecting():
                 check(plan, data)
-    before = len(problems.errors)
-    with problems.collecting():
-        check_writable(Path(str(config.store)).expanduser())
-    writable = len(problems.errors) == before
     if not problems.errors:
         with problems.collecting():
             check_downloads(plan)
     refused = all(isinstance(error, ConfigError) for error in problems.errors)
     return Checked(problems, data, writable and not refused)
+
+
+def _collect_settings(config: DictConfig, device: torch.device, problems: Problems) -> bool:
+    """Check settings outside the recipe. Returns whether the store can be written."""
+    with problems.collecting():
+        tracking.check_log(str(config.log))
+    with problems.collecting():
+        check_cache_location(str(config.data.cache_location), device)
+    with problems.collecting():
+        check_compile(str(config.train.compile), device)
+    before = len(problems.errors)
+    with problems.collecting():
+        check_writable(Path(str(config.store)).expanduser())
+    return len(problems.errors) == before
+
+
+def _check_part_options(config: DictConfig, part: str) -> None:
+    node: Any = OmegaConf.to_container(config[part], resolve=True)
+    if node.get("_target_") is not None:
+        given = {key: value for key, value in node.items() if not key.startswith("_")}
+        check_options(target_of(node["_target_"], part), given, part)
 
 
 def _check_cameras(plan: Plan, data: ReIDData) -> None:

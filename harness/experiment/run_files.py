@@ -258,7 +258,8 @@ class RunFiles:
                 if found := checkpoint_problem(state):
                     raise ValueError(found)
             except Exception as error:
-                problem = problem or f"{path} is damaged ({shorten(first_line(error), 120)})"
+                also = f"{problem}, and so is the one before it" if problem else ""
+                problem = also or f"{path} is damaged ({shorten(first_line(error), 120)})"
             else:
                 return state, f"{problem}: continuing from the one before it." if problem else ""
         if problem:

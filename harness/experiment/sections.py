@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 
 from harness.core.distributed.processes import world_size
-from harness.core.errors import ConfigError, did_you_mean, first_line
+from harness.core.errors import ConfigError, Problems, did_you_mean, first_line
 from harness.core.options import check_options
 from harness.core.tuned import check_tuned
 from harness.data.augmentation_settings import make_augment
@@ -187,14 +187,18 @@ def check_sections(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     if not isinstance(plain["stages"] or {}, dict):
         raise ConfigError(f"stages={plain['stages']} must hold keys and values.")
-    check_options(Settings, {key: plain[key] for key in Settings.model_fields})
+    problems = Problems()
+    with problems.collecting():
+        check_options(Settings, {key: plain[key] for key in Settings.model_fields})
     if plain["train"].get("compile") is False:
         raise ConfigError(
             "train.compile=false must be off, default or max-autotune.",
             'Write it as "off": YAML reads the bare word as false.',
         )
     for name, section in SECTIONS.items():
-        check_options(section, plain[name], name)
+        with problems.collecting():
+            check_options(section, plain[name], name)
+    problems.check()
     _check_numbers(plain)
     read_label_free(config)
     check_stage(config)

@@ -40,7 +40,9 @@ def state(run: Run) -> State:
         if metrics:
             detail = f"mAP {metrics['mAP']:.1f}  Rank-1 {metrics['rank1']:.1f}"
         if (run.folder / REPLACEMENT).is_dir():
-            detail += f"  (overwrite=always is {'running' if run.running else 'unfinished'})"
+            why = failure(Run(run.folder / REPLACEMENT))
+            how = f"failed: {why.get('error', 'unknown')}" if why else "is unfinished"
+            detail += f"  (overwrite=always {'is running' if run.running else how})"
         return State("finished", detail)
     try:
         history = run.history()

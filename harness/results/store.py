@@ -119,8 +119,10 @@ class Run:
             raise HarnessError(cause, REPLACE) from error
         digest = settings_digest(found)
         if self.finished and self.record.get("config", digest) != digest:
-            cause = f"{self.folder}: config.json has changed since the record was made."
-            raise HarnessError(cause, f"Restore the file. {REPLACE}")
+            raise HarnessError(
+                f"{self.folder}: config.json has changed since the record was made.",
+                "Restore the file, or run the experiment again with overwrite=always.",
+            )
         return found
 
     def complete_config(self) -> dict[str, Any]:

@@ -7,12 +7,15 @@ problems` reads every file of every run; tables, which have to be fast, only the
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.core.arrays import read_queries
 from harness.core.errors import HarnessError
+from harness.core.files import check_archive
 from harness.results.row_labels import flat
 from harness.results.store import EXPERIMENT, Run, describe
 
@@ -55,7 +58,7 @@ def file_problems(runs: Sequence[Run]) -> Iterator[Problem]:
         except HarnessError as error:
             found.append(error.cause.removeprefix(f"{run.folder}: "))
         if run.finished:
-            found += [*_in_record(run.record), *_in_queries(run)]
+            found += [*_in_record(run.record), *_in_queries(run), *_in_networks(run)]
         yield from (Problem(run.name, text) for text in found)
 
 
@@ -84,17 +87,31 @@ def _in_record(record: dict[str, Any]) -> Iterator[str]:
                 yield f"{name}: {key} {value} is not a percentage"
 
 
+def _in_networks(run: Run) -> Iterator[str]:
+    """Networks that are there must be whole; committed records come without."""
+    for stage in run.record["stages"]:
+        path = run.folder / f"{stage}.pt"
+        try:
+            if path.is_file():
+                if not zipfile.is_zipfile(path):
+                    raise zipfile.BadZipFile("no archive of torch.save")
+                check_archive(path)
+        except (OSError, zipfile.BadZipFile, zlib.error, ValueError) as error:
+            yield f"{path.name} is damaged ({error}): only overwrite=always makes it again"
+
+
 def _in_queries(run: Run) -> Iterator[str]:
     """The mAP of a record is the mean over its queries."""
     path = run.folder / "per_query.npz"
     if not path.is_file():
         if run.record["metrics"]:
-            yield "per_query.npz is missing: no difference to it can be tested for significance"
+            yield ("per_query.npz is missing, which significance tests need: overwrite=backfill "
+                   "restores it")  # fmt: skip
         return
     try:
         arrays = read_queries(path)
     except (OSError, ValueError) as error:
-        yield f"per_query.npz cannot be read ({error})"
+        yield f"per_query.npz cannot be read ({error}): overwrite=backfill restores it"
         return
     for name, stage in run.record["stages"].items():
         if not stage["metrics"]:

@@ -101,7 +101,9 @@ def test_a_finished_result_stays_until_the_new_one_is_complete(
         patch.setattr(Trainer, "_step", Mock(side_effect=TrainingError("it failed")))
         with pytest.raises(TrainingError):
             run_experiment(tiny_config(root, *always))
-    assert contents(run.folder) == before and "unfinished" in str(state(run))
+    assert contents(run.folder) == before and "overwrite=always failed: it failed" in str(
+        state(run)
+    )
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "write_record", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

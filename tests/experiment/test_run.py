@@ -238,7 +238,7 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             run_experiment(tiny_config(tmp_path, *named, other))
     for change, problem in {
         "~backbone.weights": r"No value was given for backbone\.weights",
-        "~device": "No value was given for device", "train=5": "must hold keys and values",
+        "~device": "Change it instead: device=VALUE", "train=5": "must hold keys and values",
     }.items():  # fmt: skip
         with pytest.raises(ConfigError, match=problem):
             run_experiment(tiny_config(tmp_path, "method=direct_transfer", change))
@@ -456,6 +456,11 @@ def test_every_problem_is_reported_before_any_download(
     with pytest.raises(DataError) as found:
         run_experiment(config)
     for part in ("3 problems", "labeler.eps=abc", "objective.momentum=7", "nowhere"):
+        assert part in str(found.value)
+    config.seed, config.train.epochs, config.log = -1, 0, "wandb"
+    with pytest.raises(DataError, match="problems") as found:
+        run_experiment(config)
+    for part in ("seed=-1", "train.epochs=0", "labeler.eps=abc", "objective.momentum=7", "nowhere"):
         assert part in str(found.value)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import Annotated
 
 import torch
@@ -48,9 +50,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
         why = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, UnpicklingError):  # torch's text advises to run the file's code
             why = "it is damaged, or holds Python objects, which are never loaded"
+        elif isinstance(error, zipfile.BadZipFile | RuntimeError | EOFError):
+            why = f"it is damaged: {shorten(first_line(error), 100)}"
         raise DataError(
             f"{path} cannot be read as weights ({why}).",
-            "It must be a state dict saved by torch.save, holding tensors only.",
+            "It must be a state dict saved by torch.save, holding tensors only. overwrite=always "
+            "makes a damaged network of a run again.",
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -88,7 +88,7 @@ class Infomap(PseudoLabeler):
                 f"labeler.k1. {COLLAPSED}"
             )
         return (
-            "The number of outliers speaks neither for more nor for fewer links: set labeler.k1 to "
+            "The share of outliers is moderate: keep the number of links, and set labeler.k1 to "
             "about the number of images of a person."
         )
 

@@ -102,6 +102,6 @@ class JaccardDBSCAN(PseudoLabeler):
         if labels.scattered <= FEW:
             return f"Nearly all images are in large clusters: lower labeler.eps. {COLLAPSED}"
         return (
-            "The number of outliers speaks neither for a larger nor for a smaller labeler.eps: set "
-            "labeler.k1 to about the number of images of a person."
+            "The share of outliers is moderate: keep labeler.eps, and set labeler.k1 to about the "
+            "number of images of a person."
         )
