@@ -238,7 +238,8 @@ def _check_overrides(parsed: Sequence[Override], multirun: bool, needs_method: b
 
 def _refuse_removal(section: str, groups: Iterable[str]) -> None:
     example = f"{section}=NAME" if section in groups else f"{section}.KEY=VALUE"
-    if not isinstance(OmegaConf.load(CONF / "config.yaml").get(section, {}), DictConfig):
+    defaults = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    if isinstance(defaults, dict) and not isinstance(defaults.get(section, {}), dict):
         example = f"{section}=VALUE"
     raise ConfigError(
         f"~{section} removes something that every run has.", f"Change it instead: {example}."
