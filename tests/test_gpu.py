@@ -212,5 +212,5 @@ def test_bench_on_the_device(command: Command) -> None:
         assert answer.status == 0, answer.err
         found = json.loads(answer.out)
         assert found["ratios"]["baseline"]["images_per_second"] > 0
-        assert found["candidates"]["harness"]["memory_mib"]["device"] > 0
+        assert found["candidates"]["harness"]["memory_mib"]["device_above"] > 0
         assert ("baseline_tf32" in found["candidates"]) == (what != "augment")

@@ -123,7 +123,7 @@ class Features:
 class StageCosts:
     """A stage of a method, or a network that is only tested, and its candidates.
 
-    seconds: how long a round of one part lasts at least. facts: for the result, once it was timed.
+    seconds: how long a round of one part lasts at least. facts: what else the result says of it.
     """
 
     method: str
@@ -315,7 +315,7 @@ def measure(
     Args:
         overrides: KEY=VALUE of the configuration; `method=` may name several (default: all).
         reference: the method that costs are compared with; it is timed in any case.
-        seconds: how long a round of one part lasts at least. facts: for the result, once it was timed.
+        seconds: how long a round of one part lasts at least.
         reporter: shows the progress.
 
     Returns:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument("--workers", type=int, help="of the DataLoader; default: the fastest")
     elif what == "methods":
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
-                            help="as in harness run, also method=mskd,buc; default: all methods")  # fmt: skip
+                            help="as in harness run, or method=mskd,buc")  # fmt: skip
         parser.add_argument("--reference", default="cluster_contrast", help="method of cost 1")
         parser.add_argument("--seconds", type=_positive, default=2.0,
                             help="at least this long for each measurement; default 2")  # fmt: skip

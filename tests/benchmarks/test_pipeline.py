@@ -22,7 +22,8 @@ from tests.paths import ROOT
 SMALL = ("protocol=debug", "dataset.identities=6", "backbone.widths=[8,16]",
          "backbone.strides=[1,2]", "images.height=32", "images.width=16", "images.pad=2",
          "train.precision=fp32")  # fmt: skip
-OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48")
+ANY_LOAD = ("--max-load", "1", "--max-spread", "99", "--retries", "0")
+OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48", *ANY_LOAD)
 
 
 @pytest.mark.parametrize("what", ["train", "extract", "augment"])
@@ -35,16 +36,20 @@ def test_pipeline_beside_the_dataloader_baseline(
     found = json.loads(answer.out)
     assert found["what"] == what and found["setting"]["steps"] == 3
     assert found["setting"]["batch"] == 16 and found["setting"]["image_cache"] == "mmap"
-    for name in ("harness", "baseline"):
+    names = ("harness", "baseline") if what == "augment" else ("harness", "bare", "baseline")
+    assert tuple(found["candidates"]) == names
+    assert list(found["ratios"]) == list(names[1:])
+    for name in names:
         one = found["candidates"][name]
         assert len(one["rounds"]) == 2 and min(one["rounds"]) > 0
         assert min(one["rounds"]) <= one["images_per_second"] <= max(one["rounds"])
         assert one["images_per_core_second"] > 0
-        if name == "baseline" or what == "train":
+        if name == "baseline" or (what == "train" and name == "harness"):
             assert 0 <= one["waiting"] <= 1
     assert found["ratios"]["baseline"]["images_per_second"] > 0
     assert found["candidates"]["baseline"]["workers"] == 0
     assert found["machine"]["threads"] == torch.get_num_threads()
+    assert found["disturbed"] == [] and found["load"]["bounds"] == {"load": 1.0, "spread": 99.0}
     (path,) = (tmp_path / "timings").glob("*.json")
     assert path.name.startswith(f"{what}-") and json.loads(path.read_text()) == found
 
@@ -72,7 +77,7 @@ def test_table_on_a_terminal(command: Command) -> None:
 def test_synthetic_features(
     arguments: tuple[str, ...], candidate: str, key: str, command: Command
 ) -> None:
-    common = ("bench", *arguments, "--repeats", "1", "--device", "cpu")
+    common = ("bench", *arguments, "--repeats", "1", "--device", "cpu", "--retries", "0")
     found = json.loads(command(*common, "--json").out)
     assert set(found["candidates"]) == {"product", candidate}
     assert found["candidates"][candidate][key] > 0
@@ -90,6 +95,7 @@ def test_synthetic_features(
         (("batch.imagse=2",), "imagse"),
         (("train.precision=fp16",), "needs a GPU"),
         (("data.cache_location=pinned",), "needs a GPU"),
+        (("--max-load", "0"), "must be a number above 0"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:
