@@ -159,19 +159,17 @@ def take_turns(
         progress(done, total)
     overall = whole.read()
     # rounds may be too short for the kernel's clock; the whole measurement seldom is
-    found = [load for each in candidates for load in each.loads if load] or [overall] * bool(
-        overall
-    )
-    kinds = ("others", "steal")
-    load: dict[str, Any] = {
-        kind: round(statistics.median(getattr(each, kind) for each in found), 4) if found else None
-        for kind in kinds
-    }
-    load["highest"] = round(max(each.total for each in found), 4) if found else None
+    found = [load for each in candidates for load in each.loads if load]
+    known = found or ([overall] if overall else [])
+    load: dict[str, Any] = {"others": None, "steal": None, "highest": None}
+    if known:
+        load["others"] = round(statistics.median(each.others for each in known), 4)
+        load["steal"] = round(statistics.median(each.steal for each in known), 4)
+        load["highest"] = round(max(each.total for each in known), 4)
     load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
     load["bounds"] = {"load": bounds.load, "spread": bounds.spread}
     disturbed = []
-    if found == [overall] and overall and overall.total > bounds.load:
+    if not found and overall and overall.total > bounds.load:
         disturbed = [f"all rounds: other work took {overall.total:.0%} of the CPU"]
     for candidate in candidates:
         worst = max((each.total for each in candidate.loads if each), default=0.0)
