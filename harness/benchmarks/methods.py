@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,9 +53,11 @@ from harness.data.samplers import SAMPLERS
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.compose import compose
+from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import options, register
 from harness.experiment.stages import Stage, load_data
+from harness.results.measured_costs import cost_key
 from harness.training import extraction
 from harness.training.compilation import check_compile
 from harness.training.trainer import Trainer
@@ -145,7 +148,7 @@ class StageCosts:
         }  # fmt: skip
         for part in PARTS if self.stage is not None else ("extract", "rank"):
             if part != "rank" or self.evaluator.evaluates:
-                name = f"{self.method} {self.name} {part}"
+                name = " ".join(dict.fromkeys([self.method, self.name, part]))
                 self.candidates[part] = Candidate(name, built_when_run(parts[part]))
 
     @functools.cached_property
@@ -284,6 +287,12 @@ class StageCosts:
             passed = synchronized_time(self.device) - began
         return Round(calls * images, passed, {"once": passed / calls})
 
+    @property
+    def in_tables(self) -> dict[str, str]:
+        """What identifies the method in tables of runs: its name, and its protocol card."""
+        card = protocol_card(self.config, self.precision, defaultdict(str))
+        return {"name": str(self.config.method.name), "card": cost_key(card)}
+
     def describe(self) -> dict[str, Any]:
         """Settings that a result depends on."""
         config = self.config if self.stage is None else self.stage.config
@@ -394,9 +403,11 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
     base = next(own for s, own in reversed([*zip(stages, each_stage, strict=True)])
                 if s.method == reference)  # fmt: skip
     found: dict[str, Any] = {}
+    names = {stage.method: stage.in_tables for stage in stages}
     for method, hours in total.items():
         ratios = [a / b for a, b in zip(hours, total[reference], strict=True)]
         found[method] = {
+            **names[method],
             "hours": _round(statistics.median(hours)),
             "spread": _round(spread(hours)),
             "cost": _round(statistics.median(ratios)),

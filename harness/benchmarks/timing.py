@@ -147,7 +147,7 @@ def take_turns(
 
     Returns:
         `load`: other work during the rounds that count, and how many rounds were repeated.
-        `disturbed`: a line for each candidate whose rounds other work disturbed beyond the bound.
+        `disturbed`: a line if other work took more than the bound, with the candidates' names.
     """
     total = (1 + repeats) * len(candidates)
     for done, candidate in enumerate(candidates, start=1):
@@ -169,12 +169,12 @@ def take_turns(
     load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
     load["bounds"] = {"load": bounds.load, "spread": bounds.spread}
     disturbed = []
-    if not found and overall and overall.total > bounds.load:
-        disturbed = [f"all rounds: other work took {overall.total:.0%} of the CPU"]
-    for candidate in candidates:
-        worst = max((each.total for each in candidate.loads if each), default=0.0)
-        if worst > bounds.load:
-            disturbed.append(f"{candidate.name}: other work took {worst:.0%} of the CPU")
+    worst = max((each.total for each in known), default=0.0)
+    if worst > bounds.load:
+        busy = {each.name: [one for one in each.loads if one] for each in candidates}
+        names = [name for name, own in busy.items() if any(o.total > bounds.load for o in own)]
+        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        disturbed = [f"other work took up to {worst:.0%} of the CPU ({where or 'all rounds'})"]
     return {"load": load, "disturbed": disturbed}
 
 

@@ -81,7 +81,7 @@ def test_disturbed_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     found = compare("train", {}, [Candidate("a", once)], 2, CPU, Bounds(0.1, 9.0, retries=2))
     assert found["candidates"]["a"]["rounds"] == [10.0, 5.0], "the quietest try of each round"
     assert found["load"]["repeated"] == 4 and found["load"]["highest"] == 0.2
-    assert found["disturbed"] == ["a: other work took 20% of the CPU"]
+    assert found["disturbed"] == ["other work took up to 20% of the CPU (a)"]
 
 
 def test_rounds_that_differ_are_disturbed(tmp_path: Path) -> None:
