@@ -66,19 +66,29 @@ def make_bench_trainer(workload: Workload) -> Trainer:
 
 
 def training_steps(
-    trainer: Trainer, drawn: Iterator[Tensor], labels: Tensor, epoch: int
+    trainer: Trainer, steps: int, drawn: Iterator[Tensor], labels: Tensor, epoch: int
 ) -> tuple[float, float]:
-    """Compute the steps of the drawn batches (B,), as in a run.
+    """Compute steps as in the middle of an epoch: the clock starts when the first batch is there.
 
-    Returns: their seconds, and the share of it spent waiting for data.
+    Meanwhile as many other batches are made as there are steps.
+
+    Args:
+        drawn: batches (B,), one more than there are steps.
+
+    Returns:
+        the seconds of the steps, and the share of them spent waiting for data.
     """
     batches = Prefetcher(trainer._batches(epoch, drawn, labels), trainer.device)
-    started = synchronized_time(trainer.device)
+    started, done = 0.0, 0
     with fp32_as(trainer.precision), batches:
         for batch in batches:
+            started = started or synchronized_time(trainer.device)
             trainer._step(batch, False)
-    seconds = synchronized_time(trainer.device) - started
-    return seconds, batches.waited / seconds
+            done += 1
+            if done == steps:
+                break
+        seconds = synchronized_time(trainer.device) - started
+    return seconds, max(0.0, batches.waited - batches.waited_first) / seconds
 
 
 def train(workload: Workload, steps: int) -> Callable[[], Round]:
@@ -87,8 +97,8 @@ def train(workload: Workload, steps: int) -> Callable[[], Round]:
     labels, epochs = workload.labels.to(workload.device), count()
 
     def once() -> Round:
-        drawn = iter(workload.drawn(steps))
-        seconds, waiting = training_steps(trainer, drawn, labels, next(epochs))
+        drawn = iter(workload.drawn(steps + 1))
+        seconds, waiting = training_steps(trainer, steps, drawn, labels, next(epochs))
         return Round(steps * workload.batch, seconds, {"waiting": waiting})
 
     return once

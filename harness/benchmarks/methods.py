@@ -218,8 +218,8 @@ class StageCosts:
             began = synchronized_time(self.device)
             trainer._start_epoch(epoch, on_device, features)
             start = synchronized_time(self.device) - began
-            drawn = sampler.batches(steps)
-            seconds, waiting = training_steps(trainer, drawn, on_device, epoch)
+            drawn = sampler.batches(steps + 1)
+            seconds, waiting = training_steps(trainer, steps, drawn, on_device, epoch)
             return Round(steps * trainer.batch_size, seconds, {"start": start, "waiting": waiting})
 
         with counted_images(trainer.step.networks) as passed:

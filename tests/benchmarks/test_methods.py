@@ -14,6 +14,7 @@ from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
 from harness.experiment.run import run_experiment
+from harness.results.measured_costs import cost_key
 from harness.training.extraction import extract
 from tests.benchmarks.test_pipeline import ANY_LOAD
 from tests.conftest import Command
@@ -97,6 +98,8 @@ def test_amounts_are_those_of_a_run(
     monkeypatch.setattr(type(stage.trainer.components.labeler), "label", counted_label)
     run = run_experiment(tiny_config(tmp_path, *overrides))
     history = run.history()
+    assert cost_key(run.record["protocol"]) == stage.in_tables["card"]
+    assert run.record["experiment"]["method"] == stage.in_tables["name"]
     for name, amounts in found.items():
         rows = [row for row in history if row["stage"] == name]
         assert amounts.epochs == len(rows)
