@@ -12,11 +12,12 @@ from torchvision import transforms as T
 
 from harness.benchmarks.dataloader_baseline import DecodedImages
 from harness.benchmarks.pipeline import ROUNDS as PIPELINE
-from harness.benchmarks.workload import Workload, as_files
+from harness.benchmarks.workload import DEFAULTS, Workload, as_files, with_defaults
 from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
 from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
+from harness.experiment.compose import compose
 from tests.conftest import Command
 from tests.paths import ROOT
 
@@ -122,6 +123,14 @@ def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
                      T.Normalize, T.RandomErasing]  # fmt: skip
     again = as_files(Subset(workload.files, np.arange(3)), tmp_path / "nowhere")
     assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, "files stay"
+
+
+def test_an_experiment_brings_its_own_data_set_and_protocol() -> None:
+    found = with_defaults(DEFAULTS, ["+experiment=market1501_small", "method=hhcl"])
+    config = compose(found)
+    assert (config.dataset.name, config.protocol.name) == ("market1501", "market1501_small")
+    assert config.method.name == "hhcl" and config.backbone.weights == "none"
+    assert compose(with_defaults(DEFAULTS, ["batch.identities=4"])).dataset.name == "synthetic"
 
 
 def test_committed_timings_are_in_the_docs() -> None:
