@@ -224,6 +224,8 @@ class StageCosts:
 
         with counted_images(trainer.step.networks) as passed:
             first = compute(1)
+        if str(trainer.config.train.compile) != "off":
+            compute(1)  # compiles again, without the hooks that counted
         trained = sum(
             p.numel() for group in trainer.optimizer.param_groups for p in group["params"]
         )
