@@ -226,6 +226,7 @@ class StageCosts:
             first = compute(1)
         if str(trainer.config.train.compile) != "off":
             compute(1)  # compiles again, without the hooks that counted
+            first = compute(1)
         trained = sum(
             p.numel() for group in trainer.optimizer.param_groups for p in group["params"]
         )
