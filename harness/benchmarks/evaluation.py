@@ -8,7 +8,7 @@ import torch
 
 from harness.benchmarks.features import CAMERAS, SIZES, Images, synthetic_features
 from harness.benchmarks.labels import product_seconds
-from harness.benchmarks.timing import Candidate, Round, compare
+from harness.benchmarks.timing import USUAL, Bounds, Candidate, Round, compare
 from harness.core.throughput import synchronized_time
 from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.ranking import rank
@@ -16,7 +16,12 @@ from harness.evaluation.reranking import rerank_blocks
 
 
 def measure(
-    device: torch.device, size: str, scale: float, rerank: bool, repeats: int
+    device: torch.device,
+    size: str,
+    scale: float,
+    rerank: bool,
+    repeats: int,
+    bounds: Bounds = USUAL,
 ) -> dict[str, Any]:
     """Time the ranking of synthetic features.
 
@@ -43,7 +48,7 @@ def measure(
 
     setting = {"queries": len(x), "gallery": len(y), "rerank": rerank}
     candidates = [Candidate("product", product), Candidate("eval", evaluate)]
-    return compare("eval", setting, candidates, repeats, device)
+    return compare("eval", setting, candidates, repeats, device, bounds)
 
 
 def test_set(size: str, scale: float = 1.0) -> tuple[Images, Images]:

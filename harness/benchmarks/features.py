@@ -33,7 +33,7 @@ class Images:
 
 
 def synthetic_features(
-    counts: Sequence[int], identities: int, cameras: int, views: int = 1
+    counts: Sequence[int], identities: int, cameras: int, views: int = 1, dim: int = _DIM
 ) -> list[Images]:
     """Draw sets of `counts` images, all of the same identities and cameras.
 
@@ -52,7 +52,7 @@ def synthetic_features(
     appearance = (1 - _OWN**2) ** 0.5 * appearance + _OWN * normal(identities, _INNER)
     shift = normal(cameras, _INNER)
     pose = normal(identities * cameras, _INNER)  # an identity before a camera: back, front, bag
-    bases = [normal(_INNER, _DIM) / _DIM**0.5 for _ in range(views)]
+    bases = [normal(_INNER, dim) / dim**0.5 for _ in range(views)]
 
     def draw(count: int) -> Images:
         frequency = torch.rand(identities, generator=generator).pow_(1.5).add_(0.05)
@@ -63,7 +63,7 @@ def synthetic_features(
         occluded = torch.rand(count, 1, generator=generator).pow_(_RARITY)
         signal = appearance[ids] + _CAMERA * shift[cams]
         signal += _POSE * pose[ids * cameras + cams]
-        features = torch.empty(count, views, _DIM)
+        features = torch.empty(count, views, dim)
         for view, basis in enumerate(bases):
             noise = own if views == 1 else (own + normal(*own.shape)) / 2**0.5
             mixed = signal + noise * (_NOISE + _OCCLUSION * occluded)

@@ -2,52 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import torch
+from omegaconf import DictConfig
+from torch import Tensor
 
 from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
 from harness.components.backbones import set_samples_per_bn
-from harness.core.interfaces import UnlabelledSet
+from harness.core.interfaces import Backbone, UnlabelledSet
 from harness.core.precision import fp32_as
 from harness.core.progress import Reporter
 from harness.core.seeds import generator
 from harness.core.throughput import synchronized_time
 from harness.data.augmentation_settings import make_augment
 from harness.data.prefetcher import ImageReader, Prefetcher
-from harness.experiment.stages import build_distiller, build_labeler, build_objective
+from harness.experiment.finished_networks import without_weights
+from harness.experiment.stages import (
+    Stage,
+    build_backbone,
+    build_distiller,
+    build_labeler,
+    build_objective,
+)
 from harness.training import extraction
 from harness.training.trainer import Components, Trainer
 
 
+def make_network(config: DictConfig, device: torch.device) -> Backbone:
+    """The network of a stage's configuration, with random weights."""
+    torch.manual_seed(0)
+    backbone, batch = build_backbone(without_weights(config.backbone)), config.batch
+    images = int(batch.identities) * int(batch.images)
+    set_samples_per_bn(backbone, int(batch.samples_per_bn), images)
+    return backbone.to(device).to(memory_format=torch.channels_last)
+
+
+def make_trainer(
+    stage: Stage, data: UnlabelledSet, device: torch.device, precision: str
+) -> Trainer:
+    """The trainer of a stage; its network and its teacher, if it has one, have random weights."""
+    backbone = make_network(stage.config, device)
+    follows = stage.teacher_stage or stage.teacher_run
+    teacher = make_network(stage.config, device) if follows else None
+    distiller = build_distiller(stage, teacher, backbone)
+    return Trainer(
+        name=stage.name, config=stage.config, device=device, precision=precision,
+        components=Components(backbone, build_labeler(stage), build_objective(stage), distiller),
+        data=data, reporter=Reporter(), cluster_metrics=lambda labels: {},
+        test=lambda network: {},
+    )  # fmt: skip
+
+
+def make_bench_trainer(workload: Workload) -> Trainer:
+    """The trainer of the workload's stage, in an epoch of random features."""
+    data = UnlabelledSet(workload.image_cache, workload.cameras)
+    trainer = make_trainer(workload.stage, data, workload.device, workload.precision)
+    features = workload.features(trainer.components.backbone)
+    trainer._start_epoch(0, workload.labels.to(workload.device), features)
+    return trainer
+
+
+def training_steps(
+    trainer: Trainer, steps: int, drawn: Iterator[Tensor], labels: Tensor, epoch: int
+) -> tuple[float, float]:
+    """Compute steps as in the middle of an epoch: the clock starts when the first batch is there.
+
+    Meanwhile as many other batches are made as there are steps.
+
+    Args:
+        drawn: batches (B,), one more than there are steps.
+
+    Returns:
+        the seconds of the steps, and the share of them spent waiting for data.
+    """
+    batches = Prefetcher(trainer._batches(epoch, drawn, labels), trainer.device)
+    started, done = 0.0, 0
+    with fp32_as(trainer.precision), batches:
+        for batch in batches:
+            started = started or synchronized_time(trainer.device)
+            trainer._step(batch, False)
+            done += 1
+            if done == steps:
+                break
+        seconds = synchronized_time(trainer.device) - started
+    return seconds, max(0.0, batches.waited - batches.waited_first) / seconds
+
+
 def train(workload: Workload, steps: int) -> Callable[[], Round]:
     """Training steps, computed by the `Trainer` of a run."""
-    stage, device = workload.stage, workload.device
-    backbone = workload.backbone()
-    set_samples_per_bn(backbone, int(stage.config.batch.samples_per_bn))
-    backbone.to(device).to(memory_format=torch.channels_last)
-    distiller = build_distiller(stage, None, backbone)
-    trainer = Trainer(
-        name=stage.name, config=stage.config, device=device, precision=workload.precision,
-        components=Components(backbone, build_labeler(stage), build_objective(stage), distiller),
-        data=UnlabelledSet(workload.image_cache), reporter=Reporter(),
-        cluster_metrics=lambda labels: {}, test=lambda network: {},
-    )  # fmt: skip
-    workload.start_epoch(trainer.components.objective, backbone)
-    trainer.trained.train()
-    labels, epochs = workload.labels.to(device), count()
+    trainer = make_bench_trainer(workload)
+    labels, epochs = workload.labels.to(workload.device), count()
 
     def once() -> Round:
-        made = trainer._batches(next(epochs), iter(workload.drawn(steps)), labels)
-        batches = Prefetcher(made, device)
-        started = synchronized_time(device)
-        with fp32_as(workload.precision), batches:
-            for batch in batches:
-                trainer._step(batch, False)
-        seconds = synchronized_time(device) - started
-        return Round(steps * workload.batch, seconds, {"waiting": batches.waited / seconds})
+        drawn = iter(workload.drawn(steps + 1))
+        seconds, waiting = training_steps(trainer, steps, drawn, labels, next(epochs))
+        return Round(steps * workload.batch, seconds, {"waiting": waiting})
 
     return once
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.benchmarks.features import CAMERAS, SIZES, synthetic_features
-from harness.benchmarks.timing import Candidate, Round, compare
+from harness.benchmarks.timing import USUAL, Bounds, Candidate, Round, compare
 from harness.components.labelers import JaccardDBSCAN
 from harness.core.precision import exact_matmul
 from harness.core.throughput import synchronized_time
@@ -18,7 +18,12 @@ _TILE, _ROWS = 1024, 512
 
 
 def measure(
-    device: torch.device, size: str, images: int | None, views: int, repeats: int
+    device: torch.device,
+    size: str,
+    images: int | None,
+    views: int,
+    repeats: int,
+    bounds: Bounds = USUAL,
 ) -> dict[str, Any]:
     """Time the label step of synthetic features; candidates are `product` and `labels`.
 
@@ -46,7 +51,7 @@ def measure(
 
     setting = {"images": images, "views": views, "labeler": labeler.describe()}
     candidates = [Candidate("product", product), Candidate("labels", label)]
-    return compare("labels", setting, candidates, repeats, device)
+    return compare("labels", setting, candidates, repeats, device, bounds)
 
 
 def product_seconds(x: Tensor, y: Tensor | None = None) -> float:

@@ -1,8 +1,12 @@
-"""Candidates timed in alternating rounds (A B C A B C), so that other load affects all alike."""
+"""Candidates timed in alternating rounds (A B C A B C), so that other load affects all alike.
+
+Each measurement notes how much of the processor other work took. One that was disturbed is
+repeated, and a result that stays disturbed says so and is not written to a file.
+"""
 
 from __future__ import annotations
 
-import os
+import functools
 import re
 import statistics
 import time
@@ -13,7 +17,9 @@ from typing import Any
 
 import torch
 
+from harness.benchmarks.load import Load, LoadMeter, cpu_seconds, run_queue
 from harness.core.environment import environment
+from harness.core.errors import HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.host_memory import PeakMemory
 
@@ -33,6 +39,29 @@ class Round:
     prepared: int = 0
 
 
+def built_when_run(make: Callable[[], Callable[[], Round]]) -> Callable[[], Round]:
+    """Rounds whose networks are built in the warm-up, which measures memory."""
+    made = functools.cache(make)
+    return lambda: made()()
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """When a measurement counts as disturbed.
+
+    load: share of our cores that other processes and other virtual machines may take.
+    spread: of a candidate's rates, their range over their median.
+    retries: how often a disturbed measurement is repeated; the least disturbed one counts.
+    """
+
+    load: float = 0.1
+    spread: float = 0.25
+    retries: int = 2
+
+
+USUAL = Bounds()
+
+
 @dataclass
 class Candidate:
     """Something to time: `run` does one round.
@@ -40,6 +69,10 @@ class Candidate:
     Attributes:
         about: settings of this candidate alone, for its summary.
         cpu_rates: images per CPU second of each round, worker processes included.
+        loads: other work during each round; None if it is unknown.
+        repeated: how many disturbed rounds were repeated.
+        memory_mib: peak memory above that before the warm-up, which builds the networks: host_above
+            and, on a GPU, device_above.
     """
 
     name: str
@@ -47,6 +80,8 @@ class Candidate:
     about: Mapping[str, Any] = field(default_factory=dict)
     rounds: list[Round] = field(default_factory=list)
     cpu_rates: list[float] = field(default_factory=list)
+    loads: list[Load | None] = field(default_factory=list)
+    repeated: int = 0
     memory_mib: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -54,31 +89,44 @@ class Candidate:
         """Images per second of each round."""
         return [each.images / each.seconds for each in self.rounds]
 
-    def warm_up(self) -> None:
-        """Run a round that does not count, and measure the peak of host memory."""
+    def warm_up(self, device: torch.device) -> None:
+        """Run a round that does not count, and measure peak memory."""
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
         with PeakMemory() as peak:
             self.run()
         self.memory_mib["host_above"] = round(peak.mib, 1)
+        if on_gpu:
+            rise = torch.cuda.max_memory_allocated(device) - before
+            self.memory_mib["device_above"] = round(rise / 2**20, 1)
 
-    def measure(self, device: torch.device) -> None:
-        """Run a round that counts."""
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        before = _cpu_seconds()
-        done = self.run()
-        self.cpu_rates.append((done.images + done.prepared) / max(_cpu_seconds() - before, 1e-6))
+    def measure(self, bounds: Bounds) -> None:
+        """Run a round that counts, again as long as it is disturbed and may be repeated."""
+        tries: list[tuple[float, int, Load | None, float, Round]] = []
+        for _ in range(1 + bounds.retries):
+            meter, before = LoadMeter(), cpu_seconds()
+            done = self.run()
+            cpu_rate = (done.images + done.prepared) / max(cpu_seconds() - before, 1e-6)
+            load = meter.read()
+            tries.append((load.total if load else 0.0, len(tries), load, cpu_rate, done))
+            if tries[-1][0] <= bounds.load:
+                break
+        _, _, load, cpu_rate, done = min(tries, key=lambda each: each[:2])
+        self.repeated += len(tries) - 1
+        self.loads.append(load)
+        self.cpu_rates.append(cpu_rate)
         self.rounds.append(done)
-        if device.type == "cuda":
-            self.memory_mib["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
     def summary(self) -> dict[str, Any]:
         """Medians, the rates and their spread (their range over their median), and peak memory."""
         median = statistics.median
-        rate, keys = median(self.rates), self.rounds[0].details
+        keys = self.rounds[0].details
         details = {k: round(median(each.details[k] for each in self.rounds), 5) for k in keys}
         return {
-            "images_per_second": round(rate, 2),
-            "spread": round((max(self.rates) - min(self.rates)) / rate, 3),
+            "images_per_second": round(median(self.rates), 2),
+            "spread": round(spread(self.rates), 3),
             "rounds": [round(rate, 2) for rate in self.rates],
             "images_per_core_second": round(median(self.cpu_rates), 2),
             "seconds": round(median(each.seconds for each in self.rounds), 4),
@@ -88,36 +136,106 @@ class Candidate:
         }
 
 
+def take_turns(
+    candidates: Sequence[Candidate],
+    repeats: int,
+    device: torch.device,
+    bounds: Bounds,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Time candidates in turns: one round each to warm up, then `repeats` rounds each.
+
+    Returns:
+        `load`: other work during the rounds that count, and how many rounds were repeated.
+        `disturbed`: a line if other work took more than the bound, with the candidates' names.
+    """
+    total = (1 + repeats) * len(candidates)
+    for done, candidate in enumerate(candidates, start=1):
+        candidate.warm_up(device)
+        progress(done, total)
+    queue, whole = run_queue(), LoadMeter()
+    for done, candidate in enumerate(repeats * list(candidates), start=len(candidates) + 1):
+        candidate.measure(bounds)
+        progress(done, total)
+    overall = whole.read()
+    # rounds may be too short for the kernel's clock; the whole measurement seldom is
+    found = [load for each in candidates for load in each.loads if load]
+    known = found or ([overall] if overall else [])
+    load: dict[str, Any] = {"others": None, "steal": None, "highest": None}
+    if known:
+        load["others"] = round(statistics.median(each.others for each in known), 4)
+        load["steal"] = round(statistics.median(each.steal for each in known), 4)
+        load["highest"] = round(max(each.total for each in known), 4)
+    load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
+    load["bounds"] = {"load": bounds.load, "spread": bounds.spread}
+    disturbed = []
+    worst = max((each.total for each in known), default=0.0)
+    if worst > bounds.load:
+        busy = {each.name: [one for one in each.loads if one] for each in candidates}
+        names = [name for name, own in busy.items() if any(o.total > bounds.load for o in own)]
+        where = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        disturbed = [f"other work took up to {worst:.0%} of the CPU ({where or 'all rounds'})"]
+    return {"load": load, "disturbed": disturbed}
+
+
 def compare(
     what: str, setting: Mapping[str, Any], candidates: Sequence[Candidate], repeats: int,
-    device: torch.device,
+    device: torch.device, bounds: Bounds = USUAL,
 ) -> dict[str, Any]:  # fmt: skip
-    """Time candidates in turns: one round each to warm up, then `repeats` rounds each.
+    """Time candidates in turns, and compare the first one with each other one.
 
     Returns:
         `candidates`: each one's summary. `ratios`: how many times as fast the first one is as each
         other one, the median of the ratios within a round. `machine`: hardware, versions, date.
+        `load` and `disturbed`: see `take_turns`; candidates whose rates spread too far are added.
     """
-    for candidate in candidates:
-        candidate.warm_up()
-    for _ in range(repeats):
-        for candidate in candidates:
-            candidate.measure(device)
+    measured = take_turns(candidates, repeats, device, bounds)
+    measured["disturbed"] += unsteady({each.name: each.rates for each in candidates}, bounds)
     first, *others = candidates
     ratios = {
         other.name: {"images_per_second": _ratio(first.rates, other.rates),
                      "images_per_core_second": _ratio(first.cpu_rates, other.cpu_rates)}
         for other in others
     }  # fmt: skip
-    machine = environment(device) | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
-    return {"what": what, "setting": dict(setting), "ratios": ratios, "machine": machine,
-            "candidates": {each.name: each.summary() for each in candidates}}  # fmt: skip
+    return {"what": what, "setting": dict(setting), "ratios": ratios, "machine": machine(device),
+            "candidates": {each.name: each.summary() for each in candidates},
+            **measured}  # fmt: skip
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Hardware, versions and date of a measurement."""
+    return environment(device) | {"date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
+def spread(values: Sequence[float]) -> float:
+    """The range of some values over their median."""
+    return (max(values) - min(values)) / statistics.median(values)
+
+
+def unsteady(values: Mapping[str, Sequence[float]], bounds: Bounds) -> list[str]:
+    """A line for each name whose values, one per round, spread beyond the bound."""
+    found = {name: spread(each) for name, each in values.items()}
+    return [
+        f"{name}: the rounds differ by {wide:.0%} of their median"
+        for name, wide in found.items()
+        if wide > bounds.spread
+    ]
 
 
 def save(result: Mapping[str, Any], folder: str) -> Path:
-    """Write a result into a folder, as `train-nvidia-h200.json`."""
-    machine = result["machine"]
-    device = machine["cpu"] if machine["device"] == "CPU" else machine["device"]
+    """Write a result into a folder, as `train-nvidia-h200.json`.
+
+    Raises:
+        HarnessError: other work disturbed the measurement.
+    """
+    if result["disturbed"]:
+        raise HarnessError(
+            f"The measurement was disturbed and is not written. {'; '.join(result['disturbed'])}.",
+            "Repeat it when nothing else runs, with more --retries or --repeats, or accept it: "
+            "--max-load 1 --max-spread 9.",
+        )
+    about = result["machine"]
+    device = about["cpu"] if about["device"] == "CPU" else about["device"]
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
@@ -127,8 +245,3 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
 
 def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(ones, others, strict=True)), 2)
-
-
-def _cpu_seconds() -> float:
-    """CPU seconds of this process and of the worker processes that have ended."""
-    return time.process_time() + sum(os.times()[2:4])

@@ -51,7 +51,7 @@ class Workload:
         self, overrides: Sequence[str], device: torch.device, images: int, folder: Path
     ) -> None:
         register()
-        self.config: DictConfig = compose([*DEFAULTS, *overrides])
+        self.config: DictConfig = compose(with_defaults(DEFAULTS, overrides))
         recipe = make_recipe(self.config)
         if not recipe.stages:
             raise ConfigError(f"{recipe.method} does not train.", "Choose method=mskd, say.")
@@ -76,6 +76,7 @@ class Workload:
         self.image_cache, self.place = place_images(location, cache, device)
         #: (N,) int64: clusters of K images each
         self.labels = torch.arange(self.count) // int(batch.images)
+        self.cameras = torch.arange(self.count) % 6
 
     def drawn(self, batches: int) -> list[Tensor]:
         """Image indices (B,) of each batch, drawn by the stage's sampler."""
@@ -92,12 +93,14 @@ class Workload:
     @torch.no_grad()
     def start_epoch(self, objective: Objective, backbone: Backbone) -> None:
         """Start an epoch of the objective with random features."""
+        cameras = self.cameras.to(self.device) if objective.uses_cameras else None
+        features, labels = self.features(backbone), self.labels.to(self.device)
+        objective.start_epoch(features, labels, cameras)
+
+    def features(self, backbone: Backbone) -> Tensor:
+        """Random features (N, V, D) on the device, L2-normalized per view."""
         features = torch.randn(self.count, len(backbone.views), backbone.dim)
-        cameras = torch.arange(self.count, device=self.device) % 6
-        objective.start_epoch(
-            F.normalize(features, dim=-1).to(self.device), self.labels.to(self.device),
-            cameras if objective.uses_cameras else None,
-        )  # fmt: skip
+        return F.normalize(features, dim=-1).to(self.device)
 
     def describe(self) -> dict[str, Any]:
         """Settings that a result depends on."""
@@ -115,6 +118,13 @@ class Workload:
             "dataset": str(config.dataset.name),
             "images": self.count,
         }
+
+
+def with_defaults(defaults: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Overrides after the defaults; an experiment brings its own data set and protocol."""
+    own = any(word.lstrip("+").startswith("experiment=") for word in overrides)
+    left_out = ("dataset=", "protocol=", "train.precision=") if own else ()
+    return [*(word for word in defaults if not word.startswith(left_out)), *overrides]
 
 
 def as_files(source: ImageSource, folder: Path) -> ImageSource:

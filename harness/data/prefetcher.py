@@ -35,11 +35,12 @@ class Prefetcher(Generic[Item]):
 
     waited: seconds for which the consumer had no data, set when the block ends. On a GPU this
         is device time, from the end of one step's kernels until the next step's data is there.
+    waited_first: its part before the first item.
     """
 
     def __init__(self, items: Iterable[Item], device: torch.device, ahead: int = AHEAD) -> None:
         self.items, self.device = items, device
-        self.waited = 0.0
+        self.waited = self.waited_first = 0.0
         self._ready: queue.Queue[tuple[str, Any, Any]] = queue.Queue(maxsize=ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="harness prefetch", daemon=True)
@@ -58,9 +59,11 @@ class Prefetcher(Generic[Item]):
         if self._stream is not None:
             self._stream.synchronize()  # after this, the memory it reads may be freed
             torch.cuda.current_stream(self.device).synchronize()
-            self.waited = sum(a.elapsed_time(b) for a, b in self._waits) / 1000
+            waits = [before.elapsed_time(after) / 1000 for before, after in self._waits]
+            self.waited, self.waited_first = sum(waits), sum(waits[:1])
 
     def __iter__(self) -> Iterator[Item]:
+        first = True
         while True:
             started, before = time.perf_counter(), self._timestamp()
             kind, item, made = self._ready.get()
@@ -70,6 +73,8 @@ class Prefetcher(Generic[Item]):
                 return
             if self._stream is None:
                 self.waited += time.perf_counter() - started
+                if first:
+                    self.waited_first, first = self.waited, False
             else:
                 current = torch.cuda.current_stream(self.device)
                 current.wait_event(made)

@@ -14,6 +14,7 @@ from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published
+from harness.results.measured_costs import MeasuredCosts, measured_costs
 from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
 
@@ -32,6 +33,7 @@ class Comparison:
     rows: method (the label), name (of the method), cameras, selection, tuned, published numbers,
         and the columns of `summarize`.
     unlike: how the data differ from the published data set of this name; '' if they do not.
+    costs: of the methods, if `harness bench methods` has measured them.
     """
 
     dataset: str
@@ -40,6 +42,7 @@ class Comparison:
     rows: pd.DataFrame
     store: Path
     unlike: str = ""
+    costs: MeasuredCosts | None = None
 
     @property
     def title(self) -> str:
@@ -117,7 +120,8 @@ def comparisons(
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
-        yield Comparison(str(name), data, cards[protocol], rows, store, unlike)
+        costs = measured_costs(store, str(name), cards[protocol])
+        yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs)
 
 
 def selected(

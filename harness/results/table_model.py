@@ -109,6 +109,8 @@ def leaderboard(comparison: Comparison) -> Table:
         shown.append("gpu_hours")
     columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
     columns += [Column(values()[key][0]) for key in shown]
+    costs = comparison.costs
+    columns += [Column(f"Cost × {costs.reference}")] if costs else []
     in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
     columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
     if chosen := bool((rows["selection"] != "last").any()):
@@ -117,6 +119,9 @@ def leaderboard(comparison: Comparison) -> Table:
     for row in rows.to_dict("records"):
         cells = [Cell(row["method"]), Cell(row["cameras"])]
         cells += numbers(row, shown, marks, row["method"])
+        if costs:  # of the method as configured, not of its variants and stages
+            plain = row["final"] and row["method"] == row["name"]
+            cells.append(number(costs.costs.get(row["name"]) if plain else None, digits=2))
         cells += [number(row[f"published_{key}"], None, METRICS[key].decimals) for key in in_papers]
         cells += [Cell(CHECKPOINTS.get(row["selection"], row["selection"]))] * chosen
         body.append(tuple(cells))
@@ -124,7 +129,8 @@ def leaderboard(comparison: Comparison) -> Table:
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
         marks_note(marks) or _why_unmarked(rows),
-        f"Hours and images/s on {devices}." if devices else "", comparison.sources,
+        f"Hours and images/s on {devices}." if devices else "",
+        costs.note if costs else "", comparison.sources,
     ]  # fmt: skip
     return Table(
         comparison.title, tuple(columns), tuple(body), tuple(rows["name"]),

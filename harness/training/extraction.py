@@ -16,11 +16,15 @@ from harness.core.precision import arithmetic
 from harness.data.augment import normalize
 from harness.data.prefetcher import ImageReader, Prefetcher
 
+#: images of a forward pass
+BATCH = 128
+
 
 @torch.no_grad()
 def extract(
     backbone: Backbone, images: np.ndarray | Tensor, device: torch.device, precision: str = "fp32",
-    batch: int = 128, progress: Callable[[int, int], None] | None = None, views: int | None = None,
+    batch: int = BATCH, progress: Callable[[int, int], None] | None = None,
+    views: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalized.
 

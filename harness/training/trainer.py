@@ -188,18 +188,13 @@ class Trainer:
 
         They are the mean of several networks' if several label the epoch.
         """
-        objective, distiller = self.components.objective, self.components.distiller
-        features = objective.features() if epoch >= 0 else None
-        if not (self._labelings(epoch) or objective.reads_features or distiller):
-            network = self.components.backbone
-            features = torch.empty(0, len(network.views), network.dim, device=self.device)
-        if features is not None:
-            return features
-        networks = (distiller.labeled_by if distiller else ()) or (self.components.backbone,)
-        if epoch < 0:
-            if distiller is None or distiller.teacher is None:
-                raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
-            networks = (distiller.teacher,)
+        networks = self.extracted_by(epoch)
+        if not networks:
+            kept = self.components.objective.features() if self._reads_features(epoch) else None
+            if kept is None:
+                network = self.components.backbone
+                kept = torch.empty(0, len(network.views), network.dim, device=self.device)
+            return kept
         with self._timed("extract", row):
             total = None
             for network in networks:
@@ -212,6 +207,25 @@ class Trainer:
         images = len(networks) * len(self.data)
         row["extract_images_per_second"] = rate(images, row["seconds_extract"])
         return features
+
+    def extracted_by(self, epoch: int) -> tuple[Backbone, ...]:
+        """The networks whose mean features begin an epoch; () if nothing is extracted.
+
+        Raises TrainingError: the epoch needs a teacher, and there is none.
+        """
+        distiller, objective = self.components.distiller, self.components.objective
+        if epoch < 0:
+            if distiller is None or distiller.teacher is None:
+                raise TrainingError(f"Stage '{self.name}' has warm-up epochs but no teacher.")
+            return (distiller.teacher,)
+        if not self._reads_features(epoch) or objective.features() is not None:
+            return ()
+        return (distiller.labeled_by if distiller else ()) or (self.components.backbone,)
+
+    def _reads_features(self, epoch: int) -> bool:
+        """Whether a component needs the features at the start of an epoch."""
+        parts = self.components
+        return bool(self._labelings(epoch) or parts.objective.reads_features or parts.distiller)
 
     def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
         """The epoch's iterations, on labels (N,) and features (N, V, D)."""

@@ -11,18 +11,21 @@ import torch
 from torchvision import transforms as T
 
 from harness.benchmarks.dataloader_baseline import DecodedImages
-from harness.benchmarks.workload import Workload, as_files
+from harness.benchmarks.pipeline import ROUNDS as PIPELINE
+from harness.benchmarks.workload import DEFAULTS, Workload, as_files, with_defaults
 from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
 from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
+from harness.experiment.compose import compose
 from tests.conftest import Command
 from tests.paths import ROOT
 
 SMALL = ("protocol=debug", "dataset.identities=6", "backbone.widths=[8,16]",
          "backbone.strides=[1,2]", "images.height=32", "images.width=16", "images.pad=2",
          "train.precision=fp32")  # fmt: skip
-OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48")
+ANY_LOAD = ("--max-load", "1", "--max-spread", "99", "--retries", "0")
+OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48", *ANY_LOAD)
 
 
 @pytest.mark.parametrize("what", ["train", "extract", "augment"])
@@ -35,16 +38,20 @@ def test_pipeline_beside_the_dataloader_baseline(
     found = json.loads(answer.out)
     assert found["what"] == what and found["setting"]["steps"] == 3
     assert found["setting"]["batch"] == 16 and found["setting"]["image_cache"] == "mmap"
-    for name in ("harness", "baseline"):
+    names = ("harness", "baseline") if what == "augment" else ("harness", "bare", "baseline")
+    assert tuple(found["candidates"]) == names
+    assert list(found["ratios"]) == list(names[1:])
+    for name in names:
         one = found["candidates"][name]
         assert len(one["rounds"]) == 2 and min(one["rounds"]) > 0
         assert min(one["rounds"]) <= one["images_per_second"] <= max(one["rounds"])
         assert one["images_per_core_second"] > 0
-        if name == "baseline" or what == "train":
+        if name == "baseline" or (what == "train" and name == "harness"):
             assert 0 <= one["waiting"] <= 1
     assert found["ratios"]["baseline"]["images_per_second"] > 0
     assert found["candidates"]["baseline"]["workers"] == 0
     assert found["machine"]["threads"] == torch.get_num_threads()
+    assert found["disturbed"] == [] and found["load"]["bounds"] == {"load": 1.0, "spread": 99.0}
     (path,) = (tmp_path / "timings").glob("*.json")
     assert path.name.startswith(f"{what}-") and json.loads(path.read_text()) == found
 
@@ -72,7 +79,7 @@ def test_table_on_a_terminal(command: Command) -> None:
 def test_synthetic_features(
     arguments: tuple[str, ...], candidate: str, key: str, command: Command
 ) -> None:
-    common = ("bench", *arguments, "--repeats", "1", "--device", "cpu")
+    common = ("bench", *arguments, "--repeats", "1", "--device", "cpu", "--retries", "0")
     found = json.loads(command(*common, "--json").out)
     assert set(found["candidates"]) == {"product", candidate}
     assert found["candidates"][candidate][key] > 0
@@ -90,6 +97,7 @@ def test_synthetic_features(
         (("batch.imagse=2",), "imagse"),
         (("train.precision=fp16",), "needs a GPU"),
         (("data.cache_location=pinned",), "needs a GPU"),
+        (("--max-load", "0"), "must be a number above 0"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:
@@ -117,6 +125,14 @@ def test_the_baseline_sees_the_same_images(tmp_path: Path) -> None:
     assert len(build_image_cache(again, (32, 16), tmp_path / "again")) == 3, "files stay"
 
 
+def test_an_experiment_brings_its_own_data_set_and_protocol() -> None:
+    found = with_defaults(DEFAULTS, ["+experiment=market1501_small", "method=hhcl"])
+    config = compose(found)
+    assert (config.dataset.name, config.protocol.name) == ("market1501", "market1501_small")
+    assert config.method.name == "hhcl" and config.backbone.weights == "none"
+    assert compose(with_defaults(DEFAULTS, ["batch.identities=4"])).dataset.name == "synthetic"
+
+
 def test_committed_timings_are_in_the_docs() -> None:
     page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
     kinds = set()
@@ -125,6 +141,8 @@ def test_committed_timings_are_in_the_docs() -> None:
         assert "/work" not in text and "/home" not in text
         found = json.loads(text)
         kinds.add(found["what"])
+        if found["what"] not in PIPELINE:
+            continue
         (row,) = (line for line in page.splitlines() if line.startswith(f"| {found['what']} |"))
         harness, baseline = (found["candidates"][name] for name in ("harness", "baseline"))
         assert found["machine"]["device"] in row and harness["rounds"]
