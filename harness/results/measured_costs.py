@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import DataError
+from harness.core.errors import say_once
 from harness.core.files import read_json
 from harness.core.hashing import card_hash
 
@@ -41,8 +41,7 @@ def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> Measur
 
     store: `bench/methods-*.json` beside it are read.
 
-    Raises:
-        DataError: such a file is damaged.
+    A damaged file is left out, with a notice.
     """
     key, found = cost_key(card), list[tuple[tuple[int, str], MeasuredCosts]]()
     for path in sorted((store.parent / FOLDER).glob("methods-*.json")):
@@ -63,9 +62,9 @@ def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> Measur
                 f"Cost: hours of the schedule over those of {setting['reference']}, timed by "
                 f"harness bench methods on {device}, {machine['date']}{shared}."
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise DataError(f"{path} is no result of harness bench methods.",
-                            "Make it again, or remove it.") from error  # fmt: skip
+        except (OSError, KeyError, TypeError, AttributeError, ValueError):
+            say_once(f"{path} is no result of harness bench methods, and is left out.")
+            continue
         order = len(costs), str(machine["date"])
         found.append((order, MeasuredCosts(str(setting["reference"]), costs, note)))
     return max(found, key=lambda one: one[0])[1] if found else None
