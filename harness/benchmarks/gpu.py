@@ -35,6 +35,8 @@ def steps(store: str) -> dict[str, list[str]]:
         **timings,
         "bench train compiled": [*bench, "train", market, "train.compile=default", "--steps", "20",
                                  *output, "results/bench/compiled"],
+        "MSKD as published at 128×64": [*harness, "run", "method=mskd",
+                                        "+experiment=market1501_gpu", f"store={store}"],
         "MSKD as published": [*harness, "run", "method=mskd", market, "protocol=published",
                               "train.precision=bf16", f"store={store}"],
         "tests of compilation": ["-m", "pytest", "-m", "gpu and slow"],

@@ -366,12 +366,12 @@ def test_lists(command: Command) -> None:
     for what, known in {
         "methods": ["mskd", "cluster_contrast", "direct_transfer"],
         "datasets": ["market1501", "folder", "synthetic"],
-        "backbones": ["resnet50", "small"],
+        "backbones": ["mobilenet_v2", "resnet50", "small"],
         "labelers": ["jaccard_dbscan", "self_paced", "kmeans", "infomap", "bottom_up"],
         "objectives": ["cluster_memory"],
         "distillers": ["offline_teacher"],
         "protocols": ["common", "published", "demo", "debug"],
-        "experiments": ["market1501_cpu", "market1501_small"],
+        "experiments": ["market1501_cpu", "market1501_gpu", "market1501_small"],
     }.items():
         answer = command("list", what)
         assert answer.status == 0

@@ -1,11 +1,13 @@
 """Backbones: images to embeddings of one or several views."""
 
 from harness.components.backbones.batchnorm import set_samples_per_bn
+from harness.components.backbones.mobilenet import mobilenet_v2
 from harness.components.backbones.pooling import GeM, ViewHeads
 from harness.components.backbones.resnet import ReIDNet, resnet
 from harness.components.backbones.small import small
 from harness.components.backbones.weights import describe_weights
 
 __all__ = [
-    "GeM", "ReIDNet", "ViewHeads", "describe_weights", "resnet", "set_samples_per_bn", "small",
+    "GeM", "ReIDNet", "ViewHeads", "describe_weights", "mobilenet_v2", "resnet",
+    "set_samples_per_bn", "small",
 ]  # fmt: skip
