@@ -56,8 +56,8 @@ class Problems:
         try:
             yield
         except HarnessError as error:
-            known = {str(one) for one in self.errors}
-            self.errors += [one for one in error.several or (error,) if str(one) not in known]
+            known = {_subject(one) for one in self.errors}
+            self.errors += [one for one in error.several or (error,) if _subject(one) not in known]
 
     def check(self) -> None:
         """Raise the only error as it is, or several as one (a DataError unless all are
@@ -73,6 +73,12 @@ class Problems:
             combined = kind(f"There are {len(self.errors)} problems:\n{text}")
             combined.several = tuple(self.errors)
             raise combined
+
+
+def _subject(error: HarnessError) -> str:
+    """What an error is about: the option that its cause begins with (`seed=x must …`), or all."""
+    word = error.cause.split(" ", 1)[0]
+    return word if "=" in word else error.cause
 
 
 def first_line(error: BaseException) -> str:

@@ -103,11 +103,12 @@ def test_all_that_passes_trains(whole_table: list[Combination], ran: Ran) -> Non
         _trains(ran(combination))
 
 
-def test_every_option_passes_somewhere(table: list[Combination]) -> None:
+@pytest.mark.slow
+def test_every_option_passes_somewhere(whole_table: list[Combination]) -> None:
     """One that nothing could be crossed with would be no part."""
     for group in GROUPS:
         for option in options(group):
-            assert any(c.verdict for c in table if (c.group, c.option) == (group, option))
+            assert any(c.verdict for c in whole_table if (c.group, c.option) == (group, option))
 
 
 def test_what_is_refused_is_refused_before_any_work(
