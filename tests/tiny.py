@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
+from PIL import Image
 
 from harness.experiment.compose import compose
 
@@ -33,3 +35,25 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:
     """The composed configuration of a tiny experiment."""
     return compose(tiny(folder, *overrides))
+
+
+def own_images(folder: Path, cameras: bool = True) -> list[str]:
+    """Overrides of a tiny experiment on own images: noise, 8 identities with 4 images each."""
+    people = folder / "people"
+    people.mkdir()
+    rows = ["path,id,camera,split" if cameras else "path,id,split"]
+    generator = np.random.default_rng(0)
+    for identity in range(8):
+        for shot in range(4):
+            split = "train" if identity < 4 else ("query" if shot == 0 else "gallery")
+            name = f"{identity}_{shot}.png"
+            pixels = generator.integers(0, 255, (32, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(people / name)
+            rows.append(",".join([name, str(identity + 1), *([str(shot)] * cameras), split]))
+    (people / "list.csv").write_text("\n".join(rows))
+    return [
+        "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
+        "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
+        "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
+        f"store={folder}/runs", f"data.root={folder}/data", "device=cpu",
+    ]  # fmt: skip

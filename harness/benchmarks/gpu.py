@@ -24,7 +24,7 @@ MARKS = Path("results/bench/.done")
 def steps(store: str) -> dict[str, list[str]]:
     """Name → arguments of a Python process, quick steps first."""
     harness, bench, market = ["-m", "harness"], ["-m", "harness", "bench"], "dataset=market1501"
-    # on a lent machine a disturbed timing is better than none; its file shows the load
+    # where time is short, a disturbed timing is better than none; its file shows the load
     output = ["--max-load", "1", "--max-spread", "9", "--output"]
     timings = {
         f"bench {what}": [*bench, what, market, "--baseline", *output, "results/bench"]

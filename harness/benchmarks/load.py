@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-#: seconds below which the kernel's clock ticks are too coarse to tell
+#: seconds below which the kernel's clock ticks are too coarse
 SHORTEST = 0.5
 #: fields of a line of /proc/stat: user, nice, system, irq and softirq are work of this machine
 _WORK, _STEAL, _FIELDS = (0, 1, 2, 5, 6), 7, 8
@@ -39,7 +39,7 @@ class LoadMeter:
         self._own, self._ticks, self._started = cpu_seconds(), _ticks(), time.perf_counter()
 
     def read(self) -> Load | None:
-        """The load since the start; None if the system does not tell, or the time is too short."""
+        """The load since the start; None if it is unknown, or the time is too short."""
         own, now = cpu_seconds() - self._own, _ticks()
         if not (now and self._ticks) or time.perf_counter() - self._started < SHORTEST:
             return None

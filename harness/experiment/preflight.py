@@ -43,13 +43,13 @@ COPIES = 2
 class Checked:
     """What the checks found.
 
-    data: the data set, loaded but not decoded. notable: whether a run that has these problems is
-    noted in the store as failed. One whose configuration cannot be run is not.
+    data: the data set, loaded but not decoded. noted: whether a run with these problems is noted in
+    the store as failed. A run whose configuration is refused is not.
     """
 
     problems: Problems
     data: ReIDData | None
-    notable: bool
+    noted: bool
 
 
 def plan_of(config: DictConfig, device: torch.device) -> Plan:
@@ -68,7 +68,7 @@ def plan_of(config: DictConfig, device: torch.device) -> Plan:
     with problems.collecting():
         load_data(config)
     problems.check()
-    raise AssertionError
+    raise AssertionError("make_plan raised nothing and returned nothing")
 
 
 def check_all(plan: Plan, device: torch.device) -> Checked:

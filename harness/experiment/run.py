@@ -18,7 +18,7 @@ from harness.experiment.backfill import backfill
 from harness.experiment.experiment import Experiment
 from harness.experiment.plan import Plan
 from harness.experiment.preflight import Checked, check_all, plan_of
-from harness.experiment.run_files import RunFiles, is_replaced, leftovers
+from harness.experiment.run_files import RunFiles, has_finished_replacement, leftovers
 from harness.experiment.sections import check_complete
 from harness.experiment.stages import load_data
 from harness.results.run_status import noting_failure
@@ -55,9 +55,9 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
     collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
     with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False
-        if overwrite != "skip" or not _finished(run) or is_replaced(run.folder):
+        if overwrite != "skip" or not _finished(run) or has_finished_replacement(run.folder):
             checked = check_all(plan, device)
-            if not checked.notable:
+            if not checked.noted:
                 checked.problems.check()
             with collectives.locked_by_first(run.lock):
                 run = Run(run.folder)  # another process may have finished it meanwhile

@@ -315,7 +315,7 @@ def _results(folder: Path) -> Iterator[Path]:
     yield from tracking.forget(folder)
 
 
-def is_replaced(folder: Path) -> bool:
+def has_finished_replacement(folder: Path) -> bool:
     """Whether a run's replacement is finished, but was not moved to its place."""
     return collectives.broadcast_from_first((folder / REPLACEMENT / RECORD).is_file)
 

@@ -1,15 +1,11 @@
-"""One cell from end to end: record, repeatability, resume after a real kill."""
+"""One experiment from end to end: record, repeatability, teachers, selection, refusals."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,26 +13,20 @@ import torch
 from PIL import Image
 
 from harness.components.objectives import ClusterMemory
-from harness.core.errors import ConfigError, DataError, HarnessError
+from harness.core.errors import ConfigError, HarnessError
 from harness.experiment.compose import compose
-from harness.experiment.evaluate import evaluate_run
 from harness.experiment.experiment import Experiment
 from harness.experiment.finished_networks import load_network
-from harness.experiment.rerun import rerun
 from harness.experiment.run import run_experiment
-from harness.results.run_status import state
-from harness.results.store import Run, Store
+from harness.results.store import Run
 from tests.conftest import Command
-from tests.experiment import kills
 from tests.paths import ROOT
 from tests.same import assert_same, weights
-from tests.tiny import tiny, tiny_config
+from tests.tiny import own_images, tiny, tiny_config
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """An uninterrupted MSKD cell."""
-    return run_experiment(tiny_config(tmp_path_factory.mktemp("reference"), "method=mskd"))
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_record_is_complete(reference: Run) -> None:
@@ -111,104 +101,6 @@ def test_another_seed_another_network(reference: Run, tmp_path: Path) -> None:
     assert any(not torch.equal(a[key], b[key]) for key in a)
 
 
-# Kills this very process at the n-th call of a function, as a power cut would.
-BOMB = """
-import importlib, os, signal, sys
-module, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-owner = importlib.import_module(module)
-*path, last = name.split(".")
-for part in path:
-    owner = getattr(owner, part)
-original, calls = getattr(owner, last), [0]
-def bomb(*args, **kwargs):
-    calls[0] += 1
-    if calls[0] == count:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-setattr(owner, last, bomb)
-import torch
-torch.set_num_threads(1)
-from harness.cli.main import main
-main(["run", *sys.argv[4:]])
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "count"),
-    [
-        ("harness.components.labelers.jaccard_dbscan", "JaccardDBSCAN.label", 2),  # while labelling
-        ("harness.training.trainer", "Trainer._step", 7),  # in the student's warm-up epoch
-        ("harness.core.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
-        ("harness.core.files", "os.fsync", 13),
-        ("harness.experiment.run_files", "peak_memory", 1),  # all is done but the record
-    ],
-)
-def test_killed_and_resumed(
-    reference: Run, tmp_path: Path, module: str, name: str, count: int
-) -> None:
-    overrides = tiny(tmp_path, "method=mskd")
-    killed = subprocess.run(
-        [sys.executable, "-c", BOMB, module, name, str(count), *overrides],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    folder = tmp_path / "runs" / reference.name
-    assert folder.is_dir() and not (folder / "record.json").exists()
-    resumed = run_experiment(tiny_config(tmp_path, "method=mskd"))
-    assert_same(reference, resumed)
-    assert (resumed.folder / "log.txt").read_text().count(f"{resumed.name}: protocol") == 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", kills.KINDS)
-def test_killed_at_random_moments(tmp_path: Path, kind: str) -> None:
-    """Ten kills and more; HARNESS_SEED chooses other moments."""
-    seed = os.environ.get("HARNESS_SEED", "0")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.experiment.kills", tmp_path, seed, "10", kind],
-        capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, f"HARNESS_SEED={seed}\n{done.stderr[-3000:]}"
-
-
-def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
-    """The second epoch's labels are merged from the first's, which only the checkpoint has."""
-    settings = ("method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3")
-    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
-    images = whole.record["dataset"]["train"]
-    assert [row["clusters"] for row in whole.history()] == [images, images - int(images * 0.3)]
-    killed = subprocess.run(
-        [sys.executable, "-c", BOMB, "harness.components.labelers.bottom_up", "BottomUp.label", "2",
-         *tiny(tmp_path / "killed", *settings)],
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
-
-
-def _interrupted_in_the_second_epoch(experiment: Experiment, *_: object) -> float:
-    if len(experiment.progress.history) == 2:
-        raise KeyboardInterrupt
-    return 0.0
-
-
-def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -> None:
-    settings = (
-        "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",
-    )  # fmt: skip
-    whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
-    killed = subprocess.run(
-        [sys.executable, "-c", BOMB, "harness.training.trainer", "Trainer._step", "8",
-         *tiny(tmp_path / "killed", *settings)],
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
-
-
 def test_finished_cell_is_not_run_again(
     reference: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,7 +143,7 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_finished_with_other_images(tmp_path: Path) -> None:
     """A finished cell is no answer for images that have changed since."""
-    overrides = _folder(tmp_path)
+    overrides = own_images(tmp_path)
     run_experiment(compose(overrides))
     run_experiment(compose(overrides))
     Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
@@ -260,31 +152,6 @@ def test_finished_with_other_images(tmp_path: Path) -> None:
     for image in (tmp_path / "people").glob("*.png"):
         image.unlink()
     assert run_experiment(compose(overrides)).finished  # records are read where the images are not
-
-
-def test_stage_teacher_of_another_backbone_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the student"):
-        run_experiment(tiny_config(tmp_path, "method=mskd", "stages.student.backbone.widths=[8,8]"))
-    assert not (tmp_path / "runs").exists()
-
-
-def test_no_possible_match_is_refused_before_training(tmp_path: Path) -> None:
-    overrides = _folder(tmp_path)
-    table = tmp_path / "people" / "list.csv"
-    rows = [row.split(",") for row in table.read_text().splitlines()]
-    table.write_text("\n".join(",".join([r[0], r[1], "camera" if i == 0 else "0", r[3]])
-                               for i, r in enumerate(rows)))  # fmt: skip
-    with pytest.raises(HarnessError, match="No query"):
-        run_experiment(compose(overrides))
-    assert not list((tmp_path / "runs").glob("*/history.json"))
-
-
-def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, "method=direct_transfer")
-    run = run_experiment(config)
-    (run.folder / "record.json").unlink()
-    (run.folder / "checkpoint.pt.123.tmp").write_bytes(b"half")
-    assert not list(run_experiment(config).folder.glob("*.tmp"))
 
 
 def test_force_runs_again(tmp_path: Path) -> None:
@@ -364,188 +231,9 @@ def test_loss_that_is_not_finite_is_explained(
         run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 99}'])
-def test_a_record_that_cannot_be_used_is_kept(tmp_path: Path, content: str) -> None:
-    """It is neither trained over nor believed; overwrite=always replaces it."""
-    config = tiny_config(tmp_path, "method=direct_transfer")
-    record = run_experiment(config).folder / "record.json"
-    record.write_text(content)
-    with pytest.raises(DataError, match="cannot be used") as problem:
-        run_experiment(config)
-    assert "overwrite=always" in problem.value.hint and record.read_text() == content
-    config.overwrite = "always"
-    assert run_experiment(config).finished
-
-
-def stopped_before_its_record(root: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
-    """The folder of a run that was stopped when all was done but the record."""
-    with monkeypatch.context() as patch:
-        patch.setattr(Experiment, "write_record", _interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            run_experiment(tiny_config(root, *overrides))
-    (run,) = Store(root / "runs").runs()
-    return run.folder
-
-
-def flip_a_bit(path: Path) -> None:
-    """Flip a bit of a weight."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
-def test_of_a_damaged_checkpoint_the_one_before_is_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One flipped bit is noticed, and the run ends as if nothing had happened."""
-    whole = run_experiment(tiny_config(tmp_path / "whole", "method=cluster_contrast"))
-    folder = stopped_before_its_record(tmp_path / "cut", monkeypatch, "method=cluster_contrast")
-    flip_a_bit(folder / "checkpoint.pt")
-    resumed = run_experiment(tiny_config(tmp_path / "cut", "method=cluster_contrast"))
-    assert "continuing from the one before" in capsys.readouterr().out
-    assert_same(whole, resumed)
-    assert not list(folder.glob("checkpoint*"))
-
-
-def test_two_damaged_checkpoints_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = stopped_before_its_record(tmp_path, monkeypatch, "method=cluster_contrast")
-    (folder / "checkpoint.pt").write_bytes((folder / "checkpoint.pt").read_bytes()[:100])
-    torch.save({"readable": "but no checkpoint"}, folder / "checkpoint.previous.pt")
-    with pytest.raises(DataError, match=r"checkpoint\.pt is damaged"):
-        run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
-    run_experiment(tiny_config(tmp_path, "method=cluster_contrast", "overwrite=always"))
-
-
-def test_lost_files_come_back_or_are_named(
-    reference: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The checkpoint has the history, networks give the per-query results, nothing the networks."""
-    folder = stopped_before_its_record(tmp_path, monkeypatch, "method=mskd")
-    teacher = (folder / "teacher.pt").read_bytes()
-    (folder / "teacher.pt").unlink()
-    with pytest.raises(DataError, match=r"teacher\.pt of the finished stage 'teacher' is missing"):
-        run_experiment(tiny_config(tmp_path, "method=mskd"))
-    (folder / "teacher.pt").write_bytes(teacher)
-    (folder / "history.json").unlink()
-    (folder / "per_query.npz").write_bytes(b"PK damaged")
-    assert_same(reference, run_experiment(tiny_config(tmp_path, "method=mskd")))
-
-
-def test_damaged_weights_are_refused(reference: Run, tmp_path: Path) -> None:
-    """A flipped bit of the weights would be another result."""
-    store = shutil.copytree(reference.folder.parent, tmp_path / "runs")
-    path = store / reference.name / "student.pt"
-    flip_a_bit(path)
-    with pytest.raises(DataError, match=r"student\.pt cannot be read as weights .*checksum"):
-        load_network(Run(path.parent), "student")
-
-
-def test_every_problem_is_reported_before_any_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "harness.components.backbones.weights.imagenet_state",
-        lambda arch: pytest.fail("weights were downloaded"),
-    )
-    config = compose([
-        "method=cluster_contrast", "dataset=market1501", "labeler.eps=abc", "objective.momentum=7",
-        f"store={tmp_path}/runs", f"data.root={tmp_path}/nowhere", "device=cpu",
-    ])  # fmt: skip
-    with pytest.raises(DataError) as found:
-        run_experiment(config)
-    for part in ("3 problems", "labeler.eps=abc", "objective.momentum=7", "nowhere"):
-        assert part in str(found.value)
-    config.seed, config.train.epochs, config.log = -1, 0, "wandb"
-    with pytest.raises(DataError, match="problems") as found:
-        run_experiment(config)
-    for part in ("seed=-1", "train.epochs=0", "labeler.eps=abc", "objective.momentum=7", "nowhere"):
-        assert part in str(found.value)
-
-
-def test_a_run_without_data_is_noted_and_can_be_given_again(tmp_path: Path) -> None:
-    overrides = _folder(tmp_path)
-    table = tmp_path / "people" / "list.csv"
-    table.rename(tmp_path / "away.csv")
-    with pytest.raises(DataError, match=r"list\.csv"):
-        run_experiment(compose(overrides))
-    (run,) = Store(tmp_path / "runs").runs()
-    assert state(run).kind == "failed" and "list.csv" in state(run).detail
-    (tmp_path / "away.csv").rename(table)
-    (again,) = rerun(
-        changes=[f"data.root={tmp_path}/people"], failed=True, store=f"{tmp_path}/runs"
-    )
-    assert again.finished and again.folder == run.folder
-
-
-def test_disk_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = SimpleNamespace(free=1000, total=10**9, used=0)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(HarnessError, match=r"need .* GB, but the disk of .* has 0\.0 GB free"):
-        run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
-
-
-def test_what_a_kill_left_beside_a_record_is_swept(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, "method=direct_transfer")
-    run = run_experiment(config)
-    for name in ("checkpoint.pt", "checkpoint.previous.pt", "record.json.1-a.tmp"):
-        (run.folder / name).write_bytes(b"left")
-    run_experiment(config)
-    assert not [*run.folder.glob("checkpoint*"), *run.folder.glob("*.tmp")]
-
-
-def test_an_edited_configuration_is_not_believed(reference: Run, tmp_path: Path) -> None:
-    """Networks of a finished run are built from its config.json, which its record identifies."""
-    store = shutil.copytree(reference.folder.parent, tmp_path / "runs")
-    path = store / reference.name / "config.json"
-    config = json.loads(path.read_text())
-    config["images"]["height"] = 64
-    path.write_text(json.dumps(config))
-    with pytest.raises(HarnessError, match=r"config\.json has changed since the record was made"):
-        evaluate_run(reference.name, store=store)
-
-
-def test_checkpoints_run_no_code(tmp_path: Path) -> None:
-    """`weights_only=True`: a pickled function is refused, not called."""
-    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
-    torch.save({"a": os.system}, run.folder / "initial.pt")
-    with pytest.raises(HarnessError, match="cannot be read"):
-        load_network(run, "initial")
-
-
-def test_store_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file where the folder should be")
-    with pytest.raises(HarnessError, match="cannot be written") as caught:
-        run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
-    assert "store=" in caught.value.hint
-
-
-def _folder(folder: Path, cameras: bool = True) -> list[str]:
-    """Overrides of a tiny cell of own images: 8 people of noise, 4 shots each."""
-    people = folder / "people"
-    people.mkdir()
-    rows = ["path,id,camera,split" if cameras else "path,id,split"]
-    generator = np.random.default_rng(0)
-    for identity in range(8):
-        for shot in range(4):
-            split = "train" if identity < 4 else ("query" if shot == 0 else "gallery")
-            name = f"{identity}_{shot}.png"
-            pixels = generator.integers(0, 255, (32, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(people / name)
-            rows.append(",".join([name, str(identity + 1), *([str(shot)] * cameras), split]))
-    (people / "list.csv").write_text("\n".join(rows))
-    return [
-        "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
-        "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
-        "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
-        f"store={folder}/runs", f"data.root={folder}/data", "device=cpu",
-    ]  # fmt: skip
-
-
 def test_unreadable_images(tmp_path: Path) -> None:
     """An error by default; left out, and counted in the record, with on_bad_image=skip."""
-    overrides = _folder(tmp_path)
+    overrides = own_images(tmp_path)
     bad = tmp_path / "people" / "1_1.png"
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(HarnessError, match=r"1_1\.png") as caught:
@@ -559,7 +247,7 @@ def test_unreadable_images(tmp_path: Path) -> None:
 
 def test_data_without_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samplers do without and the card says so; an objective that needs cameras is refused."""
-    overrides = _folder(tmp_path, cameras=False)
+    overrides = own_images(tmp_path, cameras=False)
     run = run_experiment(compose(overrides))
     assert run.record["protocol"]["cameras"] is False
     assert run.record["metrics"]["queries_without_match"] == 0
@@ -570,7 +258,7 @@ def test_data_without_cameras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint of other images is refused, not continued."""
-    overrides = _folder(tmp_path)
+    overrides = own_images(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(Experiment, "write_record", _interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -578,10 +266,6 @@ def test_changed_images_do_not_resume(tmp_path: Path, monkeypatch: pytest.Monkey
     Image.new("RGB", (16, 32)).save(tmp_path / "people" / "0_0.png")
     with pytest.raises(HarnessError, match="not those"):
         run_experiment(compose(overrides))
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_bf16_on_the_cpu(tmp_path: Path) -> None:
@@ -599,7 +283,7 @@ def test_data_without_a_test_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Command
 ) -> None:
     """They train, and are not evaluated; everything says so, and nothing breaks on it."""
-    overrides = _folder(tmp_path)
+    overrides = own_images(tmp_path)
     listed = tmp_path / "people" / "list.csv"
     lines = listed.read_text().splitlines()
     listed.write_text("\n".join(line for line in lines if not line.endswith(("query", "gallery"))))

@@ -1,6 +1,6 @@
 """What holds for every command, whatever it is given.
 
-It ends in time, with a documented exit status; an error is told as `error: CAUSE` without a
+It ends in time, with a documented exit status; an error is printed as `error: CAUSE` without a
 traceback; and it changes no file but those that it is meant to write.
 """
 

@@ -11,7 +11,7 @@ from harness.data.prepare.layouts import IGNORED
 
 @dataclass
 class Files:
-    """What lies in a folder. Names have forward slashes and are relative to it.
+    """The content of a folder. Names have forward slashes and are relative to it.
 
     found: files, sorted. skipped: names of everything else, each with the reason.
     """
