@@ -40,7 +40,7 @@ from harness.benchmarks.timing import (
     take_turns,
     unsteady,
 )
-from harness.benchmarks.workload import with_defaults
+from harness.benchmarks.workload import backbone_name, with_defaults
 from harness.core.errors import ConfigError
 from harness.core.host_memory import keep_freed_memory
 from harness.core.interfaces import Backbone
@@ -300,11 +300,10 @@ class StageCosts:
         """Settings that a result depends on."""
         config = self.config if self.stage is None else self.stage.config
         backbone = config.backbone
-        kind = str(backbone["_target_"]).rsplit(".", 1)[-1]
         return {
             "dataset": self.evaluator.data.name,
             "protocol": str(config.protocol.name),
-            "backbone": str(backbone.get("arch", kind)),
+            "backbone": backbone_name(backbone),
             "input": f"{config.images.height}x{config.images.width}",
             "batch": int(config.batch.identities) * int(config.batch.images),
             "samples_per_bn": int(config.batch.samples_per_bn),

@@ -107,7 +107,7 @@ class Workload:
         config = self.stage.config
         return {
             "method": str(config.method.name),
-            "backbone": str(config.backbone.get("arch", "small")),
+            "backbone": backbone_name(config.backbone),
             "views": list(config.backbone.get("views", ["global"])),
             "input": f"{self.size[0]}x{self.size[1]}",
             "batch": self.batch,
@@ -118,6 +118,11 @@ class Workload:
             "dataset": str(config.dataset.name),
             "images": self.count,
         }
+
+
+def backbone_name(backbone: DictConfig) -> str:
+    """The architecture that a configuration of a backbone names, else its function."""
+    return str(backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1]))
 
 
 def with_defaults(defaults: Sequence[str], overrides: Sequence[str]) -> list[str]:

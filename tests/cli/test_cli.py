@@ -371,7 +371,12 @@ def test_lists(command: Command) -> None:
         "objectives": ["cluster_memory"],
         "distillers": ["offline_teacher"],
         "protocols": ["common", "published", "demo", "debug"],
-        "experiments": ["market1501_cpu", "market1501_gpu", "market1501_small"],
+        "experiments": [
+            "market1501_cpu",
+            "market1501_cpu_resnet50",
+            "market1501_gpu",
+            "market1501_small",
+        ],
     }.items():
         answer = command("list", what)
         assert answer.status == 0

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from harness.components.backbones.depthwise import speed_up_depthwise
 from harness.components.backbones.pooling import Neck, Pooling, ViewNames
 from harness.components.backbones.resnet import ReIDNet
 from harness.components.backbones.weights import Weights, load_weights
@@ -38,4 +39,5 @@ def mobilenet_v2(
     depthwise.stride = (last_stride, last_stride)
     trunk = nn.Sequential(OrderedDict(features=whole.features))
     load_weights(trunk, weights, "mobilenet_v2")
+    speed_up_depthwise(trunk)
     return ReIDNet(trunk, whole.last_channel, views, pooling, neck)
