@@ -30,7 +30,7 @@ def assert_same(one: Run, other: Run) -> None:
         assert a.files == b.files
         for key in a.files:
             np.testing.assert_array_equal(a[key], b[key])
-    timed = ("second", "images_per_second")
+    timed = ("second", "cpu_share")
     histories = [
         [{k: v for k, v in row.items() if not any(t in k for t in timed)} for row in run.history()]
         for run in (one, other)

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from harness.benchmarks.load import Load, LoadMeter, cpu_seconds, run_queue
 from harness.core.environment import environment
 from harness.core.errors import HarnessError
 from harness.core.files import make_folder, write_json
 from harness.core.host_memory import PeakMemory
+from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,21 @@ def stage_throughput(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         extract_images_per_second: feature extraction for labels; None if nothing was extracted.
         label_seconds: total seconds by labeler step (search, jaccard, cluster …).
         waiting: fraction of training time in which the network waited for data.
+        cpu_share: share of the processor's time that other work left during training, mean over
+            epochs; None if it is unknown.
     """
     extractions = [r["extract_images_per_second"] for r in rows if "extract_images_per_second" in r]
     steps: dict[str, float] = {}
     for key, value in (item for row in rows for item in row.items() if item[0].startswith(STEP)):
         name = key.removeprefix(STEP)
         steps[name] = steps.get(name, 0.0) + value
+    shares = [row["cpu_share"] for row in rows if "cpu_share" in row]
     training = sum(row["seconds_train"] for row in rows)
     return {
         "images_per_second": _median([row["images_per_second"] for row in rows]),
         "extract_images_per_second": _median(extractions),
         "label_seconds": {name: round(value, 3) for name, value in steps.items()},
+        "cpu_share": round(statistics.fmean(shares), 3) if shares else None,
         "waiting": round(sum(r.get("waiting_seconds", 0.0) for r in rows) / max(training, 1e-3), 5),
     }
 

@@ -78,6 +78,7 @@ class Stage(_Section):
     images_per_second: float | None = None
     extract_images_per_second: float | None = None
     waiting: float | None = None
+    cpu_share: float | None = None
     seconds: dict[str, float | None] | None = None
     label_seconds: dict[str, float | None] | None = None
 

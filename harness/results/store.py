@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "SCHEMA", "Run", "Store", "describe", "frame", "load", "trained_on"]
 #: columns that identify an experiment. Two runs that agree in them are duplicates: tables count one
 EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
-SPEEDS = ("images_per_second", "extract_images_per_second", "waiting")
+SPEEDS = ("images_per_second", "extract_images_per_second", "waiting", "cpu_share")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
 LOCK, LOCK_TIMEOUT = ".lock", 2.0
@@ -267,9 +267,10 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     is known), protocol, protocol_hash, seed, settings (hash of everything but the seed), cameras,
     selection, tuned (the search that found the settings, '' if none), the metrics in percent,
     images_per_second, extract_images_per_second, waiting (the share of training time that the
-    network waited for data), seconds (of the whole run), gpu_hours (missing on a CPU), device,
-    devices, device_hours, memory_host and memory_device (peak MiB), the seconds_… of the stage's
-    phases: extract, label (with its parts search, jaccard, cluster), train, test, and finished
+    network waited for data), cpu_share (what other work left of the processor's time), seconds (of
+    the whole run), gpu_hours (missing on a CPU), device, devices, device_hours, memory_host and
+    memory_device (peak MiB), the seconds_… of the stage's phases: extract, label (with its parts
+    search, jaccard, cluster), train, test, and finished
     (day). Values that a record lacks are missing. Damaged records are left out: see `Run.problem`.
     """
     import pandas as pd

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
+from harness.core.distributed.processes import is_distributed
 from harness.core.errors import TrainingError
 from harness.core.interfaces import (
     Backbone,
@@ -28,6 +29,7 @@ from harness.core.interfaces import (
     PseudoLabels,
     UnlabelledSet,
 )
+from harness.core.load import LoadMeter
 from harness.core.precision import fp32_as, make_scaler
 from harness.core.progress import Reporter
 from harness.core.seeds import derive, generator
@@ -238,6 +240,7 @@ class Trainer:
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
         batches = Prefetcher(self._batches(epoch, drawn, device_labels), self.device)
+        load = LoadMeter()
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too
             for step, batch in enumerate(batches, start=1):
                 total += self._step(batch, frozen)
@@ -253,6 +256,9 @@ class Trainer:
         row["loss"], row["iterations"] = mean, iterations
         row["images_per_second"] = rate(iterations * self.batch_size, row["seconds_train"])
         row["waiting_seconds"] = round(batches.waited, 3)  # for data, part of seconds_train
+        others = None if is_distributed() else load.read()  # other processes of the run are no load
+        if others is not None:
+            row["cpu_share"] = round(1.0 - others.total, 3)
 
     def _iterations(self, labels: Tensor, frozen: bool) -> int:
         settings = self.config.train

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.benchmarks import load, timing
-from harness.benchmarks.load import Load, LoadMeter
+from harness.benchmarks import timing
 from harness.benchmarks.timing import Bounds, Candidate, Round, compare, save, spread
+from harness.core import load
 from harness.core.errors import HarnessError
+from harness.core.load import Load, LoadMeter
 
 CPU = torch.device("cpu")
 

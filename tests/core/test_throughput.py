@@ -29,17 +29,24 @@ def row_of(folder: Path, stage: str) -> dict[str, Any]:
 
 def test_a_stages_throughput() -> None:
     rows = [
-        row(waiting_seconds=0.1, extract_images_per_second=400.0, label_seconds_search=1.0),
-        row(images_per_second=120.0, waiting_seconds=0.2, label_seconds_search=2.5),
+        row(
+            waiting_seconds=0.1,
+            cpu_share=0.5,
+            extract_images_per_second=400.0,
+            label_seconds_search=1.0,
+        ),
+        row(images_per_second=120.0, cpu_share=1.0, waiting_seconds=0.2, label_seconds_search=2.5),
         row(images_per_second=90.0, extract_images_per_second=300.0, label_seconds_cluster=0.5),
     ]
     assert stage_throughput(rows) == {
         "images_per_second": 100.0,
         "extract_images_per_second": 350.0,
         "label_seconds": {"search": 3.5, "cluster": 0.5},
+        "cpu_share": 0.75,
         "waiting": 0.01,
     }
     assert stage_throughput([row()])["extract_images_per_second"] is None
+    assert stage_throughput([row()])["cpu_share"] is None
 
 
 def test_the_highest_peak_of_all_processes() -> None:

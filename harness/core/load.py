@@ -1,4 +1,4 @@
-"""How much of the processor other work took while something was timed."""
+"""How much of the processor other work takes."""
 
 from __future__ import annotations
 
