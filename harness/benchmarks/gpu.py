@@ -22,19 +22,25 @@ MARKS = Path("results/bench/.done")
 
 
 def steps(store: str) -> dict[str, list[str]]:
-    """Name → arguments of a Python process, quick steps first."""
+    """Name → arguments of a Python process, in the order of their worth."""
     harness, bench, market = ["-m", "harness"], ["-m", "harness", "bench"], "dataset=market1501"
     # where time is short, a disturbed timing is better than none; its file shows the load
-    output = ["--max-load", "1", "--max-spread", "9", "--output"]
+    any_load = ["--max-load", "1"]
+    output = [*any_load, "--max-spread", "9", "--output", "results/bench"]
     timings = {
-        f"bench {what}": [*bench, what, market, "--baseline", *output, "results/bench"]
-        for what in ("augment", "extract", "train")
+        f"bench {what}": [*bench, what, market, "--baseline", *output]
+        for what in ("train", "extract", "augment")
     }
     return {
         "tests": ["-m", "pytest", "-m", "gpu and not slow"],
+        "bench methods": [*bench, "methods", "+experiment=market1501_gpu", "--seconds", "0.2",
+                          "--repeats", "5", *any_load, "--max-error", "9", "--output",
+                          "results/bench"],
         **timings,
+        "bench labels": [*bench, "labels", *output],
+        "bench eval": [*bench, "eval", *output],
         "bench train compiled": [*bench, "train", market, "train.compile=default", "--steps", "20",
-                                 *output, "results/bench/compiled"],
+                                 *output[:-1], "results/bench/compiled"],
         "MSKD as published at 128×64": [*harness, "run", "method=mskd",
                                         "+experiment=market1501_gpu", f"store={store}"],
         "MSKD as published": [*harness, "run", "method=mskd", market, "protocol=published",

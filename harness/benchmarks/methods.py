@@ -13,7 +13,7 @@ import functools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,7 +38,6 @@ from harness.benchmarks.timing import (
     machine,
     spread,
     take_turns,
-    unsteady,
 )
 from harness.benchmarks.workload import backbone_name, with_defaults
 from harness.core.errors import ConfigError
@@ -94,11 +93,14 @@ class Amounts:
     labelings: int = 0
     tests: int = 1
 
-    def seconds(self, speeds: Speeds, test_images: int) -> tuple[float, float]:
-        """Seconds of the epochs and of the tests."""
-        epochs = self.epochs * speeds.start + self.steps * speeds.step
-        epochs += self.extracted * speeds.image + self.labelings * speeds.labels
-        return epochs, self.tests * (test_images * speeds.image + speeds.rank)
+    def seconds(self, speeds: Speeds, test_images: int) -> dict[str, float]:
+        """Seconds of the whole schedule by phase, as phases are named in records."""
+        return {
+            "extract": self.extracted * speeds.image,
+            "label": self.labelings * speeds.labels,
+            "train": self.epochs * speeds.start + self.steps * speeds.step,
+            "test": self.tests * (test_images * speeds.image + speeds.rank),
+        }
 
 
 class Features:
@@ -181,6 +183,26 @@ class StageCosts:
             rank=rank.details["once"] if rank else 0.0,
             start=train.details["start"] if train else 0.0,
         )
+
+    def in_round(self, number: int) -> dict[str, float]:
+        """The numbers of a round: seconds, and hours of the schedule."""
+        speeds, amounts, phases = self.speeds(number), self.amounts, self.phases(number)
+        tests = phases["test"]
+        epochs = sum(phases.values()) - tests
+        return {
+            "step_seconds": speeds.step,
+            "extract_seconds": speeds.image * len(self.images.decoded),
+            "label_seconds": speeds.labels,
+            "test_seconds": tests / amounts.tests if amounts.tests else 0.0,
+            "epoch_seconds": epochs / amounts.epochs if amounts.epochs else 0.0,
+            "hours": (epochs + tests) / 3600,
+        }
+
+    def phases(self, number: int) -> dict[str, float]:
+        """Seconds of the whole schedule by phase, at the speeds of a round."""
+        data = self.evaluator.data
+        test_images = len(data.query.images) + len(data.gallery.images)
+        return self.amounts.seconds(self.speeds(number), test_images)
 
     @functools.cached_property
     def amounts(self) -> Amounts:
@@ -359,8 +381,7 @@ def measure(
     for stage, about in zip(stages, described, strict=True):
         stage.facts |= {key: value for key, value in about.items() if key not in same}
     methods = costs(stages, reference, repeats)
-    hours = {name: each["rounds"] for name, each in methods.items()}
-    measured["disturbed"] += unsteady(hours, bounds)
+    measured["disturbed"] += imprecise(methods, bounds)
     setting = {"reference": reference, **same, "seconds_per_round": seconds}
     return {"what": "methods", "setting": setting, "machine": machine(device), "methods": methods,
             "candidates": {each.name: each.summary() for each in candidates},
@@ -396,7 +417,7 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
     total: dict[str, list[float]] = {}
     each_stage: list[dict[str, list[float]]] = []
     for stage in stages:
-        rows = [_in_round(stage, number) for number in range(repeats)]
+        rows = [stage.in_round(number) for number in range(repeats)]
         each_stage.append({key: [row[key] for row in rows] for key in rows[0]})
         hours = each_stage[-1]["hours"]
         before = total.get(stage.method, [0.0] * repeats)
@@ -413,12 +434,19 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
             "hours": _round(statistics.median(hours)),
             "spread": _round(spread(hours)),
             "cost": _round(statistics.median(ratios)),
-            "cost_spread": _round(spread(ratios)),
+            "cost_error": _round(error_of_median(ratios)),
             "rounds": list(map(_round, hours)),
             "cost_rounds": list(map(_round, ratios)),
             "stages": {},
         }
     for stage, own in zip(stages, each_stage, strict=True):
+        step = statistics.median(own["step_seconds"])
+        speed = {"images_per_second": _round(stage.trainer.batch_size / step)} if step else {}
+        by_phase = [stage.phases(number) for number in range(repeats)]
+        hours_by_phase = {
+            phase: _round(statistics.median(each[phase] for each in by_phase) / 3600)
+            for phase in by_phase[0]
+        }
         ratios_of = {
             key: _round(statistics.median(a / b for a, b in zip(values, base[key], strict=True)))
             for key, values in own.items()
@@ -426,25 +454,31 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
         }
         found[stage.method]["stages"][stage.name] = {
             **{key: _round(statistics.median(values)) for key, values in own.items()},
+            **speed, "hours_by_phase": hours_by_phase,
             "ratios": ratios_of, **_memory(stage), **stage.facts,
             "schedule": vars(stage.amounts),
         }  # fmt: skip
     return found
 
 
-def _in_round(stage: StageCosts, number: int) -> dict[str, float]:
-    """The numbers of a stage in one round: seconds, and hours of the schedule."""
-    speeds, amounts, data = stage.speeds(number), stage.amounts, stage.evaluator.data
-    test_images = len(data.query.images) + len(data.gallery.images)
-    epochs, tests = amounts.seconds(speeds, test_images)
-    return {
-        "step_seconds": speeds.step,
-        "extract_seconds": speeds.image * len(stage.images.decoded),
-        "label_seconds": speeds.labels,
-        "test_seconds": tests / amounts.tests if amounts.tests else 0.0,
-        "epoch_seconds": epochs / amounts.epochs if amounts.epochs else 0.0,
-        "hours": (epochs + tests) / 3600,
-    }
+def error_of_median(values: Sequence[float]) -> float:
+    """Half the width of the median's 95% interval, over the median; 1 for a single value.
+
+    The interval is that of normally distributed values: ± 1.96 · 1.2533 · s / √n.
+    """
+    if len(values) < 2:
+        return 1.0
+    error = 1.96 * 1.2533 * statistics.stdev(values) / math.sqrt(len(values))
+    return error / statistics.median(values)
+
+
+def imprecise(methods: Mapping[str, Mapping[str, Any]], bounds: Bounds) -> list[str]:
+    """A line for each method whose cost is not known within the bound."""
+    return [
+        f"{name}: cost {found['cost']} is uncertain by ± {found['cost_error']:.0%}"
+        for name, found in methods.items()
+        if found["cost_error"] > bounds.error
+    ]
 
 
 def _memory(stage: StageCosts) -> dict[str, Any]:

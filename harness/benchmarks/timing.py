@@ -51,12 +51,14 @@ class Bounds:
 
     load: share of our cores that other processes and other virtual machines may take.
     spread: of a candidate's rates, their range over their median.
+    error: of a method's cost, half the 95% interval over the cost itself.
     retries: how often a disturbed measurement is repeated; the least disturbed one counts.
     """
 
     load: float = 0.1
     spread: float = 0.25
     retries: int = 2
+    error: float = 0.05
 
 
 USUAL = Bounds()
@@ -167,7 +169,7 @@ def take_turns(
         load["steal"] = round(statistics.median(each.steal for each in known), 4)
         load["highest"] = round(max(each.total for each in known), 4)
     load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
-    load["bounds"] = {"load": bounds.load, "spread": bounds.spread}
+    load["bounds"] = {"load": bounds.load, "spread": bounds.spread, "error": bounds.error}
     disturbed = []
     worst = max((each.total for each in known), default=0.0)
     if worst > bounds.load:
@@ -232,7 +234,7 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
         raise HarnessError(
             f"The measurement was disturbed and is not written. {'; '.join(result['disturbed'])}.",
             "Repeat it when nothing else runs, with more --retries or --repeats, or accept it: "
-            "--max-load 1 --max-spread 9.",
+            "--max-load 1 --max-spread 9 (or --max-error 9).",
         )
     about = result["machine"]
     device = about["cpu"] if about["device"] == "CPU" else about["device"]

@@ -56,8 +56,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
                             help="as in harness run, or method=mskd,buc")  # fmt: skip
         parser.add_argument("--reference", default="cluster_contrast", help="method of cost 1")
-        parser.add_argument("--seconds", type=_positive, default=2.0,
-                            help="at least this long for each measurement; default 2")  # fmt: skip
+        parser.add_argument("--seconds", type=_positive, default=0.5,
+                            help="of each measurement, at least; default 0.5")  # fmt: skip
     else:
         sizes = ["market1501", "msmt17"]
         parser.add_argument("--size", default=sizes[0], choices=sizes, help="of this data set")
@@ -67,11 +67,17 @@ def main(arguments: Sequence[str]) -> None:
     if what == "eval":
         parser.add_argument("--scale", type=float, default=1.0, help="a share of the test set")
         parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
-    parser.add_argument("--repeats", type=_count, default=3, help="rounds after the warm-up")
+    repeats = 10 if what == "methods" else 3
+    parser.add_argument("--repeats", type=_count, default=repeats,
+                        help=f"rounds after the warm-up; default {repeats}")  # fmt: skip
     parser.add_argument("--max-load", type=_positive, default=0.1,
                         help="share of the CPU that other work may take; default 0.1")  # fmt: skip
-    parser.add_argument("--max-spread", type=_positive, default=0.25,
-                        help="range of the rounds over their median; default 0.25")  # fmt: skip
+    if what == "methods":
+        parser.add_argument("--max-error", type=_positive, default=0.05,
+                            help="of a cost, half its 95%% interval; default 0.05")  # fmt: skip
+    else:
+        parser.add_argument("--max-spread", type=_positive, default=0.25,
+                            help="range of the rounds over their median; default 0.25")  # fmt: skip
     parser.add_argument("--retries", type=int, default=2, help="of a disturbed measurement")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     parser.add_argument("--threads", type=_count, help="CPU threads; default: all")
@@ -93,8 +99,10 @@ def main(arguments: Sequence[str]) -> None:
     if threads:
         torch.set_num_threads(threads)
     options["device"] = resolve_device(options["device"])
+    bounds = {"max_load": "load", "max_spread": "spread", "max_error": "error",
+              "retries": "retries"}  # fmt: skip
     options["bounds"] = timing.Bounds(
-        *(options.pop(key) for key in ("max_load", "max_spread", "retries"))
+        **{field: options.pop(key) for key, field in bounds.items() if key in options}
     )
     if what in PIPELINE:
         result = pipeline.measure(what, **options)
@@ -152,8 +160,9 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "M parameters": _millions(stage.get("trained_parameters")),
                 **{f"{key} MiB": value for key, value in stage["memory_mib"].items()},
                 "hours": stage["hours"],
-                **({"total": found["hours"], "spread": found["spread"],
-                    f"cost × {result['setting']['reference']}": found["cost"]}
+                **({"total": found["hours"],
+                    f"cost × {result['setting']['reference']}": found["cost"],
+                    "±": found["cost_error"]}
                    if name == last else {}),
             })  # fmt: skip
     return rows

@@ -19,8 +19,8 @@ from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
 
 EXAMPLE = """Examples: --where "seed < 3 and cameras", --where "method == 'mskd'"."""
-#: columns for the cost of a run → their heading and decimals
-COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "gpu_hours": ("GPU-hours", 2)}
+#: measured columns (see `measured_costs`) → their heading and decimals
+COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "cost": ("Cost", 2)}
 #: selections that tables show in other words
 CHECKPOINTS = {"oracle": "best on test (oracle)"}
 
@@ -31,7 +31,7 @@ class Comparison:
 
     data: the data's fingerprint where the store holds more than one set of this name, else ''.
     rows: method (the label), name (of the method), cameras, selection, tuned, published numbers,
-        and the columns of `summarize`.
+        the columns of `summarize`, and `COSTS`, missing where nothing was measured.
     unlike: how the data differ from the published data set of this name; '' if they do not.
     costs: of the methods, if `harness bench methods` has measured them.
     """
@@ -116,11 +116,11 @@ def comparisons(
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
-        rows = _rows(group, cards[protocol]["name"], unlike)
+        costs = measured_costs(store, str(name), cards[protocol])
+        rows = _rows(group, cards[protocol]["name"], unlike, costs)
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
-        costs = measured_costs(store, str(name), cards[protocol])
         yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs)
 
 
@@ -184,22 +184,16 @@ def filtered(runs: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def summarize(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """One row per group: the mean and `_std` of each metric, medians of `COSTS`, the number of
-    seeds, device, runs (names), and (of the first run) name, stage and final.
+    """One row per group: the mean and `_std` of each metric, the number of seeds, device, runs
+    (names), and (of the first run) name, stage and final.
 
     A mean over seeds of which one lacks the metric is missing, and so is the std of a single seed.
-    Hours are those of the whole run and are given for its last stage.
     """
-    runs = runs.assign(
-        hours=(runs["seconds"] / 3600).where(runs["final"]),
-        gpu_hours=runs["gpu_hours"].where(runs["final"]),
-    )
     groups = runs.groupby(list(keys), sort=False, dropna=False)
     metrics = groups[[key for key in METRICS if key not in keys]]
-    costs = groups[[key for key in COSTS if key not in keys]]
     first = [key for key in ("name", "stage", "final") if key not in keys]
     std = metrics.agg(_std).add_suffix("_std")
-    table = metrics.agg(_mean).join([std, costs.median(), groups[first].first()])
+    table = metrics.agg(_mean).join([std, groups[first].first()])
     table["seeds"] = groups["seed"].nunique()
     if "device" not in keys:
         table["device"] = groups["device"].agg(
@@ -217,7 +211,9 @@ def _std(values: pd.Series) -> float:
     return float(values.std(skipna=False))
 
 
-def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:
+def _rows(
+    runs: pd.DataFrame, protocol: str, unlike: str, costs: MeasuredCosts | None
+) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
     keys = ["method", "name", "stage", "final", "crossing", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
@@ -226,4 +222,5 @@ def _rows(runs: pd.DataFrame, protocol: str, unlike: str) -> pd.DataFrame:
         if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
             row |= published.beside(dataset, protocol, row["name"], bool(row["cameras"]))
         row["cameras"] = "yes" if row["cameras"] else "no"
-    return pd.DataFrame(found).drop(columns="crossing")
+        row |= dict.fromkeys(COSTS) | (costs.of_row(row) if costs else {})
+    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="crossing")

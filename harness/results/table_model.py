@@ -86,31 +86,31 @@ def number(value: Any, std: Any = None, digits: int = 1, mark: str = "") -> Cell
 
 
 def values() -> dict[str, tuple[str, int]]:
-    """What a table can show of a row → its heading and decimals."""
+    """What a pivot can show of a row → its heading and decimals."""
     metrics = {key: (metric.label, metric.decimals) for key, metric in METRICS.items()}
-    return {**metrics, "seeds": ("Seeds", 0), **COSTS}
+    return {**metrics, "seeds": ("Seeds", 0)}
 
 
 def numbers(row: Mapping[Any, Any], shown: Iterable[str], marks: Marks, label: str) -> list[Cell]:
-    """The cells of a row for some of `values`."""
+    """The cells of a row for some of `values` and `COSTS`."""
     cells = []
     for key in shown:
         mark = marks.get(key, {}).get(label, "")
-        cells.append(number(row.get(key), row.get(f"{key}_std"), values()[key][1], mark))
+        digits = {**values(), **COSTS}[key][1]
+        cells.append(number(row.get(key), row.get(f"{key}_std"), digits, mark))
     return cells
 
 
 def leaderboard(comparison: Comparison) -> Table:
-    """The table of a comparison: methods by metrics, seeds, costs, published numbers."""
-    rows = comparison.rows
+    """The table of a comparison: methods by metrics, seeds, measured costs, published numbers."""
+    rows, costs = comparison.rows, comparison.costs
     marks = significance_marks(comparison)
-    shown = [*in_tables(), "seeds", *(key for key in COSTS if key != "gpu_hours")]
-    if rows["gpu_hours"].notna().any():
-        shown.append("gpu_hours")
+    shown = [*in_tables(), "seeds", *(COSTS if costs else ())]
+    headings = values() | COSTS
+    if costs:
+        headings["cost"] = f"Cost × {costs.reference}", COSTS["cost"][1]
     columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
-    columns += [Column(values()[key][0]) for key in shown]
-    costs = comparison.costs
-    columns += [Column(f"Cost × {costs.reference}")] if costs else []
+    columns += [Column(headings[key][0]) for key in shown]
     in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
     columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
     if chosen := bool((rows["selection"] != "last").any()):
@@ -119,17 +119,12 @@ def leaderboard(comparison: Comparison) -> Table:
     for row in rows.to_dict("records"):
         cells = [Cell(row["method"]), Cell(row["cameras"])]
         cells += numbers(row, shown, marks, row["method"])
-        if costs:  # of the method as configured, not of its variants and stages
-            plain = row["final"] and row["method"] == row["name"]
-            cells.append(number(costs.costs.get(row["name"]) if plain else None, digits=2))
         cells += [number(row[f"published_{key}"], None, METRICS[key].decimals) for key in in_papers]
         cells += [Cell(CHECKPOINTS.get(row["selection"], row["selection"]))] * chosen
         body.append(tuple(cells))
-    devices = "; ".join(sorted(set(rows["device"]) - {""}))
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
         marks_note(marks) or _why_unmarked(rows),
-        f"Hours and images/s on {devices}." if devices else "",
         costs.note if costs else "", comparison.sources,
     ]  # fmt: skip
     return Table(

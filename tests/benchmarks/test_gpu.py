@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from harness.benchmarks import gpu, pipeline
+from harness.benchmarks import evaluation, gpu, labels, methods, pipeline
 from harness.core.errors import HarnessError
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
@@ -43,11 +44,13 @@ def test_a_failing_step_is_the_last(tmp_path: Path) -> None:
 def test_every_step_is_a_valid_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
-    def measure(what: str, **options: Any) -> dict[str, Any]:
-        timed.append(what)
+    def measure(*what: str, **options: Any) -> dict[str, Any]:
+        timed.append(*what)
         raise HarnessError("not here")
 
     monkeypatch.setattr(pipeline, "measure", measure)
+    for part, name in ((methods, "methods"), (labels, "labels"), (evaluation, "eval")):
+        monkeypatch.setattr(part, "measure", functools.partial(measure, name))
     steps = gpu.steps("results/runs")
     for arguments in steps.values():
         if arguments[:2] != ["-m", "harness"]:
@@ -56,7 +59,8 @@ def test_every_step_is_a_valid_command(command: Command, monkeypatch: pytest.Mon
             make_recipe(compose([word for word in arguments[3:] if "=" in word]))
         elif arguments[2] == "bench":
             assert "not here" in command(*arguments[2:]).err
-    assert timed == ["augment", "extract", "train", "train"] and "MSKD as published" in steps
+    assert timed == ["methods", "train", "extract", "augment", "labels", "eval", "train"]
+    assert "MSKD as published" in steps
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="would begin")

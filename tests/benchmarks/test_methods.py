@@ -10,13 +10,13 @@ import torch
 
 from harness.benchmarks import methods
 from harness.benchmarks.methods import Amounts, Features, StageCosts, counted_images
+from harness.benchmarks.timing import Bounds
 from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
 from harness.experiment.run import run_experiment
 from harness.results.measured_costs import cost_key
 from harness.training.extraction import extract
-from tests.benchmarks.test_pipeline import ANY_LOAD
 from tests.conftest import Command
 from tests.tiny import TINY, tiny_config
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 #: without the options that `bench` has as flags
 SETTINGS = [word for word in TINY if not word.startswith("device=")]
 
-SHORT = ("--seconds", "0.01", *ANY_LOAD)
+SHORT = ("--seconds", "0.01", "--max-load", "1", "--max-error", "99", "--retries", "0")
 
 
 def stages_of(folder: Path, *overrides: str) -> list[StageCosts]:
@@ -64,6 +64,9 @@ def test_costs_beside_the_reference(command: Command, tmp_path: Path) -> None:
 
     seconds = student["epoch_seconds"] * 3 + student["test_seconds"] * 2
     assert student["hours"] == pytest.approx(seconds / 3600, rel=0.3)  # medians of two rounds
+    assert sum(student["hours_by_phase"].values()) == pytest.approx(student["hours"], rel=0.3)
+    assert student["images_per_second"] == pytest.approx(16 / student["step_seconds"], rel=0.01)
+    assert "images_per_second" not in untrained
 
 
 def test_table(command: Command, tmp_path: Path) -> None:
@@ -112,8 +115,19 @@ def test_amounts_are_those_of_a_run(
 def test_seconds_of_a_schedule() -> None:
     speeds = methods.Speeds(step=2.0, image=0.01, labels=30.0, rank=5.0, start=1.0)
     amounts = Amounts(epochs=4, steps=100, extracted=1000, labelings=2, tests=3)
-    epochs = 4 * 1 + 100 * 2 + 1000 * 0.01 + 2 * 30
-    assert amounts.seconds(speeds, 500) == pytest.approx((epochs, 3 * (500 * 0.01 + 5)))
+    expected = {"extract": 1000 * 0.01, "label": 2 * 30, "train": 4 * 1 + 100 * 2,
+                "test": 3 * (500 * 0.01 + 5)}  # fmt: skip
+    assert amounts.seconds(speeds, 500) == pytest.approx(expected)
+
+
+def test_the_error_of_a_median() -> None:
+    # s = 0.1 · √(10 / 9) for five values each of 0.9 and 1.1
+    expected = 1.96 * 1.2533 * (0.1 * (10 / 9) ** 0.5) / 10**0.5
+    assert methods.error_of_median([0.9, 1.1] * 5) == pytest.approx(expected)
+    assert methods.error_of_median([2.0] * 4) == 0
+    assert methods.error_of_median([2.0]) == 1, "nothing is known of a single round's error"
+    found = {"a": {"cost": 2.0, "cost_error": 0.2}, "b": {"cost": 1.0, "cost_error": 0.01}}
+    assert methods.imprecise(found, Bounds()) == ["a: cost 2.0 is uncertain by ± 20%"]
 
 
 def test_terms_that_begin_later_are_timed(tmp_path: Path) -> None:

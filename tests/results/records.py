@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.hashing import card_hash
+from harness.results.measured_costs import cost_key
 
 CARD: dict[str, Any] = {
     "name": "common", "input": "256x128", "cameras": True, "selection": "last",
@@ -67,3 +68,36 @@ def write(store: Path, name: str, content: dict[str, Any] | str | None) -> Path:
         text = content if isinstance(content, str) else json.dumps(content)
         (folder / "record.json").write_text(text)
     return folder
+
+
+def _stage(hours: float, speed: float | None) -> dict[str, Any]:
+    phases = {"extract": hours / 4, "label": 0.0, "train": hours / 2, "test": hours / 4}
+    return {"hours": hours, "hours_by_phase": phases, "images_per_second": speed}
+
+
+def measure(store: Path, name: str, date: str = "2026-01-01", **costs: float) -> dict[str, Any]:
+    """A result of `harness bench methods`, beside the store; MSKD's teacher takes 40 %."""
+    stages = {"mskd": {"teacher": 0.4, "student": 0.6}, "direct_transfer": {"initial": 1.0}}
+    result = {
+        "setting": {"reference": "cluster_contrast", "dataset": "market1501"},
+        "machine": {"device": "CPU", "cpu": "EPYC, 2 cores", "date": date},
+        "load": {"others": 0.02}, "disturbed": [],
+        "methods": {
+            method: {
+                "name": method, "card": cost_key(CARD), "cost": cost, "hours": 5 * cost,
+                "stages": {
+                    one: _stage(5 * cost * share, None if one == "initial" else 30.0 * share)
+                    for one, share in stages.get(method, {"train": 1.0}).items()
+                },
+            }
+            for method, cost in costs.items()
+        },
+    }  # fmt: skip
+    put(store, name, result)
+    return result
+
+
+def put(store: Path, name: str, result: object) -> None:
+    path = store.parent / "bench" / f"methods-{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result))

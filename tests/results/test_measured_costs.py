@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.results.comparisons import comparisons
 from harness.results.formats import FORMATS
-from harness.results.measured_costs import cost_key, measured_costs
+from harness.results.measured_costs import measured_costs
+from harness.results.report.chart_data import chart_data
+from harness.results.report.charts import charts
 from harness.results.report.page import render
+from harness.results.store import Store
 from harness.results.table_model import leaderboard
-from tests.results.records import CARD, card, record, write
-
-
-def measure(store: Path, name: str, date: str = "2026-01-01", **costs: float) -> dict[str, Any]:
-    """A result of `harness bench methods`, beside the store."""
-    result = {
-        "setting": {"reference": "cluster_contrast", "dataset": "market1501"},
-        "machine": {"device": "CPU", "cpu": "EPYC, 2 cores", "date": date},
-        "load": {"others": 0.02}, "disturbed": [],
-        "methods": {
-            method: {"name": method, "card": cost_key(CARD), "cost": cost}
-            for method, cost in costs.items()
-        },
-    }  # fmt: skip
-    put(store, name, result)
-    return result
-
-
-def put(store: Path, name: str, result: object) -> None:
-    path = store.parent / "bench" / f"methods-{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result))
+from tests.results.records import CARD, card, measure, put, record, write
 
 
 @pytest.fixture
@@ -46,27 +26,54 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-def test_cost_stands_beside_accuracy(store: Path) -> None:
-    (before,) = comparisons(store)
-    assert "Cost" not in FORMATS["markdown"]([leaderboard(before)])
-    measure(store, "epyc", mskd=2.4, cluster_contrast=1.0)
+def shown(store: Path, *titles: str) -> dict[str, list[str]]:
+    """Some columns of the only table."""
     (found,) = comparisons(store)
     table = leaderboard(found)
-    place = [column.title for column in table.columns].index("Cost × cluster_contrast")
-    shown = {row[0].text: row[place].text for row in table.rows}
-    assert shown == {"mskd": "2.40", "mskd (teacher)": "–", "cluster_contrast": "1.00", "ice": "–"}
-    (note,) = (note for note in table.notes if note.startswith("Cost"))
+    heads = [column.title for column in table.columns]
+    return {row[0].text: [row[heads.index(title)].text for title in titles] for row in table.rows}
+
+
+def test_costs_stand_beside_accuracy(store: Path) -> None:
+    (before,) = comparisons(store)
+    text = FORMATS["markdown"]([leaderboard(before)])
+    assert not any(word in text for word in ("Cost", "Images/s", "Hours")), "runs tell no speed"
+    measure(store, "epyc", mskd=2.4, cluster_contrast=1.0)
+    assert shown(store, "Images/s", "Hours", "Cost × cluster_contrast") == {
+        "mskd": ["18", "12.00", "2.40"], "mskd (teacher)": ["12", "4.80", "0.96"],
+        "cluster_contrast": ["30", "5.00", "1.00"], "ice": ["–", "–", "–"],
+    }  # fmt: skip
+    (found,) = comparisons(store)
+    (note,) = (note for note in leaderboard(found).notes if "bench methods" in note)
     assert "EPYC, 2 cores, 2026-01-01; other work took 2% of the CPU" in note
     assert "Cost × cluster_contrast" in render(store) and "other work took 2%" in render(store)
+
+
+def test_tables_are_sorted_by_cost(store: Path) -> None:
+    measure(store, "epyc", mskd=2.4, cluster_contrast=1.0)
+    (found,) = comparisons(store, sort="cost")
+    assert list(found.rows["method"]) == ["ice", "mskd (teacher)", "cluster_contrast", "mskd"]
+
+
+def test_charts_show_measured_costs(store: Path) -> None:
+    measure(store, "epyc", mskd=2.4, cluster_contrast=1.0)
+    (found,) = comparisons(store)
+    runs = {run.name: run for run in Store(store).runs()}
+    data = chart_data(found, runs, 16)
+    drawn = {chart.name: chart for chart in charts(data)}
+    cost = drawn["cost"].numbers
+    assert cost["Cost"].to_dict() == {"mskd": "2.40", "mskd (teacher)": "0.96",
+                                      "cluster_contrast": "1.00"}  # fmt: skip
+    assert "Not timed: ice." in drawn["cost"].note
+    time = drawn["time"].numbers  # all stages of a method are in its row
+    assert time.loc["mskd"].to_dict() == {"extract": "3.00", "train": "6.00", "test": "3.00"}
+    assert set(time.index) == {"mskd", "cluster_contrast"}
 
 
 def test_variants_have_no_cost(store: Path) -> None:
     measure(store, "epyc", cluster_contrast=1.0)
     write(store, "d", record("cluster_contrast", settings="22222222", train=51.0))
-    (found,) = comparisons(store)
-    table = leaderboard(found)
-    place = [column.title for column in table.columns].index("Cost × cluster_contrast")
-    assert {row[place].text for row in table.rows} == {"–"}
+    assert {cost for (cost,) in shown(store, "Cost × cluster_contrast").values()} == {"–"}
 
 
 def test_another_protocol_data_set_or_a_disturbed_measurement_is_none(store: Path) -> None:
@@ -84,7 +91,8 @@ def test_the_fullest_and_then_the_latest_measurement_counts(store: Path) -> None
     measure(store, "b", "2026-01-02", mskd=2.0, ice=3.0)
     measure(store, "c", "2026-01-01", mskd=4.0, ice=5.0)
     found = measured_costs(store, "market1501", CARD)
-    assert found is not None and found.costs == {"mskd": 2.0, "ice": 3.0}
+    assert found is not None
+    assert {name: one.cost for name, one in found.methods.items()} == {"mskd": 2.0, "ice": 3.0}
 
 
 @pytest.mark.parametrize("result", [{}, [], {"methods": 3}])

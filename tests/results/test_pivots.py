@@ -108,13 +108,11 @@ def test_leads_are_those_of_a_column(tmp_path: Path) -> None:
     assert marks == {"one": ["best", "second"], "two": ["second", "best"]}
 
 
-def test_costs(tmp_path: Path) -> None:
-    content = record(train=50.0) | {"seconds": 7200.0, "devices": 4}
-    content["environment"] = {"device": "NVIDIA H100"}
-    write(tmp_path, "a", content)
-    write(tmp_path, "b", record("cpu", train=40.0) | {"seconds": 7200.0})
-    (only,) = tables(tmp_path, "method", "", "hours,gpu_hours,images_per_second")
-    assert [row[-3:] for row in text(only)[1:]] == [["2.00", "–", "100"], ["2.00", "8.00", "100"]]
+@pytest.mark.parametrize("metric", ["hours", "gpu_hours", "images_per_second", "cost"])
+def test_the_speed_of_runs_is_no_metric(tmp_path: Path, metric: str) -> None:
+    write(tmp_path, "a", record(train=50.0))
+    with pytest.raises(ConfigError, match=f"There is no metric '{metric}'"):
+        tables(tmp_path, "method", "", metric)
 
 
 @pytest.mark.parametrize("field", ["device", "images_per_second", "gpu_hours", "mAP", "seconds"])
@@ -122,7 +120,7 @@ def test_any_column_can_be_a_field(tmp_path: Path, field: str) -> None:
     for seed in range(2):
         write(tmp_path, f"run{seed}", record(seed=seed, train=50.0))
     for rows, columns in ((field, "dataset"), ("method", field)):
-        (only,) = tables(tmp_path, rows, columns, "mAP,images_per_second,gpu_hours,seeds")
+        (only,) = tables(tmp_path, rows, columns, "mAP,seeds")
         assert any(cell.text.startswith("50.0") for row in only.rows for cell in row)
 
 

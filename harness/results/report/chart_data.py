@@ -13,6 +13,7 @@ from importlib.resources import files
 import pandas as pd
 
 from harness.core.errors import HarnessError
+from harness.results.comparisons import Comparison
 from harness.results.schema import is_number
 from harness.results.store import Run
 
@@ -26,8 +27,6 @@ CURVES = {
     "nmi": "NMI: clusters against identities",
 }
 EPOCH_KEYS = ("epoch", "identities", *CURVES)
-#: phases of an epoch in chronological order
-PHASES = ("extract", "label", "train", "test")
 LABEL_LENGTH = 30
 
 
@@ -35,16 +34,18 @@ LABEL_LENGTH = 30
 class ChartData:
     """The numbers behind the charts of one table.
 
-    rows: per row name, label (short, unique), mAP, mAP_std, images_per_second, device.
+    rows: per row name, label (short, unique), mAP, mAP_std, trained, and cost (missing where it was
+        not measured).
     seeds: row, seed, mAP. epochs: row, epoch, identities and `CURVES` of each run.
-    seconds: row, phase, seconds: means over runs.
+    hours: row, phase, hours: as measured. reference: the method of cost 1, '' without costs.
     damaged: run → what is wrong with its history.
     """
 
     rows: pd.DataFrame
     seeds: pd.DataFrame
     epochs: pd.DataFrame
-    seconds: pd.DataFrame
+    hours: pd.DataFrame
+    reference: str
     damaged: dict[str, str]
 
     @property
@@ -54,33 +55,35 @@ class ChartData:
         return int(counts[0]) if len(counts) == 1 else None
 
 
-def chart_data(table: pd.DataFrame, runs: Mapping[str, Run], limit: int) -> ChartData:
-    """The data of the first `limit` rows of a comparison's table.
+def chart_data(comparison: Comparison, runs: Mapping[str, Run], limit: int) -> ChartData:
+    """The data of the first `limit` rows of a comparison.
 
     Args:
         runs: by name, as they were when the store was read.
     """
-    table = table.head(limit)
+    table = comparison.rows.head(limit)
     names = [str(name) for name in table["method"]]
-    rows = table[["mAP", "mAP_std", "images_per_second", "device"]].reset_index(drop=True)
+    rows = table[["mAP", "mAP_std", "cost"]].reset_index(drop=True)
     rows = rows.assign(row=[f"r{i}" for i in rows.index], name=names, label=short_labels(names))
     damaged: dict[str, str] = {}
-    seeds, epochs, seconds = [], [], []
+    seeds, epochs, trained = [], [], []
     for row, stage, members in zip(rows["row"], table["stage"], table["runs"], strict=True):
+        trained.append(
+            runs[members[0]].record["stages"][stage].get("images_per_second") is not None
+        )
         for name in members:
             run = runs[name]
             result = run.record["stages"][stage]
             seed = run.record["experiment"]["seed"]
             seeds.append({"row": row, "seed": seed, "mAP": result["metrics"]["mAP"]})
-            if result.get("seconds"):
-                seconds.append({"row": row, **result["seconds"]})
             epochs += [{"row": row, **epoch} for epoch in _epochs(run, stage, damaged)]
-    groups = pd.DataFrame(seconds, columns=["row", *PHASES]).groupby("row")
-    means = groups.sum(min_count=1).div(groups.size(), axis=0)  # no such phase: 0 s
-    means = means.melt(var_name="phase", value_name="seconds", ignore_index=False).dropna()
+    numbered = table.assign(row=list(rows["row"]))
+    costs = comparison.costs
     return ChartData(
-        rows, pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
-        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]), means.reset_index(), damaged,
+        rows.assign(trained=trained), pd.DataFrame(seeds, columns=["row", "seed", "mAP"]),
+        pd.DataFrame(epochs, columns=["row", *EPOCH_KEYS]),
+        costs.phases(numbered) if costs else pd.DataFrame(columns=["row", "phase", "hours"]),
+        costs.reference if costs else "", damaged,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 WIDTH, HEIGHT, ROW_HEIGHT = 400, 190, 19
 EPOCHS_IN_TABLE = 8
 #: highest / lowest value above which an axis is logarithmic; of the history, only of these keys
-LOG_CURVE, LOG_THROUGHPUT, LOG_KEYS = 12.0, 4.0, ("loss", "clusters")
+LOG_CURVE, LOG_COST, LOG_KEYS = 12.0, 4.0, ("loss", "clusters")
 FONT_OF_FILES = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 
@@ -73,7 +73,7 @@ def charts(data: ChartData, left_out: int = 0) -> list[Chart]:
     """
     with debug_mode(False):  # checks of the schema would take most of the time
         curves = [_curve(data, key) for key in CURVES]
-        drawn = [_seeds(data), *curves, _throughput(data), _seconds(data)]
+        drawn = [_seeds(data), *curves, _cost(data), _hours(data)]
     note = f" {left_out} more rows are in the table only." if left_out else ""
     return [replace(one, note=(one.note + note).strip()) for one in drawn if one is not None]
 
@@ -120,8 +120,7 @@ def _curve(data: ChartData, key: str) -> Chart | None:
         layers.insert(0, band)
         notes.append("Shaded: from the lowest to the highest seed.")
     notes += ["The axis is logarithmic."] if log else []
-    untrained = data.rows[data.rows["images_per_second"].isna()]
-    untrained = untrained[~untrained["row"].isin(data.epochs["row"])]
+    untrained = data.rows[~data.rows["trained"]]
     if key == "mAP" and len(untrained):
         floor = _data_rule(untrained[["label", "name", "mAP"]]).transform_filter(IS_SHOWN)
         layers.append(floor.encode(y="mAP:Q", tooltip=_tooltip("mAP:Q mAP")))
@@ -147,46 +146,48 @@ def _epochs_table(curves: pd.DataFrame) -> pd.DataFrame:
     return numbers.assign(**{"Seeds, at last": spread.where(ends["max"] > ends["min"])})
 
 
-def _throughput(data: ChartData) -> Chart | None:
-    """mAP by training throughput; None where fewer than two rows were trained."""
-    trained = data.rows["images_per_second"] > 0
-    rows = data.rows[trained].drop(columns=["name", "label"])
+def _cost(data: ChartData) -> Chart | None:
+    """mAP by measured cost; None where fewer than two trained rows have one."""
+    timed = data.rows["trained"] & data.rows["cost"].notna()
+    rows = data.rows[timed].drop(columns=["name", "label", "trained"])
     if len(rows) < 2:
         return None
-    speed, spread = rows["images_per_second"], rows.pop("mAP_std").fillna(0.0)
+    cost, spread = rows["cost"], rows.pop("mAP_std").fillna(0.0)
     rows["low"] = (rows["mAP"] - spread).clip(lower=0)
     rows["high"] = (rows["mAP"] + spread).clip(upper=100)
-    x = alt.X("images_per_second:Q").title("images/s in training").scale(zero=True)
-    if log := speed.max() > LOG_THROUGHPUT * speed.min():
+    x = alt.X("cost:Q").title(f"hours of training over those of {data.reference}").scale(zero=True)
+    if log := cost.max() > LOG_COST * cost.min():
         x = x.scale(type="log", nice=False, padding=12)
     y = alt.Y("mAP:Q").title("mAP, %").scale(zero=True)
     color, shape = _by_row(data)
     bars = alt.Chart().mark_rule().encode(x=x, y="low:Q", y2="high:Q")
     point = alt.Chart().mark_point(size=60).encode(x=x, y=y, shape=shape)
-    tooltip = _tooltip("device:N device", "mAP:Q mAP", "images_per_second:Q images/s")
+    tooltip = _tooltip("mAP:Q mAP", "cost:Q cost")
     notes = ["Bars: ± one standard deviation over seeds."] if spread.any() else []
     notes += ["The horizontal axis is logarithmic."] if log else []
-    if rows["device"].nunique() > 1:
-        notes.append("Measured on different machines: their throughputs are not comparable.")
+    trained = data.rows["trained"]
     if names := ", ".join(data.rows["name"][~trained]):
         notes.append(f"Not trained: {names}.")
-    numbers = rows.set_index("row")[["images_per_second", "mAP", "device"]]
-    numbers.columns = pd.Index(["Images/s", "mAP", "Device"])
+    if names := ", ".join(data.rows["name"][trained & ~timed]):
+        notes.append(f"Not timed: {names}.")
+    numbers = rows.set_index("row")[["cost", "mAP"]]
+    numbers.columns = pd.Index(["Cost", "mAP"])
     return _chart(
-        data, "throughput", "Accuracy against throughput: mAP, %", rows, {"color": color},
+        data, "cost", "Accuracy against cost: mAP, %", rows, {"color": color},
         [bars, point.encode(tooltip=tooltip)], numbers, " ".join(notes), HEIGHT,
     )  # fmt: skip
 
 
-def _seconds(data: ChartData) -> Chart | None:
-    """Time by phase; None where nothing was trained."""
-    seconds = data.seconds
-    if "train" not in set(seconds["phase"]):
+def _hours(data: ChartData) -> Chart | None:
+    """Measured time of each phase; None where nothing that trains was measured."""
+    hours = data.hours
+    if "train" not in set(hours["phase"]):
         return None
-    longest = seconds.groupby("row")["seconds"].sum().max()
+    hours = hours[hours["hours"] > 0]
+    longest = 3600 * hours.groupby("row")["hours"].sum().max()
     unit, divisor = next((u, d) for u, d in UNITS if longest >= 2 * d or d == 1.0)
-    phases = list(dict.fromkeys(seconds["phase"]))
-    times = seconds[["row", "phase"]].assign(time=seconds["seconds"] / divisor)
+    phases = list(dict.fromkeys(hours["phase"]))
+    times = hours[["row", "phase"]].assign(time=hours["hours"] * 3600 / divisor)
     times["order"] = times["phase"].map(phases.index)
     color = alt.Color("phase:N").legend(columns=len(phases), orient="top", symbolType="square")
     color = color.scale(domain=phases, range=[f"var(--p{i % 6})" for i in range(len(phases))])
@@ -197,7 +198,7 @@ def _seconds(data: ChartData) -> Chart | None:
         data, "time", f"Time by phase, {unit}", times.round(5),
         {"y": _rows_axis(data), "color": color},
         [bars.encode(x=x, order="order:O", tooltip=tooltip)], numbers,
-        "Means over seeds, of the row’s own stage.",
+        "Of the method’s whole schedule, all stages, as timed by harness bench methods.",
     )  # fmt: skip
 
 

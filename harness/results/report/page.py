@@ -132,7 +132,7 @@ def _page(store: str | Path) -> tuple[str, list[Section]]:
     problems: dict[str, str] = {}
     for place, found in enumerate(tables):
         best_first = replace(found, rows=found.rows[::-1].reset_index(drop=True))
-        data = chart_data(best_first.rows, runs, MAX_ROWS)
+        data = chart_data(best_first, runs, MAX_ROWS)
         problems |= data.damaged
         drawn = charts(data, left_out=max(0, len(best_first.rows) - MAX_ROWS))
         labels, differs = list(data.rows["label"]), _differs(sections, found)

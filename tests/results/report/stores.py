@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.results.records import record, write
+from tests.results.records import measure, record, write
 
 #: hostile names of a method and a run (a run's name is that of its folder)
 HOSTILE = '<script>alert("m")</script>&amp;'
@@ -77,6 +77,7 @@ def mixed(store: Path) -> Path:
     add(store, "half", "hhcl", stages={"train": 30.0})
     (store / "half" / "history.json").write_text("[{")
     write(store, "begun", None)
+    measure(store, "processor", mskd=2.4, cluster_contrast=1.0, direct_transfer=0.1)
     return store
 
 

@@ -263,10 +263,10 @@ def test_charts_as_files(style: str, command: Command, tmp_path: Path) -> None:
     for seed in range(2):
         add(store, f"run-{seed}", "mskd [labeler.eps=0.5]", seed, epochs=2)
     answer = command("report", "--charts", style)
-    assert (answer.status, answer.out) == (0, "report.html\n7 charts in report-charts\n")
+    assert (answer.status, answer.out) == (0, "report.html\n6 charts in report-charts\n")
     paths = sorted((tmp_path / "report-charts").iterdir())
     charts = {path.stem.rsplit("-", 1)[1] for path in paths}
-    assert charts == {"seeds", "loss", "clusters", "outliers", "ari", "nmi", "time"}
+    assert charts == {"seeds", "loss", "clusters", "outliers", "ari", "nmi"}
     assert all(path.read_bytes().startswith(HEADS[style]) for path in paths)
     if style == "svg":
         texts = [path.read_text() for path in paths]
