@@ -55,7 +55,9 @@ def bare_extract(workload: Workload, steps: int) -> Callable[[], Round]:
     device, precision = workload.device, workload.precision
     backbone = workload.backbone().to(device).to(memory_format=torch.channels_last).eval()
     reader = ImageReader(workload.image_cache, device)
-    images = normalize(reader.span(0, min(BATCH, workload.count)), device=device)
+    images = normalize(
+        reader.span(0, min(BATCH, workload.count)), backbone.preprocessing, device=device
+    )
     passes = -(-steps * workload.batch // len(images))
 
     @torch.no_grad()

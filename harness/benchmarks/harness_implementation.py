@@ -26,6 +26,7 @@ from harness.experiment.stages import (
     build_distiller,
     build_labeler,
     build_objective,
+    preprocessing,
 )
 from harness.training import extraction
 from harness.training.trainer import Components, Trainer
@@ -123,7 +124,9 @@ def extract(workload: Workload, steps: int) -> Callable[[], Round]:
 def augment(workload: Workload, steps: int) -> Callable[[], Round]:
     """Augmented batches on the device, without a network."""
     device = workload.device
-    augmentation = make_augment(workload.config.images)
+    augmentation = make_augment(
+        workload.config.images, preprocessing(workload.stage.config.backbone)
+    )
     reader = ImageReader(workload.image_cache, device)
     draws = generator(0, "bench augment")
 

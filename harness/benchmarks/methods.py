@@ -55,7 +55,7 @@ from harness.experiment.compose import compose
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import options, register
-from harness.experiment.stages import Stage, load_data
+from harness.experiment.stages import Stage, load_data, preprocessing
 from harness.results.measured_costs import cost_key
 from harness.training import extraction
 from harness.training.compilation import check_compile
@@ -63,6 +63,8 @@ from harness.training.trainer import Trainer
 
 DEFAULTS = ("dataset=synthetic", "protocol=common", "backbone.weights=none")
 PARTS = ("train", "extract", "labels", "rank")
+#: parts that take a few percent of a schedule are timed in every fourth round only
+EVERY = {"labels": 4, "rank": 4}
 #: the stage of a method that does not train
 UNTRAINED = "initial"
 
@@ -151,7 +153,9 @@ class StageCosts:
         for part in PARTS if self.stage is not None else ("extract", "rank"):
             if part != "rank" or self.evaluator.evaluates:
                 name = " ".join(dict.fromkeys([self.method, self.name, part]))
-                self.candidates[part] = Candidate(name, built_when_run(parts[part]))
+                self.candidates[part] = Candidate(
+                    name, built_when_run(parts[part]), every=EVERY.get(part, 1)
+                )
 
     @functools.cached_property
     def trainer(self) -> Trainer:
@@ -503,14 +507,15 @@ def _stages(
         check_compile(config.train.compile, device)
         precision = resolve_precision(str(config.train.precision), device)
         size = int(config.images.height), int(config.images.width)
-        key = size, precision, bool(config.evaluation.rerank)
+        interpolation = preprocessing(config.backbone).interpolation
+        key = size, precision, bool(config.evaluation.rerank), interpolation
         if key not in shared:
             evaluator = make_evaluator(
                 load_data(config), size, cache_folder(config.data.root, config.data.cache_dir),
                 train=True, on_bad_image=config.dataset.get("on_bad_image", "error"),
                 device=device, precision=precision, reporter=reporter,
                 protocol=EvaluationProtocol(rerank=bool(config.evaluation.rerank)),
-                image_cache=str(config.data.cache_location),
+                image_cache=str(config.data.cache_location), interpolation=interpolation,
             )  # fmt: skip
             shared[key] = evaluator, Features(evaluator)
         evaluator, images = shared[key]

@@ -58,7 +58,7 @@ class Bounds:
     load: float = 0.1
     spread: float = 0.25
     retries: int = 2
-    error: float = 0.05
+    error: float = 0.1
 
 
 USUAL = Bounds()
@@ -70,6 +70,7 @@ class Candidate:
 
     Attributes:
         about: settings of this candidate alone, for its summary.
+        every: it is timed in each so many rounds; the others repeat its last time.
         cpu_rates: images per CPU second of each round, worker processes included.
         loads: other work during each round; None if it is unknown.
         repeated: how many disturbed rounds were repeated.
@@ -80,6 +81,7 @@ class Candidate:
     name: str
     run: Callable[[], Round]
     about: Mapping[str, Any] = field(default_factory=dict)
+    every: int = 1
     rounds: list[Round] = field(default_factory=list)
     cpu_rates: list[float] = field(default_factory=list)
     loads: list[Load | None] = field(default_factory=list)
@@ -156,9 +158,14 @@ def take_turns(
         candidate.warm_up(device)
         progress(done, total)
     queue, whole = run_queue(), LoadMeter()
-    for done, candidate in enumerate(repeats * list(candidates), start=len(candidates) + 1):
-        candidate.measure(bounds)
-        progress(done, total)
+    for number in range(repeats):
+        for candidate in candidates:
+            if number % candidate.every:
+                candidate.rounds.append(candidate.rounds[-1])
+            else:
+                candidate.measure(bounds)
+            done += 1
+            progress(done, total)
     overall = whole.read()
     # rounds may be too short for the kernel's clock; the whole measurement seldom is
     found = [load for each in candidates for load in each.loads if load]

@@ -25,7 +25,7 @@ from harness.data.samplers import SAMPLERS
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import register
-from harness.experiment.stages import Stage, build_backbone, load_data
+from harness.experiment.stages import Stage, build_backbone, load_data, preprocessing
 from harness.training.compilation import check_compile
 
 #: MSKD's network and loss under the common protocol; overrides of the command line win
@@ -71,7 +71,10 @@ class Workload:
                               "Raise --images, or set batch.identities=4.")  # fmt: skip
         chosen = np.linspace(0, len(source) - 1, self.count).astype(np.int64)
         self.files = as_files(Subset(source, chosen), folder)
-        cache = build_image_cache(self.files, self.size, folder / "image_cache")
+        cache = build_image_cache(
+            self.files, self.size, folder / "image_cache",
+            interpolation=preprocessing(self.stage.config.backbone).interpolation,
+        )  # fmt: skip
         location = str(self.config.data.cache_location)
         self.image_cache, self.place = place_images(location, cache, device)
         #: (N,) int64: clusters of K images each

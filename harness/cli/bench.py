@@ -67,14 +67,14 @@ def main(arguments: Sequence[str]) -> None:
     if what == "eval":
         parser.add_argument("--scale", type=float, default=1.0, help="a share of the test set")
         parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
-    repeats = 10 if what == "methods" else 3
+    repeats = 20 if what == "methods" else 3
     parser.add_argument("--repeats", type=_count, default=repeats,
                         help=f"rounds after the warm-up; default {repeats}")  # fmt: skip
     parser.add_argument("--max-load", type=_positive, default=0.1,
                         help="share of the CPU that other work may take; default 0.1")  # fmt: skip
     if what == "methods":
-        parser.add_argument("--max-error", type=_positive, default=0.05,
-                            help="of a cost, half its 95%% interval; default 0.05")  # fmt: skip
+        parser.add_argument("--max-error", type=_positive, default=0.1,
+                            help="of a cost, half its 95%% interval; default 0.1")  # fmt: skip
     else:
         parser.add_argument("--max-spread", type=_positive, default=0.25,
                             help="range of the rounds over their median; default 0.25")  # fmt: skip

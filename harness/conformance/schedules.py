@@ -31,11 +31,12 @@ def learning_rates(z: Vectors) -> Iterator[Check]:
     for name, first in (("steplr20", 0), ("mskd_student", -1)):
         epochs = z[f"{name}_epoch_and_lr"][:, 0].astype(int)
         yield close(f"{name} epochs", epochs[0], first)
-        ours = [(epoch, learning_rate(usual, int(epoch) - first)) for epoch in epochs]
+        ours = [(epoch, learning_rate(usual, int(epoch) - first, 50)) for epoch in epochs]
         yield from z.close(f"{name}_*", _TOLERANCE, epoch_and_lr=ours)
     for name in ("cap", "ice"):
         settings = {**_config(name).optimizer, **base}
-        rates = [learning_rate(settings, e) for e in range(len(z[f"{name}_lr_per_epoch"]))]
+        count = len(z[f"{name}_lr_per_epoch"])
+        rates = [learning_rate(settings, epoch, count) for epoch in range(count)]
         yield from z.close(f"{name}_*", _TOLERANCE, lr_per_epoch=rates)
 
 
@@ -53,4 +54,10 @@ def _schedule(config: DictConfig) -> Iterator[tuple[int, int, float]]:
     train, optimizer = config.train, config.optimizer
     for epoch in range(-train.warmup_epochs, train.epochs):
         iterations = train.iterations * (train.warmup_iterations if epoch < 0 else 1)
-        yield epoch, iterations, learning_rate(optimizer, epoch + train.warmup_epochs)
+        yield (
+            epoch,
+            iterations,
+            learning_rate(
+                optimizer, epoch + train.warmup_epochs, train.epochs + train.warmup_epochs
+            ),
+        )

@@ -10,7 +10,7 @@ Shapes: N images of a set, B of a batch, V views, D features per view. View 0 is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.errors import HarnessError
+from harness.core.preprocessing import IMAGENET, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,29 @@ class UnlabelledSet:
 
 
 class Backbone(nn.Module, ABC):
-    """Images to embeddings of V `views`, the first of them global, with `dim` = D features each."""
+    """Images to embeddings of V `views`, the first of them global, with `dim` = D features each.
+
+    A backbone that does not want ImageNet's `preprocessing` sets its own in the constructor, and
+    the class or function that builds it has an attribute `preprocessing`: the same value, or a
+    function of the backbone's options that returns it. Images are resized before any network is
+    built.
+    """
 
     views: tuple[str, ...]
     dim: int
+    preprocessing: Preprocessing = IMAGENET
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Normalized images (B, 3, H, W) to embeddings (B, V, D), which are not L2-normalized."""
 
-    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that `optimizer.backbone_lr_mult` applies to: by default all of them."""
-        return self.parameters()
+    def layers(self) -> list[list[nn.Parameter]]:
+        """The pretrained parameters by depth, those nearest to the input first.
+
+        `optimizer.backbone_lr_mult` applies to all of them, `optimizer.layer_decay` by depth. By
+        default all parameters are one layer.
+        """
+        return [list(self.parameters())]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ On the CPU, a compiled loop crops, normalizes and erases each image in one pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
 
@@ -22,15 +22,13 @@ from torch import Tensor
 from harness.core import seeds
 from harness.core.errors import ConfigError
 from harness.core.kernels import in_threads, kernels, row_ranges
+from harness.core.preprocessing import IMAGENET, Color, Preprocessing
 from harness.data.blur import gaussian_blur
 from harness.data.random_crops import draw_crops, resized_crops
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, of values in 0 … 1
-STD = (0.229, 0.224, 0.225)
+MEAN, STD = IMAGENET.mean, IMAGENET.std
 TRIES = 100  # to draw a rectangle that fits, after which nothing is erased
 
-
-Color = tuple[float, float, float]
 Images = np.ndarray | Tensor
 
 
@@ -44,6 +42,7 @@ class AugmentParameters:
     blur: (B,) float64, standard deviation of a Gaussian in pixels; 0: none.
     random_crop: (B, 4) int64, top, left, height and width of a crop that is first resized to
         the whole image; 0, 0, H and W: none.
+    blurs, crops: whether any image of the whole batch is blurred, or cropped so.
     """
 
     flip: Tensor
@@ -51,13 +50,19 @@ class AugmentParameters:
     erase: Tensor
     blur: Tensor
     random_crop: Tensor
+    blurs: bool = False
+    crops: bool = False
 
     def __len__(self) -> int:
         return len(self.flip)
 
     def __getitem__(self, rows: slice) -> AugmentParameters:
         """The parameters of some images of the batch."""
-        return AugmentParameters(*(getattr(self, field.name)[rows] for field in fields(self)))
+        tensors = (getattr(self, name)[rows] for name in TENSORS)
+        return AugmentParameters(*tensors, self.blurs, self.crops)
+
+
+TENSORS = ("flip", "corner", "erase", "blur", "random_crop")
 
 
 class Augment:
@@ -148,7 +153,9 @@ class Augment:
         if self.part_area is not None:
             crop = draw_crops(batch, self.size, self.part_area, self.part_aspect, generator)
         flips, corners, erased, sigmas = map(torch.from_numpy, (flip, corner, erase, blur))
-        return AugmentParameters(flips, corners, erased, sigmas, crop)
+        return AugmentParameters(
+            flips, corners, erased, sigmas, crop, bool(blur.any()), self.part_area is not None
+        )
 
     def apply(
         self, images: Images, parameters: AugmentParameters, *,
@@ -169,8 +176,7 @@ class Augment:
                 f"{len(rows)} images of shape {tuple(images.shape[1:])} for {len(parameters)} "
                 f"parameters of shape {(*self.size, 3)}"
             )
-        blurred = bool(parameters.blur.any())
-        cropped = bool((parameters.random_crop[:, 2:] != torch.tensor(self.size)).any())
+        blurred, cropped = parameters.blurs, parameters.crops
         loops = None if blurred or cropped else _kernels(images, device)
         if loops is not None:
             out = _compiled(
@@ -194,13 +200,14 @@ class Augment:
 
 
 def normalize(
-    images: Images, *, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
-    mean: Color = MEAN, std: Color = STD,
+    images: Images, preprocessing: Preprocessing = IMAGENET, *,
+    device: torch.device | str | None = None, dtype: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Images (B, H, W, 3) uint8 to (B, 3, H, W), channels_last, without augmentation.
 
     `(x / 255 − mean) / std` in float32, in this order, as in torchvision; then `dtype`.
     """
+    mean, std = preprocessing.mean, preprocessing.std
     if (loops := _kernels(images, device)) is not None:
         none = np.zeros((len(images), 4), dtype=np.int64)
         rows, flip = np.arange(len(images)), np.zeros(len(images), dtype=bool)

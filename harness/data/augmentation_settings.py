@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.core.errors import ConfigError
+from harness.core.preprocessing import IMAGENET, Preprocessing
 from harness.data.augment import Augment
 
 #: options that the protocol card and the settings hash omit at their defaults
@@ -15,8 +16,8 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def make_augment(images: Mapping[str, Any]) -> Augment:
-    """Build the augmentation from the section `images`.
+def make_augment(images: Mapping[str, Any], preprocessing: Preprocessing = IMAGENET) -> Augment:
+    """Build the augmentation from the section `images`, for a backbone's `preprocessing`.
 
     Raises ConfigError if a value is not a range of numbers, or an area is above 1.
     """
@@ -26,7 +27,9 @@ def make_augment(images: Mapping[str, Any]) -> Augment:
         if ranges[key] is not None and ranges[key][1] > 1:
             raise ConfigError(f"images.{key}={images[key]} is more than the whole image.")
     shares = {key: images[key] for key in ("flip", "pad", "erase", "blur")}
-    return Augment((int(images["height"]), int(images["width"])), **shares, **ranges)
+    mean, std = preprocessing.mean, preprocessing.std
+    size = int(images["height"]), int(images["width"])
+    return Augment(size, mean=mean, std=std, erase_fill=mean, **shares, **ranges)
 
 
 def describe(images: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from harness.core.errors import HarnessError, first_line, say_once
+from harness.core.preprocessing import IMAGENET
 from harness.data.image_source import ImageSource
 
 #: pixels and their CRC32; (None, 0) for an image that cannot be decoded
@@ -46,8 +47,9 @@ def use_processes(source: ImageSource) -> bool:
 
 
 def decode(
-    source: ImageSource, size: tuple[int, int], progress: Progress | None = None
-) -> Iterator[Decoded]:
+    source: ImageSource, size: tuple[int, int], progress: Progress | None = None,
+    interpolation: str = IMAGENET.interpolation,
+) -> Iterator[Decoded]:  # fmt: skip
     """Decode all images in order, resized to (H, W). Memory is bounded by two tasks per core.
 
     Says why the first of the images that cannot be decoded cannot be.
@@ -67,7 +69,8 @@ def decode(
         chunk, backend = PROCESS_CHUNK, "loky"
     parallel = Parallel(cores(), backend=backend, batch_size=1, return_as="generator")
     starts = range(0, total, chunk)
-    results = parallel(delayed(task)(start, min(start + chunk, total), size) for start in starts)
+    how = size, interpolation
+    results = parallel(delayed(task)(start, min(start + chunk, total), *how) for start in starts)
     try:
         for result in results:
             for index, decoded in enumerate(result, start=done):
@@ -91,16 +94,17 @@ def decode(
 
 
 def _decode_chunk(
-    source: ImageSource, start: int, stop: int, size: tuple[int, int]
+    source: ImageSource, start: int, stop: int, size: tuple[int, int], interpolation: str
 ) -> list[Decoded | OSError]:
     decoded: list[Decoded | OSError] = []
+    resampling = Image.Resampling[interpolation.upper()]
     for index in range(start, stop):
         try:
             image = source.read(index)
         except OSError as error:
             decoded.append(error)
             continue
-        pixels = image.resize(size[::-1], Image.Resampling.BICUBIC).tobytes()
+        pixels = image.resize(size[::-1], resampling).tobytes()
         decoded.append((pixels, zlib.crc32(pixels)))
     return decoded
 

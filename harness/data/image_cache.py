@@ -1,7 +1,8 @@
 """The image cache: each image decoded and resized once, then memory-mapped from disk.
 
 Resizing is the first, deterministic step of the published pipelines, so its result can be stored.
-Rows equal `image.resize((W, H), Image.Resampling.BICUBIC)` bit for bit.
+Rows equal `image.resize((W, H), Image.Resampling.BICUBIC)` bit for bit, or that of another filter
+if the backbone wants one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor
 from harness.core.errors import DataError, HarnessError
 from harness.core.files import make_folder, write_atomically, write_text
 from harness.core.hashing import hexdigest
+from harness.core.preprocessing import IMAGENET
 from harness.data.decoding import Progress, ReadError, cores, decode
 from harness.data.image_source import ImageSource
 
@@ -62,6 +64,7 @@ class ImageCache:
 def build_image_cache(
     source: ImageSource, size: tuple[int, int], cache: Path, *,
     on_bad_image: Literal["error", "skip"] = "error", progress: Progress | None = None,
+    interpolation: str = IMAGENET.interpolation,
 ) -> ImageCache:  # fmt: skip
     """Open the image cache of a source at one size (H, W), building it first if necessary.
 
@@ -73,6 +76,7 @@ def build_image_cache(
         on_bad_image: "error" refuses sources with images that cannot be decoded; "skip" omits them.
             Failures to read (no permission, lost network disk) are always errors.
         progress: called with (images done, total) while building.
+        interpolation: Pillow's filter: see `Preprocessing`.
 
     Raises:
         DataError: there are bad images, or no images.
@@ -81,7 +85,7 @@ def build_image_cache(
     if not len(source):
         raise DataError("A split of the data set has no images.")
     try:
-        array, sidecar = _files(source, size, cache)
+        array, sidecar = _files(source, size, cache, interpolation)
     except OSError as error:
         raise _read_failed(error) from error
     image_cache = _open(array, sidecar)
@@ -89,7 +93,7 @@ def build_image_cache(
         with _only_builder(array):
             image_cache = _open(array, sidecar)  # another process may have built it meanwhile
             if image_cache is None:
-                _build(source, size, array, sidecar, on_bad_image, progress)
+                _build(source, size, array, sidecar, on_bad_image, progress, interpolation)
                 image_cache = _open(array, sidecar)
         if image_cache is None:
             hint = "Check the disk, or choose another folder with data.cache_dir="
@@ -99,20 +103,26 @@ def build_image_cache(
     return image_cache
 
 
-def _files(source: ImageSource, size: tuple[int, int], cache: Path) -> tuple[Path, Path]:
+def _files(
+    source: ImageSource, size: tuple[int, int], cache: Path, interpolation: str
+) -> tuple[Path, Path]:
     """The image cache's array (.npy) and the file that describes it (.json)."""
     height, width = size
     key = f"{source.fingerprint()}/{source.modified}/{height}x{width}/{FORMAT}"
+    if interpolation != IMAGENET.interpolation:
+        key += f"/{interpolation}"
     name = f"{hexdigest([key.encode()], size=12)}_{height}x{width}"
     return Path(cache) / f"{name}.npy", Path(cache) / f"{name}.json"
 
 
-def bytes_to_build(source: ImageSource, size: tuple[int, int], cache: Path) -> int:
+def bytes_to_build(
+    source: ImageSource, size: tuple[int, int], cache: Path, interpolation: str
+) -> int:
     """Disk space that the image cache of a source at (H, W) will take; 0 if it is there already.
 
     Raises OSError if a file of the source cannot be found.
     """
-    there = all(path.is_file() for path in _files(source, size, cache))
+    there = all(path.is_file() for path in _files(source, size, cache, interpolation))
     return 0 if there else len(source) * size[0] * size[1] * 3
 
 
@@ -206,13 +216,13 @@ def _remove_leftovers(folder: Path, locked: str) -> None:
 
 def _build(
     source: ImageSource, size: tuple[int, int], array: Path, sidecar: Path, on_bad_image: str,
-    progress: Progress | None,
+    progress: Progress | None, interpolation: str,
 ) -> None:  # fmt: skip
     """Decode all images and write both files; the array is renamed last, when all is complete."""
 
     def write(file: IO[bytes]) -> None:
         _check_space(array.parent, len(source) * size[0] * size[1] * 3)
-        meta = _write(source, size, file, on_bad_image, progress)
+        meta = _write(source, size, file, on_bad_image, progress, interpolation)
         write_text(sidecar, json.dumps(meta | {"digest": _digest(meta)}))
 
     try:
@@ -223,7 +233,7 @@ def _build(
 
 def _write(
     source: ImageSource, size: tuple[int, int], file: IO[bytes], on_bad_image: str,
-    progress: Progress | None,
+    progress: Progress | None, interpolation: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Write the array as .npy; returns the content of the sidecar.
 
@@ -236,7 +246,7 @@ def _write(
     kept: list[int] = []
     crcs: list[int] = []
     bad: list[str] = []
-    for index, (pixels, crc) in enumerate(decode(source, size, progress)):
+    for index, (pixels, crc) in enumerate(decode(source, size, progress, interpolation)):
         if pixels is None:
             bad.append(source.name(index))
             continue

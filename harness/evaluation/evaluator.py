@@ -24,6 +24,7 @@ from torch import Tensor
 from harness.core.distributed.collectives import broadcast_from_first
 from harness.core.errors import DataError
 from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
+from harness.core.preprocessing import IMAGENET
 from harness.core.progress import Reporter
 from harness.core.throughput import synchronized_time
 from harness.data.cache_location import CacheLocation, place_images
@@ -128,12 +129,14 @@ def make_evaluator(
     data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool, on_bad_image: str,
     device: torch.device, precision: str, reporter: Reporter,
     protocol: EvaluationProtocol | None = None, image_cache: str = "auto",
+    interpolation: str = IMAGENET.interpolation,
 ) -> Evaluator:  # fmt: skip
     """Decode a data set at a size (H, W), or open what was decoded before.
 
     Args:
         cache: the folder of image caches. image_cache: see `harness/data/cache_location.py`.
         train: whether the training part is needed. on_bad_image: error or skip.
+        interpolation: see `Preprocessing`.
 
     Raises DataError for images that cannot be decoded, or a test part of queries or gallery alone.
     """
@@ -145,8 +148,9 @@ def make_evaluator(
         progress = _lazy_phase(reporter, f"decoding {part} images")
         on_bad: Literal["error", "skip"] = "skip" if on_bad_image == "skip" else "error"
         decoded = build_image_cache(
-            split.images, size, cache, on_bad_image=on_bad, progress=progress
-        )
+            split.images, size, cache, on_bad_image=on_bad, progress=progress,
+            interpolation=interpolation,
+        )  # fmt: skip
         skipped.extend(decoded.bad)
         kept = split if len(decoded) == len(split.images) else split.subset(decoded.kept)
         return kept, decoded
@@ -174,13 +178,17 @@ def make_evaluator(
     )  # fmt: skip
 
 
-def bytes_to_decode(data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool) -> int:
+def bytes_to_decode(
+    data: ReIDData, size: tuple[int, int], cache: Path, *, train: bool, interpolation: str
+) -> int:
     """Disk space that decoding a data set at a size (H, W) will take.
 
     Raises OSError if an image file cannot be found.
     """
     splits = [data.query, without_junk(data.gallery), *([data.train] if train else [])]
-    return sum(bytes_to_build(s.images, size, cache) for s in splits if len(s.images))
+    return sum(
+        bytes_to_build(s.images, size, cache, interpolation) for s in splits if len(s.images)
+    )
 
 
 def without_junk(gallery: Split) -> Split:

@@ -24,7 +24,7 @@ from harness.experiment import cross_domain
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
 from harness.experiment.registration import register
-from harness.experiment.stages import build, named
+from harness.experiment.stages import build, named, preprocessing
 from harness.results import evaluations
 from harness.results.store import Run, Store
 
@@ -151,6 +151,7 @@ def recorded_evaluator(
         precision=recorded_precision(config, device),
         reporter=reporter,
         protocol=protocol,
+        interpolation=preprocessing(OmegaConf.create(config["backbone"])).interpolation,
     )
 
 

@@ -42,6 +42,7 @@ from harness.experiment.stages import (
     build_labeler,
     build_objective,
     load_data,
+    preprocessing,
 )
 from harness.results import tracking
 from harness.results.store import SCHEMA, Run
@@ -153,6 +154,7 @@ class Experiment:
                 protocol=EvaluationProtocol(rerank=bool(config.evaluation.rerank)),
                 reporter=self.reporter,
                 image_cache=str(config.data.cache_location),
+                interpolation=preprocessing(config.backbone).interpolation,
             )
         )
         evaluator.keep_features = bool(config.evaluation.keep_features)

@@ -18,6 +18,9 @@ from harness.core.interfaces import Backbone
 from harness.experiment.stages import Stage, build_backbone
 from harness.results.store import Run, Store, trained_on
 
+#: options of a backbone that give it random weights
+RANDOM = {"weights": "none", "pretrained": False}
+
 
 @dataclass(frozen=True)
 class FinishedNetwork:
@@ -117,7 +120,7 @@ def load_network(run: Run, stage: str) -> Backbone:
             cannot be read.
     """
     state = read_state(weights_of(run, stage))
-    backbone = build_backbone(OmegaConf.create(_backbone_of(run, stage) | {"weights": "none"}))
+    backbone = build_backbone(without_weights(OmegaConf.create(_backbone_of(run, stage))))
     load_weights(backbone, state, run.name)
     return backbone
 
@@ -175,8 +178,7 @@ def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
 
 def without_weights(node: DictConfig) -> DictConfig:
     """The configuration of a backbone with random weights."""
-    if "weights" not in node:  # a backbone without this option
-        return node
-    merged = OmegaConf.merge(node, {"weights": "none"})
+    changes = {key: value for key, value in RANDOM.items() if key in node}
+    merged = OmegaConf.merge(node, changes)
     assert isinstance(merged, DictConfig)
     return merged

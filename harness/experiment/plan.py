@@ -16,7 +16,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.components.backbones import describe_weights
+from harness.components.backbones.weights import describe_weights, is_portable
 from harness.core.errors import ConfigError
 from harness.core.files import shown
 from harness.core.hashing import hexdigest
@@ -31,6 +31,12 @@ from harness.experiment.stages import target_of
 LONGEST_NAME = 100
 #: settings that change where or whether an experiment runs, but not its result
 ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
+#: options added after the first records, where they change nothing: left out of config.json, so
+#: that the same settings keep their hash
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
+    "backbone": {"freeze": [], "ibn": False},
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
         ConfigError: values out of range, parts that cannot be combined, runs or files that do not
             exist.
     """
+    _find_weights_of_runs(config)
     recipe = make_recipe(config)
     for key in ("name", "method.name", "dataset.name"):  # parts of the name of the run's folder
         name = str(OmegaConf.select(config, key) or "")
@@ -100,6 +107,17 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
     return Plan(config, recipe, init, teachers, precision, card, settings, settings_hash(hashed))
 
 
+def _find_weights_of_runs(config: DictConfig) -> None:
+    """Replace `backbone.weights=RUN`, the name of a finished run in the store, by its folder."""
+    store = Path(str(config.store)).expanduser()
+    stages = config.stages if isinstance(config.stages, DictConfig) else {}
+    for key in ("backbone.weights", *(f"stages.{stage}.backbone.weights" for stage in stages)):
+        name = OmegaConf.select(config, key)
+        folder = store / str(name)
+        if name and "/" not in str(name) and not Path(str(name)).exists() and folder.is_dir():
+            OmegaConf.update(config, key, str(folder))
+
+
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """8 hex digits over all settings but the seed: runs that share them are repeats."""
     held = {key: value for key, value in settings.items() if key != "seed"}
@@ -128,7 +146,11 @@ def _portable(
         train = node.get("train") or {}
         if train.pop("micro_batch", None) and not train:  # changes memory, not the result
             del node["train"]
-    if weights != "none" and not weights.startswith("imagenet"):
+        for section, values in NEUTRAL.items():
+            own = node.get(section) or {}
+            for key in [key for key in values if key in own and own[key] == values[key]]:
+                del own[key]
+    if init is not None or not is_portable(str(config.backbone.get("weights", "none"))):
         plain["backbone"]["weights"] = weights
     if teachers:
         plain["teachers"] = {stage: network.described for stage, network in teachers.items()}

@@ -31,7 +31,7 @@ from harness.experiment.part_checks import (
     collect_part_problems,
 )
 from harness.experiment.plan import Plan, make_plan
-from harness.experiment.stages import PLUGS, build_backbone, load_data, target_of
+from harness.experiment.stages import PLUGS, build_backbone, load_data, preprocessing, target_of
 from harness.results import tracking
 from harness.training.compilation import check_compile
 
@@ -128,7 +128,10 @@ def _check_space(plan: Plan, data: ReIDData) -> None:
     cache = cache_folder(plan.config.data.root, plan.config.data.cache_dir)
     store = Path(str(plan.config.store)).expanduser()
     try:
-        decoded = bytes_to_decode(data, size, cache, train=bool(plan.recipe.stages))
+        decoded = bytes_to_decode(
+            data, size, cache, train=bool(plan.recipe.stages),
+            interpolation=preprocessing(plan.config.backbone).interpolation,
+        )  # fmt: skip
     except OSError as error:
         raise DataError(f"An image cannot be read from disk: {error}") from error
     if decoded:

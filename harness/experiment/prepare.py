@@ -31,7 +31,7 @@ from harness.data.releases import shown
 from harness.data.types import Dataset, ReIDData
 from harness.evaluation.evaluator import check_matches, without_junk
 from harness.experiment.compose import compose, quoted
-from harness.experiment.stages import make_dataset, named
+from harness.experiment.stages import make_dataset, named, preprocessing
 
 BAD_SHOWN = 20
 
@@ -203,8 +203,9 @@ def check(data: ReIDData, config: DictConfig, reporter: Reporter) -> dict[str, A
         if len(split.images):
             phase = reporter.phase(f"decoding {name} images")
             bad += build_image_cache(
-                split.images, size, cache, on_bad_image="skip", progress=phase
-            ).bad
+                split.images, size, cache, on_bad_image="skip", progress=phase,
+                interpolation=preprocessing(config.backbone).interpolation,
+            ).bad  # fmt: skip
     if len(junk.images) and not saved.is_file():
         bad += find_bad(junk.images, reporter.phase("decoding junk"))
     if bad and not skips:

@@ -19,15 +19,18 @@ from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
 from harness.experiment.joint_datasets import sections
+from harness.experiment.stages import preprocessing
 from harness.training.optimizers import describe as describe_optimizer
 
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
        "train.micro_batch")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
-ON_CARD = ("arch", "weights", "pooling", "stride_in", "views")
+ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "views", "size",
+           "mean", "std", "interpolation", "checkpointing")  # fmt: skip
 #: usual values of a backbone's other options, which the card does not name
-USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn"}
+USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn", "ibn": False, "freeze": [],
+         "patch_stride": None, "output_stride": None, "drop_path": 0.0}  # fmt: skip
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
@@ -38,7 +41,9 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
     precision: resolved (never `auto`). weights: value of `backbone.weights` → its description.
     """
     backbone: Any = OmegaConf.to_container(config.backbone, resolve=True)
-    network = backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1])
+    kind = str(backbone["_target_"]).rsplit(".", 1)[-1]
+    network = backbone.get("arch") or backbone.get("model") or kind
+    origin = weights[str(backbone.get("weights", "none"))]
     iterations, sampler = config.train.iterations, config.batch.sampler
     per_epoch = "labelled images / batch size" if iterations == "auto" else iterations
     tracks = bool(sections(config.dataset)[0].get("tracks"))
@@ -48,7 +53,8 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
         "augmentation": describe_augmentation(config.images),
         "backbone": network,
         "pooling": backbone.get("pooling"),
-        "weights": weights[str(backbone.get("weights", "none"))],
+        "weights": f"timm {network}" if backbone.get("pretrained") else origin,
+        **preprocessing(config.backbone).lines(),
         "batch": f"{config.batch.identities} x {config.batch.images}"
         + ("" if sampler == "identity" else f", {sampler} sampler"),
         "samples_per_bn": config.batch.samples_per_bn,

@@ -88,9 +88,11 @@ class Train(BaseModel):
 class Optimizer(BaseModel):
     """Optimizer and learning-rate schedule."""
 
-    name: Literal["adam", "sgd"] = _option("the optimizer")
+    name: Literal["adam", "adamw", "sgd"] = _option("the optimizer")
     lr: float = _option("learning rate", gt=0)
-    weight_decay: float = _option("L2 penalty in the gradient", ge=0)
+    weight_decay: float = _option("L2 penalty in the gradient; decoupled in AdamW", ge=0)
+    schedule: Literal["step", "cosine"] = _option("how the rate falls")
+    min_lr: float = _option("the rate after the last epoch of a cosine schedule", ge=0)
     step: Positive = _option("epochs between factors of gamma")
     steps: list[Positive] | None = _option("epochs at which gamma applies, in place of step")
     gamma: float = _option("factor on the learning rate", gt=0)
@@ -98,6 +100,10 @@ class Optimizer(BaseModel):
     warmup_start: Share = _option("factor on the rate at their start")
     momentum: Share = _option("of SGD")
     nesterov: bool = _option("Nesterov momentum, of SGD")
+    layer_decay: float = _option(
+        "factor on the rate from each layer to the one below it", gt=0, le=1
+    )
+    clip: float | None = _option("largest norm of a step's gradients; null: any", gt=0)
     backbone_lr_mult: float = _option("factor on the rate of pretrained layers", ge=0)
     reset_with_labels: bool = _option("start with fresh moments whenever labels are made")
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
 from harness.core.options import check_options
+from harness.core.preprocessing import IMAGENET, Preprocessing
 from harness.data.types import Dataset, ReIDData
 
 # Hydra logs errors that it also raises
@@ -98,6 +99,19 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
 def build_backbone(node: DictConfig) -> Backbone:
     """The network, with its initial weights."""
     return build(node, "backbone")
+
+
+def preprocessing(node: DictConfig) -> Preprocessing:
+    """How images become the input of a backbone, without building it.
+
+    Raises:
+        ConfigError: an option has an impossible value.
+    """
+    found = getattr(target_of(str(node["_target_"]), "backbone"), "preprocessing", IMAGENET)
+    if isinstance(found, Preprocessing):
+        return found
+    options: Any = OmegaConf.to_container(node, resolve=True)
+    return found(**{key: value for key, value in options.items() if not key.startswith("_")})
 
 
 def build_labeler(stage: Stage) -> PseudoLabeler:

@@ -45,7 +45,8 @@ def extract(
 
     def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
-            yield start, normalize(reader.span(start, start + batch), device=device)
+            part = reader.span(start, start + batch)
+            yield start, normalize(part, backbone.preprocessing, device=device)
 
     try:
         with Prefetcher(batches(), device) as prefetched:

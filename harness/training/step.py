@@ -30,6 +30,7 @@ class Step:
     trained: backbone, objective and distiller as one module, for their state.
     batch: B, images of the global batch. samples_per_bn: images per batch-norm group, 0 for B.
     micro_batch: images per micro-batch if the user sets it, or 0: as many as fit.
+    clip: largest norm of the gradients, or None.
     micro_batches: how batches are split; they get smaller when GPU memory is too small.
     """
 
@@ -43,6 +44,7 @@ class Step:
     batch: int
     samples_per_bn: int
     micro_batch: int = 0
+    clip: float | None = None
     micro_batches: MicroBatches = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,10 @@ class Step:
                 problem = str(error)
             self._split(problem, tries)  # outside `except`, whose traceback keeps tensors alive
         self._tried = True
+        if self.clip is not None:
+            self.scaler.unscale_(optimizer)
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.clip)
         self.scaler.step(optimizer)
         self.scaler.update()
         self.objective.update(frozen)

@@ -89,7 +89,7 @@ class Trainer:
         self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
         self.label_schedule = label_schedule(train.label_every, int(train.epochs))
         self.labels: PseudoLabels | None = None
-        self.augment = make_augment(self.config.images)
+        self.augment = make_augment(self.config.images, self.components.backbone.preprocessing)
         self.batch_size = int(batch.identities) * int(batch.images)
         backbone, objective = self.components.backbone, self.components.objective
         distiller = self.components.distiller
@@ -107,6 +107,7 @@ class Trainer:
             *(backbone, objective, distiller, self.trained),
             *(self.device, self.precision, self.scaler),
             *(self.batch_size, int(batch.samples_per_bn), micro_batch),
+            clip=self.config.optimizer.clip,
         )
         self._reset_optimizer()
 
@@ -123,7 +124,8 @@ class Trainer:
             started = time.perf_counter()
             if self.config.optimizer.reset_with_labels and self._labelings(epoch):
                 self._reset_optimizer()
-            lr = learning_rate(self.config.optimizer, epoch - self.first_epoch)
+            epochs = self.last_epoch - self.first_epoch + 1
+            lr = learning_rate(self.config.optimizer, epoch - self.first_epoch, epochs)
             set_rate(self.optimizer, lr)
             row: Row = {"stage": self.name, "epoch": epoch, "lr": lr}
             labels, features = self._label(epoch, row)
@@ -137,9 +139,8 @@ class Trainer:
 
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
-        pretrained = (p for network in networks for p in network.pretrained_parameters())
         settings, parameters = self.config.optimizer, self.trained.parameters()
-        self.optimizer = make_optimizer(settings, parameters, pretrained)
+        self.optimizer = make_optimizer(settings, parameters, networks)
 
     def _labelings(self, epoch: int) -> int:
         """How often the labeler runs before an epoch; 0 keeps the labels of the previous one."""
@@ -321,7 +322,8 @@ class Trainer:
             images = [augmented(source, rows, draw) for draw in draws]
             plain = None
             if distiller is not None and distiller.needs_plain:
-                plain = normalize(source[rows.numpy()], device=self.device)
+                how = self.components.backbone.preprocessing
+                plain = normalize(source[rows.numpy()], how, device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
 

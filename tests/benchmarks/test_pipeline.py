@@ -52,7 +52,7 @@ def test_pipeline_beside_the_dataloader_baseline(
     assert found["candidates"]["baseline"]["workers"] == 0
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["disturbed"] == []
-    assert found["load"]["bounds"] == {"load": 1.0, "spread": 99.0, "error": 0.05}
+    assert found["load"]["bounds"] == {"load": 1.0, "spread": 99.0, "error": 0.1}
     (path,) = (tmp_path / "timings").glob("*.json")
     assert path.name.startswith(f"{what}-") and json.loads(path.read_text()) == found
 

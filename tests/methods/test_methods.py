@@ -107,7 +107,7 @@ def test_buc_as_published() -> None:
     train = config.train
     made = [e for e, n in enumerate(label_schedule(train.label_every, train.epochs)) if n]
     assert made == [0, *range(20, 56, 2)] and train.epochs == 56
-    rates = [learning_rate(config.optimizer, epoch) for epoch in range(56)]
+    rates = [learning_rate(config.optimizer, epoch, 56) for epoch in range(56)]
     np.testing.assert_allclose(rates, [0.1] * 16 + [0.01] * 40, rtol=1e-12)
     assert (config.backbone.last_stride, config.backbone.neck) == (2, "embedding")
     common = compose(["method=buc", "dataset=market1501", "protocol=common"])

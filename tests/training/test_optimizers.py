@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from harness.core.errors import ConfigError
+from harness.core.interfaces import Backbone
 from harness.experiment.compose import compose
 from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
@@ -23,14 +24,15 @@ from harness.training.optimizers import (
 
 #: the defaults of config.yaml, but with round numbers
 USUAL: dict[str, Any] = {
-    "name": "adam", "lr": 1.0, "weight_decay": 0.01, "step": 20, "steps": None, "gamma": 0.1,
+    "name": "adam", "lr": 1.0, "schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None,
+    "steps": None, "weight_decay": 0.01, "step": 20, "gamma": 0.1,
     "warmup": 0, "warmup_start": 0.1, "momentum": 0.9, "nesterov": False,
     "backbone_lr_mult": 1.0, "reset_with_labels": False,
 }  # fmt: skip
 
 
 def rates(epochs: int = 50, **options: Any) -> list[float]:
-    return [learning_rate(USUAL | options, passed) for passed in range(epochs)]
+    return [learning_rate(USUAL | options, passed, epochs) for passed in range(epochs)]
 
 
 # ------------------------------------------------------------------------------------- the rate
@@ -56,16 +58,26 @@ def test_warm_up_is_linear() -> None:
 # -------------------------------------------------------------------------------- the optimizer
 
 
-def network() -> nn.Sequential:
+class Network(Backbone, nn.Sequential):
+    """Two layers, of which the first is pretrained."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.Sequential.forward(self, images)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return [list(self[0].parameters())]
+
+
+def network() -> Network:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    return Network(nn.Linear(3, 2), nn.Linear(2, 1))
 
 
 def trained(settings: dict[str, Any]) -> list[Any]:
     """Parameters after three steps on fixed gradients."""
     net = network()
     net[1].get_parameter("bias").requires_grad_(False)
-    optimizer = make_optimizer(settings, net.parameters(), net[0].parameters())
+    optimizer = make_optimizer(settings, net.parameters(), [net])
     for step in range(3):
         set_rate(optimizer, 0.1 / (step + 1))
         for parameter in net.parameters():
@@ -98,7 +110,7 @@ def test_sgd(trunk: float, nesterov: bool) -> None:
 
 def test_the_default_is_plain_adam() -> None:
     net = network()
-    ours = make_optimizer(USUAL, net.parameters(), net[0].parameters())
+    ours = make_optimizer(USUAL, net.parameters(), [net])
     theirs = torch.optim.Adam(list(net.parameters()), lr=1.0, weight_decay=0.01)
     assert type(ours) is torch.optim.Adam
     assert ours.state_dict() == theirs.state_dict()
@@ -107,7 +119,7 @@ def test_the_default_is_plain_adam() -> None:
 def test_groups_keep_their_factor_through_a_checkpoint() -> None:
     net = network()
     settings = USUAL | {"backbone_lr_mult": 0.1}
-    one, other = (make_optimizer(settings, net.parameters(), net[0].parameters()) for _ in range(2))
+    one, other = (make_optimizer(settings, net.parameters(), [net]) for _ in range(2))
     other.load_state_dict(one.state_dict())
     set_rate(other, 0.5)
     assert [group["lr"] for group in other.param_groups] == pytest.approx([0.05, 0.5])
@@ -154,7 +166,7 @@ def test_options_without_effect_are_on_no_card(mskd: DictConfig) -> None:
 # -------------------------------------------------------------------------------------- refusals
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no such name": ({"name": "adm"}, "optimizer.name=adm must be adam or sgd", "'adam'?"),
+    "no such name": ({"name": "adm"}, "optimizer.name=adm must be adam, adamw or sgd", "'adam'?"),
     "milestones that fall": ({"steps": [40, 20]}, "must be epochs in rising order", "[20,40]"),
     "milestones twice": ({"steps": [20, 20]}, "must be epochs in rising order", ""),
     "a milestone at once": ({"steps": [0]}, "each entry ≥ 1", ""),

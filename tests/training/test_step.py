@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.components.backbones import set_samples_per_bn, small
-from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.reid_net import ReIDNet
 from harness.core import errors
 from harness.core.errors import ConfigError, TrainingError
 from harness.experiment.compose import compose

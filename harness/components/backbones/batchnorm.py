@@ -17,10 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from harness.core.distributed.collectives import all_gather
 from harness.core.distributed.processes import is_distributed
+from harness.core.errors import ConfigError
 
 
-class _Grouped(_BatchNorm):
+class Grouped(_BatchNorm):
+    """Over contiguous groups of `samples` images; a mixin before torch's class."""
+
     samples: int
+
+    def finish(self, normalized: Tensor) -> Tensor:
+        """What the class does after normalizing."""
+        return normalized
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or len(input) <= self.samples:
@@ -28,19 +35,23 @@ class _Grouped(_BatchNorm):
         first, *others = input.split(self.samples)
         w, b = self.weight, self.bias
         rest = (F.batch_norm(part, None, None, w, b, True, 0.0, self.eps) for part in others)
-        return torch.cat([super().forward(first), *rest])
+        return torch.cat([super().forward(first), *map(self.finish, rest)])
 
 
-class GroupedBatchNorm1d(_Grouped, nn.BatchNorm1d):
+class GroupedBatchNorm1d(Grouped, nn.BatchNorm1d):
     """BatchNorm1d over groups of `samples`."""
 
 
-class GroupedBatchNorm2d(_Grouped, nn.BatchNorm2d):
+class GroupedBatchNorm2d(Grouped, nn.BatchNorm2d):
     """BatchNorm2d over groups of `samples`."""
 
 
-class _Synchronized(_BatchNorm):
-    """Over equal shares of a batch in all processes; torch's SyncBatchNorm needs GPUs."""
+class Synchronized(_BatchNorm):
+    """Over equal shares of a batch in all processes; torch's SyncBatchNorm needs GPUs. A mixin."""
+
+    def finish(self, normalized: Tensor) -> Tensor:
+        """What the class does after normalizing."""
+        return normalized
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not is_distributed():
@@ -59,7 +70,8 @@ class _Synchronized(_BatchNorm):
         if self.affine:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
         channels = (1, -1, *(1 for _ in x.shape[2:]))
-        return torch.addcmul(shift.view(channels), x, scale.view(channels)).to(input.dtype)
+        normalized = torch.addcmul(shift.view(channels), x, scale.view(channels))
+        return self.finish(normalized.to(input.dtype))
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor) -> None:
@@ -71,12 +83,24 @@ class _Synchronized(_BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var), share)
 
 
-class SynchronizedBatchNorm1d(_Synchronized, nn.BatchNorm1d):
+class SynchronizedBatchNorm1d(Synchronized, nn.BatchNorm1d):
     """BatchNorm1d over the batches of all processes."""
 
 
-class SynchronizedBatchNorm2d(_Synchronized, nn.BatchNorm2d):
+class SynchronizedBatchNorm2d(Synchronized, nn.BatchNorm2d):
     """BatchNorm2d over the batches of all processes."""
+
+
+#: class of a batch norm → its replacements, over groups and over all processes
+_KINDS: dict[type, tuple[type, type]] = {
+    nn.BatchNorm1d: (GroupedBatchNorm1d, SynchronizedBatchNorm1d),
+    nn.BatchNorm2d: (GroupedBatchNorm2d, SynchronizedBatchNorm2d),
+}
+
+
+def add_kind(kind: type, grouped: type, synchronized: type) -> None:
+    """Make `set_samples_per_bn` know another class of batch norms."""
+    _KINDS[kind] = grouped, synchronized
 
 
 def over_whole_batch(samples: int, batch: int) -> bool:
@@ -88,17 +112,23 @@ def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None
     """Make every batch norm in `module` normalize over `samples` images at a time, in place.
 
     0 means the whole batch, of `batch` images over all processes. State dict keys stay as they are.
+
+    Raises:
+        ConfigError: the network has a batch norm of an unknown class.
     """
-    kinds: tuple[type, type] = (GroupedBatchNorm1d, GroupedBatchNorm2d)
-    if is_distributed() and batch is not None and over_whole_batch(samples, batch):
-        kinds = (SynchronizedBatchNorm1d, SynchronizedBatchNorm2d)
-    elif samples == 0:
+    synchronized = is_distributed() and batch is not None and over_whole_batch(samples, batch)
+    if samples == 0 and not synchronized:
         return
-    replacements = dict(zip((nn.BatchNorm1d, nn.BatchNorm2d), kinds, strict=True))
     for child in module.modules():
-        kind = replacements.get(type(child))  # type: ignore[arg-type]
-        if kind is not None:
+        kinds = _KINDS.get(type(child))
+        if kinds is not None:
             # only the class changes: parameters, buffers, device, precision and mode stay
-            child.__class__ = kind
-            if issubclass(kind, _Grouped):
+            child.__class__ = kinds[synchronized]
+            if not synchronized:
                 child.samples = samples  # type: ignore[assignment]
+        elif isinstance(child, _BatchNorm) and not isinstance(child, Grouped | Synchronized):
+            raise ConfigError(
+                f"batch.samples_per_bn={samples}: the backbone has batch norms of the class "
+                f"{type(child).__name__}, which this option does not know.",
+                "Set batch.samples_per_bn=0 on one device, or choose another backbone.",
+            )

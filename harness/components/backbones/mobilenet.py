@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import nn
 
 from harness.components.backbones.depthwise import speed_up_depthwise
+from harness.components.backbones.freezing import Freeze
 from harness.components.backbones.pooling import Neck, Pooling, ViewNames
-from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.reid_net import ReIDNet
 from harness.components.backbones.weights import Weights, load_weights
 
 #: index in torchvision's `features` of the first block of the last stage (160 channels), the only
@@ -26,6 +27,7 @@ def mobilenet_v2(
         Literal[1, 2], Field(description="of the last stage with a stride; torchvision's is 2")
     ] = 1,
     neck: Neck = "bn",
+    freeze: Freeze = (),
 ) -> ReIDNet:
     """torchvision's MobileNetV2 (Sandler et al., 2018), (B, 3, H, W) → (B, V, 1280).
 
@@ -40,4 +42,4 @@ def mobilenet_v2(
     trunk = nn.Sequential(OrderedDict(features=whole.features))
     load_weights(trunk, weights, "mobilenet_v2")
     speed_up_depthwise(trunk)
-    return ReIDNet(trunk, whole.last_channel, views, pooling, neck)
+    return ReIDNet(trunk, whole.last_channel, views, pooling, neck, freeze)

@@ -26,6 +26,11 @@ ViewNames = Annotated[
 Pooling = Annotated[
     Literal["gem", "avg"], Field(description="generalized mean (GeM) or average, for each view")
 ]
+TokenPooling = Annotated[
+    Literal["gem", "avg", "class_token"],
+    Field(description="of each view: GeM or mean of positions or patch tokens; class_token: of the "
+          "global view the class token, of part views the mean"),
+]  # fmt: skip
 Neck = Annotated[
     Literal["bn", "embedding"], Field(description="batch norm, or BUC's linear layer with one")
 ]
@@ -84,7 +89,9 @@ def batch_norm_neck(channels: int) -> nn.Module:
 
 
 NECKS: dict[str, Callable[[int], nn.Module]] = {"bn": batch_norm_neck, "embedding": EmbeddingNeck}
-POOLINGS: dict[str, type[nn.Module]] = {"gem": GeM, "avg": AveragePool}
+POOLINGS: dict[str, type[nn.Module]] = {
+    "gem": GeM, "avg": AveragePool, "class_token": AveragePool,
+}  # fmt: skip
 
 
 def band(view: str, height: int) -> slice:
@@ -101,7 +108,8 @@ def band(view: str, height: int) -> slice:
 class ViewHeads(nn.Module):
     """One pooling and one neck per view: (B, C, H, W) → (B, V, C), not L2-normalized.
 
-    The view `pooled` is the output of the global view's pooling, without a neck.
+    The view `pooled` is the output of the global view's pooling, without a neck. With the pooling
+    `class_token`, the global view is a transformer's class token (B, C), not a mean of the map.
     """
 
     def __init__(
@@ -114,18 +122,23 @@ class ViewHeads(nn.Module):
         if POOLED in views[:-1]:
             raise ConfigError(f"backbone.views={list(views)}: '{POOLED}' must be the last.")
         self.views = tuple(views)
+        self.class_token = pooling == "class_token"
         self.bands = tuple(view for view in views if view != POOLED)
         self.pools = nn.ModuleList(POOLINGS[pooling]() for _ in self.bands)
         self.necks = nn.ModuleList(NECKS[neck](channels) for _ in self.bands)
 
-    def pooled(self, maps: Tensor) -> Tensor:
+    def pooled(self, maps: Tensor, token: Tensor | None = None) -> Tensor:
         """Pooled features of all bands before the necks, (B, V, C)."""
+        first = token if self.class_token else None
         bands = [maps[:, :, band(view, maps.shape[2])] for view in self.bands]
         pools = zip(self.pools, bands, strict=True)
-        return torch.stack([pool(rows) for pool, rows in pools], dim=1)
+        found = [] if first is None else [first if first.dtype == torch.float64 else first.float()]
+        found += [pool(rows) for pool, rows in list(pools)[len(found) :]]
+        return torch.stack(found, dim=1)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        pooled = self.pooled(maps)
+    def forward(self, maps: Tensor, token: Tensor | None = None) -> Tensor:
+        """Maps, and a class token (B, C) if the pooling needs one."""
+        pooled = self.pooled(maps, token)
         with torch.autocast(maps.device.type, enabled=False):
             views = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
         if self.views[-1] == POOLED:

@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
-from harness.components.backbones.pooling import Neck, Pooling, ViewHeads, ViewNames
+from harness.components.backbones.freezing import Freeze
+from harness.components.backbones.ibn import use_ibn
+from harness.components.backbones.pooling import Neck, Pooling, ViewNames
+from harness.components.backbones.reid_net import ReIDNet
 from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
-from harness.core.interfaces import Backbone
-
-
-class ReIDNet(Backbone):
-    """A convolutional trunk with `ViewHeads` on its last feature map."""
-
-    def __init__(
-        self, trunk: nn.Module, channels: int, views: Sequence[str], pooling: str, neck: str = "bn"
-    ) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.heads = ViewHeads(channels, views, pooling, neck)
-        self.views = self.heads.views
-        self.dim = channels
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.heads(self.trunk(images))
-
-    def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.parameters()
 
 
 def resnet(
@@ -50,6 +32,10 @@ def resnet(
         bool, Field(description="ReLU after the first batch norm; MMT's and CAP's code has none")
     ] = True,
     neck: Neck = "bn",
+    ibn: Annotated[
+        bool, Field(description="instance norm on half the channels (IBN-a); of bottlenecks only")
+    ] = False,
+    freeze: Freeze = (),
 ) -> ReIDNet:
     """A torchvision ResNet, (B, 3, H, W) → (B, V, D) with D = 512 (18, 34) or 2048 (50, 101).
 
@@ -57,9 +43,21 @@ def resnet(
     (He et al., 2016) 1x1. Weights load into either kind, but lose accuracy in the wrong one.
 
     Raises:
-        ConfigError: stride_in=1x1 without bottlenecks. DataError: weights missing or unfit.
+        ConfigError: stride_in=1x1 or ibn without bottlenecks, or ImageNet weights for IBN-a.
+        DataError: weights missing or unfit.
     """
     bottleneck = arch in ("resnet50", "resnet101")
+    if ibn and not bottleneck:
+        raise ConfigError(
+            f"backbone.ibn=true means nothing for {arch}: its blocks are no bottlenecks.",
+            "Set backbone.ibn=false, or use resnet50 or resnet101.",
+        )
+    if ibn and weights == "imagenet":
+        raise ConfigError(
+            "torchvision has no ImageNet weights for ResNets with IBN-a.",
+            "Give a file, or a URL with its sha256, of resnet50_ibn_a from the authors' repository "
+            "IBN-Net: backbone.weights=PATH; or backbone.weights=none.",
+        )
     if stride_in == "1x1" and not bottleneck:
         raise ConfigError(
             f"backbone.stride_in=1x1 means nothing for {arch}: its blocks have no 1x1 convolution.",
@@ -77,5 +75,7 @@ def resnet(
         first = layer[0]
         first.conv1.stride = first.conv2.stride = (1, 1)
         getattr(first, at).stride = first.downsample[0].stride = (stride, stride)
+    if ibn:
+        use_ibn([whole.layer1, whole.layer2, whole.layer3])
     load_weights(trunk, weights, arch)
-    return ReIDNet(trunk, whole.fc.in_features, views, pooling, neck)
+    return ReIDNet(trunk, whole.fc.in_features, views, pooling, neck, freeze)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.backbones.pooling import Pooling, ViewNames
-from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.reid_net import ReIDNet
 from harness.components.backbones.weights import Weights, load_weights
 from harness.core.errors import ConfigError
 

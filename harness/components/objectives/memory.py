@@ -42,7 +42,8 @@ def cluster_means(features: Tensor, labels: Tensor) -> Tensor:
 def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
     """Mean of each label's features, 0 if it has none: (N, V, D), (N,) in 0 … K−1 → (V, K, D)."""
     sums = features.new_zeros(clusters, *features.shape[1:]).index_add_(0, labels, features)
-    counts = torch.bincount(labels, minlength=clusters).clamp(min=1).to(features.dtype)
+    ones = features.new_ones(len(labels))  # torch.bincount would wait for the GPU
+    counts = features.new_zeros(clusters).index_add_(0, labels, ones).clamp_(min=1)
     return (sums / counts[:, None, None]).transpose(0, 1).contiguous()
 
 
@@ -50,7 +51,8 @@ def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) 
     """In place, m_y ← norm(μ m_y + (1 − μ) f) for every sample, one after another in batch order.
 
     Memory (K, D), features (B, D), normalized, labels (B,). There are only as many vector steps as
-    the most frequent label has samples, since different labels update different rows.
+    the most frequent label has samples, since different labels update different rows. On a GPU this
+    number is waited for, once per step and view.
     """
     order = torch.argsort(labels, stable=True)
     counts = torch.unique_consecutive(labels[order], return_counts=True)[1]

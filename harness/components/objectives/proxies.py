@@ -101,8 +101,8 @@ def intra_camera(
 
 def sum_of_camera_means(terms: Tensor, cameras: Tensor) -> Tensor:
     """Mean of the terms (…, B) of each camera's samples (B,), summed over cameras: (…)."""
-    _, camera, count = torch.unique(cameras, return_inverse=True, return_counts=True)
-    return (terms / count[camera]).sum(-1)
+    count = (cameras[:, None] == cameras).sum(1)  # torch.unique would wait for the GPU
+    return (terms / count).sum(-1)
 
 
 def inter_camera(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.components.backbones.pooling import band
-from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.reid_net import ReIDNet
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 from harness.data.augment import normalize
@@ -36,7 +36,7 @@ def shares(network: Backbone, images: np.ndarray) -> dict[str, Tensor]:
             "Activation maps work for the harness's own backbones (resnet, small).",
         )
     device = next(network.parameters()).device
-    maps = network.trunk(normalize(images, device=device)).float()
+    maps = network.trunk(normalize(images, network.preprocessing, device=device)).float()
     found = {}
     for view, pool in zip(network.heads.bands, network.heads.pools, strict=True):
         rows = band(view, maps.shape[2])

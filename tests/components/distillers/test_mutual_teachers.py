@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.components.backbones import small
-from harness.components.backbones.resnet import ReIDNet
+from harness.components.backbones.reid_net import ReIDNet
 from harness.components.distillers import MutualTeachers
 from harness.components.objectives import SoftmaxTriplet
 from harness.components.objectives.classification import soft_cross_entropy, soft_triplet

@@ -1,0 +1,149 @@
+"""Every method's step, augmentation and extraction on pretended CUDA tensors.
+
+torch's FakeTensorMode computes shapes, types and devices without a GPU. An operation between
+devices, or one that waits for a value (`.item()`, a mask as an index), raises an error. A backward
+pass cannot run so: `pytest -m gpu` has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.nn import functional as F
+
+from harness.core.interfaces import Batch
+from harness.data.augment import normalize
+from harness.data.samplers import SAMPLERS
+from harness.training.trainer import Trainer
+from tests.benchmarks.test_methods import stages_of
+
+CUDA = torch.device("cuda:0")
+METHODS = (
+    "buc", "cap", "cluster_contrast", "hhcl", "ice", "ice/aware", "mmt", "mskd", "pplr", "spcl",
+    "strong_baseline",
+)  # fmt: skip
+#: methods whose memory takes in samples one after another, by label: `update` waits for the number
+#: of samples of the most frequent one
+ONE_BY_ONE = ("buc", "cap", "cluster_contrast", "hhcl", "mskd", "spcl")
+
+
+def pretended(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and type on the pretended GPU; call it in a FakeTensorMode."""
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA,
+        requires_grad=tensor.requires_grad,
+    )  # fmt: skip
+
+
+def move(value: Any) -> Any:
+    """A value with all tensors in it moved to the pretended GPU; modules are changed in place."""
+    if isinstance(value, Tensor):
+        return pretended(value)
+    if isinstance(value, list | tuple):
+        moved = [move(one) for one in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    if isinstance(value, dict):
+        return {key: move(one) for key, one in value.items()}
+    if isinstance(value, nn.Module):
+        for module in value.modules():
+            for name, own in list(vars(module).items()):
+                if name == "_parameters":
+                    for key, one in own.items():
+                        if one is not None:
+                            own[key] = nn.Parameter(pretended(one.detach()), one.requires_grad)
+                elif name != "_modules" and not name.endswith("hooks"):
+                    vars(module)[name] = move(own)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: move(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        for name, one in fields.items():
+            object.__setattr__(value, name, one)
+    return value
+
+
+def begun(folder: Path, method: str) -> tuple[Trainer, Tensor]:
+    """A trainer in its first epoch on the CPU, with labels (N,): clusters of K images each."""
+    *_, stage = stages_of(folder, f"method={method}")
+    trainer = stage.trainer
+    features = stage.images.features(trainer.components.backbone)
+    labels = torch.arange(len(features)) // int(trainer.config.batch.images)
+    trainer._start_epoch(0, labels, features)
+    return trainer, labels
+
+
+def batch_on_cuda(trainer: Trainer, labels: Tensor) -> Batch:
+    """A batch as the trainer makes it, from images on the pretended GPU."""
+    settings = trainer.config.batch
+    sampler = SAMPLERS[str(settings.sampler)](
+        labels, trainer.data.cameras, int(settings.identities), int(settings.images),
+        torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    (indices,) = sampler.batches(1)
+    distiller = trainer.components.distiller
+    copies = 1 if distiller is None else distiller.augmentations
+    drawn = [trainer.augment.draw(len(indices), torch.Generator()) for _ in range(copies)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.empty(trainer.data.images.shape, dtype=torch.uint8, device=CUDA)
+        made = [trainer.augment.apply(images, one, indices=indices, device=CUDA) for one in drawn]
+        plain = None
+        if distiller is not None and distiller.needs_plain:
+            plain = normalize(images[: len(indices)], device=CUDA)
+        on_device = indices.to(CUDA)
+        return Batch(made[0], labels.to(CUDA)[on_device], on_device, tuple(made[1:]), plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_stays_on_the_device_and_waits_for_nothing(tmp_path: Path, method: str) -> None:
+    trainer, labels = begun(tmp_path, method)
+    batch = batch_on_cuda(trainer, labels)
+    assert batch.images.device == CUDA
+    objective, distiller = trainer.components.objective, trainer.components.distiller
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        move(trainer.trained)
+        embeddings = trainer.components.backbone(batch.images)
+        loss = objective(embeddings, batch.labels, batch.indices)
+        if distiller is not None:
+            loss = loss + distiller(embeddings, batch, objective)
+        assert loss.device == CUDA and loss.shape == ()
+        if distiller is not None:
+            distiller.step(trainer.components.backbone, objective)
+        if method in ONE_BY_ONE:
+            with pytest.raises(DynamicOutputShapeException, match="unique"):
+                objective.update()
+        else:
+            objective.update()
+
+
+@pytest.mark.parametrize("network", ["small", "resnet50_views", "mobilenet_v2"])
+def test_features_stay_on_the_device(tmp_path: Path, network: str) -> None:
+    from harness.experiment.compose import compose
+    from harness.experiment.stages import build_backbone
+
+    config = compose(["method=mskd", f"backbone={network}", "backbone.weights=none"])
+    backbone = build_backbone(config.backbone).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        move(backbone)
+        images = torch.empty(4, 64, 32, 3, dtype=torch.uint8, device=CUDA)
+        features = F.normalize(backbone(normalize(images, device=CUDA)).float(), dim=-1)
+        assert features.shape == (4, len(backbone.views), backbone.dim)
+        assert features.device == CUDA
+
+
+def test_mixed_devices_and_waiting_are_found() -> None:
+    """What the tests above rely on."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there, here = torch.empty(3, device=CUDA), torch.empty(3)
+        with pytest.raises(RuntimeError, match="device"):
+            there + here
+        for wait in (lambda: there.sum().item(), lambda: bool(there.any())):
+            with pytest.raises(DataDependentOutputException):
+                wait()
