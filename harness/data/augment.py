@@ -11,7 +11,7 @@ On the CPU, a compiled loop crops, normalizes and erases each image in one pass
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import ModuleType
 
@@ -58,8 +58,7 @@ class AugmentParameters:
 
     def __getitem__(self, rows: slice) -> AugmentParameters:
         """The parameters of some images of the batch."""
-        tensors = (getattr(self, name)[rows] for name in TENSORS)
-        return AugmentParameters(*tensors, self.blurs, self.crops)
+        return replace(self, **{name: getattr(self, name)[rows] for name in TENSORS})
 
 
 TENSORS = ("flip", "corner", "erase", "blur", "random_crop")
