@@ -29,7 +29,9 @@ TINY = (
 def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a tiny experiment with data and records under `folder`."""
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
-    return [*TINY, *places, *overrides]
+    own = any(word.startswith("backbone=") for word in overrides)
+    usual = [word for word in TINY if not (own and word.startswith("backbone."))]
+    return [*usual, *places, *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:

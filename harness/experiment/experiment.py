@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from harness.components.backbones import set_samples_per_bn
+from harness.components.backbones.batchnorm import has_batch_norm, set_samples_per_bn
 from harness.core.distributed import collectives, processes
 from harness.core.environment import environment
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError, DataError, say_once
 from harness.core.hashing import settings_digest
 from harness.core.interfaces import Backbone, UnlabelledSet, as_cameras
 from harness.core.metrics import METRICS
@@ -178,6 +178,11 @@ class Experiment:
         batch = config.batch
         images = int(batch.identities) * int(batch.images)
         set_samples_per_bn(backbone, int(batch.samples_per_bn), images)
+        if batch.samples_per_bn and not has_batch_norm(getattr(backbone, "trunk", backbone)):
+            say_once(
+                "below its neck, the backbone has no batch norm: batch.samples_per_bn matters for "
+                "the neck alone"
+            )
         return backbone.to(self.device).to(memory_format=torch.channels_last)
 
     def _teacher(self, stage: Stage) -> Backbone | None:

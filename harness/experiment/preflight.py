@@ -136,7 +136,8 @@ def _check_space(plan: Plan, data: ReIDData) -> None:
         raise DataError(f"An image cannot be read from disk: {error}") from error
     if decoded:
         check_writable(cache)
-    backbone = build_backbone(without_weights(plan.config.backbone))
+    with torch.device("meta"):  # large networks take seconds to fill with random weights
+        backbone = build_backbone(without_weights(plan.config.backbone))
     network = sum(tensor.nbytes for tensor in backbone.state_dict().values())
     stages = max(1, len(plan.recipe.stages))
     # while a checkpoint is written, two others are kept

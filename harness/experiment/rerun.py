@@ -21,7 +21,7 @@ from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import plugin_names, sections, settings
-from harness.experiment.plan import make_plan
+from harness.experiment.plan import NEUTRAL, make_plan
 from harness.experiment.registration import register
 from harness.experiment.run import run_experiment
 from harness.results.run_status import state
@@ -100,6 +100,7 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
     """
     config = run.complete_config()
     teachers = dict(config.pop("teachers", {}))
+    config["optimizer"] = NEUTRAL["optimizer"] | config["optimizer"]
     config["evaluation"]["keep_features"] = False
     config["train"]["micro_batch"] = "auto"
     root = str(given.get("data.root") or os.environ.get("HARNESS_DATA", "data"))

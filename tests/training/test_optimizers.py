@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from harness.core.interfaces import Backbone
 from harness.experiment.compose import compose
 from harness.experiment.plan import make_plan
 from harness.experiment.recipe import make_recipe
+from harness.experiment.run import run_experiment
 from harness.training.optimizers import (
     check_optimizer,
     describe,
@@ -21,6 +23,8 @@ from harness.training.optimizers import (
     make_optimizer,
     set_rate,
 )
+from harness.training.step import Step
+from tests.tiny import tiny_config
 
 #: the defaults of config.yaml, but with round numbers
 USUAL: dict[str, Any] = {
@@ -53,6 +57,14 @@ def test_warm_up_is_linear() -> None:
     assert found[4:] == rates()[4:]
     # warm-up continues after a milestone
     assert rates(5, warmup=4, warmup_start=0.0, steps=[2])[3] == pytest.approx(0.075)
+
+
+def test_a_cosine_falls_to_the_lowest_rate_after_the_last_epoch() -> None:
+    found = rates(8, schedule="cosine", min_lr=0.2, warmup=2, warmup_start=0.5)
+    t = torch.arange(6, dtype=torch.float64) / 6
+    expected = [0.5, 0.75, *(0.2 + 0.8 * (1 + torch.cos(torch.pi * t)) / 2).tolist()]
+    assert found == pytest.approx(expected)
+    assert learning_rate(USUAL | {"schedule": "cosine", "min_lr": 0.2}, 8, 8) == pytest.approx(0.2)
 
 
 # -------------------------------------------------------------------------------- the optimizer
@@ -108,6 +120,76 @@ def test_sgd(trunk: float, nesterov: bool) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+class Deep(Backbone, nn.Sequential):
+    """Three pretrained layers and a head."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.Sequential.forward(self, images)
+
+    def layers(self) -> list[list[nn.Parameter]]:
+        return [list(layer.parameters()) for layer in list(self.children())[:3]]
+
+
+def test_the_rate_decays_from_layer_to_layer() -> None:
+    net = Deep(*(nn.Linear(2, 2) for _ in range(4)))
+    net[0].get_parameter("bias").requires_grad_(False)
+    settings = USUAL | {"name": "adamw", "layer_decay": 0.5, "backbone_lr_mult": 0.4}
+    optimizer = make_optimizer(settings, net.parameters(), [net])
+    assert type(optimizer) is torch.optim.AdamW
+    set_rate(optimizer, 2.0)
+    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    found = [rate[id(layer.weight)] for layer in net.children()]
+    assert found == pytest.approx([2 * 0.4 / 8, 2 * 0.4 / 4, 2 * 0.4 / 2, 2.0])
+    assert len(rate) == 7
+
+
+def test_adamw_decays_weights_apart_from_the_gradient() -> None:
+    found = trained(USUAL | {"name": "adamw"})
+    net = network()
+    net[1].get_parameter("bias").requires_grad_(False)
+    theirs = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], 1.0,
+                               weight_decay=0.01)  # fmt: skip
+    for step in range(3):
+        for group in theirs.param_groups:
+            group["lr"] = 0.1 / (step + 1)
+        for parameter in net.parameters():
+            parameter.grad = torch.full_like(parameter, step + 1.0)
+        theirs.step()
+    for ours, expected in zip(found, net.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected.detach())
+
+
+@pytest.mark.parametrize("clip", [0.01, 1e6])
+def test_clipping(clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of a step are scaled to the largest norm that is allowed, and only if above it."""
+    norms = []
+    original = Step._gradients
+
+    def spied(self: Step, *arguments: Any) -> torch.Tensor:
+        loss = original(self, *arguments)
+        norms.append(norm(self))
+        return loss
+
+    def norm(step: Step) -> float:
+        grads = [p.grad for p in step.trained.parameters() if p.grad is not None]
+        return float(torch.stack([g.norm() for g in grads]).norm())
+
+    after = []
+    step_of = torch.optim.Adam.step
+
+    def stepped(self: torch.optim.Adam, *arguments: Any) -> Any:
+        grads = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
+        after.append(float(torch.stack([g.norm() for g in grads]).norm()))
+        return step_of(self, *arguments)
+
+    monkeypatch.setattr(Step, "_gradients", spied)
+    monkeypatch.setattr(torch.optim.Adam, "step", stepped)
+    overrides = ("method=cluster_contrast", f"optimizer.clip={clip}", "train.epochs=1")
+    run = run_experiment(tiny_config(tmp_path, *overrides))
+    assert after == pytest.approx([min(one, clip) for one in norms], rel=1e-4) and after
+    assert f"clipped to norm {clip:g}" in run.record["protocol"]["optimizer"]
+
+
 def test_the_default_is_plain_adam() -> None:
     net = network()
     ours = make_optimizer(USUAL, net.parameters(), [net])
@@ -136,7 +218,7 @@ def mskd() -> DictConfig:
 
 OTHER: dict[str, Any] = {
     "name": "sgd", "warmup": 10, "steps": [20, 40], "reset_with_labels": True,
-    "backbone_lr_mult": 0.1,
+    "backbone_lr_mult": 0.1, "schedule": "cosine", "layer_decay": 0.7, "clip": 1.0,
 }  # fmt: skip
 
 
@@ -181,6 +263,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a fall for a rise": ({"warmup_start": 2}, "warmup_start=2 is out of range", ""),
     "half a warm-up": ({"warmup": 0.5}, "optimizer.warmup=0.5 must be a whole number", ""),
     "an unlearning trunk": ({"backbone_lr_mult": -1}, "backbone_lr_mult=-1 is out of range", ""),
+    "two schedules": ({"schedule": "cosine", "steps": [3]}, "no effect on a cosine schedule", ""),
+    "no cosine": ({"min_lr": 0.1}, "min_lr=0.1 is for a cosine schedule", "schedule=cosine"),
+    "AdamW's momentum": (
+        {"name": "adamw", "momentum": 0.5}, "momentum=0.5 has no effect on AdamW", "name=sgd",
+    ),
+    "growth": ({"layer_decay": 1.5}, "layer_decay=1.5 is out of range", ""),
+    "nothing left": ({"clip": 0}, "clip=0 is out of range", ""),
     "maybe": ({"reset_with_labels": 1}, "optimizer.reset_with_labels=1 must be true or false", ""),
 }  # fmt: skip
 
@@ -200,4 +289,4 @@ def test_refused_with_cause_and_hint(mskd: DictConfig, case: str, where: str) ->
 
 def test_valid_settings_pass() -> None:
     check_optimizer(USUAL)
-    check_optimizer(USUAL | OTHER | {"nesterov": True})
+    check_optimizer(USUAL | OTHER | {"nesterov": True, "steps": None})

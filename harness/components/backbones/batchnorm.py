@@ -108,6 +108,11 @@ def over_whole_batch(samples: int, batch: int) -> bool:
     return samples == 0 or samples >= batch
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether a network normalizes over batches."""
+    return any(isinstance(child, _BatchNorm) for child in module.modules())
+
+
 def set_samples_per_bn(module: nn.Module, samples: int, batch: int | None = None) -> None:
     """Make every batch norm in `module` normalize over `samples` images at a time, in place.
 

@@ -35,11 +35,11 @@ class ReIDNet(Backbone):
         self._frozen = tuple(freeze_parts(self.model, freeze))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.heads(self.trunk(images))
+        return self.heads(*self.map_and_token(images))
 
-    def maps(self, images: Tensor) -> Tensor:
-        """The last feature map (B, C, h, w), which the views pool."""
-        return self.trunk(images)
+    def map_and_token(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The last feature map (B, C, h, w), which the views pool, and a class token (B, C)."""
+        return self.trunk(images), None
 
     @property
     def model(self) -> nn.Module:

@@ -52,11 +52,9 @@ class TimmNet(ReIDNet):
 
     trunk: TimmTrunk
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.heads(*self.trunk(images))
-
-    def maps(self, images: Tensor) -> Tensor:
-        return self.trunk(images)[0]
+    def map_and_token(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        found: tuple[Tensor, Tensor | None] = self.trunk(images)
+        return found
 
     @property
     def model(self) -> nn.Module:

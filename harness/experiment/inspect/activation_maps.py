@@ -5,15 +5,19 @@ Position s contributes the share x_c(s)^p / Σ x_c^p to channel c, and channel c
 g_c² / ‖g‖² to the squared norm of g. The map is h(s) = Σ_c g_c² / ‖g‖² · x_c(s)^p / Σ_s x_c(s)^p,
 which sums to 1 over the view's positions. It needs neither labels nor gradients, and describes the
 feature before the neck, which rescales channels.
+
+For p = 1 this is ⟨x(s), g⟩ / Σ ⟨x(s), g⟩. The patch tokens of transformers have either sign, so
+positions against the feature count as 0. Where the feature is a class token, which is no mean of
+patch tokens, the map shows which of them agree with it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.components.backbones.pooling import band
+from harness.components.backbones.pooling import GeM, band
 from harness.components.backbones.reid_net import ReIDNet
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
@@ -33,19 +37,30 @@ def shares(network: Backbone, images: np.ndarray) -> dict[str, Tensor]:
     if not isinstance(network, ReIDNet):
         raise ConfigError(
             f"{type(network).__name__} has no feature map that is pooled by views.",
-            "Activation maps work for the harness's own backbones (resnet, small).",
+            "Activation maps work for the harness's own backbones (harness list backbones).",
         )
     device = next(network.parameters()).device
-    maps = network.trunk(normalize(images, network.preprocessing, device=device)).float()
+    inputs = normalize(images, network.preprocessing, device=device)
+    maps, token = network.map_and_token(inputs)
+    maps, pooled = maps.float(), network.heads.pooled(maps, token)
     found = {}
-    for view, pool in zip(network.heads.bands, network.heads.pools, strict=True):
+    for place, (view, pool) in enumerate(
+        zip(network.heads.bands, network.heads.pools, strict=True)
+    ):
         rows = band(view, maps.shape[2])
-        p = float(getattr(pool, "p", 1.0))
-        powers = maps[:, :, rows].clamp(min=float(getattr(pool, "eps", 0.0))).pow(p)
-        pooled = powers.mean(dim=(2, 3)).pow(2 / p)  # squared
-        weights = pooled / pooled.sum(1, keepdim=True).clamp(min=1e-12)
-        positions = powers / powers.sum(dim=(2, 3), keepdim=True).clamp(min=1e-12)
         whole = maps.new_zeros(len(maps), *maps.shape[2:])
-        whole[:, rows] = (weights[:, :, None, None] * positions).sum(1)
+        whole[:, rows] = _shares(maps[:, :, rows], pooled[:, place], pool)
         found[view] = whole.cpu()
     return found
+
+
+def _shares(maps: Tensor, pooled: Tensor, pool: nn.Module) -> Tensor:
+    """Shares (N, h, w) of the positions of maps (N, C, h, w) in pooled features (N, C)."""
+    if isinstance(pool, GeM):
+        powers = maps.clamp(min=pool.eps).pow(pool.p)
+        weights = pooled.square()[:, :, None, None]
+        positions = powers / powers.sum(dim=(2, 3), keepdim=True).clamp(min=1e-12)
+        parts = (weights * positions).sum(1)
+    else:
+        parts = (maps * pooled[:, :, None, None]).sum(1).clamp(min=0.0)
+    return parts / parts.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.components.backbones import resnet, small
+from harness.components.backbones import resnet, small, timm_model
 from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
@@ -47,6 +47,24 @@ def test_shares_are_of_the_squared_feature(pooling: Any) -> None:
             there = maps[0, c, rows].clamp(min=1e-6 if pooling == "gem" else 0) ** p
             total += squared * float(there[0, x] / there.sum().clamp(min=1e-12))
         assert float(places[0, y, x]) == pytest.approx(total, rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "class_token"])
+def test_shares_of_patch_tokens(pooling: Any) -> None:
+    """Of transformers, whose tokens have either sign."""
+    torch.manual_seed(0)
+    views: Any = ("global", "upper")
+    network = timm_model("test_vit", (96, 64), pooling=pooling, views=views).eval()
+    images = pictures(3, (96, 64))
+    found = shares(network, images)
+    with torch.no_grad():
+        maps, token = network.map_and_token(normalize(images, network.preprocessing))
+    feature = token if pooling == "class_token" else maps.mean((2, 3))
+    assert feature is not None and (maps < 0).any()
+    agreement = torch.einsum("nchw,nc->nhw", maps, feature).clamp(min=0)
+    expected = agreement / agreement.sum((1, 2), keepdim=True)
+    torch.testing.assert_close(found["global"], expected, rtol=1e-4, atol=1e-6)
+    assert found["global"].shape == (3, 6, 4) and (found["upper"][:, 3:] == 0).all()
 
 
 def test_pooled_is_no_region() -> None:
