@@ -17,7 +17,7 @@ from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.training.extraction import extract
 from tests.core.distributed.together import labels_of, run_cells, the_run, together
-from tests.experiment.distributed_runs import CELLS, assert_alike
+from tests.experiment.distributed_runs import CELLS, ONE_EPOCH, assert_alike
 from tests.tiny import tiny, tiny_config
 
 WHOLE = ("method=ice", "train.epochs=1")  # statistics over the whole batch, images in any order
@@ -30,7 +30,19 @@ MORE = {
     "classifier": ("method=strong_baseline", "batch.samples_per_bn=8"),
     "oracle": (*CELLS["cluster contrast"], "selection=oracle", "evaluation.every=1"),
     "untrained": ("method=direct_transfer",),
-}
+    **{
+        f"timm {model} {samples}": (
+            "method=cluster_contrast", "backbone=timm", f"backbone.model={model}",
+            "images.height=64", "images.width=32", f"batch.samples_per_bn={samples}", *ONE_EPOCH,
+            # keys' biases have a gradient of 0 but for rounding, whose sign Adam would follow
+            "optimizer.name=sgd", "optimizer.lr=0.001",
+        )
+        for model, samples in (
+            ("test_vit", 4), ("test_resnet", 4), ("test_efficientnet", 4), ("test_efficientnet", 0),
+            ("test_convnext", 0),
+        )
+    },
+}  # fmt: skip
 
 
 def _both(tmp_path: Path, cells: dict[str, tuple[str, ...]], count: int = 2) -> None:
