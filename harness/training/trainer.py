@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
 from harness.core.distributed.processes import is_distributed
-from harness.core.errors import TrainingError
+from harness.core.errors import TrainingError, say_once
 from harness.core.interfaces import (
     Backbone,
     Batch,
@@ -46,6 +46,8 @@ from harness.training.step import Step
 
 Row = dict[str, Any]
 COUNTS = ("clusters", "outliers")
+#: share of the processor that other work may take before a run on the CPU is told to use less of it
+BUSY = 0.25
 _KEPT = "The last checkpoint, if there is one, is kept."
 
 
@@ -260,6 +262,11 @@ class Trainer:
         others = None if is_distributed() else load.read()  # other processes of the run are no load
         if others is not None:
             row["cpu_share"] = round(1.0 - others.total, 3)
+            if self.device.type == "cpu" and others.total > BUSY and torch.get_num_threads() > 1:
+                say_once(
+                    f"other work takes {others.total:.0%} of the processor; threads=1 is faster "
+                    "then, because threads of one convolution wait for each other"
+                )
 
     def _iterations(self, labels: Tensor, frozen: bool) -> int:
         settings = self.config.train

@@ -13,6 +13,7 @@ from harness.components.distillers import MeanTeacher
 from harness.components.labelers import JaccardDBSCAN
 from harness.components.objectives import HybridMemory
 from harness.core.interfaces import PseudoLabels
+from harness.core.load import Load, LoadMeter
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from harness.training.extraction import extract
@@ -75,6 +76,22 @@ def test_interrupted_and_resumed(
         assert (ours["loss"], ours["clusters"]) == (theirs["loss"], theirs["clusters"])
     a, b = _weights(whole), _weights(resumed)
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
+
+
+@pytest.mark.parametrize(("others", "threads", "told"), [(0.4, 2, True), (0.4, 1, False),
+                                                         (0.1, 2, False)])  # fmt: skip
+def test_a_busy_processor_is_recorded_and_told(
+    others: float, threads: int, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("harness.core.errors._noticed", set())
+    monkeypatch.setattr(LoadMeter, "read", lambda self: Load(others, 0.05))
+    run = run_experiment(
+        tiny_config(tmp_path, "method=cluster_contrast", "train.epochs=1", f"threads={threads}")
+    )
+    assert run.history()[0]["cpu_share"] == pytest.approx(0.95 - others)
+    assert run.record["stages"]["train"]["cpu_share"] == pytest.approx(0.95 - others)
+    assert ("takes 45% of the processor; threads=1 is faster" in capsys.readouterr().err) == told
 
 
 def test_a_reset_optimizer_has_no_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
