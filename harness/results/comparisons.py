@@ -34,6 +34,7 @@ class Comparison:
         the columns of `summarize`, and `COSTS`, missing where nothing was measured.
     unlike: how the data differ from the published data set of this name; '' if they do not.
     costs: of the methods, if `harness bench methods` has measured them.
+    shares_name: whether another table has a protocol of the same name, with other settings.
     """
 
     dataset: str
@@ -43,11 +44,20 @@ class Comparison:
     store: Path
     unlike: str = ""
     costs: MeasuredCosts | None = None
+    shares_name: bool = False
 
     @property
     def title(self) -> str:
         data = f"{self.dataset} (data {self.data})" if self.data else self.dataset
         return f"{data}{', not as published' * bool(self.unlike)}, protocol {self.card['name']}"
+
+    @property
+    def unique_title(self) -> str:
+        """The title, with what tells protocols of the same name apart."""
+        if not self.shares_name:
+            return self.title
+        told = filter(None, [self.card.get("backbone"), self.card["hash"]])
+        return f"{self.title} ({', '.join(told)})"
 
     @property
     def warning(self) -> str:
@@ -114,6 +124,7 @@ def comparisons(
     tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
+    hashes = runs.groupby(["dataset", "protocol"])["protocol_hash"].nunique()
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         costs = measured_costs(store, str(name), cards[protocol])
@@ -121,7 +132,8 @@ def comparisons(
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
-        yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs)
+        shared = bool(hashes[name, cards[protocol]["name"]] > 1)
+        yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs, shared)
 
 
 def selected(

@@ -128,7 +128,7 @@ def leaderboard(comparison: Comparison) -> Table:
         costs.note if costs else "", comparison.sources,
     ]  # fmt: skip
     return Table(
-        comparison.title, tuple(columns), tuple(body), tuple(rows["name"]),
+        comparison.unique_title, tuple(columns), tuple(body), tuple(rows["name"]),
         tuple(filter(None, notes)), comparison.dataset, str(comparison.card["name"]),
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
         body.append((Cell(pair.a), Cell(pair.b), value, number(d.low), number(d.high), p, seeds))
     notes = (_explained(pairs), comparison.warning, comparison.caption)
     return Table(
-        f"{METRICS[pairs[0].metric].label} on {comparison.title}", columns, tuple(body),
+        f"{METRICS[pairs[0].metric].label} on {comparison.unique_title}", columns, tuple(body),
         ("",) * len(body), tuple(filter(None, notes)), comparison.dataset,
         str(comparison.card["name"]), "compare",
     )  # fmt: skip

@@ -55,6 +55,17 @@ def test_one_seed_has_no_deviation(tmp_path: Path) -> None:
     assert "| 70.0 | 90.0 |" in markdown(only)
 
 
+def test_protocols_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    write(tmp_path, "a", record(train=70.0))
+    other = {"input": "128x64", "backbone": "small"}
+    write(tmp_path, "b", record(train=60.0, card=other))
+    titles = sorted(leaderboard(found).title for found in comparisons(tmp_path))
+    assert titles == sorted([
+        f"market1501, protocol common ({CARD['hash']})",
+        f"market1501, protocol common (small, {card(**other)['hash']})",
+    ])  # fmt: skip
+
+
 def test_rows_are_sorted_by_map(tmp_path: Path) -> None:
     write(tmp_path, "a", record("high", train=80.0))
     write(tmp_path, "b", record("low", initial=2.0))
