@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
     print(f"input       (B, 3, {height}, {width}), normalized as the file's metadata say")
     print(f"output      (B, {len(made.model.views)}, {made.model.dim}): {views}")
     print(f"difference  {made.difference:.1e} at most, from the run's network on {IMAGES} images")
-    print(f"written     {path} ({len(made.content) / 1e6:.1f} MB)")
+    print(f"written     {path} ({len(made.content) / 1e6:,.2f} MB)")

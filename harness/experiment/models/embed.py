@@ -103,10 +103,8 @@ def embed_to_file(
     """
     if on_bad_image not in ("error", "skip"):
         raise ConfigError(f"on_bad_image={on_bad_image} is unknown.", "Use error or skip.")
-    if not 1 <= batch <= 65536:
-        raise ConfigError(f"--batch {batch} is not from 1 to 65536.", "The default is 128.")
     started = time.perf_counter()
-    model.count_views(views)
+    chunk_size(batch), model.count_views(views)  # before any work
     part = target.with_name(f"{target.name}.part")
     with reporter or Reporter() as shown:
         if on_bad_image == "error":

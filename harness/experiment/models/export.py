@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ OPSET = 20
 TOLERANCE = 1e-3
 IMAGES = 64  # random ones, to compare with
 CPU = torch.device("cpu")
+#: of the extra `export`; without them ONNX cannot be written
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,16 @@ def export_run(
     if target.is_dir() or (target.exists() and not force):
         kind = "is a folder" if target.is_dir() else "exists"
         raise ConfigError(f"{target} {kind}.", "Add --force to overwrite it, or use --output.")
+    check_packages(style)  # before the network is loaded
     exported = export_model(model_of_run(found, name, CPU, "fp32"), style)
     write_atomically(target, lambda file: file.write(exported.content))
     return target, exported
+
+
+def check_packages(style: str) -> None:
+    """Raise a ConfigError if a package that a format needs is not installed."""
+    for package in PACKAGES if style == "onnx" else ():
+        import_extra(package)
 
 
 def _find(run: str, stage: str | None, store: str | Path) -> tuple[Run, str]:
@@ -107,13 +117,12 @@ def export_model(model: Model, style: str) -> Exported:
     write: Callable[[UnitFeatures, Tensor, Description], bytes]
     read: Callable[[bytes], tuple[Backbone, Description]]
     if style == "onnx":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            import_extra(package)
         write, read = _onnx, lambda content: read_onnx(content, "the exported file", CPU)
     elif style == "torchscript":
         write, read = _torchscript, lambda c: read_torchscript(c, "the exported file", CPU)
     else:
         write, read = _safetensors, lambda c: read_safetensors(c, "the exported file")
+    check_packages(style)
     network = UnitFeatures(model.network).eval()
     images = _random_images(model)
     try:
@@ -181,7 +190,17 @@ def _torchscript(network: UnitFeatures, images: Tensor, description: Description
     with quiet_torchscript():
         traced = torch.jit.trace(network, images, check_trace=False)
         torch.jit.save(traced, buffer, _extra_files={EXTRA_FILE: description.to_json()})
-    return buffer.getvalue()
+    return _without_debug_info(buffer)
+
+
+def _without_debug_info(buffer: IO[bytes]) -> bytes:
+    """A TorchScript archive without stack traces, which hold paths of this machine."""
+    lean = io.BytesIO()
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(lean, "w") as new:
+        for member in old.infolist():
+            if not member.filename.endswith(".debug_pkl"):
+                new.writestr(member, old.read(member))
+    return lean.getvalue()
 
 
 def _safetensors(network: UnitFeatures, _: Tensor, description: Description) -> bytes:
@@ -251,12 +270,16 @@ def add_to_zoo(
         protocol=description.protocol,
         method=description.method,
         seed=description.seed,
-        mAP=metrics.get("mAP"),
-        rank1=metrics.get("rank1"),
+        mAP=_rounded(metrics.get("mAP")),
+        rank1=_rounded(metrics.get("rank1")),
         terms=(terms or f"the terms of {dataset} apply (datasets/{dataset}/README.md)").strip(),
     )
     zoo.add(name, entry, exported.content, file, known.path)
     return name, entry, file
+
+
+def _rounded(percent: float | None) -> float | None:
+    return None if percent is None else round(percent, 2)
 
 
 def _backbone_name(description: Description) -> str:

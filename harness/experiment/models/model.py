@@ -142,8 +142,6 @@ class Model:
         Raises:
             HarnessError: features are not finite.
         """
-        if not 1 <= batch <= 65536:
-            raise ConfigError(f"batch={batch} is not from 1 to 65536.", "The default is 128.")
         if pixels.shape[1:] != (*self.size, 3) or pixels.dtype != np.uint8:
             raise DataError(
                 f"The images are {pixels.dtype} of shape {pixels.shape}, not (N, {self.size[0]}, "
@@ -166,8 +164,14 @@ class Model:
 
 
 def chunk_size(batch: int) -> int:
-    """Images that are decoded at once: about `CHUNK`, in whole batches."""
-    return batch * max(1, CHUNK // max(1, batch))
+    """Images that are decoded at once: about `CHUNK`, in whole batches.
+
+    Raises:
+        ConfigError: an impossible batch.
+    """
+    if not 1 <= batch <= 65536:
+        raise ConfigError(f"A batch of {batch} images is impossible.", f"The default is {BATCH}.")
+    return batch * max(1, CHUNK // batch)
 
 
 def cannot_decode(names: list[str], total: int, hint: str) -> DataError:

@@ -78,7 +78,7 @@ class Entry(BaseModel):
             )
         return (
             f"{self.method} on {self.dataset}, {self.backbone}, {self.protocol}, seed {self.seed}: "
-            f"{tested}; {self.size / 1e6:.1f} MB; {self.terms}"
+            f"{tested}; {self.size / 1e6:,.2f} MB; {self.terms}"
         )
 
 
