@@ -47,7 +47,7 @@ def test_forms_of_images(model: Model, people: Path) -> None:
     opened = [Image.open(path) for path in paths]
     arrays = np.stack([np.asarray(image.convert("RGB")) for image in opened])
     for images in (list(map(str, paths)), opened, list(arrays), arrays, (p for p in paths)):
-        np.testing.assert_array_equal(model.embed(images), expected)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(model.embed(images), expected)
     for image in (paths[1], str(paths[1]), opened[1], arrays[1]):
         np.testing.assert_allclose(model.embed(image), expected[1:2], atol=1e-6)
     np.testing.assert_allclose(model.embed(paths, batch=3), expected, atol=1e-6)
@@ -77,7 +77,7 @@ def test_what_is_no_image(model: Model, people: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_model(run: Run, people: Path, tmp_path: Path) -> None:
-    store = {"store": run.folder.parent, "device": "cpu"}
+    store: dict[str, Any] = {"store": run.folder.parent, "device": "cpu"}
     assert harness.load_model(run.name[:12], **store).digest == load_model(run.folder).digest
     unfinished = tmp_path / "runs" / "unfinished"
     unfinished.mkdir(parents=True)
