@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
@@ -19,6 +19,8 @@ from harness.results.store import Run, trained_on
 #: the key of the description in a file's metadata
 KEY = "harness"
 EXPORT_AGAIN = "Export it again: harness export RUN."
+#: pixels; no network is used with more
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class Description(BaseModel):
@@ -28,6 +30,7 @@ class Description(BaseModel):
     views: names of its V views, the global one first. dim: features per view.
     backbone: configuration from which the network is built again, without weights.
     precision: in which the run trained and tested it.
+    checksum: digest of the weights, in safetensors files only.
     record: digest of the run's record. protocol: name and hash of its protocol card.
     """
 
@@ -36,7 +39,7 @@ class Description(BaseModel):
     format: Literal[1] = 1
     run: str
     stage: str
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
     preprocessing: dict[str, Any]
     views: tuple[str, ...] = Field(min_length=1)
     dim: PositiveInt
@@ -48,6 +51,7 @@ class Description(BaseModel):
     protocol: str
     seed: int
     harness: str = __version__
+    checksum: str | None = None
 
     @field_validator("preprocessing")
     @classmethod

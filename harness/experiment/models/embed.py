@@ -104,7 +104,8 @@ def embed_to_file(
     if on_bad_image not in ("error", "skip"):
         raise ConfigError(f"on_bad_image={on_bad_image} is unknown.", "Use error or skip.")
     started = time.perf_counter()
-    chunk_size(batch), model.count_views(views)  # before any work
+    chunk_size(batch)  # both refuse impossible values before any work
+    model.count_views(views)
     part = target.with_name(f"{target.name}.part")
     with reporter or Reporter() as shown:
         if on_bad_image == "error":

@@ -29,6 +29,7 @@ from harness.experiment.models.exported_networks import (
     read_onnx,
     read_safetensors,
     read_torchscript,
+    write_safetensors,
 )
 from harness.experiment.models.load import SUFFIXES, model_of_run
 from harness.experiment.models.model import Model
@@ -204,10 +205,7 @@ def _without_debug_info(buffer: IO[bytes]) -> bytes:
 
 
 def _safetensors(network: UnitFeatures, _: Tensor, description: Description) -> bytes:
-    from safetensors.torch import save
-
-    state = {key: value.contiguous() for key, value in network.backbone.state_dict().items()}
-    return save(state, metadata={KEY: description.to_json()})
+    return write_safetensors(network.backbone.state_dict(), description)
 
 
 def add_to_zoo(

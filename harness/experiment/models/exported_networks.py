@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from harness.components import backbones
 from harness.components.backbones.weight_layouts import find_state
 from harness.core.errors import ConfigError, DataError, HarnessError, first_line, say_once
+from harness.core.hashing import hexdigest
 from harness.core.interfaces import Backbone
 from harness.experiment.finished_networks import load_weights, without_weights
 from harness.experiment.models.description import EXPORT_AGAIN, KEY, Description, parse
@@ -66,7 +67,8 @@ class ExportedNetwork(Backbone):
     def failed(self, error: Exception) -> HarnessError:
         """The error for a network that does not run."""
         return HarnessError(
-            f"{self.origin} cannot be run: {first_line(error)}.", f"{EXPORT_AGAIN} Or --batch 1."
+            f"{self.origin} cannot be run: {first_line(error)}.",
+            f"Try --device cpu. {EXPORT_AGAIN}",
         )
 
 
@@ -113,11 +115,13 @@ def onnx_session(content: bytes, device: torch.device) -> Any:
     ort = import_extra("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too
     known = ort.get_available_providers()
     wanted = ["CUDAExecutionProvider"] if device.type == "cuda" else []
     providers = [name for name in wanted if name in known] + ["CPUExecutionProvider"]
-    return ort.InferenceSession(content, options, providers=providers)
+    # of a damaged file, onnxruntime would print what it tries next
+    fallback = int(len(providers) > 1)
+    return ort.InferenceSession(content, options, providers=providers, enable_fallback=fallback)
 
 
 def import_extra(name: str) -> Any:
@@ -137,9 +141,9 @@ def read_onnx(content: bytes, origin: str, device: torch.device) -> tuple[Backbo
     import_extra("onnxruntime")
     try:
         session = onnx_session(content, device)
+        metadata = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # whatever onnxruntime raises
         raise _damaged(origin, error) from error
-    metadata = session.get_modelmeta().custom_metadata_map
     description = parse(metadata.get(KEY), origin)
     return OnnxNetwork(session, description, origin, device), description
 
@@ -192,6 +196,12 @@ def read_safetensors(content: bytes, origin: str) -> tuple[Backbone, Description
     except Exception as error:  # whatever safetensors raises
         raise _damaged(origin, error) from error
     description = parse(header.get(KEY), origin)
+    if description.checksum != checksum(state):
+        raise DataError(
+            f"{origin} is damaged: its weights have another checksum.",
+            f"Copy it again. {EXPORT_AGAIN}",
+        )
+    description = description.model_copy(update={"checksum": None})
     node = description.backbone
     check_backbone(node, origin)
     try:
@@ -204,6 +214,27 @@ def read_safetensors(content: bytes, origin: str) -> tuple[Backbone, Description
         raise DataError(f"{origin}: its description does not fit its backbone.", EXPORT_AGAIN)
     backbone.preprocessing = description.input
     return backbone, description
+
+
+def write_safetensors(state: Mapping[str, Tensor], description: Description) -> bytes:
+    """The content of a file that `read_safetensors` reads."""
+    from safetensors.torch import save
+
+    plain = {key: value.contiguous() for key, value in state.items()}
+    description = description.model_copy(update={"checksum": checksum(plain)})
+    # one key only: safetensors writes several in random order, and zoos compare files
+    return save(plain, metadata={KEY: description.to_json()})
+
+
+def checksum(state: Mapping[str, Tensor]) -> str:
+    """Digest of weights, their names, types and shapes. safetensors itself has none."""
+
+    def content() -> Iterator[bytes]:
+        for key, value in sorted(state.items()):
+            yield f"{key} {value.dtype} {tuple(value.shape)} ".encode()
+            yield value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+    return hexdigest(content())
 
 
 def _safetensors_metadata(content: bytes) -> dict[str, str]:

@@ -121,14 +121,14 @@ def find_images(
         inputs: image files; folders, whose images are sorted by their paths; text files with a path
             per line; CSV files with a column `path` and, optionally, `id`, `camera`, `split`.
         root: the folder that the paths in lists are relative to; by default the list's.
-        split: only the rows of a CSV with this split.
+        split: only the rows of CSV files with this split.
 
     Names are relative to the folder or list, as in data sets; with several inputs, the input's
     folder precedes them.
 
     Raises:
-        ConfigError: an input does not exist. DataError: it holds no images, or lists files that
-            do not exist.
+        ConfigError: an input does not exist, or is no CSV though a split is wanted.
+        DataError: it holds no images, or lists files that do not exist.
     """
     base = None if root is None else Path(root).expanduser()
     if base is not None and not base.is_dir():
@@ -138,6 +138,8 @@ def find_images(
     entries: list[_Entry] = []
     for given in inputs:
         path = Path(given).expanduser()
+        if split is not None and path.suffix.lower() != ".csv":
+            raise ConfigError(f"{given} is no CSV, so it has no {split} images.", "Omit --split.")
         if path.is_dir():
             found = _of_folder(path)
         elif not path.is_file():

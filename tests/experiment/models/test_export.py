@@ -21,8 +21,9 @@ from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.interfaces import Backbone
 from harness.experiment.models import export as exporting
 from harness.experiment.models import exported_networks
-from harness.experiment.models.description import KEY, Description
+from harness.experiment.models.description import KEY, Description, parse
 from harness.experiment.models.export import export_model, export_run
+from harness.experiment.models.exported_networks import write_safetensors
 from harness.experiment.models.load import SUFFIXES, load_model, model_of_file
 from harness.experiment.models.model import Model
 from harness.results.store import Run
@@ -186,12 +187,17 @@ def test_files_of_others(contents: dict[str, bytes], tmp_path: Path) -> None:
     refused(buffer.getvalue(), "torchscript", tmp_path, "was not written by harness export")
 
 
+def metadata_of(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
 def changed(content: bytes, **changes: Any) -> bytes:
     """A safetensors file with another description."""
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    description = json.loads(header["__metadata__"][KEY]) | changes
-    return save(load(content), metadata={KEY: json.dumps(description)})
+    metadata = metadata_of(content)
+    description = json.loads(metadata[KEY]) | changes
+    return save(load(content), metadata=metadata | {KEY: json.dumps(description)})
 
 
 TARGET = "harness.components.backbones.small"
@@ -231,9 +237,19 @@ def test_descriptions_that_are_refused(
 def test_weights_that_are_not_finite(contents: dict[str, bytes], tmp_path: Path) -> None:
     state = load(contents["safetensors"])
     next(value for value in state.values() if value.dim() == 4).fill_(float("nan"))
-    length = int.from_bytes(contents["safetensors"][:8], "little")
-    metadata = json.loads(contents["safetensors"][8 : 8 + length])["__metadata__"]
-    refused(save(state, metadata=metadata), "safetensors", tmp_path, "not finite")
+    description = parse(metadata_of(contents["safetensors"])[KEY], "it")
+    refused(write_safetensors(state, description), "safetensors", tmp_path, "not finite")
+
+
+def test_equal_networks_are_equal_files() -> None:
+    """So that a zoo finds out whether it has a network already."""
+    assert len({export_model(small(), "safetensors").content for _ in range(4)}) == 1
+
+
+def test_a_flipped_bit(contents: dict[str, bytes], tmp_path: Path) -> None:
+    content = bytearray(contents["safetensors"])
+    content[-9] ^= 1
+    refused(bytes(content), "safetensors", tmp_path, "another checksum")
 
 
 def test_an_onnx_file_with_weights_that_are_not_finite(

@@ -86,6 +86,8 @@ def test_what_is_no_input(folder: Path, tmp_path: Path) -> None:
         find_images([])
     with pytest.raises(DataError, match="column 'split' is missing"):
         find_images([csv_of(folder, "path\nb.jpg\n")], split="query")
+    with pytest.raises(ConfigError, match="is no CSV, so it has no query images"):
+        find_images([folder], split="query")
     with pytest.raises(ConfigError, match="no split 'test'"):
         find_images([folder], split="test")
     with pytest.raises(ConfigError, match="no folder"):
