@@ -7,6 +7,7 @@ result instead of printing it:
 >>> done = harness.run("method=mskd", "dataset=synthetic")  # doctest: +SKIP
 >>> done.record["metrics"]["mAP"]  # doctest: +SKIP
 >>> harness.evaluate(done.folder, dataset="msmt17")  # doctest: +SKIP
+>>> harness.load_model(done.folder).embed(["a.jpg", "b.jpg"])  # doctest: +SKIP
 >>> harness.load_results("results/runs")  # doctest: +SKIP
 """
 
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from harness.experiment.models.model import Model
     from harness.experiment.standalone.label import Labelling
     from harness.experiment.standalone.score import Scores
     from harness.results.store import Run
 
 
-__all__ = ["__version__", "evaluate", "label", "load_results", "run", "score"]
+__all__ = ["__version__", "evaluate", "label", "load_model", "load_results", "run", "score"]
 
 
 def run(*overrides: str) -> Run:
@@ -62,19 +64,38 @@ def evaluate(run: Run | str | Path, dataset: str | None = None, **options: Any) 
     return evaluate_run(str(getattr(run, "folder", run)), changes, **options)
 
 
-def label(features: np.ndarray, *overrides: str, cameras: np.ndarray | None = None) -> Labelling:
+def load_model(model: str | Path, **options: Any) -> Model:
+    """A trained network; `.embed(images)` makes features (N, D) float32, L2-normalized.
+
+    Args:
+        model: a finished run, a file of `harness export`, or a name of `harness list models`.
+        options: stage, device, precision, store: see `harness.experiment.models.load.load_model`.
+
+    Raises:
+        HarnessError: with the cause and a hint.
+    """
+    from harness.experiment.models.load import load_model
+
+    return load_model(model, **options)
+
+
+def label(
+    features: np.ndarray, *overrides: str, cameras: np.ndarray | None = None, **options: Any
+) -> Labelling:
     """Pseudo-labels of features (N, D) or (N, V, D): `.labels` (N,), -1 for outliers.
 
     Args:
         overrides: as after `harness label`: "labeler=self_paced", "labeler.eps=0.5".
         cameras: (N,) integers, for labelers that use cameras.
+        options: the same as keywords: labeler="self_paced", eps=0.5.
 
     Raises:
         HarnessError: with the cause and a hint.
     """
     from harness.experiment.standalone import label as standalone
 
-    return standalone.label(features, standalone.make_labeler(*overrides)[1], cameras=cameras)
+    labeler = standalone.make_labeler(*overrides, **options)[1]
+    return standalone.label(features, labeler, cameras=cameras)
 
 
 def score(
@@ -85,7 +106,8 @@ def score(
     Args:
         query, gallery: arrays `features` (N, D), `ids` (N,) and, where there are any, `cams` and
             `names` (N,).
-        options: see `harness.experiment.standalone.score.score`.
+        options: rerank=True, use_cams=False, device="cuda": see
+            `harness.experiment.standalone.score.score`.
 
     Raises:
         HarnessError: with the cause and a hint.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import harness
+from harness.core.errors import ConfigError
 from tests.tiny import tiny
 
 
@@ -35,6 +36,19 @@ def test_label_and_score() -> None:
     query = np.arange(96) % 8 == 0
     sides = [{"features": features[rows], "ids": ids[rows]} for rows in (query, ~query)]
     assert harness.score(*sides).ranking.mAP == pytest.approx(1.0)
+    reranked = harness.score(*sides, rerank=True).reranked
+    assert reranked is not None and reranked.mAP == pytest.approx(1.0)
+
+
+def test_options_of_labelers_as_keywords() -> None:
+    features = np.random.default_rng(0).normal(size=(60, 16)).astype(np.float32)
+    written = harness.label(features, "labeler.k1=6", "labeler.k2=2", "labeler.eps=0.55")
+    keywords = harness.label(features, k1=6, k2=2, eps=np.float64(0.55))
+    np.testing.assert_array_equal(written.labels, keywords.labels)
+    clusters = harness.label(features, labeler="kmeans", clusters=5).labels
+    assert set(clusters) == set(range(5))
+    with pytest.raises(ConfigError, match=r"labeler\.epss"):
+        harness.label(features, epss=0.5)
 
 
 def test_importing_it_is_cheap() -> None:
@@ -43,3 +57,14 @@ def test_importing_it_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_it_is_fast() -> None:
+    """The quickest of three, since other work shares the processors."""
+    code = "import time; t = time.perf_counter(); import harness; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    times = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 0.2

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.cli.main import COMMANDS
 from harness.experiment import compose as hydra_app
+from harness.experiment.models.export import export_run
 from harness.experiment.recipe import make_recipe
+from harness.experiment.run import run_experiment
 from tests.conftest import Command
 from tests.paths import ROOT
-from tests.tiny import tiny
+from tests.tiny import tiny, tiny_config
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
          *sorted(ROOT.glob("datasets/*/README.md")), *sorted(ROOT.glob("docs/*.md"))]  # fmt: skip
@@ -83,6 +88,9 @@ def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert '"method=mskd", "dataset=synthetic"' in python
     python = python.replace('"method=mskd", "dataset=synthetic"', "*overrides")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_ZOO", "none.yaml")
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (50, 120), "red").save(name)
     features = np.random.default_rng(0).normal(size=(120, 16))
     ids, cams = np.arange(10).repeat(12), np.tile(np.arange(6), 20)
     sets = [
@@ -92,6 +100,35 @@ def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     overrides = [x for x in tiny(tmp_path, "method=mskd") if not x.startswith("store=")]
     names = {"overrides": overrides, "features": features, "query": sets[0], "gallery": sets[1]}
     exec(compile(python, "README.md", "exec"), names)
+
+
+def test_use_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Python of docs/use-a-model.md runs, and ONNX without the harness gives its features."""
+    text = (ROOT / "docs" / "use-a-model.md").read_text(encoding="utf-8")
+    nearest, labels, onnx = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(nearest.strip().splitlines()) < 10
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HARNESS_ZOO", "none.yaml")
+    run = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    rng = np.random.default_rng(0)
+    Path("gallery").mkdir()
+    for name in ("photo.jpg", *(f"gallery/{number:02}.jpg" for number in range(12))):
+        Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(name)
+    shutil.copy("photo.jpg", "gallery/twin.jpg")
+    names: dict[str, Any] = {}
+    printed: list[str] = []
+    names["print"] = printed.append
+    exec(compile(nearest.replace("results/runs/RUN", str(run.folder)), "docs", "exec"), names)
+    assert len(printed) == 5 and printed[0].endswith("gallery/twin.jpg")
+    assert printed[0].startswith("1.000")
+    exec(compile(labels, "docs", "exec"), names)
+    assert len(names["labels"]) == 13
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    export_run(str(run.folder), "onnx", output="model.onnx")
+    found: dict[str, Any] = {}
+    exec(compile(onnx, "docs", "exec"), found)
+    np.testing.assert_allclose(found["features"][:, 0], names["query"], atol=1e-4)
 
 
 def test_pages_hold_commands() -> None:

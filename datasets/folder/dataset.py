@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import difflib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from harness.core.errors import DataError
+from harness.data.csv_lists import Row, lines, read_rows
 from harness.data.identifiers import is_missing, number_cameras, number_identities
 from harness.data.image_files import ImageFiles
 from harness.data.releases import gallery_notes, shown
 from harness.data.types import DISTRACTOR, JUNK, Dataset, ReIDData, Split
 
-COLUMNS = ("path", "id", "camera", "split")
 REQUIRED = ("path", "split")
 SPLITS = ("train", "query", "gallery")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the CSV, without surrounding blanks."""
-
-    line: int
-    path: str
-    id: str
-    camera: str
-    split: str
 
 
 class Folder(Dataset):
@@ -76,38 +61,7 @@ class Folder(Dataset):
         if not self.csv.is_file():
             hint = "dataset.csv= is an absolute path, or relative to data.root= (or HARNESS_DATA)."
             raise DataError(f"There is no file {self.csv}", hint)
-        try:
-            # -sig: spreadsheet programs write a byte order mark
-            with self.csv.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.reader(file)
-                header = [name.strip().lower() for name in next(reader, [])]
-                self._check_header(header)
-                rows = []
-                for values in reader:
-                    if any(value.strip() for value in values):
-                        cells = dict(zip(header, (value.strip() for value in values), strict=False))
-                        row = {column: cells.get(column, "") for column in COLUMNS}
-                        rows.append(Row(reader.line_num, **row))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{self.csv} is not a CSV file in UTF-8: {error}") from error
-        return rows
-
-    def _check_header(self, header: list[str]) -> None:
-        twice = sorted({name for name in header if name in COLUMNS and header.count(name) > 1})
-        if twice:
-            raise DataError(f"{self.csv}, line 1: column '{twice[0]}' occurs twice")
-        missing = [name for name in COLUMNS if name not in header]
-        for name in missing:
-            near = difflib.get_close_matches(name, set(header) - set(COLUMNS), n=1, cutoff=0.75)
-            if near:
-                problem = f"{self.csv}, line 1: unknown column '{near[0]}'"
-                raise DataError(problem, f"Did you mean '{name}'?")
-        needed = [name for name in missing if name in REQUIRED]
-        if needed:
-            raise DataError(
-                f"{self.csv}, line 1: column '{needed[0]}' is missing among {', '.join(header)}",
-                "The first line must name the columns, separated by commas: path,id,camera,split",
-            )
+        return read_rows(self.csv, REQUIRED)
 
     def _check_rows(self, rows: list[Row]) -> None:
         unknown = [row for row in rows if row.split not in SPLITS]
@@ -118,7 +72,7 @@ class Folder(Dataset):
         absolute = [row for row in rows if Path(row.path).is_absolute()]
         if absolute:
             raise DataError(
-                f"{absolute[0].path} is an absolute path ({_lines(absolute)} of {self.csv})",
+                f"{absolute[0].path} is an absolute path ({lines(absolute)} of {self.csv})",
                 "Paths must be relative to the CSV's folder, or to dataset.images=.",
             )
         first: dict[str, Row] = {}
@@ -137,7 +91,7 @@ class Folder(Dataset):
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(rows)} images are not in {self.images}: "
-                f"{shown([row.path for row in missing])} ({_lines(missing)} of {self.csv})",
+                f"{shown([row.path for row in missing])} ({lines(missing)} of {self.csv})",
                 "Paths are relative to the CSV's folder; set dataset.images= to use another.",
             )
 
@@ -182,10 +136,4 @@ class Folder(Dataset):
         """Raise DataError if any rows are wrong."""
         if wrong:
             hint = f"Correct {len(wrong)} of {len(rows)} rows."
-            raise DataError(f"{self.csv}, {_lines(wrong)}: {problem}", hint)
-
-
-def _lines(rows: Sequence[Row]) -> str:
-    """'line 3' or 'lines 3, 4, 9, …'."""
-    numbers = [str(row.line) for row in rows]
-    return f"line{'s' if len(numbers) > 1 else ''} {shown(numbers)}"
+            raise DataError(f"{self.csv}, {lines(wrong)}: {problem}", hint)

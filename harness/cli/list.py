@@ -18,7 +18,8 @@ PARTS = {
     "protocols": "protocol",
     "experiments": "experiment",
 }
-KNOWN = ("methods", "datasets", *PARTS, "options", "combinations", "searches", "runs", "problems")
+KNOWN = ("methods", "datasets", *PARTS, "options", "combinations", "searches", "runs", "problems",
+         "models")  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -64,6 +65,10 @@ def _rows(what: str, store: Path) -> list[tuple[str, str]]:
             changed = ChangedOptions()
             return [(r.name, f"{state(r)}   {changed.of(r)}".rstrip()) for r in runs]
         return [(problem.run, problem.text) for problem in file_problems(runs)]
+    if what == "models":
+        from harness.experiment.models import zoo
+
+        return [(name, entry.in_words()) for name, entry in zoo.load().models.items()]
     if what == "searches":
         from harness.experiment.registration import presets
 

@@ -17,12 +17,16 @@ from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
 COMMANDS = ("run", "search", "table", "report", "show", "list", "diff", "rerun", "rm", "prepare",
-            "eval", "verify", "bench", "label", "score")  # fmt: skip
+            "eval", "verify", "bench", "embed", "label", "score", "export", "zoo")  # fmt: skip
 #: those whose options are `KEY=VALUE`; the options of others are `--key VALUE`
 OVERRIDES = ("run", "search", "prepare", "rerun")
+#: what is said when Ctrl-C ends a command
+RESUME = {
+    "run": " The same command resumes from the last finished epoch.",
+    "embed": " The same command continues.",
+}
 HELP = """\
 example:  harness run method=mskd dataset=market1501
-
 usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
@@ -38,12 +42,14 @@ usage: harness [--plugins DIR] COMMAND …
   eval      test a finished run again, without training  harness eval RUN --rerank
   verify    check the arithmetic against golden vectors  harness verify
   bench     time training, labels, … on this machine     harness bench train --baseline
+  embed     write the features of your own images        harness embed RUN FOLDER --out FILE.npz
   label     make pseudo-labels for features in a file    harness label FEATURES.npy --out LABELS.npy
   score     compute mAP and Rank-k of features           harness score QUERY.npz GALLERY.npz
+  export    write a trained network to one file          harness export RUN --format onnx
+  zoo       add a trained network to the model zoo       harness zoo add RUN
 
-harness COMMAND --help shows the options. Images are under $HARNESS_DATA, data.root= or ./data;
-records are under results/runs. --plugins DIR or $HARNESS_PLUGINS adds your own methods/,
-datasets/ and conf/. Exit status: 0 success, 1 failed while running, 2 refused before any work.
+harness COMMAND --help shows options. Images: $HARNESS_DATA, data.root= or ./data. Own methods/,
+datasets/, conf/: --plugins DIR or $HARNESS_PLUGINS. Status: 1 failed, 2 refused before any work.
 """
 
 
@@ -59,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with_flags = not {*OVERRIDES}.intersection(arguments)
         sys.exit(report_error(error, with_flags))
     except KeyboardInterrupt:
-        hint = " The same command resumes from the last finished epoch."
-        print(f"\nStopped.{hint if 'run' in arguments[:1] else ''}", file=sys.stderr)
+        print(f"\nStopped.{RESUME.get(''.join(arguments[:1]), '')}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # `harness table | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,11 @@ from harness.core.errors import first_line, say_once
 from harness.core.hashing import hexdigest
 from harness.data.image_source import ImageSource
 
+#: how names of image files end, in lower case
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm",
+    ".pgm", ".jp2", ".avif",
+)  # fmt: skip
 #: exceptions that Pillow raises for damaged files, besides OSError
 _DAMAGE = (
     SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error,

@@ -120,12 +120,12 @@ def load_network(run: Run, stage: str) -> Backbone:
             cannot be read.
     """
     state = read_state(weights_of(run, stage))
-    backbone = build_backbone(without_weights(OmegaConf.create(_backbone_of(run, stage))))
+    backbone = build_backbone(without_weights(OmegaConf.create(backbone_config(run, stage))))
     load_weights(backbone, state, run.name)
     return backbone
 
 
-def _backbone_of(run: Run, stage: str) -> dict[str, Any]:
+def backbone_config(run: Run, stage: str) -> dict[str, Any]:
     """The configuration of a stage's backbone."""
     config = run.complete_config()
     changes = (config["stages"].get(stage) or {}).get("backbone") or {}
@@ -162,7 +162,7 @@ def build_initial(node: DictConfig, init: FinishedNetwork | None) -> Backbone:
         return build_backbone(node)
     backbone = build_backbone(without_weights(node))
     state = read_state(weights_of(init.run, init.stage))
-    own, its = OmegaConf.to_container(node, resolve=True), _backbone_of(init.run, init.stage)
+    own, its = OmegaConf.to_container(node, resolve=True), backbone_config(init.run, init.stage)
     assert isinstance(own, dict)
     changes = [
         f"backbone.{key}={value}".replace("'", "").replace(" ", "")

@@ -51,7 +51,9 @@ LONG = "x" * 5000
     "words",
     [["table", "--store", LONG], ["report", "--store", LONG], ["list", "runs", "--store", LONG],
      ["show", LONG], ["eval", LONG], ["rerun", LONG], ["rm", LONG], ["score", LONG, LONG],
-     ["prepare", "dataset=folder", f"source={LONG}"], ["label", LONG, "--out", "x.npy"]],
+     ["prepare", "dataset=folder", f"source={LONG}"], ["label", LONG, "--out", "x.npy"],
+     ["embed", LONG, LONG, "--out", "x.npz"], ["embed", LONG, ".", "--out", "x.npz"],
+     ["export", LONG], ["zoo", "add", LONG]],
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_a_path_that_is_too_long(command: Command, words: list[str]) -> None:
@@ -99,6 +101,10 @@ SLIPS = {
     "eval": ["required: run", "harness eval RUN"],
     "eval nothing": ["no run 'nothing'"],
     "table": ["no finished runs", "harness run method=mskd"],
+    "export nothing": ["no run 'nothing'"],
+    "export RUN --format onx": ["'onx'", "onnx"],
+    "zoo ad RUN": ["'ad'", "add"],
+    "zoo add nothing": ["no run 'nothing'"],
     "verify nowhere": ["nowhere", "mskd_loss.npz"],
     "--plugins": ["--plugins needs a folder"],
     "--plugins=nowhere list": ["nowhere does not exist"],

@@ -19,10 +19,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from safetensors.torch import load, save
 
 from harness.core.precision import resolve_device, resolve_precision
 from harness.core.progress import Reporter
 from harness.experiment.compose import compose
+from harness.experiment.models.description import KEY
+from harness.experiment.models.export import export_model
+from harness.experiment.models.load import SUFFIXES, model_of_run
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import make_plan
 from harness.experiment.prepare import check as check_images
@@ -31,6 +35,7 @@ from harness.experiment.registration import options
 from harness.experiment.run import run_experiment
 from harness.experiment.sections import check_complete
 from harness.experiment.stages import make_dataset
+from harness.results.store import Run
 from tests.datasets.fakes import MARKET, in_folders, paint, picture
 from tests.experiment.standalone.own_features import people, write_test_set
 from tests.fuzz.invariant import Case, Command
@@ -461,6 +466,35 @@ def networks(draw: Draw, folder: Path, runs: Runs) -> Case:
     return Case([pick(draw, commands)()], writes)
 
 
+@cache
+def _exported(run: Path, style: str) -> bytes:
+    return export_model(model_of_run(Run(run), "train", torch.device("cpu")), style).content
+
+
+def exported_files(draw: Draw, folder: Path, runs: Runs) -> Case:
+    """Files of `harness export`, their descriptions, and lists of images for `harness embed`."""
+    style = pick(draw, ("safetensors", "safetensors", "torchscript"))
+    content = _exported(_run_of(runs.folder / "runs", "cluster_contrast"), style)
+    path, listed = folder / f"model{SUFFIXES[style]}", folder / pick(draw, ("l.csv", "l.txt"))
+    paint(folder / "images", ("a.jpg", "b.jpg"))
+    listed.write_text("path,id,camera\na.jpg,1,2\nb.jpg,,3\n" if "csv" in listed.name else "a.jpg")
+    action = draw.random()
+    if action < 0.3:
+        content = odd_bytes(draw, content)
+    elif style == "safetensors" and action < 0.8:
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        metadata[KEY] = odd_json(draw, json.loads(metadata[KEY]))
+        content = save(load(content), metadata=metadata)
+    else:
+        listed.write_bytes(odd_bytes(draw, listed.read_bytes()))
+    path.write_bytes(content)
+    flags = pick(draw, ([], [], ["--views", "all"], ["--batch", "-1"], ["--split", "query"],
+                        ["--on-bad-image", "skip"], ["--device", "nowhere"]))  # fmt: skip
+    words = [str(path), str(listed), "--root", str(folder / "images"), "--out", f"{folder}/out.npz"]
+    return Case([["embed", *words, *flags]], ["out*"])
+
+
 def _copied(runs: Runs, folder: Path) -> Path:
     return Path(shutil.copytree(runs.folder / "runs", folder / "runs"))
 
@@ -493,7 +527,7 @@ def _damage(draw: Draw, path: Path, depth: int = 9) -> None:
 TARGETS: dict[str, Callable[[Draw, Path, Runs], Case]] = {
     target.__name__: target
     for target in (overrides, tables_of_images, folders_of_images, archives, arrays, stores,
-                   checkpoints, networks)
+                   checkpoints, networks, exported_files)
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from tests.tiny import TINY, tiny_config
 
 #: cases of each target by default: about a minute in all
 COUNTS = {"overrides": 30, "tables_of_images": 25, "folders_of_images": 8, "archives": 50,
-          "arrays": 60, "stores": 45, "checkpoints": 15, "networks": 25}  # fmt: skip
+          "arrays": 60, "stores": 45, "checkpoints": 15, "networks": 25,
+          "exported_files": 40}  # fmt: skip
 #: times as many with `-m slow`
 LONG = 8
 
@@ -55,7 +56,8 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr("sys.argv", ["harness"])
-    for name in ("HARNESS_PLUGINS", "HYDRA_FULL_ERROR", "HARNESS_DATA", "HARNESS_SEARCHES"):
+    for name in ("HARNESS_PLUGINS", "HYDRA_FULL_ERROR", "HARNESS_DATA", "HARNESS_SEARCHES",
+                 "HARNESS_ZOO"):  # fmt: skip
         monkeypatch.setenv(name, "")
 
 

@@ -19,16 +19,13 @@ from harness.core.errors import ConfigError, DataError
 from harness.core.files import write_text
 from harness.core.seeds import derive
 from harness.data.identifiers import is_missing, number_cameras, whole_number
+from harness.data.image_files import SUFFIXES
 from harness.data.prepare.naming import NO_NAMING, Naming, ParsedName, custom_naming, parse_names
 from harness.data.prepare.walk import walk
 from harness.data.releases import shown
 from harness.data.types import DISTRACTOR
 
 NAME = "images.csv"
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm",
-    ".pgm", ".jp2", ".avif",
-)  # fmt: skip
 EXAMPLES = 10
 JUNK = "-1"
 #: options of the proposal, besides `source`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,21 +42,30 @@ class Labelling:
         return int((self.labels < 0).sum())
 
 
-def make_labeler(*overrides: str) -> tuple[str, PseudoLabeler]:
-    """A labeler and its name, from overrides as in `harness run`.
+def make_labeler(*overrides: str, **options: Any) -> tuple[str, PseudoLabeler]:
+    """A labeler and its name, from overrides as in `harness run`, and from keywords.
 
     Args:
         overrides: `labeler=NAME`, `labeler.KEY=VALUE`, `neighbours.KEY=VALUE`.
+        options: `labeler=NAME`, and its options as `KEY=VALUE`.
 
     Raises:
         ConfigError: there is no such labeler or option, or the value is out of range.
     """
+    chosen = [f"labeler={options.pop('labeler')}"] if "labeler" in options else []
+    keywords = [f"labeler.{key}={json.dumps(_plain(value))}" for key, value in options.items()]
+    overrides = (*overrides, *chosen, *keywords)
     config = compose(overrides, "label", with_hydra=True)
     name = str(config.hydra.runtime.choices.labeler)
     if config.labeler.get("_target_") is None:
         raise ConfigError(f"labeler={name} makes no labels.", "See harness list labelers.")
     target_of(config.labeler._target_, "labeler")
     return name, build(config.labeler, "labeler")
+
+
+def _plain(value: Any) -> Any:
+    """Scalars and arrays of numpy as Python's."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def label(
