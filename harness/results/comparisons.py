@@ -124,7 +124,7 @@ def comparisons(
     tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
-    hashes = runs.groupby(["dataset", "protocol"])["protocol_hash"].nunique()
+    hashes = runs.groupby(["dataset", "protocol"])["protocol_hash"].nunique().to_dict()
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         costs = measured_costs(store, str(name), cards[protocol])
@@ -132,7 +132,7 @@ def comparisons(
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
-        shared = bool(hashes[name, cards[protocol]["name"]] > 1)
+        shared = hashes[name, cards[protocol]["name"]] > 1
         yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs, shared)
 
 
