@@ -51,7 +51,8 @@ def overlap_patches(model: nn.Module, stride: int, size: tuple[int, int], name: 
 def resize_positions(state: State, model: nn.Module, size: tuple[int, int], origin: str) -> State:
     """Weights whose position embeddings fit a model's grid; the weights themselves if they do.
 
-    The grid of the weights is square, as ImageNet's, or has the aspect of the input.
+    The grid of the weights is square, as ImageNet's, or has the aspect of the input, or is one of
+    overlapping patches of the input's size.
 
     Raises:
         DataError: their number of positions is neither.
@@ -67,6 +68,11 @@ def resize_positions(state: State, model: nn.Module, size: tuple[int, int], orig
     side = math.isqrt(max(0, count))
     tall = round(math.sqrt(max(0, count) * size[0] / size[1]))
     shapes = [(side, side), (tall, count // max(1, tall))]
+    high, wide = (int(side) for side in model.patch_embed.patch_size)  # type: ignore[union-attr]
+    shapes += [
+        ((size[0] - high) // stride + 1, (size[1] - wide) // stride + 1)
+        for stride in range(1, min(high, wide))
+    ]
     fits = [shape for shape in shapes if count > 0 and math.prod(shape) == count]
     if not fits:
         raise DataError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from pydantic import Field, PositiveInt
@@ -17,7 +18,7 @@ from harness.components.backbones.position_embeddings import overlap_patches, re
 from harness.components.backbones.reid_net import ReIDNet
 from harness.components.backbones.weight_layouts import State, load_trunk
 from harness.components.backbones.weights import Weights, initial_state
-from harness.core.errors import ConfigError, DataError, did_you_mean, first_line
+from harness.core.errors import ConfigError, DataError, first_line
 from harness.core.preprocessing import Color, Interpolation, Preprocessing
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -78,14 +79,11 @@ def preprocessing(
         ConfigError: there is no such model, or a value is impossible.
     """
     known = _pretrained_cfg(model)
-
-    def color(values: Sequence[float]) -> Color:
-        red, green, blue = map(float, values)
-        return red, green, blue
-
-    return Preprocessing(
-        color(mean or known.mean), color(std or known.std), interpolation or known.interpolation
+    average, deviation = (
+        cast("Color", tuple(map(float, given or own)))  # its length is checked below
+        for given, own in ((mean, known.mean), (std, known.std))
     )
+    return Preprocessing(average, deviation, interpolation or known.interpolation)
 
 
 def _with_preprocessing(build: Build) -> Build:
@@ -184,8 +182,12 @@ def _pretrained_cfg(model: str) -> Any:
 
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
-        hint = did_you_mean(architecture, timm.list_models())
-        raise ConfigError(f"timm has no model '{model}'.", f"{hint} See timm.list_models().")
+        near = get_close_matches(architecture, timm.list_models(), 3)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(
+            f"timm has no model '{model}'.",
+            f"{hint}timm.list_models('*vit*') lists names; vit_small_patch16_224 is one.",
+        )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         hint = f"Known: {', '.join(tags)}." if tags else "There are none."
@@ -231,7 +233,8 @@ def _channels(trunk: TimmTrunk, size: tuple[int, int], model: str) -> int:
     except Exception as error:
         raise ConfigError(
             f"{model} has no feature map for images of {size[0]}×{size[1]}: {first_line(error)}",
-            "Use a CNN, or a transformer with patch tokens on a grid.",
+            "Use images whose sides are multiples of the patch size (images.height, images.width), "
+            "a CNN, or a transformer with patch tokens on a grid.",
         ) from error
     finally:
         trunk.train()

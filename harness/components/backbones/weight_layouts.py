@@ -48,7 +48,7 @@ def find_state(content: Any, origin: str) -> State:
     ]  # fmt: skip
     if bad:
         raise DataError(
-            f"{len(bad)} weights of {origin} are not finite ({_shown(bad)}).",
+            f"{origin} has weights that are not finite: {len(bad)} ({_shown(bad)}).",
             "The training that made them diverged: use another checkpoint.",
         )
     return tensors
@@ -129,7 +129,10 @@ def _reason(own: State, found: State, missing: list[str], wrong: list[str]) -> s
                 "The shapes are those of this backbone, but the names are not: rename the keys of "
                 "the file to those that are missing."
             )
-        return "No name is known: choose the backbone that they belong to (harness list backbones)."
+        return (
+            "No weight has a name of this network: choose the backbone that they belong to "
+            "(harness list backbones)."
+        )
     if wrong and not missing:
         return (
             "The names are those of this backbone, but it has another width or depth, or another "

@@ -30,6 +30,7 @@ Weights = Annotated[
 #: files of a hub repository that may hold weights, the preferred first
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 ADDRESS = re.compile(r"(?P<url>https?://[^#\s]+)(?:#sha256=(?P<sha256>[0-9a-fA-F]{64}))?")
+AGAIN = " overwrite=always makes a damaged network of a run again."
 ELSEWHERE = "Give a file (backbone.weights=PATH), or none (backbone.weights=none)."
 
 
@@ -108,10 +109,11 @@ def read_state(path: Path) -> State:
             why = "it is damaged, or holds Python objects, which are never loaded"
         elif isinstance(error, zipfile.BadZipFile | RuntimeError | EOFError):
             why = f"it is damaged: {shorten(first_line(error), 100)}"
+        of_run = (path.parent / "record.json").is_file()
         raise DataError(
             f"{path} cannot be read as weights ({why}).",
-            "It must be a state dict saved by torch.save, holding tensors only, or safetensors. "
-            "overwrite=always makes a damaged network of a run again.",
+            "It must be a state dict saved by torch.save, holding tensors only, or a file "
+            f".safetensors.{AGAIN if of_run else ''}",
         ) from error
     return find_state(content, str(path))
 
@@ -142,6 +144,11 @@ def _timm_state(model: str) -> State:
     """timm's own weights of a model, with the head, in timm's layout."""
     import timm
 
+    if not timm.is_model(model.partition(".")[0]):
+        raise ConfigError(
+            f"backbone.weights=timm:{model}: timm has no model '{model}'.",
+            "timm.list_pretrained() lists the names that have weights.",
+        )
     try:
         return timm.create_model(model, pretrained=True).state_dict()
     except Exception as error:

@@ -288,5 +288,6 @@ def quiet_torchscript() -> Iterator[None]:
 def _damaged(origin: str, error: Exception) -> DataError:
     return DataError(
         f"{origin} cannot be read: {type(error).__name__}: {first_line(error)[:200]}",
-        f"It is damaged or incomplete. Copy it again. {EXPORT_AGAIN}",
+        "It is damaged or incomplete, or its name has the wrong ending. Copy it again. "
+        f"{EXPORT_AGAIN}",
     )

@@ -248,6 +248,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "size": ({"model": "test_vit", "size": (8, 8)}, "test_vit cannot be built for 8×8|no feature"),
     "no stride": ({"model": "test_vit", "output_stride": 8}, "cannot be built"),
     "color": ({"mean": [0.5, 0.5, 7]}, r"backbone.mean=\[0.5, 0.5, 7.0\] must be three numbers"),
+    "no model": ({"model": ""}, "timm has no model ''"),
+    "one color": ({"mean": [0.5]}, r"backbone.mean=\[0.5\] must be three numbers"),
     "freeze": ({"freeze": ["patch_embd"]}, "no part 'patch_embd' to freeze"),
 }
 

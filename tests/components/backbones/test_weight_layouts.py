@@ -77,7 +77,7 @@ def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     broken = STATE | {"0.0.weight": STATE["0.0.weight"].clone().fill_(torch.nan)}
     torch.save(broken, tmp_path / "nan.pth")
-    with pytest.raises(DataError, match=r"1 weights of .* are not finite \(0\.0\.weight\)"):
+    with pytest.raises(DataError, match=r"has weights that are not finite: 1 \(0\.0\.weight\)"):
         small(widths=(4,), strides=(1,), weights=str(tmp_path / "nan.pth"))
 
 
@@ -103,7 +103,7 @@ def test_the_likely_reason_is_given() -> None:
     assert "(8, 3, 3, 3) for (4, 3, 3, 3)" in reason(wider, trunk)
     assert "The shapes are those of this backbone, but the names are not" in reason(renamed, trunk)
     other = {"patch_embed.proj.weight": torch.ones(8, 3, 16, 16), "norm.weight": torch.ones(8)}
-    assert "No name is known" in reason(other, trunk)
+    assert "No weight has a name of this network" in reason(other, trunk)
 
 
 def test_a_prefix_is_removed_only_if_it_helps() -> None:
@@ -151,6 +151,10 @@ def test_a_dino_checkpoint_of_pedestrians_with_overlapping_patches(tmp_path: Pat
     resized = timm.layers.resample_abs_pos_embed(own["pos_embed"], [21, 10], [16, 8])
     found = overlapping.model.state_dict()["pos_embed"]
     torch.testing.assert_close(found, resized)
+    torch.save(overlapping.model.state_dict(), tmp_path / "again.pth")  # 21×10 patches
+    back = timm_model("vit_tiny_patch16_224", (256, 128), weights=str(tmp_path / "again.pth"))
+    expected = timm.layers.resample_abs_pos_embed(found, [16, 8], [21, 10])
+    torch.testing.assert_close(back.model.state_dict()["pos_embed"], expected)
 
 
 def clip_state(model: nn.Module) -> dict[str, Tensor]:
@@ -229,6 +233,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         ("https://example.org/w.pth", "must end with #sha256="),
         ("https://example.org/w.pth#sha256=12", "must end with #sha256="),
         ("hf-hub:nobody", "names no repository"),
+        ("timm:nosuch", "timm has no model 'nosuch'"),
         ("w.pth", "there is no such file"),
     ],
 )
