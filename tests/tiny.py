@@ -29,7 +29,7 @@ TINY = (
 def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a tiny experiment with data and records under `folder`."""
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
-    own = any(word.startswith("backbone=") for word in overrides)
+    own = any(word.startswith("backbone=") and word != "backbone=small" for word in overrides)
     usual = [word for word in TINY if not (own and word.startswith("backbone."))]
     return [*usual, *places, *overrides]
 

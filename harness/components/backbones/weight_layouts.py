@@ -37,9 +37,10 @@ def find_state(content: Any, origin: str) -> State:
         state = inner
     entries: dict[Any, Any] = dict(state) if isinstance(state, Mapping) else {}
     tensors = {str(key): value for key, value in entries.items() if isinstance(value, Tensor)}
-    if not tensors or not all(isinstance(key, str) for key in entries):
+    plain = all(t.layout == torch.strided and not t.is_quantized for t in tensors.values())
+    if not tensors or not plain or not all(isinstance(key, str) for key in entries):
         raise DataError(
-            f"{origin} holds no state dict of names and tensors.",
+            f"{origin} holds no state dict of names and dense tensors.",
             "Save module.state_dict() with torch.save.",
         )
     bad = [

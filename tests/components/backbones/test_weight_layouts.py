@@ -81,7 +81,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         small(widths=(4,), strides=(1,), weights=str(tmp_path / "nan.pth"))
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.ones(3), {"model": {"lr": 1}}])
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"epoch": 3}, [1, 2], torch.ones(3), {"model": {"lr": 1}}, {3: torch.ones(1)},
+     {"w": torch.ones(3).to_sparse()}],
+)  # fmt: skip
 def test_files_without_weights(content: Any) -> None:
     with pytest.raises(DataError, match="holds no state dict"):
         find_state(content, "x.pth")
