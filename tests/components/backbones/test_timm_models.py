@@ -32,7 +32,15 @@ NAMES = (
 SIZE = (96, 64)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+#: one of each family, and one with register tokens; the others are slow tests
+SOONER = (
+    "resnet10t", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224",
+    "vit_wee_patch16_reg1_gap_256",
+)  # fmt: skip
+LATER = [pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name not in SOONER]
+
+
+@pytest.fixture(scope="module", params=[*SOONER, *LATER])
 def network(request: pytest.FixtureRequest) -> TimmNet:
     """A network with random weights. Change a copy."""
     torch.manual_seed(0)
