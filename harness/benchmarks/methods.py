@@ -39,7 +39,7 @@ from harness.benchmarks.timing import (
     spread,
     take_turns,
 )
-from harness.benchmarks.workload import backbone_name, with_defaults
+from harness.benchmarks.workload import with_defaults
 from harness.core.errors import ConfigError
 from harness.core.host_memory import keep_freed_memory
 from harness.core.interfaces import Backbone
@@ -55,7 +55,7 @@ from harness.experiment.compose import compose
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import options, register
-from harness.experiment.stages import Stage, load_data, preprocessing
+from harness.experiment.stages import Stage, backbone_name, load_data, preprocessing
 from harness.results.measured_costs import cost_key
 from harness.training import extraction
 from harness.training.compilation import check_compile

@@ -25,7 +25,7 @@ from harness.data.samplers import SAMPLERS
 from harness.experiment.compose import compose
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import register
-from harness.experiment.stages import Stage, build_backbone, load_data, preprocessing
+from harness.experiment.stages import Stage, backbone_name, build_backbone, load_data, preprocessing
 from harness.training.compilation import check_compile
 
 #: MSKD's network and loss under the common protocol; overrides of the command line win
@@ -121,11 +121,6 @@ class Workload:
             "dataset": str(config.dataset.name),
             "images": self.count,
         }
-
-
-def backbone_name(backbone: DictConfig) -> str:
-    """The architecture that a configuration of a backbone names, else its function."""
-    return str(backbone.get("arch", str(backbone["_target_"]).rsplit(".", 1)[-1]))
 
 
 def with_defaults(defaults: Sequence[str], overrides: Sequence[str]) -> list[str]:

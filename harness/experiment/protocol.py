@@ -19,7 +19,7 @@ from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
 from harness.experiment.joint_datasets import sections
-from harness.experiment.stages import preprocessing
+from harness.experiment.stages import backbone_name, preprocessing
 from harness.training.optimizers import describe as describe_optimizer
 
 #: what a stage may change of the sections held equal, because it is the method's own
@@ -41,8 +41,7 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
     precision: resolved (never `auto`). weights: value of `backbone.weights` → its description.
     """
     backbone: Any = OmegaConf.to_container(config.backbone, resolve=True)
-    kind = str(backbone["_target_"]).rsplit(".", 1)[-1]
-    network = backbone.get("arch") or backbone.get("model") or kind
+    network = backbone_name(backbone)
     origin = weights[str(backbone.get("weights", "none"))]
     iterations, sampler = config.train.iterations, config.batch.sampler
     per_epoch = "labelled images / batch size" if iterations == "auto" else iterations

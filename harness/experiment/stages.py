@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,6 +99,14 @@ def build(node: DictConfig, what: str, **extra: Any) -> Any:
 def build_backbone(node: DictConfig) -> Backbone:
     """The network, with its initial weights."""
     return build(node, "backbone")
+
+
+def backbone_name(node: Mapping[Any, Any]) -> str:
+    """What the configuration of a backbone names: an architecture, a model of timm, or else its
+    function (`vit_small_patch16_224.dino`, `resnet50`, `small`).
+    """
+    kind = str(node["_target_"]).rpartition(".")[2]
+    return str(node.get("arch") or node.get("model") or kind)
 
 
 def preprocessing(node: DictConfig) -> Preprocessing:

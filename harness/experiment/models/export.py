@@ -33,6 +33,7 @@ from harness.experiment.models.exported_networks import (
 )
 from harness.experiment.models.load import SUFFIXES, model_of_run
 from harness.experiment.models.model import Model
+from harness.experiment.stages import backbone_name
 from harness.results.store import Run, Store
 
 #: of ONNX. dynamo's exporter writes 18 at least; onnxruntime 1.18 and later run 20
@@ -263,7 +264,7 @@ def add_to_zoo(
         url=url,
         sha256=zoo.sha256_of(exported.content),
         size=len(exported.content),
-        backbone=_backbone_name(description),
+        backbone=backbone_name(description.backbone),
         dataset=description.trained_on if description.trained_on != "–" else "nothing",
         protocol=description.protocol,
         method=description.method,
@@ -278,9 +279,3 @@ def add_to_zoo(
 
 def _rounded(percent: float | None) -> float | None:
     return None if percent is None else round(percent, 2)
-
-
-def _backbone_name(description: Description) -> str:
-    """`vit_small_patch16_224.dino`, `resnet50`, `small`: what the configuration names."""
-    node = description.backbone
-    return str(node.get("model") or node.get("arch") or str(node["_target_"]).rpartition(".")[2])

@@ -24,7 +24,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from harness.core.downloads import download
-from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.core.errors import ConfigError, DataError
 from harness.core.files import explain_write_errors, write_atomically, write_text
 from harness.core.paths import shipped
 
@@ -141,7 +141,9 @@ def load(path: Path | None = None) -> Zoo:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise DataError(
+            f"{path} is no YAML: {' '.join(str(error).split())}", "See docs/use-a-model.md."
+        ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path} does not map names to models.", "See docs/use-a-model.md.")
     models = {}
@@ -198,15 +200,6 @@ def add(name: str, entry: Entry, content: bytes, file: Path, path: Path) -> None
         }
         text = yaml.safe_dump(rows, allow_unicode=True, width=100, sort_keys=False)
         write_text(path, f"# Trained networks; written by harness zoo add.\n{text}")
-
-
-def find(name: str) -> Entry:
-    """A model's entry; a ConfigError if there is none."""
-    zoo = load()
-    if name not in zoo.models:
-        hint = did_you_mean(name, zoo.models) or f"{zoo.path} has no models yet."
-        raise ConfigError(f"There is no model '{name}'.", hint)
-    return zoo.models[name]
 
 
 def sha256_of(content: bytes) -> str:
