@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 from harness.components.backbones.weight_layouts import State
@@ -55,7 +54,7 @@ def resize_positions(state: State, model: nn.Module, size: tuple[int, int], orig
     overlapping patches of the input's size.
 
     Raises:
-        DataError: their number of positions is neither.
+        DataError: their number of positions is none of these.
     """
     own, found = getattr(model, KEY, None), state.get(KEY)
     if own is None or found is None or found.dim() != 3 or own.shape == found.shape:
@@ -81,4 +80,4 @@ def resize_positions(state: State, model: nn.Module, size: tuple[int, int], orig
             "They belong to another architecture, or were trained on images of another aspect.",
         )
     resized = resample_abs_pos_embed(found.float(), grid, list(fits[0]), num_prefix_tokens=prefix)
-    return {**state, KEY: resized.to(torch.float32)}
+    return {**state, KEY: resized}

@@ -157,8 +157,8 @@ def timm_model(
     if patch_stride is not None:
         overlap_patches(made, patch_stride, (height, width), model)
     if pretrained:
-        _load(made, _pretrained_state(model), f"timm's {model}", (height, width))
-    elif weights != "none":
+        weights = f"timm:{model}"
+    if weights != "none":
         state, origin = initial_state(weights, model)
         _load(made, state, origin, (height, width))
     if checkpointing:
@@ -193,11 +193,6 @@ def _pretrained_cfg(model: str) -> Any:
         hint = f"Known: {', '.join(tags)}." if tags else "There are none."
         raise ConfigError(f"timm has no weights '{tag}' of {architecture}.", hint)
     return timm.models.get_pretrained_cfg(model)
-
-
-def _pretrained_state(model: str) -> State:
-    """timm's own weights of a model."""
-    return initial_state(f"timm:{model}", model)[0]
 
 
 def _load(made: nn.Module, state: State, origin: str, size: tuple[int, int]) -> None:

@@ -71,8 +71,7 @@ def load_trunk(
             likely reason. The network is left as it was.
     """
     own = trunk.state_dict()
-    converted = adapt(without_prefix(state, own))
-    found = without_prefix(converted, own)
+    found = adapt(without_prefix(state, own))
     missing = [key for key in own if key not in found and not key.endswith(OPTIONAL)]
     wrong = [key for key in own if key in found and own[key].shape != found[key].shape]
     extra = [key for key in found if key not in own]
