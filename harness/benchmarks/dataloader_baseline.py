@@ -21,8 +21,7 @@ from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
 from harness.core.precision import fp32_as
 from harness.core.throughput import synchronized_time
-from harness.data.augment import MEAN, STD
-from harness.experiment.stages import build_objective
+from harness.experiment.stages import build_objective, preprocessing
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -32,13 +31,14 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, workload: Workload, augmented: bool) -> None:
         self.source, size = workload.files, workload.size
-        steps: list[object] = [T.Resize(size, T.InterpolationMode.BICUBIC)]
+        how = preprocessing(workload.stage.config.backbone)
+        steps: list[object] = [T.Resize(size, T.InterpolationMode(how.interpolation))]
         if augmented:
             pad = int(workload.config.images.pad)
             steps += [T.RandomHorizontalFlip(), T.Pad(pad), T.RandomCrop(size)]
-        steps += [T.ToTensor(), T.Normalize(MEAN, STD)]
+        steps += [T.ToTensor(), T.Normalize(how.mean, how.std)]
         if augmented:
-            steps.append(T.RandomErasing(p=0.5, scale=(0.02, 0.4), value=MEAN))
+            steps.append(T.RandomErasing(p=0.5, scale=(0.02, 0.4), value=how.mean))
         self.transform = T.Compose(steps)
 
     def __len__(self) -> int:
