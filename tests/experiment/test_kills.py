@@ -80,19 +80,32 @@ def test_killed_at_random_moments(tmp_path: Path, kind: str) -> None:
     assert done.returncode == 0, f"HARNESS_SEED={seed}\n{done.stderr[-3000:]}"
 
 
+def killed_in(
+    folder: Path, settings: tuple[str, ...], module: str, function: str, call: int
+) -> Run:
+    """A run that was killed in the n-th call of a function, and then finished."""
+    command = [sys.executable, "-c", BOMB, module, function, str(call), *tiny(folder, *settings)]
+    killed = subprocess.run(command, capture_output=True, timeout=300, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    return run_experiment(tiny_config(folder, *settings))
+
+
 def test_killed_and_resumed_with_labels_that_grow(tmp_path: Path) -> None:
     """The second epoch's labels are merged from the first's, which only the checkpoint has."""
     settings = ("method=cluster_contrast", "labeler=bottom_up", "labeler.share=0.3")
     whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     images = whole.record["dataset"]["train"]
     assert [row["clusters"] for row in whole.history()] == [images, images - int(images * 0.3)]
-    killed = subprocess.run(
-        [sys.executable, "-c", BOMB, "harness.components.labelers.bottom_up", "BottomUp.label", "2",
-         *tiny(tmp_path / "killed", *settings)],
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(
+        whole,
+        killed_in(
+            tmp_path / "killed",
+            settings,
+            "harness.components.labelers.bottom_up",
+            "BottomUp.label",
+            2,
+        ),
+    )
 
 
 def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -> None:
@@ -100,13 +113,10 @@ def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -
         "method=mskd", "selection=oracle", "evaluation.every=1", "batch.samples_per_bn=8",
     )  # fmt: skip
     whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
-    killed = subprocess.run(
-        [sys.executable, "-c", BOMB, "harness.training.trainer", "Trainer._step", "8",
-         *tiny(tmp_path / "killed", *settings)],
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert_same(whole, run_experiment(tiny_config(tmp_path / "killed", *settings)))
+    assert_same(
+        whole,
+        killed_in(tmp_path / "killed", settings, "harness.training.trainer", "Trainer._step", 8),
+    )
 
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
