@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from harness.components.labelers import (
     self_paced,
     three_radii,
 )
+from harness.components.labelers.timer import Timer
 from harness.components.objectives.memory import centroids
 from harness.conformance.cases import DISTANCE, Check, Vectors, case, close
 from harness.conformance.schedules import mskd_schedules
@@ -47,6 +49,25 @@ def _graph(distances: np.ndarray, eps: float) -> csr_matrix:
     """The entries of a dense matrix that are at most eps, zeros included."""
     rows, columns = np.nonzero(distances <= eps)
     return csr_matrix((distances[rows, columns], (rows, columns)), shape=distances.shape)
+
+
+def jaccard_dbscan(z: Vectors, prefix: str = "", **options: Any) -> Iterator[Check]:
+    """First rows of the distance, and labels, of `features` (N, D), or (V, N, D) of several views.
+
+    Args:
+        options: those of the labeler besides k1, k2, eps and min_samples, which are in the file.
+    """
+    features = z.tensor(f"{prefix}features")
+    features = features[:, None] if features.dim() == 2 else features.transpose(0, 1).contiguous()
+    k1, k2, samples = (int(z[f"{prefix}{name}"]) for name in ("k1", "k2", "min_samples"))
+    labeler = JaccardDBSCAN(
+        eps=z.number(f"{prefix}eps"), min_samples=samples, k1=k1, k2=k2, **options
+    )
+    encodings = labeler.encodings(features, Timer(features))
+    rows = torch.arange(len(z[f"{prefix}dist_first20"]))
+    distances = distance_rows(encodings, rows, labeler.part_weight)
+    yield from z.close(f"{prefix}*", DISTANCE, dist_first20=distances)
+    yield from z.equal(f"{prefix}*", labels=labeler.label(features).labels)
 
 
 @case("dbscan")

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from harness.components.labelers.dbscan import dbscan
-from harness.components.labelers.encoding import encode
+from harness.components.labelers.encoding import Encoding, encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import Search, search
 from harness.components.labelers.timer import COLLAPSED, FEW, MANY, Timer, count_labels
@@ -66,6 +66,12 @@ class JaccardDBSCAN(PseudoLabeler):
 
     def graph(self, features: Tensor, eps: float, timer: Timer) -> csr_matrix:
         """All pairs within `eps` by the (fused) Jaccard distance; raises what `label` raises."""
+        graph = radius_graph(self.encodings(features, timer), eps, self.part_weight)
+        timer.lap("jaccard")
+        return graph
+
+    def encodings(self, features: Tensor, timer: Timer) -> list[Encoding]:
+        """One for each view that counts; raises what `label` raises."""
         check_features(features, minimum=self.k1)
         parts = features.shape[1] - 1
         if self.part_weight > 0 and parts == 0:
@@ -86,9 +92,7 @@ class JaccardDBSCAN(PseudoLabeler):
             found = search(x, self.k1, self.search)
             timer.lap("search")
             encodings.append(encode(x, found.ranks, self.k1, self.k2, distances=found.distances))
-        graph = radius_graph(encodings, eps, self.part_weight)
-        timer.lap("jaccard")
-        return graph
+        return encodings
 
     def describe(self) -> str:
         text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {self.k1}, k2 {self.k2}"
