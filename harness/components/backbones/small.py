@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,6 +46,10 @@ def small(
     weights: Weights = "none",
     pooling: Pooling = "gem",
     views: ViewNames = ("global",),
+    init_seed: Annotated[
+        int | None,
+        Field(description="seed of the random weights; null: each run's own, so that they differ"),
+    ] = None,
 ) -> ReIDNet:
     """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1])."""
     if len(widths) != len(strides):
@@ -61,8 +66,11 @@ def small(
     )
     stages = zip((widths[0], *widths[:-1]), widths, strides, strict=True)
     trunk = nn.Sequential(stem, *(_Block(*stage) for stage in stages))
+    source = None if init_seed is None else torch.Generator().manual_seed(init_seed)
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.kaiming_normal_(
+                module.weight, mode="fan_out", nonlinearity="relu", generator=source
+            )
     load_weights(trunk, weights)
     return ReIDNet(trunk, widths[-1], views, pooling)
