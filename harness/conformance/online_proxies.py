@@ -1,4 +1,4 @@
-"""The golden case of O2CAP: labels, camera proxies, the offline and online terms, and the memory."""
+"""The golden case of O2CAP: labels, camera proxies, the two terms, and the memory."""
 
 from __future__ import annotations
 
