@@ -111,7 +111,7 @@ def test_micro_batches_and_copies() -> None:
 )  # fmt: skip
 def test_refused_with_the_cause(options: dict[str, Any], cause: str) -> None:
     with pytest.raises(ConfigError, match=cause):
-        timm_model(**({"size": SIZE, "branches": True} | options))
+        timm_model(size=SIZE, branches=True, **options)
 
 
 def test_tmgf_on_two_branches_is_repeatable(tmp_path: Path) -> None:
