@@ -83,10 +83,12 @@ def soft_contrast(
             others are negatives.
     """
     ranked = (similarity if ranking is None else ranking).detach().masked_fill(excluded, LOWEST)
-    # a stable sort selects the same excluded proxies on every machine
-    hardest = torch.argsort(ranked, dim=-1, stable=True)[..., -negatives:]
-    logits = similarity / temperature
-    others = logits if refill else logits.masked_fill(excluded, -torch.inf)
+    logits = others = similarity / temperature
+    if refill:  # a stable sort selects the same excluded proxies on every machine
+        hardest = torch.argsort(ranked, dim=-1, stable=True)[..., -negatives:]
+    else:
+        hardest = ranked.topk(min(negatives, ranked.shape[-1])).indices
+        others = logits.masked_fill(excluded, -torch.inf)
     taken = [logits.masked_fill(~positives, -torch.inf), others.gather(-1, hardest)]
     partition = torch.logsumexp(torch.cat(taken, dim=-1), dim=-1)
     count = positives.sum(-1)
