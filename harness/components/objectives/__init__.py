@@ -1,5 +1,6 @@
 """Objectives: labels to a loss; each owns its memory."""
 
+from harness.components.objectives.camera_cluster_memory import CameraClusterMemory
 from harness.components.objectives.camera_proxies import CameraProxies
 from harness.components.objectives.cluster_memory import ClusterMemory
 from harness.components.objectives.exclusive import ExclusiveMemory
@@ -10,6 +11,6 @@ from harness.components.objectives.proxy_contrast import ProxyContrast
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
-    "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory", "HybridMemory",
-    "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
+    "CameraClusterMemory", "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory",
+    "HybridMemory", "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
 ]  # fmt: skip
