@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import get_args
 
 import torch
+from torch.nn import functional as F
 
-from harness.components.objectives import CameraClusterMemory
+from harness.components.objectives import CameraClusterMemory, ImplicitExtension
 from harness.components.objectives.camera_cluster_memory import (
     Rule,
     camera_entropies,
@@ -49,3 +50,37 @@ def camera_cluster_memory(z: Vectors) -> Iterator[Check]:
             name = f"{rule}_{'weighted' if weighted else 'plain'}_*{step}"
             ours = {"loss": loss, "grad": grad, "memory": objective.memory[0]}
             yield from z.close(name, TOLERANCE, **ours)
+
+
+@case("ise")
+def implicit_extension(z: Vectors) -> Iterator[Check]:
+    """Labels; supports, terms, loss, gradient and memory over two steps of six runs."""
+    yield from jaccard_dbscan(z)
+    features, labels, memory = z.tensors("features", "labels", "memory0")
+    yield from z.close("*", TOLERANCE, memory0=centroids(features[:, None], labels)[0])
+    runs = (key.removesuffix("_layout") for key in z if key.endswith("_layout"))
+    for run in runs:
+        hard, supports = bool(z[f"{run}_hard"]), bool(z[f"{run}_use_support"])
+        objective = ImplicitExtension(
+            z.number("temp"), z.number("momentum"), hard=hard, contrast_supports=supports,
+            neighbours=int(z[f"{run}_topk"]), step=z.number("base_lambda"),
+            contrast_weight=z.number("loss_weight"), preserving_weight=z.number("lp_weight"),
+            preserving_temperature=z.number("temp_lp"), images=int(z["num_instances"]),
+        )  # fmt: skip
+        objective.memory = memory.clone()[None]
+        batch = ("aligned", "ragged", "shifted")[int(z[f"{run}_layout"])]
+        for step in (1, 2):
+            epoch, iterations = int(z[f"{run}_epoch"]), int(z["iters"])
+            done = epoch * iterations + step - 1
+            objective.progress = done / (iterations * int(z["epochs"]))
+            x = z.tensor(f"{batch}_inputs{step}")[:, None].requires_grad_()
+            targets = z.tensor(f"{batch}_targets{step}")
+            support = objective.extend(F.normalize(x, dim=-1), targets)[:, 0]
+            loss = objective(x, targets, torch.empty(0))
+            grad = gradient(loss, x)[:, 0]
+            objective.update()
+            ours = {
+                "support": support, "cc": objective.terms[0], "lp": objective.preserving[0],
+                "loss": loss, "grad": grad, "memory": objective.memory[0],
+            }  # fmt: skip
+            yield from z.close(f"{run}_*{step}", TOLERANCE, **ours)

@@ -6,11 +6,12 @@ from harness.components.objectives.cluster_memory import ClusterMemory
 from harness.components.objectives.exclusive import ExclusiveMemory
 from harness.components.objectives.hybrid_contrast import HardHybridMemory
 from harness.components.objectives.hybrid_memory import HybridMemory
+from harness.components.objectives.implicit_extension import ImplicitExtension
 from harness.components.objectives.part_refinement import PartRefinement
 from harness.components.objectives.proxy_contrast import ProxyContrast
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
     "CameraClusterMemory", "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory",
-    "HybridMemory", "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
+    "HybridMemory", "ImplicitExtension", "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
 ]  # fmt: skip
