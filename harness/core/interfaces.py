@@ -163,7 +163,7 @@ class Objective(nn.Module, ABC):
     has_classifier: bool = False
     #: the most labels K that it has room for; None: any number
     max_clusters: int | None = None
-    #: share of the stage's iterations that are done, in [0, 1); the trainer sets it before each step
+    #: share of the stage's iterations done, in [0, 1); the trainer sets it before each step
     progress: float = 0.0
 
     @classmethod

@@ -29,8 +29,8 @@ from tests.benchmarks.test_methods import stages_of
 
 CUDA = torch.device("cuda:0")
 METHODS = (
-    "3c", "buc", "cap", "cluster_contrast", "hhcl", "ice", "ice/aware", "ise", "mmt", "mskd", "pplr",
-    "spcl", "strong_baseline",
+    "3c", "buc", "cap", "cluster_contrast", "hhcl", "ice", "ice/aware", "ise", "mmt", "mskd",
+    "pplr", "spcl", "strong_baseline",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one, or for that of labels whose hardest sample it takes in
@@ -117,7 +117,7 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(tmp_path: Path, method
         if distiller is not None:
             distiller.step(trainer.components.backbone, objective)
         if method in ONE_BY_ONE:
-            with pytest.raises(DynamicOutputShapeException, match="unique|nonzero"):
+            with pytest.raises(DynamicOutputShapeException, match=r"unique|nonzero"):
                 objective.update()
         else:
             objective.update()

@@ -78,9 +78,7 @@ def test_interrupted_and_resumed(
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def test_objectives_are_told_the_progress(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_objectives_are_told_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """(e I + s − 1) / (I E) before step s of epoch e, 0 in warm-up epochs, and so when resumed."""
     told: list[float] = []
     stop = False

@@ -26,8 +26,8 @@ class JaccardDBSCAN(PseudoLabeler):
     (Lan et al., *Learning to Purification for Unsupervised Person Re-identification*, TIP 2023)
     has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 counts.
 
-    The image itself is among the k1 neighbors. With `classical_lists`, as in re-ranking (Zhong et
-    al., CVPR 2017) and in 3C, it is not: the lists have k1 + 1 entries, the half lists are the same.
+    The image itself is one of the k1 neighbors. With `classical_lists`, as in re-ranking (Zhong et
+    al., CVPR 2017) and in 3C, the lists have k1 + 1 entries; the half lists are the same.
     """
 
     eps: Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")] = (

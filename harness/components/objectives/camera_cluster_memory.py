@@ -47,7 +47,7 @@ def camera_entropies(labels: Tensor, groups: Tensor) -> Tensor:
 
 
 def entropy_weights(labels: Tensor, groups: Tensor) -> Tensor:
-    """Weights w = L e^H / Σ e^H of the samples, the sum over the L labels of the batch: (B,) float64.
+    """Weights w = L e^H / Σ e^H of the samples: (B,) float64. The sum is over the L labels.
 
     As in the published code, H is in bits and the base is e. The mean of w over labels is 1, not
     that over samples.
@@ -113,7 +113,7 @@ class CameraClusterMemory(MemoryObjective):
         "hd_camera"
     )
     weighted: Annotated[
-        bool, Field(description="weigh samples by the entropy of their label's cameras in the batch")
+        bool, Field(description="weigh samples by the entropy of their label's cameras")
     ] = True
 
     uses_cameras = True

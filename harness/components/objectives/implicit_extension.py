@@ -30,9 +30,9 @@ def label_preserving(
 
     With u = exp(f · f̃ / τ), P is the smallest u of an image f with the supports f̃ of its label. The
     supports of other labels, in batch order, are cut into groups of k·n; N is the sum of each
-    group's largest u. As in the published code, these groups stand for labels only if the batch
-    consists of blocks of n images, and N is the sum over all of them where B·k or their number is no
-    multiple of k·n. Without supports the loss is 0, as it is nearly for a batch of one label.
+    group's largest u. As published, groups stand for labels only if the batch consists of blocks of
+    n images, and where B·k or the number of these supports is no multiple of k·n, N is the sum of
+    all their u. Without supports the loss is 0, as it nearly is for a batch of one label.
 
     Args:
         features: (B, V, D). supports: (B·k, V, D), the k of one image together. labels: (B,).

@@ -52,9 +52,7 @@ def first_of_largest(scores: list[Tensor]) -> int:
     return max(range(len(scores)), key=lambda i: float(scores[i]))
 
 
-def followed_by_loops(
-    rule: Rule, m: Tensor, samples: list[tuple[int, Tensor]]
-) -> list[Tensor]:  # fmt: skip
+def followed_by_loops(rule: Rule, m: Tensor, samples: list[tuple[int, Tensor]]) -> list[Tensor]:
     """What a row m follows, of its samples (camera, feature) in batch order."""
     groups: dict[int, list[Tensor]] = {}
     for camera, f in samples:
@@ -91,10 +89,9 @@ def test_rows_follow_the_rule(
     for v in range(2):
         for label in sorted(set(labels.tolist())):
             own = [(c, unit[i, v]) for i, (y, c) in enumerate(batch) if y == label]
-            row = expected[v, label].clone()
-            for f in followed_by_loops(rule, row, own):
-                expected[v, label] = F.normalize(momentum * expected[v, label] + (1 - momentum) * f,
-                                                 dim=0)  # fmt: skip
+            for f in followed_by_loops(rule, expected[v, label].clone(), own):
+                moved = momentum * expected[v, label] + (1 - momentum) * f
+                expected[v, label] = moved / moved.norm()
     objective(x, labels, torch.arange(len(batch)))
     objective.update()
     torch.testing.assert_close(objective.memory, expected, rtol=0, atol=1e-12)

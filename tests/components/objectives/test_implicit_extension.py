@@ -66,8 +66,10 @@ def test_supports_loss_and_update(
     labels: list[int], seed: int, near: int, images: int, progress: float
 ) -> None:
     """Two views, with batches of any labels in any order."""
-    options = {"neighbours": near, "images": images, "part_weight": 0.3, "preserving_weight": 0.2}
-    objective = begun(2, seed=seed, contrast_weight=0.7, **options)
+    objective = begun(
+        2, seed=seed, neighbours=near, images=images, part_weight=0.3, contrast_weight=0.7,
+        preserving_weight=0.2,
+    )  # fmt: skip
     objective.progress = progress
     x, memory, targets = unit(len(labels), 2, seed), objective.memory.clone(), torch.tensor(labels)
     expected = [supports_by_loops(x[:, v], memory[v], labels, near, progress) for v in range(2)]
