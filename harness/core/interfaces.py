@@ -163,6 +163,8 @@ class Objective(nn.Module, ABC):
     has_classifier: bool = False
     #: the most labels K that it has room for; None: any number
     max_clusters: int | None = None
+    #: share of the stage's iterations done, in [0, 1); the trainer sets it before each step
+    progress: float = 0.0
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:

@@ -246,6 +246,8 @@ class Trainer:
         load = LoadMeter()
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too
             for step, batch in enumerate(batches, start=1):
+                done = 0 if frozen else epoch * iterations + step - 1
+                self.components.objective.progress = done / (iterations * (self.last_epoch + 1))
                 total += self._step(batch, frozen)
                 progress(step, iterations)
                 if step % 50 == 0 and not torch.isfinite(total):

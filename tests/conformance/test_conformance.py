@@ -43,6 +43,8 @@ def tampered(folder: Path, name: str, key: str, change: float | None) -> None:
     [
         ("cluster_contrast", "cm_m10_loss1", 1e-8, "cm_m10_loss1"),
         ("cluster_contrast", "cmhard_m20_grad2", 1e-8, "cmhard_m20_grad2"),
+        ("threec", "hd_camera_weighted_memory2", 1e-7, "hd_camera_weighted_memory2"),
+        ("ise", "run3_lp1", 1e-7, "run3_lp1"),
         ("lr_schedules", "steplr20_epoch_and_lr", 1.0, "steplr20 epochs"),
         ("dbscan", "small_labels_eps030", 1, "small_labels_eps030"),
     ],
@@ -108,7 +110,9 @@ def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -
     assert command("verify", str(tmp_path)).status == 2
 
 
-@pytest.mark.parametrize("name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss", "o2cap"])
+@pytest.mark.parametrize(
+    "name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss", "o2cap", "threec", "ise"]
+)
 def test_the_same_cases_pass_in_float32(name: str) -> None:
     """Training runs in float32, for which the bound is 1e-5."""
     vectors = Vectors(golden_folder() / f"{name}.npz")

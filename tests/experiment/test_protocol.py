@@ -116,6 +116,16 @@ def test_cameras_and_selection_are_on_the_card_but_not_hashed(mskd: DictConfig) 
     json.dumps(card, allow_nan=False)
 
 
+def test_options_that_came_later_keep_the_hash_of_the_settings(mskd: DictConfig) -> None:
+    """As long as they change nothing: records from before have no such option."""
+    plan = make_plan(mskd, "fp32")
+    assert (
+        mskd.labeler.classical_lists is False and "classical_lists" not in plan.settings["labeler"]
+    )
+    other = make_plan(changed(mskd, "labeler.classical_lists", True), "fp32")
+    assert other.settings["labeler"]["classical_lists"] and other.hash != plan.hash
+
+
 def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
     assert "stages" not in make_plan(mskd, "fp32").card
     card = make_plan(changed(mskd, "stages.teacher.train.epochs", 60), "fp32").card

@@ -78,6 +78,32 @@ def test_interrupted_and_resumed(
     assert a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
+def test_objectives_are_told_the_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(e I + s − 1) / (I E) before step s of epoch e, 0 in warm-up epochs, and so when resumed."""
+    told: list[float] = []
+    stop = False
+    original = Trainer._step
+
+    def spied(self: Trainer, *arguments: Any) -> Tensor:
+        told.append(self.components.objective.progress)
+        if stop and told[-1] == 5 / 6:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", spied)
+    case = ("method=cluster_contrast", *CROSSED["mean teacher of warm-up"], "train.epochs=3")
+    run_experiment(tiny_config(tmp_path / "whole", *case))
+    assert told == [0] * 4 + [step / 6 for step in range(6)]
+    told.clear()
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(tiny_config(tmp_path / "parts", *case))
+    told.clear()
+    stop = False
+    run_experiment(tiny_config(tmp_path / "parts", *case))
+    assert told == [4 / 6, 5 / 6]
+
+
 @pytest.mark.parametrize(("others", "threads", "told"), [(0.4, 2, True), (0.4, 1, False),
                                                          (0.1, 2, False)])  # fmt: skip
 def test_a_busy_processor_is_recorded_and_told(

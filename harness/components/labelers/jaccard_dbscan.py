@@ -25,6 +25,9 @@ class JaccardDBSCAN(PseudoLabeler):
     With V views and λ1 = `part_weight` the distance is (1 − (V−1) λ1) D_0 + λ1 Σ_{v≥1} D_v; MSKD
     (Lan et al., *Learning to Purification for Unsupervised Person Re-identification*, TIP 2023)
     has V = 3 and λ1 = 0.15. With λ1 = 0, as elsewhere, only view 0 counts.
+
+    The image itself is one of the k1 neighbors. With `classical_lists`, as in re-ranking (Zhong et
+    al., CVPR 2017) and in 3C, the lists have k1 + 1 entries; the half lists are the same.
     """
 
     eps: Annotated[float, Field(gt=0, le=1, description="DBSCAN's radius in Jaccard distance")] = (
@@ -42,6 +45,9 @@ class JaccardDBSCAN(PseudoLabeler):
     part_weight: Annotated[
         float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
     ] = 0.0
+    classical_lists: Annotated[
+        bool, Field(description="lists of k1 + 1 neighbors, as in re-ranking, instead of k1")
+    ] = False
     search: Search = "auto"
 
     def __post_init__(self) -> None:
@@ -50,7 +56,7 @@ class JaccardDBSCAN(PseudoLabeler):
                 f"labeler.k2={self.k2} must not be larger than labeler.k1={self.k1}.",
                 "The defaults are k1=30 and k2=6.",
             )
-        self.min_images = self.k1
+        self.min_images = self.k1 + self.classical_lists
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """Statistics: clusters, outliers and the seconds of each step.
@@ -72,7 +78,7 @@ class JaccardDBSCAN(PseudoLabeler):
 
     def encodings(self, features: Tensor, timer: Timer) -> list[Encoding]:
         """One for each view that counts; raises what `label` raises."""
-        check_features(features, minimum=self.k1)
+        check_features(features, minimum=self.min_images)
         parts = features.shape[1] - 1
         if self.part_weight > 0 and parts == 0:
             raise ConfigError(
@@ -89,13 +95,14 @@ class JaccardDBSCAN(PseudoLabeler):
         for view in range(features.shape[1] if self.part_weight > 0 else 1):
             x = features[:, view].float().contiguous()
             timer.lap("jaccard")
-            found = search(x, self.k1, self.search)
+            found = search(x, self.k1 + self.classical_lists, self.search)
             timer.lap("search")
             encodings.append(encode(x, found.ranks, self.k1, self.k2, distances=found.distances))
         return encodings
 
     def describe(self) -> str:
-        text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {self.k1}, k2 {self.k2}"
+        k1 = f"{self.k1} + 1" if self.classical_lists else self.k1
+        text = f"eps {self.eps:g}, min_samples {self.min_samples}, k1 {k1}, k2 {self.k2}"
         return f"{text}, part_weight {self.part_weight:g}" if self.part_weight else text
 
     def hint(self, labels: PseudoLabels) -> str:

@@ -42,10 +42,13 @@ class ClusterMemory(MemoryObjective):
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         self.memory = self.memory.to(embeddings.device)
-        normal = F.normalize(embeddings, dim=-1)
-        terms = view_cross_entropies(view_logits(normal, self.memory) / self.temperature, labels)
+        return self.contrast(F.normalize(embeddings, dim=-1), labels)
+
+    def contrast(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss of features (B, V, D) of unit length, as they are."""
+        terms = view_cross_entropies(view_logits(features, self.memory) / self.temperature, labels)
         self.terms = terms.detach()
-        self._batch = (normal.detach(), labels)
+        self._batch = (features.detach(), labels)
         return weigh_views(terms, self.part_weight)
 
     def follow(self, features: Tensor, rows: Tensor) -> None:

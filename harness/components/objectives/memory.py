@@ -72,8 +72,15 @@ def ema_views(memory: Tensor, features: Tensor, labels: Tensor, momentum: float)
 
 def hardest(memory: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     """For each label in the batch, the index of the sample least similar to its row: (U,)."""
-    similarity = (memory[labels] * features).sum(-1)
-    order = torch.argsort(similarity, stable=True)
+    return lowest((memory[labels] * features).sum(-1), labels)
+
+
+def lowest(scores: Tensor, labels: Tensor) -> Tensor:
+    """For each label in ascending order, the index of its sample of lowest score: (B,) → (U,).
+
+    Of equal scores the first sample's counts.
+    """
+    order = torch.argsort(scores, stable=True)
     order = order[torch.argsort(labels[order], stable=True)]
     first = torch.ones_like(order, dtype=torch.bool)
     first[1:] = labels[order][1:] != labels[order][:-1]

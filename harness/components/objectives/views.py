@@ -23,10 +23,16 @@ def view_logits(features: Tensor, rows: Tensor) -> Tensor:
     return torch.einsum("bvd,vkd->vbk", features, rows)
 
 
-def view_cross_entropies(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean label-smoothed cross-entropy of each view: (V, B, K), (B,) → (V,)."""
+def view_cross_entropies(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Mean label-smoothed cross-entropy of each view: (V, B, K), (B,) → (V,).
+
+    Weights (B,) multiply the samples' losses; the mean still divides by B.
+    """
     views = len(logits)
     flat = F.cross_entropy(
         logits.flatten(0, 1), labels.repeat(views), reduction="none", label_smoothing=smoothing
     )
-    return flat.view(views, -1).mean(dim=1)
+    losses = flat.view(views, -1)
+    return (losses if weights is None else weights * losses).mean(dim=1)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.components.labelers import JaccardDBSCAN
+from harness.components.labelers import JaccardDBSCAN, distance_rows
+from harness.components.labelers.timer import Timer
 from harness.core.errors import ConfigError, HarnessError
 from tests.components.labelers.cases import blobs, golden
+from tests.oracles import jaccard as oracle
 
 
 @pytest.mark.parametrize("search", ["auto", "faiss"])
@@ -115,3 +117,24 @@ def test_views_and_part_weight_have_to_fit(views: int, part_weight: float) -> No
 def test_describe_names_what_one_would_change() -> None:
     assert JaccardDBSCAN().describe() == "eps 0.6, min_samples 4, k1 30, k2 6"
     assert JaccardDBSCAN(part_weight=0.15).describe().endswith("part_weight 0.15")
+
+
+@pytest.mark.parametrize("count", [60, 300])  # by torch, and by compiled kernels if there are any
+def test_classical_lists_have_one_neighbor_more(count: int) -> None:
+    x = blobs(count // 10, 10, dim=8, spread=0.6)
+    labeler = JaccardDBSCAN(k1=9, k2=4, classical_lists=True)
+    encodings = labeler.encodings(x[:, None], Timer(x))
+    d = oracle.squared_distances(x.numpy())
+    expected = oracle.jaccard(oracle.encoding(d, oracle.neighbours(d, 10), k1=9, k2=4))
+    found = distance_rows(encodings, torch.arange(count))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+    others = (oracle.distance(x.numpy(), 9, 4), oracle.distance(x.numpy(), 10, 4))
+    assert all(np.abs(found.numpy() - other).max() > 0.01 for other in others)
+
+
+def test_classical_lists_need_one_image_more() -> None:
+    labeler = JaccardDBSCAN(k1=9, k2=4, classical_lists=True)
+    assert labeler.min_images == 10 and "k1 9 + 1," in labeler.describe()
+    assert labeler.label(blobs(1, 10)[:, None]).clusters == 1
+    with pytest.raises(HarnessError, match="9 images are too few"):
+        labeler.label(blobs(1, 9)[:, None])

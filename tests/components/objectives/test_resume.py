@@ -22,6 +22,7 @@ class Killed(BaseException):
         ("cap", "objective.inter_epoch=2"),
         ("pplr", "objective.aals_epoch=2"),
         ("pplr", "objective.camera_weight=0.5"),
+        ("ise", "objective.step=4.0"),  # by the progress
     ],
 )
 def test_the_same_numbers_after_a_kill(
