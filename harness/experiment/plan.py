@@ -36,6 +36,7 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
     "backbone": {"freeze": [], "ibn": False},
+    "objective": {"hard_margin": 0.0, "hard_update": "hardest"},
 }
 
 
