@@ -18,7 +18,7 @@ from harness.conformance.labels import jaccard_dbscan
 
 @case("dcmip")
 def dcmip(z: Vectors) -> Iterator[Check]:
-    """Labels and proxies from features, then two steps of each stage, with the draws of the file."""
+    """Labels and proxies from features, then two steps of each stage with the file's draws."""
     yield from jaccard_dbscan(z)
     features, teacher, labels = z.tensors("features", "features_ema", "labels")
     means = centroids(features[:, None], labels)[0]

@@ -29,8 +29,8 @@ from tests.benchmarks.test_methods import stages_of
 
 CUDA = torch.device("cuda:0")
 METHODS = (
-    "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "mmt", "mskd", "pplr", "spcl",
-    "strong_baseline",
+    "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "mmt", "mskd", "pplr",
+    "spcl", "strong_baseline",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one

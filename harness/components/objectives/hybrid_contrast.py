@@ -1,4 +1,4 @@
-"""HHCL's and DCMIP's loss: each cluster has a row that follows single samples, and one their mean."""
+"""HHCL's and DCMIP's loss: each cluster has a row that follows samples, and one for their mean."""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ def test_the_loss_takes_the_least_similar_of_its_own_and_the_most_similar_of_oth
         for v, weight in enumerate((0.75, 0.25)):
             logits = []
             for c in range(5):
-                similar = [F.normalize(student[b, v], dim=0) @ p for p in distiller.proxies[v, :, c]]
+                similar = [
+                    F.normalize(student[b, v], dim=0) @ p for p in distiller.proxies[v, :, c]
+                ]
                 logits.append((min(similar) if c == y else max(similar)) / 0.5)
             loss = torch.logsumexp(torch.stack(logits), 0) - logits[y]
             expected = expected + weight * loss / len(labels)
