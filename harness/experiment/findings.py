@@ -1,4 +1,4 @@
-"""What the authors' code of each method does and its paper does not say: docs/what-the-code-does.md.
+"""What the authors' code of a method does and its paper does not say: docs/what-the-code-does.md.
 
 The facts are bullets in the READMEs of methods, in the section `SECTION`. Its first line names the
 repository and the commit; each bullet begins with its kind and ends with its place:

@@ -115,7 +115,7 @@ def _without_init(
             f"stages.{name}.init={init} is no earlier stage of this method.",
             f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished run.",
         )
-    return OmegaConf.masked_copy(changes, [key for key in changes if key != "init"]), init
+    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), init
 
 
 def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:

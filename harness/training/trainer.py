@@ -222,7 +222,8 @@ class Trainer:
         Raises TrainingError: the epoch needs a teacher, and there is none.
         """
         labeling, relabeling = self._labeled_by(epoch), self._relabeled_by
-        return labeling if relabeling in (None, *labeling) else (*labeling, relabeling)
+        extra = () if relabeling is None or relabeling in labeling else (relabeling,)
+        return (*labeling, *extra)
 
     @property
     def _relabeled_by(self) -> Backbone | None:

@@ -46,7 +46,7 @@ def test_what_is_read(tmp_path: Path) -> None:
     path = readme(
         tmp_path, SECTION, "", f"{REPOSITORY} It is a", "re-implementation.", "",
         "- **Selection.** The best (by `mAP`) is", "  reported (`train.py`, `main`).",
-        "- **Unused term.** Not used. (a/b-c: `x.py`, `X.f`)", "", "Golden vectors: `x` (`verify`).",
+        "- **Unused term.** Not used. (a/b-c: `x.py`, `X.f`)", "", "Golden vectors: `x` (`y`).",
     )  # fmt: skip
     one, other = read("m", path)
     assert (one.method, one.kind, one.place) == ("m", "Selection", "`train.py`, `main`")

@@ -52,7 +52,7 @@ def run_cells(folder: Path, cells: Cells) -> None:
         made.append((labels.clone(), features.clone()))
         return labels
 
-    Trainer._label = spied  # type: ignore[method-assign, assignment]
+    Trainer._label = spied  # type: ignore[method-assign]
     try:
         for name, overrides in cells.items():
             made.clear()
