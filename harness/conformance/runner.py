@@ -12,6 +12,7 @@ from rich.table import Table
 from harness.conformance import (
     cameras,
     cluster_memories,
+    dcmip,
     labels,
     memories,
     mmt,
@@ -24,7 +25,9 @@ from harness.core.errors import ConfigError
 from harness.core.paths import shipped
 
 #: importing a module registers its cases
-MODULES = (cameras, cluster_memories, labels, memories, mmt, mskd, online_proxies, schedules)
+MODULES = (
+    cameras, cluster_memories, dcmip, labels, memories, mmt, mskd, online_proxies, schedules,
+)  # fmt: skip
 
 
 def golden_folder() -> Path:

@@ -37,6 +37,7 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
     "backbone": {"freeze": [], "ibn": False, "init_seed": None},
     "labeler": {"classical_lists": False},
+    "objective": {"hard_margin": 0.0, "hard_update": "hardest"},
 }
 
 
