@@ -7,9 +7,10 @@ from harness.components.objectives.hybrid_contrast import HardHybridMemory
 from harness.components.objectives.hybrid_memory import HybridMemory
 from harness.components.objectives.part_refinement import PartRefinement
 from harness.components.objectives.proxy_contrast import ProxyContrast
+from harness.components.objectives.realtime_memory import RealTimeMemory
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
     "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory", "HybridMemory",
-    "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
+    "PartRefinement", "ProxyContrast", "RealTimeMemory", "SoftmaxTriplet",
 ]  # fmt: skip
