@@ -5,6 +5,7 @@ from harness.components.objectives.cluster_memory import ClusterMemory
 from harness.components.objectives.exclusive import ExclusiveMemory
 from harness.components.objectives.hybrid_contrast import HardHybridMemory
 from harness.components.objectives.hybrid_memory import HybridMemory
+from harness.components.objectives.neighbour_consistency import NeighbourConsistency
 from harness.components.objectives.part_refinement import PartRefinement
 from harness.components.objectives.proxy_contrast import ProxyContrast
 from harness.components.objectives.realtime_memory import RealTimeMemory
@@ -12,5 +13,5 @@ from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
     "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory", "HybridMemory",
-    "PartRefinement", "ProxyContrast", "RealTimeMemory", "SoftmaxTriplet",
+    "NeighbourConsistency", "PartRefinement", "ProxyContrast", "RealTimeMemory", "SoftmaxTriplet",
 ]  # fmt: skip
