@@ -38,7 +38,7 @@ class Near:
 
     @classmethod
     def of(cls, graph: csr_matrix) -> Near:
-        """The entries of a graph (N, N). An image's distance to itself is 0 if the graph has none."""
+        """The entries of a graph (N, N); without an entry, an image is at 0 from itself."""
         n = graph.shape[0]
         itself = np.arange(n)
         rows = np.concatenate([np.repeat(itself, np.diff(graph.indptr)), itself])
@@ -173,10 +173,10 @@ class NeighbourConsistency(ClusterMemory):
     def prepare(self, views: int, dim: int, images: int) -> None:
         parts = views - 1
         if self.distance_weight and not 0 < parts * self.distance_weight < 1:
-            limit = f"it below {1 / parts:g}" if parts else "objective.distance_weight=0"
+            share = self.distance_weight
             raise ConfigError(
-                f"objective.distance_weight={self.distance_weight} does not fit {parts} part views.",
-                f"Set {limit}.",
+                f"objective.distance_weight={share} does not fit {parts} part views.",
+                f"Set it below {1 / parts:g}." if parts else "Set objective.distance_weight=0.",
             )
         if images < self.k1:
             raise ConfigError(

@@ -22,6 +22,10 @@ class Killed(BaseException):
         ("cap", "objective.inter_epoch=2"),
         ("pplr", "objective.aals_epoch=2"),
         ("pplr", "objective.camera_weight=0.5"),
+        ("rtmem", "objective.instance_weight=1.2"),
+        ("rtmem/shipped", "objective.instance_weight=1.2"),
+        ("ncplr", "objective.topk=3"),
+        ("ncplr/parts", "objective.fused=false"),
     ],
 )
 def test_the_same_numbers_after_a_kill(
