@@ -42,10 +42,10 @@ def jaccard(z: Vectors) -> Iterator[Check]:
 
 
 def _labels(distances: np.ndarray, eps: float, min_samples: int) -> np.ndarray:
-    return dbscan(_graph(distances, eps), eps, min_samples)
+    return dbscan(graph_of(distances, eps), eps, min_samples)
 
 
-def _graph(distances: np.ndarray, eps: float) -> csr_matrix:
+def graph_of(distances: np.ndarray, eps: float) -> csr_matrix:
     """The entries of a dense matrix that are at most eps, zeros included."""
     rows, columns = np.nonzero(distances <= eps)
     return csr_matrix((distances[rows, columns], (rows, columns)), shape=distances.shape)
@@ -116,7 +116,7 @@ def self_paced_labels(z: Vectors) -> Iterator[Check]:
     eps, gap, samples = z.number("eps"), z.number("eps_gap"), int(z["min_samples"])
     threshold = None
     for epoch, distances in enumerate(z["dist"]):
-        radii = three_radii(_graph(distances, eps + gap), eps, gap, samples)
+        radii = three_radii(graph_of(distances, eps + gap), eps, gap, samples)
         theirs = [z[f"epoch{epoch}_dbscan_{name}"] for name in ("normal", "tight", "loose")]
         yield close(f"epoch{epoch}_dbscan", np.stack(radii), np.stack(theirs))
         for labels in (radii, theirs):

@@ -1,4 +1,4 @@
-"""Golden cases of the memories of SpCL, HHCL and BUC."""
+"""Golden cases of the memories of SpCL, HHCL, BUC and RTMem."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from harness.components.objectives import ExclusiveMemory, HardHybridMemory, HybridMemory
-from harness.conformance.cases import Check, Vectors, case, gradient
+from harness.components.objectives import (
+    ExclusiveMemory,
+    HardHybridMemory,
+    HybridMemory,
+    RealTimeMemory,
+)
+from harness.conformance.cases import Check, Vectors, case, close, gradient
+from harness.conformance.labels import jaccard_dbscan
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -70,3 +77,39 @@ def exclusive_memory(z: Vectors) -> Iterator[Check]:
             yield from _step(z, keys, objective.contrast, f"inputs{step}", f"targets{step}")
             objective.update()
             yield from z.close(keys, memory=objective.memory[0])
+
+
+@case("rtmem")
+def real_time_memory(z: Vectors) -> Iterator[Check]:
+    """Labels, rows, and two steps as shipped and with both terms."""
+    yield from jaccard_dbscan(z)
+    features, labels, chosen = z.tensors("features", "labels", "chosen")
+    yield close("labels of the drawn members", labels[chosen], torch.arange(len(chosen)))
+    yield from z.close("*0", memory=F.normalize(features[chosen], dim=-1))
+    for shipped in (True, False):
+        objective = RealTimeMemory(
+            z.number("temp"), instance_weight=z.number("instance_weight"), as_shipped=shipped
+        )
+        both = RealTimeMemory(z.number("temp")) if shipped else objective
+        both.prepare(1, features.shape[1], len(features))
+        instances = both.to(features.dtype).by_instance
+        assert instances is not None, "it has both terms"
+        instances.memory.copy_(z.tensor("instances0")[:, None])
+        instances.set_labels(labels)
+        yield from z.equal("*", instance_labels=instances.labels)
+        clusters = objective.by_cluster
+        clusters.memory = z.tensor("memory0")[None]
+        for step in (1, 2):
+            x = z.tensor(f"inputs{step}")[:, None].requires_grad_()
+            targets = z.tensor(f"targets{step}")
+            # the shipped code hands over numbers within the clustered images
+            indices = z.tensor(f"indexes{step}" if shipped else f"images{step}")
+            loss = objective(x, targets, indices)
+            grad = gradient(loss, x)[:, 0]
+            instance = instances(x, targets, indices)
+            objective.update()
+            keys = f"{'shipped' if shipped else 'both'}_*{step}"
+            yield from z.close(keys, loss=loss, grad=grad, instance=instance)
+            yield from z.close(keys, memory=clusters.memory[0], **{"class": clusters.terms[0]})
+            if not shipped:
+                yield from z.close(keys, instances=instances.memory[:, 0])

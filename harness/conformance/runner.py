@@ -17,6 +17,7 @@ from harness.conformance import (
     memories,
     mmt,
     mskd,
+    neighbours,
     online_proxies,
     schedules,
 )
@@ -26,7 +27,8 @@ from harness.core.paths import shipped
 
 #: importing a module registers its cases
 MODULES = (
-    cameras, cluster_memories, dcmip, labels, memories, mmt, mskd, online_proxies, schedules,
+    cameras, cluster_memories, dcmip, labels, memories, mmt, mskd, neighbours, online_proxies,
+    schedules,
 )  # fmt: skip
 
 

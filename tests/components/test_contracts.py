@@ -184,9 +184,9 @@ def test_objectives_resume(name: str) -> None:
     for epoch_labels in (labels, torch.where(labels < 4, labels, -1), labels % 3):
         losses = []
         for objective in objectives:
+            torch.manual_seed(0)  # as the trainer does
             objective.start_epoch(features.flip(0), epoch_labels, cameras)
             chosen = torch.nonzero(epoch_labels >= 0)[:12, 0]
-            torch.manual_seed(0)
             losses.append(float(objective(noise, epoch_labels[chosen], chosen).detach()))
             objective.update()
         assert losses[0] == losses[1]

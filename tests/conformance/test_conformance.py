@@ -111,7 +111,19 @@ def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -
 
 
 @pytest.mark.parametrize(
-    "name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss", "o2cap", "threec", "ise", "dcmip"]
+    "name",
+    [
+        "mmt_losses",
+        "spcl_memory",
+        "hhcl",
+        "buc_loss",
+        "o2cap",
+        "threec",
+        "ise",
+        "dcmip",
+        "rtmem",
+        "ncplr",
+    ],
 )
 def test_the_same_cases_pass_in_float32(name: str) -> None:
     """Training runs in float32, for which the bound is 1e-5."""

@@ -30,12 +30,14 @@ from tests.benchmarks.test_methods import stages_of
 CUDA = torch.device("cuda:0")
 METHODS = (
     "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "ise", "mmt",
-    "mskd", "o2cap", "pplr", "spcl", "strong_baseline", "tmgf",
+    "mskd", "ncplr", "ncplr/parts", "o2cap", "pplr", "rtmem", "rtmem/shipped", "spcl",
+    "strong_baseline", "tmgf",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one, or for that of labels whose hardest sample it takes in
 ONE_BY_ONE = (
-    "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ise", "mskd", "o2cap", "spcl", "tmgf",
+    "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ise", "mskd", "ncplr", "ncplr/parts",
+    "o2cap", "rtmem", "rtmem/shipped", "spcl", "tmgf",
 )  # fmt: skip
 
 

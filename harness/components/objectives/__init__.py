@@ -7,12 +7,14 @@ from harness.components.objectives.exclusive import ExclusiveMemory
 from harness.components.objectives.hybrid_contrast import HardHybridMemory
 from harness.components.objectives.hybrid_memory import HybridMemory
 from harness.components.objectives.implicit_extension import ImplicitExtension
+from harness.components.objectives.neighbour_consistency import NeighbourConsistency
 from harness.components.objectives.part_refinement import PartRefinement
 from harness.components.objectives.proxy_contrast import ProxyContrast
+from harness.components.objectives.realtime_memory import RealTimeMemory
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
     "AssociatedProxies", "CameraClusterMemory", "CameraProxies", "ClusterMemory", "ExclusiveMemory",
-    "HardHybridMemory", "HybridMemory", "ImplicitExtension", "PartRefinement", "ProxyContrast",
-    "SoftmaxTriplet",
+    "HardHybridMemory", "HybridMemory", "ImplicitExtension", "NeighbourConsistency",
+    "PartRefinement", "ProxyContrast", "RealTimeMemory", "SoftmaxTriplet",
 ]  # fmt: skip

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import MemoryObjective, centroids, ema_rows, hardest
+from harness.components.objectives.memory import (
+    MemoryObjective,
+    centroids,
+    drawn_members,
+    ema_rows,
+    hardest,
+)
 from harness.components.objectives.options import Momentum, PartWeight, Temperature
 from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 
@@ -22,13 +28,18 @@ class ClusterMemory(MemoryObjective):
     Dai et al., *Cluster Contrast for Unsupervised Person Re-Identification*, 2021, eq. 2 and 3, for
     one view; MSKD (arXiv 2204.09931) for three, weighted (1 − λ2, λ2, λ2). After the gradient the
     rows follow the batch: m_y ← norm(μ m_y + (1 − μ) f), image by image, or by the least similar
-    image of each label only (`hard`, "CMHard").
+    image of each label only (`hard`, "CMHard"). A row starts as the normalized mean of its cluster,
+    or as a member drawn at random (`start`, as in RTMem): the same image for all views.
     """
 
     temperature: Temperature = 0.05
     momentum: Momentum = 0.1
     part_weight: PartWeight = 0.0
     hard: Annotated[bool, Field(description="rows follow their hardest sample only")] = False
+    start: Annotated[
+        Literal["mean", "member"],
+        Field(description="a row's start: its cluster's mean, or a member drawn in each epoch"),
+    ] = "mean"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -38,7 +49,10 @@ class ClusterMemory(MemoryObjective):
         self.terms = torch.empty(0)
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        self.memory = centroids(features, labels)
+        if self.start == "mean":
+            self.memory = centroids(features, labels)
+        else:
+            self.memory = features[drawn_members(labels)].transpose(0, 1).contiguous()
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         self.memory = self.memory.to(embeddings.device)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,6 +22,8 @@ EPSILON = 1e-6
 @dataclass(eq=False, repr=False)
 class HybridMemory(MemoryObjective):
     """L = −log(p + ε), p = exp(S_y) / (Σ_c exp(S_c) + ε), S_c = mean over rows of c of x·m / τ.
+
+    With reduce="sum", as in RTMem, exp(S_c) is the sum over rows of c of exp(x·m / τ).
 
     Ge et al., *Self-paced Contrastive Learning with Hybrid Memory for Domain Adaptive Object
     Re-ID*, NeurIPS 2020, with the constants ε of its code. x is the normalized embedding; a row m_i
@@ -36,6 +40,10 @@ class HybridMemory(MemoryObjective):
     temperature: Temperature = 0.05
     momentum: Momentum = 0.2
     part_weight: PartWeight = 0.0
+    reduce: Annotated[
+        Literal["mean", "sum"],
+        Field(description="over a label's rows: mean of x·m / τ, or sum of exp(x·m / τ)"),
+    ] = "mean"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -77,15 +85,20 @@ class HybridMemory(MemoryObjective):
 
     def contrast(self, features: Tensor, indices: Tensor) -> Tensor:
         """The loss of features (B, V, D) of unit length, as they are, of the images (B,)."""
-        # the mean of inner products is the inner product with the mean
-        means = label_means(self.memory, self.labels, len(self.used))
-        scores = view_logits(features, means) / self.temperature
-        scores = scores.masked_fill(~self.used, -math.inf)
+        targets = self.labels[indices]
+        if self.reduce == "sum":
+            scores = view_logits(features, self.memory.transpose(0, 1)) / self.temperature
+            own = scores.masked_fill(self.labels != targets[:, None], -math.inf).logsumexp(dim=-1)
+        else:
+            # the mean of inner products is the inner product with the mean
+            means = label_means(self.memory, self.labels, len(self.used))
+            scores = view_logits(features, means) / self.temperature
+            scores = scores.masked_fill(~self.used, -math.inf)
+            own = scores.gather(-1, targets.expand(len(scores), -1)[..., None]).squeeze(-1)
         # exp(S_y) / (Σ_c exp(S_c) + ε) without powers that could overflow
         total = scores.logsumexp(dim=-1)
         total = torch.logaddexp(total, torch.full_like(total, math.log(EPSILON)))
-        targets = self.labels[indices].expand(len(scores), -1)
-        share = (scores.gather(-1, targets[..., None]).squeeze(-1) - total).exp()
+        share = (own - total).exp()
         self._batch = (features.detach(), indices)
         return weigh_views(-(share + EPSILON).log().mean(dim=1), self.part_weight)
 

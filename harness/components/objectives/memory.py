@@ -47,6 +47,15 @@ def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
     return (sums / counts[:, None, None]).transpose(0, 1).contiguous()
 
 
+def drawn_members(labels: Tensor) -> Tensor:
+    """An image of each cluster, uniformly drawn by torch's CPU generator: (N,) → (K,) int64."""
+    order = torch.randperm(len(labels)).to(labels.device)
+    order = order[labels[order] >= 0]
+    order = order[labels[order].argsort(stable=True)]
+    sizes = torch.bincount(labels[order])
+    return order[sizes.cumsum(0) - sizes]
+
+
 def ema_rows(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
     """In place, m_y ← norm(μ m_y + (1 − μ) f) for every sample, one after another in batch order.
 

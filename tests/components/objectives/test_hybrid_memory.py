@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -24,7 +26,7 @@ def _unit(count: int, seed: int, views: int = 1) -> Tensor:
     return F.normalize(x, dim=-1)
 
 
-def _objective(features: Tensor, labels: Tensor, **options: float) -> HybridMemory:
+def _objective(features: Tensor, labels: Tensor, **options: Any) -> HybridMemory:
     objective = HybridMemory(**options)
     objective.prepare(features.shape[1], DIM, len(features))
     objective.double()
@@ -32,33 +34,40 @@ def _objective(features: Tensor, labels: Tensor, **options: float) -> HybridMemo
     return objective
 
 
-def _expected(memory: Tensor, labels: list[int], x: Tensor, image: int, tau: float) -> float:
+def _expected(
+    memory: Tensor, labels: list[int], x: Tensor, image: int, tau: float, reduce: str
+) -> float:
     """The loss of one image, with the B×N products that its definition has."""
     groups: dict[object, list[int]] = {}
     for i, label in enumerate(labels):
         groups.setdefault(label if label >= 0 else f"alone {i}", []).append(i)
     own = next(rows for rows in groups.values() if image in rows)
-    powers = [(memory[rows] @ x / tau).mean().exp() for rows in groups.values()]
-    share = (memory[own] @ x / tau).mean().exp() / (torch.stack(powers).sum() + 1e-6)
+
+    def power(rows: list[int]) -> Tensor:
+        scores = memory[rows] @ x / tau
+        return scores.mean().exp() if reduce == "mean" else scores.exp().sum()
+
+    share = power(own) / (torch.stack([power(rows) for rows in groups.values()]).sum() + 1e-6)
     return float(-(share + 1e-6).log())
 
 
-@given(labels_of_all, seeds, st.sampled_from([0.05, 0.5]))
-def test_the_loss_is_its_definition(labels: list[int], seed: int, tau: float) -> None:
+@given(labels_of_all, seeds, st.sampled_from([0.05, 0.5]), st.sampled_from(["mean", "sum"]))
+def test_the_loss_is_its_definition(labels: list[int], seed: int, tau: float, reduce: str) -> None:
     memory, x = _unit(IMAGES, seed), _unit(6, seed + 1)
-    objective = _objective(memory, torch.tensor(labels), temperature=tau)
+    objective = _objective(memory, torch.tensor(labels), temperature=tau, reduce=reduce)
     indices = torch.tensor([0, 3, 3, 7, 9, 13])
     loss = objective.contrast(x, indices)
     expected = [
-        _expected(memory[:, 0], labels, v, int(i), tau)
+        _expected(memory[:, 0], labels, v, int(i), tau, reduce)
         for v, i in zip(x[:, 0], indices, strict=True)
     ]
     assert float(loss) == pytest.approx(sum(expected) / 6, abs=1e-10)
 
 
-def test_a_low_temperature_does_not_overflow_float32() -> None:
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+def test_a_low_temperature_does_not_overflow_float32(reduce: Literal["mean", "sum"]) -> None:
     memory = _unit(IMAGES, 0).float()
-    objective = HybridMemory(temperature=0.005)
+    objective = HybridMemory(temperature=0.005, reduce=reduce)
     objective.prepare(1, DIM, IMAGES)
     objective.start_epoch(memory, torch.arange(IMAGES))
     x = memory[:4].clone().requires_grad_()
@@ -105,13 +114,14 @@ def test_the_given_features_stay_as_they_are() -> None:
     assert torch.equal(features, _unit(IMAGES, 0))
 
 
-def test_each_view_has_its_own_memory() -> None:
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+def test_each_view_has_its_own_memory(reduce: str) -> None:
     features, labels = _unit(IMAGES, 0, views=3), torch.arange(IMAGES) // 2
     x, indices = _unit(5, 1, views=3), torch.arange(5)
-    whole = _objective(features, labels, part_weight=0.2)
+    whole = _objective(features, labels, part_weight=0.2, reduce=reduce)
     loss = float(whole.contrast(x, indices))
     single = [
-        float(_objective(features[:, v : v + 1], labels).contrast(x[:, v : v + 1], indices))
-        for v in range(3)
+        float(_objective(view, labels, reduce=reduce).contrast(own, indices))
+        for view, own in zip(features.split(1, dim=1), x.split(1, dim=1), strict=True)
     ]
     assert loss == pytest.approx(0.8 * single[0] + 0.2 * single[1] + 0.2 * single[2], abs=1e-12)

@@ -23,6 +23,10 @@ class Killed(BaseException):
         ("pplr", "objective.aals_epoch=2"),
         ("pplr", "objective.camera_weight=0.5"),
         ("ise", "objective.step=4.0"),  # by the progress
+        ("rtmem", "objective.instance_weight=1.2"),
+        ("rtmem/shipped", "objective.instance_weight=1.2"),
+        ("ncplr", "objective.topk=3"),
+        ("ncplr/parts", "objective.fused=false"),
     ],
 )
 def test_the_same_numbers_after_a_kill(
