@@ -37,7 +37,12 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
     "backbone": {"freeze": [], "ibn": False, "init_seed": None},
     "labeler": {"classical_lists": False},
-    "objective": {"hard_margin": 0.0, "hard_update": "hardest"},
+    "objective": {
+        "hard_margin": 0.0,
+        "hard_update": "hardest",
+        "start": "mean",
+        "reduce": "mean",
+    },
 }
 
 
