@@ -21,6 +21,8 @@ from harness.core.plugins import CONF_GROUPS, Plugin, load_config
 from harness.core.variants import chosen_parts, overridden, vary
 from harness.core.views import count_parts
 
+#: a block of a method's config with changes to its backbone → the protocols that it holds for
+PROTOCOL_BLOCKS = {"published": ("published",), "demo": ("demo", "debug")}
 #: the state of all files when the `ConfigStore` was last filled: path, time and size
 _registered: list[tuple[Path, int, int]] = []
 
@@ -125,8 +127,11 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
 
     A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
     eps of its DBSCAN must not be merged. Such sections are stored under the choice's name, and
-    conf/config.yaml looks up the final choice. `published: {backbone: …}` holds for that backbone
-    under `protocol=published`. The block `search:` is read by `harness search` only.
+    conf/config.yaml looks up the final choice. So is the section `backbone` of a method that chooses
+    one, which it then keeps in every protocol. `published: {backbone: …}` holds for the method's
+    backbone under `protocol=published`, and `demo: {backbone: …}` makes it small under
+    `protocol=demo` and `debug`. The block `search:` is read by `harness search` only. The defaults
+    list is stored apart, since it is composed after the protocol's.
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
@@ -146,16 +151,27 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
                 space = {"search": {"space": {part: search.space.pop(part)}}}
                 store_override(f"space_{part}", f"{stem}-{option}", space)
         store_override("search", stem, {"search": search})
-    for part, option in chosen_parts(node).items():
+    backbone = overridden(node).get("backbone")
+    parts = {**chosen_parts(node), **({"backbone": backbone} if backbone else {})}
+    for part, option in parts.items():
         if isinstance(node.get(part), DictConfig):
             store_override(part, f"{stem}-{option}", {part: node.pop(part)})
-    if "published" in node:
-        published = node.pop("published")
-        if not isinstance(published, DictConfig) or list(published) != ["backbone"]:
+    for block, protocols in PROTOCOL_BLOCKS.items():
+        if block not in node:
+            continue
+        changes = node.pop(block)
+        if not isinstance(changes, DictConfig) or list(changes) != ["backbone"]:
             raise ConfigError(
-                f"{path}: `published` must hold a section `backbone`, and nothing else.",
-                "protocol=published takes all other settings from the method's config anyway.",
+                f"{path}: `{block}` must hold a section `backbone`, and nothing else.",
+                "A method's other settings are those of its config or of the protocol.",
             )
-        option = overridden(node).get("backbone", "resnet50")
-        store_override("backbone", f"{stem}-{option}-published", published)
-    _store(f"method/{folder}" if folder else "method", stem, node)
+        if block == "demo" and not backbone:
+            raise ConfigError(
+                f"{path}: `demo` makes a method's own backbone small, but it has none.",
+                "Remove it: protocol=demo takes backbone=small. Or choose a backbone in `defaults`.",
+            )
+        for protocol in protocols:
+            store_override("network", f"{stem}-{backbone or 'resnet50'}-{protocol}", changes)
+    defaults = node.pop("defaults", [])
+    _store(f"method_settings/{folder}" if folder else "method_settings", stem, node)
+    _store(f"method/{folder}" if folder else "method", stem, {"defaults": defaults})
