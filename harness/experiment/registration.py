@@ -18,11 +18,9 @@ from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.core.paths import CHECKOUT, CONF
 from harness.core.plugins import CONF_GROUPS, Plugin, load_config
-from harness.core.variants import chosen_parts, overridden, vary
+from harness.core.variants import PROTOCOL_BLOCKS, chosen_parts, own_parts, vary
 from harness.core.views import count_parts
 
-#: a block of a method's config with changes to its backbone → the protocols that it holds for
-PROTOCOL_BLOCKS = {"published": ("published",), "demo": ("demo", "debug")}
 #: the state of all files when the `ConfigStore` was last filled: path, time and size
 _registered: list[tuple[Path, int, int]] = []
 
@@ -151,8 +149,7 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
                 space = {"search": {"space": {part: search.space.pop(part)}}}
                 store_override(f"space_{part}", f"{stem}-{option}", space)
         store_override("search", stem, {"search": search})
-    backbone = overridden(node).get("backbone")
-    parts = {**chosen_parts(node), **({"backbone": backbone} if backbone else {})}
+    parts = own_parts(node)
     for part, option in parts.items():
         if isinstance(node.get(part), DictConfig):
             store_override(part, f"{stem}-{option}", {part: node.pop(part)})
@@ -165,13 +162,14 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
                 f"{path}: `{block}` must hold a section `backbone`, and nothing else.",
                 "A method's other settings are those of its config or of the protocol.",
             )
-        if block == "demo" and not backbone:
+        if block == "demo" and "backbone" not in parts:
             raise ConfigError(
                 f"{path}: `demo` makes a method's own backbone small, but it has none.",
                 "Remove it: protocol=demo takes backbone=small. Or choose a backbone in `defaults`.",
             )
         for protocol in protocols:
-            store_override("network", f"{stem}-{backbone or 'resnet50'}-{protocol}", changes)
+            option = parts.get("backbone", "resnet50")
+            store_override("network", f"{stem}-{option}-{protocol}", changes)
     defaults = node.pop("defaults", [])
     _store(f"method_settings/{folder}" if folder else "method_settings", stem, node)
     _store(f"method/{folder}" if folder else "method", stem, {"defaults": defaults})
