@@ -22,7 +22,8 @@ WIDTH = 64
 
 
 class ConvolutionStem(nn.Module):
-    """IBN-based convolution stem (ICS): images (B, 3, H, W) → patch tokens (B, h·w, D).
+    """IBN-based convolution stem (ICS): images (B, 3, H, W) → patch tokens (B, h·w, D), or
+    (B, h, w, D) where timm's embedding gives these.
 
     Luo et al., *Self-Supervised Pre-Training for Transformer-Based Person Re-Identification*, 2021,
     section 3.4. Three convolutions of 64 channels, the first with stride 2, normalized by IBN, IBN
@@ -37,6 +38,7 @@ class ConvolutionStem(nn.Module):
         super().__init__()
         self.patch_size, self.img_size = plain.patch_size, plain.img_size
         self.grid_size, self.num_patches = plain.grid_size, plain.num_patches
+        self.flatten = plain.flatten
         self.conv = nn.Sequential(
             nn.Conv2d(3, WIDTH, 7, stride=2, padding=3, bias=False),
             InstanceBatchNorm(WIDTH),
@@ -53,7 +55,7 @@ class ConvolutionStem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         maps: Tensor = self.proj(self.conv(images))
-        return maps.flatten(2).transpose(1, 2)
+        return maps.flatten(2).transpose(1, 2) if self.flatten else maps.permute(0, 2, 3, 1)
 
 
 def use_convolution_stem(model: Any, name: str) -> None:
