@@ -125,11 +125,11 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
 
     A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
     eps of its DBSCAN must not be merged. Such sections are stored under the choice's name, and
-    conf/config.yaml looks up the final choice. So is the section `backbone` of a method that chooses
-    one, which it then keeps in every protocol. `published: {backbone: …}` holds for the method's
-    backbone under `protocol=published`, and `demo: {backbone: …}` makes it small under
-    `protocol=demo` and `debug`. The block `search:` is read by `harness search` only. The defaults
-    list is stored apart, since it is composed after the protocol's.
+    conf/config.yaml looks up the final choice. The defaults list is stored apart: it is composed
+    after the protocol's, so that a method that chooses a backbone keeps it in every protocol.
+    `published: {backbone: …}` holds for the method's backbone under `protocol=published`, and
+    `demo: {backbone: …}` makes it small under `protocol=demo` and `debug`. The block `search:` is
+    read by `harness search` only.
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
@@ -165,7 +165,7 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
         if block == "demo" and "backbone" not in parts:
             raise ConfigError(
                 f"{path}: `demo` makes a method's own backbone small, but it has none.",
-                "Remove it: protocol=demo takes backbone=small. Or choose a backbone in `defaults`.",
+                "Remove it (protocol=demo has backbone=small), or choose a backbone in `defaults`.",
             )
         for protocol in protocols:
             option = parts.get("backbone", "resnet50")

@@ -177,7 +177,7 @@ def timm_model(
     if stem == "ics":
         if patch_stride is not None:
             raise ConfigError(
-                f"backbone.stem=ics has no overlapping patches (backbone.patch_stride={patch_stride}).",
+                f"backbone.patch_stride={patch_stride}: the stem ics has no overlapping patches.",
                 "Set backbone.patch_stride=null or backbone.stem=patch.",
             )
         use_convolution_stem(made, model)
