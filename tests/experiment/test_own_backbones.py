@@ -45,7 +45,7 @@ def test_it_is_kept_in_every_protocol(name: str, protocol: str) -> None:
     assert found["_target_"] == "harness.components.backbones.timm_model"
     assert found["pooling"] == "class_token"
     small = protocol in ("demo", "debug")
-    assert (found["model"] == "vit_tiny_patch16_224") == small
+    assert (found["model"] == "test_vit") == small
     # random weights are for a demonstration, and for nothing else
     assert small == (found["weights"] == "none" and not found["pretrained"])
 
