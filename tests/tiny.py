@@ -8,6 +8,8 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 
+from harness.core import plugins
+from harness.core.variants import overridden
 from harness.experiment.compose import compose
 
 #: an eighth of the smallest synthetic data set: everything runs, nothing is learned
@@ -26,12 +28,30 @@ TINY = (
 )
 
 
+#: a ViT of 64 features, in place of a method's own
+TINY_VIT = ("backbone.model=test_vit", "backbone.pretrained=false", "backbone.weights=none")
+
+
+def has_own_backbone(method: str) -> bool:
+    """Whether a method, or the method of a variant, chooses a backbone."""
+    plugin = plugins.find()["methods"].get(method.partition("/")[0])
+    return plugin is not None and "backbone" in overridden(
+        plugins.load_config(plugin.folder / "config.yaml")
+    )
+
+
 def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a tiny experiment with data and records under `folder`."""
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
-    own = any(word.startswith("backbone=") and word != "backbone=small" for word in overrides)
-    usual = [word for word in TINY if not (own and word.startswith("backbone."))]
-    return [*usual, *places, *overrides]
+    named = [word.removeprefix("backbone=") for word in overrides if word.startswith("backbone=")]
+    vit = not named and any(
+        has_own_backbone(word.removeprefix("method="))
+        for word in overrides
+        if word.startswith("method=")
+    )
+    other = vit or any(name != "small" for name in named)
+    usual = [word for word in TINY if not (other and word.startswith("backbone."))]
+    return [*usual, *(TINY_VIT if vit else ()), *places, *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:

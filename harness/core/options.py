@@ -10,12 +10,22 @@ a hint takes anything. The fields of a pydantic model are options, too.
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from harness.core.errors import ConfigError, Problems, did_you_mean
 
@@ -101,13 +111,17 @@ def _fields(target: Callable[..., Any]) -> tuple[dict[str, FieldInfo], bool]:
 
     if _is_model(target):
         return dict(target.model_fields), target.model_config.get("extra") == "allow"  # type: ignore[attr-defined]
+    hints: dict[str, Any] = {}
     try:
-        parameters = inspect.signature(target, eval_str=True).parameters.values()
+        if dataclasses.is_dataclass(target):  # inherited hints are read in their own modules
+            hints = get_type_hints(target, include_extras=True)
+        parameters = inspect.signature(target, eval_str=not hints).parameters.values()
     except NameError:  # hints whose names are imported for type checkers only
         parameters = inspect.signature(target).parameters.values()
     fields = {}
     for parameter in parameters:
-        hint, default = parameter.annotation, parameter.default
+        default = parameter.default
+        hint = hints.get(parameter.name, parameter.annotation)
         if hint is REQUIRED or isinstance(hint, str):
             hint = Any
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):

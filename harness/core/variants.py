@@ -12,6 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 #: parts of a method, and their defaults in conf/config.yaml
 PARTS = {"labeler": "jaccard_dbscan", "objective": "cluster_memory", "distiller": "none"}
+#: a block of a method's config → the protocols that it holds for, and the sections that it may have
+PROTOCOL_BLOCKS = {
+    "published": (("published",), ("backbone", "stages")),
+    "demo": (("demo", "debug"), ("backbone",)),
+}
 
 
 def overridden(node: DictConfig) -> dict[str, Any]:
@@ -27,6 +32,12 @@ def chosen_parts(node: DictConfig) -> dict[str, Any]:
     return {part: chosen[part] for part in PARTS}
 
 
+def own_parts(node: DictConfig) -> dict[str, Any]:
+    """`chosen_parts`, with the backbone if the method chooses one."""
+    named = overridden(node)
+    return chosen_parts(node) | ({"backbone": named["backbone"]} if "backbone" in named else {})
+
+
 def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
     """A method's config with a variant's changes, in which `method.name` becomes `name`.
 
@@ -37,7 +48,7 @@ def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
     """
     base = base.copy()
     groups = {**overridden(base), **overridden(changes)}
-    for part, option in chosen_parts(base).items():
+    for part, option in own_parts(base).items():
         if groups.get(part, option) != option:
             base.pop(part, None)
             if OmegaConf.select(base, f"search.space.{part}") is not None:

@@ -20,6 +20,8 @@ from harness.components.backbones import small
 from harness.core.errors import HarnessError
 from harness.core.interfaces import PseudoLabeler
 from harness.core.paths import CONF
+from harness.core.plugins import load_config
+from harness.core.variants import own_parts
 from harness.experiment.part_checks import check_images
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import register
@@ -88,10 +90,11 @@ def combinations(methods: Sequence[str] = ()) -> Iterator[Combination]:
     with hydra.initialize_config_module("harness.conf", version_base="1.3"):
         for method in sorted(methods or found):
             base = _composed(f"method={method}")
+            own = own_parts(load_config(found[method].folder / "config.yaml"))
             if base.stages:
                 for group in GROUPS:
                     for option in options(group):
-                        yield _combination(method, group, option, base)
+                        yield _combination(method, group, option, base, "backbone" in own)
 
 
 def _composed(*overrides: str) -> DictConfig:
@@ -99,8 +102,11 @@ def _composed(*overrides: str) -> DictConfig:
     return hydra.compose("config", ["protocol=common", *overrides])
 
 
-def _combination(method: str, group: str, option: str, base: DictConfig) -> Combination:
-    if group == "backbone" and not (CONF / "method_overrides_views" / f"{option}.yaml").is_file():
+def _combination(
+    method: str, group: str, option: str, base: DictConfig, own_backbone: bool
+) -> Combination:
+    views = CONF / "method_overrides_views" / f"{option}.yaml"
+    if group == "backbone" and not (own_backbone or views.is_file()):
         # it has the method's views, and a recipe depends on nothing else of a backbone
         return Combination(method, group, option, "own" if option == "resnet50" else "yes")
     config = _composed(f"method={method}", f"{group}={option}")

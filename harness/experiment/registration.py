@@ -18,7 +18,7 @@ from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.core.paths import CHECKOUT, CONF
 from harness.core.plugins import CONF_GROUPS, Plugin, load_config
-from harness.core.variants import chosen_parts, overridden, vary
+from harness.core.variants import PROTOCOL_BLOCKS, chosen_parts, own_parts, vary
 from harness.core.views import count_parts
 
 #: the state of all files when the `ConfigStore` was last filled: path, time and size
@@ -125,9 +125,11 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
 
     A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
     eps of its DBSCAN must not be merged. Such sections are stored under the choice's name, and
-    conf/config.yaml looks up the final choice. `published: {backbone: …}` holds for that backbone
-    under `protocol=published`, `published: {stages: …}` for any. The block `search:` is read by
-    `harness search` only.
+    conf/config.yaml looks up the final choice. The defaults list is stored apart: it is composed
+    after the protocol's, so that a method that chooses a backbone keeps it in every protocol.
+    `published: {backbone: …}` holds for the method's backbone under `protocol=published`,
+    `published: {stages: …}` for any, and `demo: {backbone: …}` makes the backbone small under
+    `protocol=demo` and `debug`. The block `search:` is read by `harness search` only.
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
@@ -147,20 +149,33 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
                 space = {"search": {"space": {part: search.space.pop(part)}}}
                 store_override(f"space_{part}", f"{stem}-{option}", space)
         store_override("search", stem, {"search": search})
-    for part, option in chosen_parts(node).items():
+    parts = own_parts(node)
+    for part, option in parts.items():
         if isinstance(node.get(part), DictConfig):
             store_override(part, f"{stem}-{option}", {part: node.pop(part)})
-    if "published" in node:
-        published = node.pop("published")
-        sections = list(published) if isinstance(published, DictConfig) else []
-        if not sections or not {"backbone", "stages"}.issuperset(map(str, sections)):
+    for block, (protocols, known) in PROTOCOL_BLOCKS.items():
+        if block not in node:
+            continue
+        changes = node.pop(block)
+        sections = list(changes) if isinstance(changes, DictConfig) else []
+        if not sections or not set(known).issuperset(map(str, sections)):
             raise ConfigError(
-                f"{path}: `published` must hold `backbone` or `stages`, and nothing else.",
-                "protocol=published takes all other settings from the method's config anyway.",
+                f"{path}: `{block}` must hold {' or '.join(f'`{name}`' for name in known)}, and "
+                "nothing else.",
+                "A method's other settings are those of its config or of the protocol.",
             )
-        if "stages" in published:
-            store_override("stages", f"{stem}-published", {"stages": published.pop("stages")})
-        if published:
-            option = overridden(node).get("backbone", "resnet50")
-            store_override("backbone", f"{stem}-{option}-published", published)
-    _store(f"method/{folder}" if folder else "method", stem, node)
+        if block == "demo" and "backbone" not in parts:
+            raise ConfigError(
+                f"{path}: `demo` makes a method's own backbone small, but it has none.",
+                "Remove it (protocol=demo has backbone=small), or choose a backbone in `defaults`.",
+            )
+        stages = changes.pop("stages", None)
+        for protocol in protocols:
+            if stages is not None:
+                store_override("stages", f"{stem}-{protocol}", {"stages": stages})
+            if changes:
+                option = parts.get("backbone", "resnet50")
+                store_override("network", f"{stem}-{option}-{protocol}", changes)
+    defaults = node.pop("defaults", [])
+    _store(f"method_settings/{folder}" if folder else "method_settings", stem, node)
+    _store(f"method/{folder}" if folder else "method", stem, {"defaults": defaults})

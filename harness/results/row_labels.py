@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import HarnessError
 from harness.core.paths import CONF
-from harness.core.variants import chosen_parts, overridden, vary
+from harness.core.variants import PROTOCOL_BLOCKS, overridden, own_parts, vary
 from harness.core.views import count_parts
 from harness.results.store import Run
 
@@ -101,10 +101,16 @@ _load = cache(plugins.load_config)
 
 
 def _settings(part: str, option: str) -> DictConfig:
-    """An option's settings; empty if it belongs to a plug-in folder that is not given."""
+    """An option's settings, with those that its defaults list names; empty if it belongs to a
+    plug-in folder that is not given.
+    """
     own = CONF / part / f"{option}.yaml"
     path = own if own.is_file() else plugins.options(part).get(option)
-    return _load(path) if path else OmegaConf.create()
+    node = _load(path) if path else OmegaConf.create()
+    below = [other for other in node.get("defaults") or [] if other != "_self_"]
+    merged = OmegaConf.merge(*(_settings(part, str(other)) for other in below), node)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def part_option(part: str, target: object) -> str:
@@ -115,16 +121,20 @@ def part_option(part: str, target: object) -> str:
 
 
 def foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
-    """Part → option, of the parts of a run that are not its method's own."""
+    """Part → option, of the parts of a run that are not its method's own.
+
+    The backbone is a part of the methods that choose one; of the others, the protocol chooses it.
+    """
     found: dict[str, str] = {}
     if node is None:
         return found
-    for part, option in chosen_parts(node).items():
+    for part, option in own_parts(node).items():
         settings = _settings(part, str(option))
         own = OmegaConf.select(node, f"{part}._target_") or settings.get("_target_")
         known = own is not None or "_target_" in settings  # `none` has the target null
         if known and (has := config.get(f"{part}._target_", own)) != own:
-            found[part] = part_option(part, has)
+            named = config.get("backbone.arch") or config.get("backbone.model")
+            found[part] = str(named) if part == "backbone" and named else part_option(part, has)
     return found
 
 
@@ -173,17 +183,20 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
     """
     name = config.get("protocol.name")
     protocol = [n for group in ("protocol", "experiment") for n in _file(CONF / group, name)]
-    groups = {"backbone": "resnet50", **overridden(node)}
+    groups = {"backbone": "resnet50"}
     for changes in protocol:
         groups |= overridden(changes)
     foreign = foreign_parts(node, config)
-    parts = {**chosen_parts(node), **foreign, "backbone": groups["backbone"]}
+    parts = {"backbone": groups["backbone"], **own_parts(node), **foreign}
     layers: list[Any] = [_load(CONF / "config.yaml")]
     layers += [{part: _settings(part, str(option))} for part, option in parts.items()]
     layers.append(OmegaConf.masked_copy(node, [str(key) for key in node if key not in foreign]))
     layers += protocol
-    if name == "published":
-        layers.append(node.get("published", {}))
+    layers += _file(CONF / "backbone_overrides", parts["backbone"])
+    if "backbone" not in foreign:
+        layers += [
+            node.get(block, {}) for block, (held, _) in PROTOCOL_BLOCKS.items() if name in held
+        ]
     called = str(config.get("dataset.name")), str(config.get("dataset._target_"))
     datasets = plugins.find()["datasets"]
     dataset = datasets.get(plugins.dataset_name(*called, datasets))
@@ -211,6 +224,8 @@ def is_default(key: str, config: Flat, default: Flat) -> bool:
 
 def _resolved(value: Any, config: Flat) -> Any:
     """A default, its interpolation evaluated with the options of a run."""
+    if isinstance(value, list):
+        return [_resolved(each, config) for each in value]
     if not isinstance(value, str) or not value.startswith("${"):
         return value
     if found := re.fullmatch(r"\$\{([\w.]+)\}", value):

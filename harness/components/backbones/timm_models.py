@@ -12,6 +12,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from harness.components.backbones.branches import Branched
+from harness.components.backbones.class_tokens import (
+    ClassToken,
+    PartFusion,
+    PartTokens,
+    Projection,
+    add_projection,
+    join_part_tokens,
+)
+from harness.components.backbones.convolution_stem import Stem, use_convolution_stem
 from harness.components.backbones.depthwise import speed_up_depthwise
 from harness.components.backbones.freezing import Freeze
 from harness.components.backbones.pooling import Neck, TokenPooling, ViewNames
@@ -21,6 +30,7 @@ from harness.components.backbones.weight_layouts import State, load_trunk
 from harness.components.backbones.weights import Weights, initial_state
 from harness.core.errors import ConfigError, DataError, first_line
 from harness.core.preprocessing import Color, Interpolation, Preprocessing
+from harness.core.views import POOLED
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Rgb = Annotated[Sequence[float], Field(min_length=3, max_length=3)]
@@ -30,12 +40,14 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 class TimmTrunk(nn.Module):
     """A timm model without its head: (B, 3, H, W) → maps (B, C, h, w), and a class token (B, C).
 
-    A transformer's patch tokens become a map. The token is None for models without class tokens.
+    A transformer's patch tokens become a map. The token is None for models without class tokens;
+    it is wider than C where `ClassToken` joins it with others.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, token: ClassToken | None = None) -> None:
         super().__init__()
         self.model: Any = model
+        self.token = token or ClassToken()
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         self.has_class_token = self.prefix > 0 and getattr(model, "cls_token", None) is not None
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
@@ -49,7 +61,7 @@ class TimmTrunk(nn.Module):
             return found.permute(0, 3, 1, 2) if self.channels_last else found, None
         height, width = self.model.patch_embed.grid_size
         maps = found[:, self.prefix :].transpose(1, 2).unflatten(2, (int(height), int(width)))
-        return maps, found[:, 0] if self.has_class_token else None
+        return maps, self.token(found, self.model) if self.has_class_token else None
 
 
 class TimmNet(ReIDNet):
@@ -129,12 +141,17 @@ def timm_model(
     interpolation: Annotated[
         Interpolation | None, Field(description="of resizing; null: of timm's weights")
     ] = None,
+    stem: Stem = "patch",
+    part_tokens: PartTokens = 0,
+    part_fusion: PartFusion = "cat",
+    projection: Projection = None,
     neck: Neck = "bn",
     freeze: Freeze = (),
 ) -> TimmNet:
     """A model of timm without its head, (B, 3, H, W) → (B, V, D) with D = its number of features.
 
-    Position embeddings are resized to the input.
+    Position embeddings are resized to the input. With part tokens or a projection, the class token
+    has more features (see `ClassToken`), and is the only view.
 
     Raises:
         ConfigError: no such model, an option that it does not have, or an unsupported model.
@@ -150,6 +167,7 @@ def timm_model(
             f"backbone.pretrained=true and backbone.weights={weights} exclude each other.",
             "Set backbone.pretrained=false, or backbone.weights=none.",
         )
+    _check_token(pooling, views, part_tokens, projection)
     cfg, (height, width) = _pretrained_cfg(model), (int(side) for side in size)
     options: dict[str, Any] = {}
     if cfg.fixed_input_size:
@@ -158,14 +176,25 @@ def timm_model(
         options["drop_path_rate"] = drop_path
     if output_stride is not None:
         options["output_stride"] = output_stride
+    if part_tokens:
+        options["reg_tokens"] = part_tokens
     try:
         made: Any = timm.create_model(model, pretrained=False, num_classes=0, **options)
     except (TypeError, AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{model} cannot be built for {height}×{width} pixels: {first_line(error)}",
-            "Images' sides must be multiples of the patch size; drop_path and output_stride do not "
-            "exist for every model.",
+            "Images' sides must be multiples of the patch size; drop_path, output_stride and "
+            "part_tokens do not exist for every model.",
         ) from error
+    if stem == "ics":
+        if patch_stride is not None:
+            raise ConfigError(
+                f"backbone.patch_stride={patch_stride}: the stem ics has no overlapping patches.",
+                "Set backbone.patch_stride=null or backbone.stem=patch.",
+            )
+        use_convolution_stem(made, model)
+    if projection is not None:
+        add_projection(made, projection, model)
     if patch_stride is not None:
         overlap_patches(made, patch_stride, (height, width), model)
     if pretrained:
@@ -176,8 +205,8 @@ def timm_model(
     if checkpointing:
         made.set_grad_checkpointing(True)
     speed_up_depthwise(made)
-    trunk = TimmTrunk(made)
-    channels = _channels(trunk, (height, width), model)
+    trunk = TimmTrunk(made, ClassToken(part_tokens, part_fusion, projection is not None))
+    channels = _channels(trunk, (height, width), model, pooling == "class_token")
     if pooling == "class_token" and not trunk.has_class_token:
         raise ConfigError(
             f"backbone.pooling=class_token: {model} has no class token.",
@@ -187,6 +216,31 @@ def timm_model(
     network = kind(trunk, channels, views, pooling, neck, freeze)
     network.preprocessing = preprocessing(model, mean, std, interpolation)
     return network
+
+
+def _check_token(
+    pooling: str, views: Sequence[str], part_tokens: int, projection: int | None
+) -> None:
+    """Refuse part tokens and projections that the global view would not contain."""
+    if not part_tokens and projection is None:
+        return
+    given = f"backbone.part_tokens={part_tokens}" if part_tokens else ""
+    given = given or f"backbone.projection={projection}"
+    if part_tokens and projection is not None:
+        raise ConfigError(
+            f"{given} and backbone.projection={projection} exclude each other.",
+            "Set backbone.part_tokens=0 or backbone.projection=null.",
+        )
+    if pooling != "class_token":
+        raise ConfigError(
+            f"{given} joins the class token, but backbone.pooling={pooling}.",
+            "Set backbone.pooling=class_token.",
+        )
+    if parts := [view for view in views if view not in ("global", POOLED)]:
+        raise ConfigError(
+            f"{given} gives the global view more features than the part views {parts} have.",
+            "Set backbone.views=[global].",
+        )
 
 
 def _pretrained_cfg(model: str) -> Any:
@@ -213,7 +267,7 @@ def _load(made: nn.Module, state: State, origin: str, size: tuple[int, int]) -> 
     convert = getattr(importlib.import_module(type(made).__module__), "checkpoint_filter_fn", None)
 
     def adapt(found: State) -> State:
-        found = resize_positions(found, made, size, origin)
+        found = resize_positions(join_part_tokens(found), made, size, origin)
         if convert is None:
             return found
         try:
@@ -229,15 +283,15 @@ def _load(made: nn.Module, state: State, origin: str, size: tuple[int, int]) -> 
 
 
 @torch.no_grad()
-def _channels(trunk: TimmTrunk, size: tuple[int, int], model: str) -> int:
-    """The number of channels of the last map.
+def _channels(trunk: TimmTrunk, size: tuple[int, int], model: str, of_token: bool) -> int:
+    """The number of channels of the last map, or of the class token if there is one.
 
     Raises:
         ConfigError: the model has no map.
     """
     trunk.eval()
     try:
-        maps, _ = trunk(torch.zeros(1, 3, *size))
+        maps, token = trunk(torch.zeros(1, 3, *size))
     except Exception as error:
         raise ConfigError(
             f"{model} has no feature map for images of {size[0]}×{size[1]}: {first_line(error)}",
@@ -246,4 +300,4 @@ def _channels(trunk: TimmTrunk, size: tuple[int, int], model: str) -> int:
         ) from error
     finally:
         trunk.train()
-    return int(maps.shape[1])
+    return int((maps if token is None or not of_token else token).shape[1])

@@ -1,6 +1,7 @@
 """Jaccard distance and DBSCAN: the labels of Cluster Contrast, MSKD, HHCL, PPLR and others."""
 
-# annotations are evaluated at once, since SelfPaced inherits the options in another module
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Annotated
 

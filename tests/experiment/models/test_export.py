@@ -68,6 +68,12 @@ def vit() -> Model:
     return untrained("timm_model", (64, 32), **options, pooling="class_token")
 
 
+def joined(**options: Any) -> Callable[[], Model]:
+    """A transformer whose class token is joined with others, with a preprocessing of its own."""
+    options |= {"model": "test_vit", "size": (64, 32), "std": [0.5, 0.25, 0.5]}
+    return lambda: untrained("timm_model", (64, 32), **options, pooling="class_token")
+
+
 def resnet50() -> Model:
     views = ("global", "upper", "lower")
     return untrained("resnet", (128, 64), arch="resnet50", weights="none", views=views)
@@ -76,6 +82,9 @@ def resnet50() -> Model:
 MODELS = [
     pytest.param(small, id="small"),
     pytest.param(vit, id="vit"),
+    pytest.param(joined(stem="ics"), id="ics"),
+    pytest.param(joined(part_tokens=3), id="parts"),
+    pytest.param(joined(projection=24), id="projection"),
     pytest.param(resnet50, id="resnet50", marks=pytest.mark.slow),
 ]
 
