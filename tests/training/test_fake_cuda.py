@@ -127,12 +127,19 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(tmp_path: Path, method
             objective.update()
 
 
-@pytest.mark.parametrize("network", ["small", "resnet50_views", "mobilenet_v2"])
-def test_features_stay_on_the_device(tmp_path: Path, network: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"method=mskd backbone={network}" for network in ("small", "resnet50_views")),
+        "method=mskd backbone=mobilenet_v2",
+        *(f"method={own} protocol=debug" for own in ("transreid_ssl/ics", "pass", "pcl_clip")),
+    ],
+)
+def test_features_stay_on_the_device(tmp_path: Path, words: str) -> None:
     from harness.experiment.compose import compose
     from harness.experiment.stages import build_backbone
 
-    config = compose(["method=mskd", f"backbone={network}", "backbone.weights=none"])
+    config = compose([*words.split(), "backbone.weights=none"])
     backbone = build_backbone(config.backbone).eval()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         move(backbone)
