@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint verify leaderboard gpu clean
+.PHONY: help demo test install-cpu lint verify leaderboard gpu clean
 
 help:           ## show this list
-	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/.demo  ## install, run MSKD on synthetic pedestrians, print the leaderboard
 	$(BIN)/harness run -m method=direct_transfer,mskd dataset=synthetic
@@ -14,6 +14,13 @@ demo: $(VENV)/.demo  ## install, run MSKD on synthetic pedestrians, print the le
 
 test: $(VENV)/.test  ## install with the test extra, run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+install-cpu: | $(BIN)/python  ## install without CUDA's 4 GB of libraries; EXTRAS=test adds an extra
+	$(BIN)/python -m pip install $(PIP_ARGS) --index-url https://download.pytorch.org/whl/cpu torch torchvision
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps -e .
+	$(BIN)/python .ci/cpu_requirements.py $(EXTRAS) > $(VENV)/cpu-requirements.txt
+	$(BIN)/python -m pip install $(PIP_ARGS) -r $(VENV)/cpu-requirements.txt
+	@touch $(VENV)/.demo $(if $(filter test,$(EXTRAS)),$(VENV)/.test)
 
 lint: $(VENV)/.test  ## check style, types and the direction of imports
 	$(BIN)/ruff check .
