@@ -45,7 +45,9 @@ def pages() -> dict[str, str]:
     """Path in the repository → path in the site's sources, of every page."""
     found = {path.relative_to(ROOT).as_posix() for glob in READMES for path in ROOT.glob(glob)}
     docs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md")}
-    notebooks = [f"docs/notebooks/{path.stem}" for path in (ROOT / "docs/notebooks").glob("*.ipynb")]
+    notebooks = [
+        f"docs/notebooks/{path.stem}" for path in (ROOT / "docs/notebooks").glob("*.ipynb")
+    ]
     return {
         **{path: path for path in found},
         **{path: path.removeprefix("docs/") for path in docs},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,11 +19,12 @@ from harness.results.tables import Options, show
 INDEX = """\
 # Leaderboard
 
-Every number is made from a record in `results/leaderboard/` by `harness table`, in percent, as mean ± standard
-deviation over seeds. Rows of different protocols or data never share a table: below each table is the card of what
-is held equal. *Cameras* says whether a method uses camera labels, be it in its sampler only.
-Speeds, hours and costs appear where `harness bench methods` has timed the methods side by side.
-None of these numbers is taken from a paper; [published numbers](published.md) have a page of their own.
+Every number is made from a record in `results/leaderboard/` by `harness table`, in percent, as
+mean ± standard deviation over seeds. Rows of different protocols or data never share a table:
+below each table is the card of what is held equal. *Cameras* says whether a method uses camera
+labels, be it in its sampler only. Speeds, hours and costs appear where `harness bench methods`
+has timed the methods side by side. None of these numbers is taken from a paper; [published
+numbers](published.md) have a page of their own.
 
 | data set | protocol | rows | best mAP | |
 | --- | --- | ---: | --- | --- |
@@ -115,10 +115,14 @@ def _html(table: Table) -> str:
         known = next((n for n in (method, method.rpartition("_")[0]) if n in methods), "")
         name = Markup('<a href="../methods/{}/index.html">{}</a>').format(known, first.text)
         cells = [Markup('<th scope="row">{}</th>').format(name if known else first.text)]
-        cells += [_cell(cell, column.numeric) for cell, column in zip(rest, table.columns[1:], strict=True)]
+        cells += [
+            _cell(cell, column.numeric)
+            for cell, column in zip(rest, table.columns[1:], strict=True)
+        ]
         rows.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
     return Markup(
-        '<div class="leaderboard"><table><thead><tr>{}</tr></thead><tbody>\n{}\n</tbody></table></div>'
+        '<div class="leaderboard"><table><thead><tr>{}</tr></thead>'
+        "<tbody>\n{}\n</tbody></table></div>"
     ).format(Markup("").join(heads), Markup("\n").join(rows))
 
 
