@@ -130,7 +130,11 @@ def notebook_page(path: Path) -> str:
 
 
 def on_page_markdown(markdown: str, page: SitePage, config: MkDocsConfig, files: Files) -> str:
-    """Links between files become links between pages."""
+    """Links between files become links between pages; wide tables and the first page get room."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]
+    elif page.file.src_uri.startswith("leaderboard/"):
+        page.meta["hide"] = ["toc"]
     known = pages()
     sources = {target: source for source, target in known.items() if source not in WRITTEN}
     sources["index.md"] = "docs/index.md"
