@@ -9,22 +9,15 @@ if (location.protocol === "file:") {
       frame.hidden = true;
       document.body.append(frame);
       const inner = (this.inner = frame.contentWindow);
-      const load = (url) =>
-        new Promise((resolve, reject) => {
-          const script = inner.document.createElement("script");
-          script.src = new URL(url, address).href;
-          script.onload = resolve;
-          script.onerror = reject;
-          inner.document.body.append(script);
-        });
       inner.postMessage = (data) => this.answer(data);
-      inner.importScripts = (...urls) =>
-        urls.reduce((done, url) => done.then(() => load(url)), Promise.resolve());
-      load(address).then(() => {
+      const script = inner.document.createElement("script");
+      script.src = new URL(address, location.href).href;
+      script.onload = () => {
         const waiting = this.waiting;
         this.waiting = null;
         waiting.forEach((data) => this.postMessage(data));
-      });
+      };
+      inner.document.body.append(script);
     }
     answer(data) {
       const event = new MessageEvent("message", { data });
@@ -35,6 +28,5 @@ if (location.protocol === "file:") {
       if (this.waiting) this.waiting.push(data);
       else this.inner.dispatchEvent(new this.inner.MessageEvent("message", { data }));
     }
-    terminate() {}
   };
 }
