@@ -133,21 +133,21 @@ def completed(
         ConfigError: its data set is not installed.
     """
     given = given or {}
-    config = copy.deepcopy(dict(config))
-    config["optimizer"] = NEUTRAL["optimizer"] | config["optimizer"]
-    config["evaluation"]["keep_features"] = False
-    config["train"]["micro_batch"] = "auto"
-    config |= {
+    whole: dict[str, Any] = copy.deepcopy(dict(config))
+    whole["optimizer"] = NEUTRAL["optimizer"] | whole["optimizer"]
+    whole["evaluation"]["keep_features"] = False
+    whole["train"]["micro_batch"] = "auto"
+    whole |= {
         "data": {
             "root": root, "cache_dir": given.get("data.cache_dir"), "cache_location": "auto",
         },
-        "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
+        "init": str(whole["init"]).split(" ")[0] if whole.get("init") else None,
         "store": "results/runs", "name": None, "overwrite": "skip",
         "log": given.get("log", "none"), "device": given.get("device", "auto"),
         "threads": given.get("threads", 0),
     }  # fmt: skip
-    _add_root(config["dataset"], root)
-    return config
+    _add_root(whole["dataset"], root)
+    return whole
 
 
 def _add_root(dataset: dict[str, Any], root: str) -> None:

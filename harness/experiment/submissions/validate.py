@@ -62,14 +62,12 @@ def _checks(folder: Path, context: Context) -> Iterator[Check]:
     yield _check("", "files", lambda: failed_or(problems, ok(_counted(manifest))))
     if problems or manifest is None:
         return
-    readable = []
-    for name, entry in manifest.runs.items():
-        run, checks = _read(folder / name, entry, context)
+    read = [_read(folder / name, entry, context) for name, entry in manifest.runs.items()]
+    context.runs.extend(run for run, _ in read if run is not None)
+    for run, checks in read:
         yield from checks
-        if run is not None:
-            readable.append(run)
-    context.runs.extend(readable)
-    for run in readable:
+        if run is None:
+            continue
         for name, function in CHECKS.items():
             check = _check(run.name, name, lambda run=run, f=function: f(run, context))  # type: ignore[misc]
             context.outcomes[run.name, name] = check.outcome

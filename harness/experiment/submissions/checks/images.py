@@ -31,9 +31,8 @@ def check_images(run: ReadRun, context: Context) -> Found:
     """Compare fingerprint and counts with the published ones, and with the images if possible."""
     recorded = run.record["dataset"]
     problems = list(_names(run, context))
-    problems += [
-        f"not as published: {quoted(line)}" for line in recorded.get("not_as_published") or []
-    ]
+    unlike = recorded.get("not_as_published") or []
+    problems += [f"not as published: {quoted(line)}" for line in unlike]
     if skipped := recorded.get("unreadable"):
         problems.append(f"{len(skipped)} images could not be read")
     data, facts = loaded(run, context), published_facts(run, context)

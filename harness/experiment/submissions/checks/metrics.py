@@ -12,21 +12,24 @@ from harness.experiment.joint_datasets import sections
 from harness.experiment.submissions.context import Context, ReadRun
 from harness.experiment.submissions.untrusted import quoted
 from harness.experiment.submissions.verdict import Found, failed_or, ok
+from harness.results.schema import REQUIRED
 
 #: percentage points by which float32 results of queries may differ from a recorded metric
 ROUNDING = 1e-3
-ARRAYS = ("ap", "inp", "first_match_rank")
 
 
 def check_metrics(run: ReadRun, context: Context) -> Found:
     """Compare every metric of every stage with the mean over its queries."""
     problems: list[str] = []
     for stage, result in run.record["stages"].items():
-        lacking = [f"{stage}_{name}" for name in ARRAYS if f"{stage}_{name}" not in run.queries]
+        needed = {name for key in {*REQUIRED, *result["metrics"]} & METRICS.keys()
+                  for name in METRICS[key].arrays}  # fmt: skip
+        names = {name: f"{stage}_{name}" for name in sorted(needed)}
+        lacking = [name for name in names.values() if name not in run.queries]
         if lacking:
             problems.append(f"per_query.npz lacks {', '.join(map(quoted, lacking))}")
             continue
-        arrays = {name: run.queries[f"{stage}_{name}"] for name in ARRAYS}
+        arrays = {name: run.queries[own] for name, own in names.items()}
         problems += [f"{quoted(stage)}: {text}" for text in _in_stage(arrays, result["metrics"])]
     queries, gallery = (run.record["dataset"].get(key) for key in ("query", "gallery"))
     metrics = run.record["metrics"]
@@ -39,12 +42,14 @@ def check_metrics(run: ReadRun, context: Context) -> Found:
 
 
 def _in_stage(arrays: Mapping[str, np.ndarray], recorded: Mapping[str, Any]) -> Iterator[str]:
-    first, ap, inp = arrays["first_match_rank"], arrays["ap"], arrays["inp"]
+    first = arrays["first_match_rank"]
     valid = first > 0
     if first.dtype.kind not in "iu" or (first < 0).any() or not valid.any():
         yield "first_match_rank does not hold ranks"
         return
-    for name, values in (("ap", ap), ("inp", inp)):
+    for name, values in arrays.items():
+        if name == "first_match_rank":
+            continue
         found = values[valid]
         if not (np.isfinite(found).all() and (found > 0).all() and (found <= 1).all()):
             yield f"{name} does not hold fractions"
