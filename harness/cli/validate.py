@@ -25,15 +25,16 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     from rich.console import Console
 
-    from harness.experiment.submissions import validate
+    from harness.experiment.submissions import Reference, validate
     from harness.experiment.submissions.render import as_json, as_markdown, print_verdicts
-    from harness.experiment.submissions.validate import LEADERBOARD
 
-    root = None
+    reference = Reference()
     if options.data or options.data_root:
-        root = Path(options.data_root or os.environ.get("HARNESS_DATA", "data")).expanduser()
-    known = Path(options.against) if options.against else LEADERBOARD
-    verdicts = [validate(folder, known, root) for folder in options.folders]
+        root = options.data_root or os.environ.get("HARNESS_DATA", "data")
+        reference.data_root = Path(root).expanduser()
+    if options.against:
+        reference.leaderboard = Path(options.against).expanduser()
+    verdicts = [validate(folder, reference) for folder in options.folders]
     if options.json:
         print(as_json(verdicts))
     elif options.format == "markdown":

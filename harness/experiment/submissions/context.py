@@ -12,10 +12,13 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.arrays import read_queries
+from harness.core.paths import CHECKOUT
 from harness.experiment.plan import Plan
 from harness.experiment.rerun import completed
 from harness.experiment.submissions.installed import Installed, installed
 from harness.experiment.submissions.layout import QUERIES, Submitted
+
+LEADERBOARD = CHECKOUT / "results" / "leaderboard"
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,39 @@ class ReadRun:
 
 
 @dataclass
-class Context:
-    """runs: all that could be read. leaderboard: the store of known results, if there is one.
+class Reference:
+    """What submissions are compared with; one for all of a command, since composing takes time.
 
-    data_root: where images are, if the submission is to be compared with them. passed: names of
-    checks that each run has passed so far.
+    leaderboard: a store of known results, if there is one. data_root: where images are, if they are
+    to be compared. plans: what protocols compose, once composed.
     """
 
-    leaderboard: Path | None
+    leaderboard: Path | None = LEADERBOARD
     data_root: Path | None = None
-    runs: list[ReadRun] = field(default_factory=list)
     plans: dict[tuple[str, ...], Plan] = field(default_factory=dict)
-    outcomes: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @cached_property
     def known(self) -> Installed:
         return installed()
+
+
+@dataclass
+class Context:
+    """runs: all of the submission that could be read. outcomes: of checks made so far, by run and
+    check.
+    """
+
+    reference: Reference
+    runs: list[ReadRun] = field(default_factory=list)
+    outcomes: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def known(self) -> Installed:
+        return self.reference.known
+
+    @property
+    def data_root(self) -> Path | None:
+        return self.reference.data_root
 
     def passed(self, run: ReadRun, check: str) -> bool:
         return self.outcomes.get((run.name, check)) == "ok"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.core.errors import ConfigError, first_line
-from harness.core.paths import CHECKOUT
 from harness.experiment.submissions.checks import files
 from harness.experiment.submissions.checks.card import check_card
 from harness.experiment.submissions.checks.cost import check_cost
@@ -23,12 +22,13 @@ from harness.experiment.submissions.checks.repeats import check_repeats
 from harness.experiment.submissions.checks.schema import check_configuration, schema_problems
 from harness.experiment.submissions.checks.settings import check_settings
 from harness.experiment.submissions.checks.version import check_version
-from harness.experiment.submissions.context import Context, ReadRun
-from harness.experiment.submissions.layout import CONFIG, HISTORY, RECORD, Manifest, Submitted
+from harness.experiment.submissions.context import Context, ReadRun, Reference
+from harness.experiment.submissions.layout import CONFIG, HISTORY, NAME, RECORD, Manifest, Submitted
 from harness.experiment.submissions.untrusted import quoted, read_strict
 from harness.experiment.submissions.verdict import Check, Found, Verdict, failed, failed_or, ok
 
-LEADERBOARD = CHECKOUT / "results" / "leaderboard"
+#: characters of a reason
+LONGEST_REASON = 2000
 #: in this order: version looks at the outcome of card
 CHECKS: dict[str, Callable[[ReadRun, Context], Found]] = {
     "settings": check_settings, "card": check_card, "version": check_version,
@@ -38,13 +38,8 @@ CHECKS: dict[str, Callable[[ReadRun, Context], Found]] = {
 }  # fmt: skip
 
 
-def validate(
-    folder: str | Path, leaderboard: Path | None = LEADERBOARD, data_root: Path | None = None
-) -> Verdict:
-    """Check a submission.
-
-    Args:
-        leaderboard: a store of known results. data_root: images to compare with, if they are here.
+def validate(folder: str | Path, reference: Reference | None = None) -> Verdict:
+    """Check a submission, by default against the leaderboard of the checkout and without images.
 
     Raises:
         ConfigError: there is no such folder.
@@ -54,11 +49,14 @@ def validate(
         raise ConfigError(
             f"{folder} is not a folder.", "harness submit RUN writes one: submissions/NAME."
         )
-    return Verdict(folder.name, tuple(_checks(folder, Context(leaderboard, data_root))))
+    folder = folder.resolve()
+    return Verdict(quoted(folder.name), tuple(_checks(folder, Context(reference or Reference()))))
 
 
 def _checks(folder: Path, context: Context) -> Iterator[Check]:
     manifest, problems = _files(folder)
+    if not NAME.fullmatch(folder.name):
+        problems.append("the folder's name is no name of a submission")
     yield _check("", "files", lambda: failed_or(problems, ok(_counted(manifest))))
     if problems or manifest is None:
         return
@@ -81,7 +79,7 @@ def _check(run: str, name: str, function: Callable[[], Found]) -> Check:
     except Exception as error:
         kind = type(error).__name__
         found = failed(f"it cannot be checked: {kind}: {quoted(first_line(error), 200)}")
-    return Check(run, name, found.outcome, found.reason)
+    return Check(run, name, found.outcome, quoted(found.reason, LONGEST_REASON))
 
 
 def _counted(manifest: Manifest | None) -> str:
@@ -97,9 +95,9 @@ def _files(folder: Path) -> tuple[Manifest | None, list[str]]:
         if problems:
             return None, problems
         manifest = files.manifest_of(folder)
+        return manifest, list(files.file_problems(folder, manifest, found))
     except files.FAULTS as error:
         return None, [f"submission.json: {quoted(str(error), 200)}"]
-    return manifest, list(files.file_problems(folder, manifest, found))
 
 
 def _read(folder: Path, entry: Submitted, context: Context) -> tuple[ReadRun | None, list[Check]]:

@@ -23,6 +23,8 @@ from harness.experiment.submissions.verdict import Found, failed, ok, unknown
 
 #: percentage points, and queries of a Rank-k, by which features in float16 may change a metric
 POINTS, QUERIES = 0.05, 2
+#: pairs of a query and a gallery image that are ranked; MSMT17 has 10⁹
+MOST_PAIRS = 1 << 32
 #: mean difference of a query's average precision, in percentage points
 QUERY_POINTS = 0.5
 
@@ -30,6 +32,11 @@ QUERY_POINTS = 0.5
 def check_features(run: ReadRun, context: Context) -> Found:
     """Rank the features of the reported stage, and compare their ground truth with the data."""
     stage = list(run.record["stages"])[-1]
+    others = [
+        p.name for p in run.folder.glob("*_features.npz") if p.name != f"{stage}_features.npz"
+    ]
+    if others:
+        return failed(f"{', '.join(others)}: the reported stage is {quoted(stage)}")
     try:
         kept = kept_features.load(run.folder, stage)
     except HarnessError:
@@ -38,6 +45,8 @@ def check_features(run: ReadRun, context: Context) -> Found:
         withheld = run.entry.withheld.get(f"{stage}_features.npz")
         why = f" (kept, SHA-256 {withheld.sha256[:16]}…)" if withheld else ""
         return unknown(f"not submitted{why}: the ranking cannot be repeated")
+    if len(kept.query) * len(kept.gallery) > MOST_PAIRS:
+        return failed(f"more than {MOST_PAIRS:,} pairs of a query and a gallery image")
     problems, truth = list(_origin(run, kept)), kept.ground_truth
     data = loaded(run, context)
     if data is not None:

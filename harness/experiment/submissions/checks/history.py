@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from harness.core.metrics import METRICS
 from harness.experiment.submissions.context import Context, ReadRun
 from harness.experiment.submissions.untrusted import quoted
@@ -40,11 +38,11 @@ def check_history(run: ReadRun, context: Context) -> Found:
 
 
 def _in_stage(run: ReadRun, name: str, rows: Rows) -> Iterator[str]:
-    changes = run.composed.stages[name] or {}
-    train = OmegaConf.merge(run.composed.train, changes.get("train") or {})
+    train = run.config["train"] | ((run.config["stages"].get(name) or {}).get("train") or {})
+    first, count = -int(train["warmup_epochs"]), int(train["epochs"])
     epochs = [row["epoch"] for row in rows]
-    if epochs != list(range(-int(train.warmup_epochs), int(train.epochs))):
-        yield f"{len(epochs)} epochs, config.json says {train.epochs} from 0 on, or out of order"
+    if len(epochs) != count - first or epochs != list(range(first, count)):
+        yield f"{len(epochs)} epochs, or out of order; config.json has {first} to {count - 1}"
         return
     for row in rows:
         if not is_number(row.get("loss")) or not math.isfinite(row["loss"]):

@@ -55,12 +55,12 @@ def _plan(context: Context, run: ReadRun, method: str, dataset: str, choice: str
     """What the protocol composes, with the run's precision where the protocol leaves it open."""
     precision = str(run.config["train"]["precision"])
     key = (method, dataset, choice, precision)
-    if key not in context.plans:
+    if key not in context.reference.plans:
         words = [f"method={method}", f"dataset={dataset}", choice]
         config = compose(words)
         own = str(config.train.precision)
-        context.plans[key] = make_plan(config, precision if own == "auto" else own)
-    return context.plans[key]
+        context.reference.plans[key] = make_plan(config, precision if own == "auto" else own)
+    return context.reference.plans[key]
 
 
 def _weights(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
@@ -99,8 +99,3 @@ def _default(config: Mapping[str, Any], key: str) -> Any:
                 default = option.default
                 return list(default) if isinstance(default, tuple) else default
     return _MISSING
-
-
-def is_named(name: str, context: Context) -> bool:
-    """Whether a protocol of this name is installed."""
-    return name in context.known.protocols

@@ -20,9 +20,10 @@ def check_repeats(run: ReadRun, context: Context) -> Found:
     Untrained networks are tested alike by every seed, so equal results are no fault of theirs.
     """
     problems = list(_in_submission(run, context.runs))
-    if context.leaderboard is None or not context.leaderboard.is_dir():
+    known = context.reference.leaderboard
+    if known is None or not known.is_dir():
         return failed_or(problems, unknown("no known results to compare with"))
-    problems += _known(run, Store(context.leaderboard))
+    problems += _known(run, Store(known))
     return failed_or(problems, ok())
 
 
