@@ -10,7 +10,7 @@ from harness.core.errors import HarnessError
 from harness.core.hashing import card_hash
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
-from harness.experiment.submissions.checks.images import published_facts
+from harness.experiment.submissions.checks.images import loaded, published_facts
 from harness.experiment.submissions.context import Context, ReadRun
 from harness.experiment.submissions.installed import named_targets
 from harness.experiment.submissions.untrusted import quoted
@@ -68,5 +68,7 @@ def _line(key: str, recorded: object, expected: object) -> str:
 
 def _may_lack_cameras(run: ReadRun, context: Context) -> bool:
     """Whether the data set may have no cameras, so that no method sees any."""
+    if (data := loaded(run, context)) is not None:
+        return data.train.cameras is None
     facts = published_facts(run, context)
     return facts is None or not facts.cameras
