@@ -27,8 +27,7 @@ RESUME = {
     "embed": " The same command continues.",
 }
 HELP = """\
-example:  harness run method=mskd dataset=market1501
-usage: harness [--plugins DIR] COMMAND …
+example:  harness run method=mskd dataset=market1501    usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   search    find better hyper-parameters                 harness search method=mskd search.trials=50
@@ -50,7 +49,6 @@ usage: harness [--plugins DIR] COMMAND …
   zoo       add a trained network to the model zoo       harness zoo add RUN
   submit    pack finished runs for the public table      harness submit RUN
   validate  check submissions without trust              harness validate submissions/NAME
-
 harness COMMAND --help shows options. Images: $HARNESS_DATA, data.root= or ./data. Own methods/,
 datasets/, conf/: --plugins DIR or $HARNESS_PLUGINS. Status: 1 failed, 2 refused before any work.
 """

@@ -124,7 +124,7 @@ def _check(run: Run, features: bool) -> None:
         )
     if not NAME.fullmatch(run.name):
         raise HarnessError(f"{run.name}: other systems may not take this name.", "Rename it.")
-    run.complete_config(), run.history()
+    run.complete_config()
     if not (run.folder / QUERIES).is_file():
         raise HarnessError(
             f"{run.name} has no {QUERIES}.",
@@ -138,7 +138,8 @@ def _check(run: Run, features: bool) -> None:
             "tests its network again, or leave --features out.",
         )
     names = machine_names()
-    contents = {file: read_json(run.folder / file) for file in (RECORD, CONFIG, HISTORY)}
+    contents = {file: read_json(run.folder / file) for file in (RECORD, CONFIG)}
+    contents[HISTORY] = run.history()
     contents["the run's folder"] = run.name
     for file, content in contents.items():
         if place := next(private_places(content, names), None):
@@ -147,7 +148,7 @@ def _check(run: Run, features: bool) -> None:
                 "Run it again with paths relative to data.root and another name=.",
             )
     for file in (*REQUIRED, *([path.name] if features else [])):
-        if (run.folder / file).stat().st_size > largest(file):
+        if (run.folder / file).is_file() and (run.folder / file).stat().st_size > largest(file):
             raise HarnessError(f"{run.name}: {file} is larger than {largest(file):,} bytes.")
 
 
@@ -161,7 +162,10 @@ def _pack(runs: Sequence[Run], folder: Path, features: bool) -> None:
         (folder / run.name).mkdir()
         for name in (*REQUIRED, *([kept.name] if features else [])):
             copy = folder / run.name / name
-            shutil.copyfile(run.folder / name, copy)
+            if name == HISTORY and not (run.folder / name).is_file():
+                write_json(copy, [])  # untrained, by an earlier version
+            else:
+                shutil.copyfile(run.folder / name, copy)
             files[f"{run.name}/{name}"] = _described(copy)
         named = run.record["experiment"]
         entries[run.name] = {

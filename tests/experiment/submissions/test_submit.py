@@ -157,3 +157,10 @@ def test_validation_changes_nothing(packed: dict[str, Path], reference: Referenc
     before = {p: p.read_bytes() for p in packed["two"].rglob("*") if p.is_file()}
     validate(packed["two"], reference)
     assert before == {p: p.read_bytes() for p in packed["two"].rglob("*") if p.is_file()}
+
+
+def test_an_untrained_run_without_history(runs: Path, tmp_path: Path, reference: Reference) -> None:
+    """Earlier versions wrote none."""
+    run = next(runs.glob("direct_transfer-*"))
+    (run / "history.json").unlink()
+    assert validate(submit([run.name], runs, output=tmp_path / "out"), reference).passes
