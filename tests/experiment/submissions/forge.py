@@ -32,7 +32,7 @@ def edit_arrays(path: Path, change: Callable[[dict[str, np.ndarray]], object]) -
     with np.load(path) as content:
         arrays = {key: content[key] for key in content.files}
     change(arrays)
-    np.savez(path, **arrays)  # type: ignore[arg-type]
+    np.savez(path, **arrays)
 
 
 def seal(folder: Path) -> Path:

@@ -297,7 +297,7 @@ def test_random_damage_is_never_a_traceback(copy: Copy, reference: Reference) ->
                 arrays = {key: content[key] for key in content.files}
             key = pick(draw, sorted(key for key, array in arrays.items() if array.ndim))
             arrays[key] = odd_array(draw, arrays[key])
-            np.savez(path, **arrays)  # type: ignore[arg-type]
+            np.savez(path, **arrays)
         if path.name == "config.json" and draw.random() < 0.7:
             try:
                 seal_config(folder)
