@@ -88,9 +88,9 @@ class CUHK01(ReleasedDataset):
             whole.subset(np.flatnonzero(chosen))
             for chosen in (~tested, tested & (whole.cameras == 0), tested & (whole.cameras == 1))
         )
-        return self.make_data("cuhk01", (train, query, gallery), self._facts())
+        return self.make_data("cuhk01", (train, query, gallery))
 
-    def _facts(self) -> DatasetFacts:
+    def release_facts(self) -> DatasetFacts:
         """Follows from two images of each identity in each of two cameras."""
         tested = self.test_identities
         return DatasetFacts(

@@ -89,14 +89,17 @@ class CUHK03(ReleasedDataset):
 
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete or not as expected."""
+        return self.make_data(f"cuhk03_{self.boxes}", self._splits())
+
+    def release_facts(self) -> DatasetFacts:
+        """Of the paper and the protocol's files."""
         counts = COUNTS[self.boxes]
-        facts = DatasetFacts(
+        return DatasetFacts(
             train=counts["train"], query=counts["query"], gallery=counts["gallery"],
             train_identities=767, query_identities=700, junk=0, distractors=0, cameras=2,
             # each identity has one query per camera: each gallery image matches one of them
             matches=counts["gallery"],
         )  # fmt: skip
-        return self.make_data(f"cuhk03_{self.boxes}", self._splits(), facts)
 
     def _splits(self) -> Splits:
         for folder in self._homes(self.boxes):

@@ -55,4 +55,7 @@ class DukeMTMCReID(MarketDataset):
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete or not as expected."""
         _, splits = self.find_splits()
-        return self.make_data("dukemtmcreid", splits, FACTS)
+        return self.make_data("dukemtmcreid", splits)
+
+    def release_facts(self) -> DatasetFacts:
+        return FACTS

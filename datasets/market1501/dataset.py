@@ -55,5 +55,8 @@ class Market1501(MarketDataset):
     def load(self) -> ReIDData:
         """Raises DataError if the release is missing, incomplete or not as expected."""
         _, splits = self.find_splits()
-        data = self.make_data("market1501", splits, FACTS)
+        data = self.make_data("market1501", splits)
         return replace(data, notes=gallery_notes(data.gallery))
+
+    def release_facts(self) -> DatasetFacts:
+        return FACTS

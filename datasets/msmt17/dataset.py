@@ -97,10 +97,10 @@ class MSMT17(ReleasedDataset):
             for name in ("list_query.txt", "list_gallery.txt")
         )
         name = "msmt17" if self.version == "v1" else f"msmt17_{self.version}"
-        splits = (train, query, gallery)
-        if not self.trainval:
-            return self.make_data(f"{name}_train", splits, None)
-        return self.make_data(name, splits, FACTS)
+        return self.make_data(name if self.trainval else f"{name}_train", (train, query, gallery))
+
+    def release_facts(self) -> DatasetFacts | None:
+        return FACTS if self.trainval else None
 
     def _find(self) -> Path:
         folders, others = IMAGES[self.version], IMAGES[OTHER[self.version]]

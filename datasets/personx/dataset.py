@@ -91,7 +91,7 @@ class PersonX(ReleasedDataset):
                 raise other from error
             raise
         train, query, gallery = (self._split(folder, part) for part in PARTS)
-        return self.make_data(self._name(), (train, query, gallery), self._facts())
+        return self.make_data(self._name(), (train, query, gallery))
 
     def _name(self) -> str:
         """`personx_v1` for six backgrounds; fewer are appended as numbers, as in papers."""
@@ -135,7 +135,7 @@ class PersonX(ReleasedDataset):
             )
         return known.index(int(match[2]))
 
-    def _facts(self) -> DatasetFacts:
+    def release_facts(self) -> DatasetFacts:
         """From the paper and the release; in v1, one camera per background."""
         times = len(self._prefixes)
         counts = {part: times * count for part, count in COUNTS[self.kind].items()}

@@ -77,7 +77,10 @@ class VeRi776(MarketDataset):
         notes = _compare_with_lists(folder)
         if self.tracks:
             gallery = replace(gallery, tracks=_read_tracks(folder / TRACKS, gallery))
-        return self.make_data("veri776", (train, query, gallery), FACTS, notes)
+        return self.make_data("veri776", (train, query, gallery), notes)
+
+    def release_facts(self) -> DatasetFacts:
+        return FACTS
 
 
 def _read_tracks(path: Path, gallery: Split) -> np.ndarray:

@@ -17,7 +17,8 @@ from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
 COMMANDS = ("run", "search", "table", "report", "show", "list", "diff", "rerun", "rm", "prepare",
-            "eval", "verify", "bench", "embed", "label", "score", "export", "zoo")  # fmt: skip
+            "eval", "verify", "bench", "embed", "label", "score", "export", "zoo", "submit",
+            "validate")  # fmt: skip
 #: those whose options are `KEY=VALUE`; the options of others are `--key VALUE`
 OVERRIDES = ("run", "search", "prepare", "rerun")
 #: what is said when Ctrl-C ends a command
@@ -26,8 +27,7 @@ RESUME = {
     "embed": " The same command continues.",
 }
 HELP = """\
-example:  harness run method=mskd dataset=market1501
-usage: harness [--plugins DIR] COMMAND …
+example:  harness run method=mskd dataset=market1501    usage: harness [--plugins DIR] COMMAND …
 
   run       train and test a method, leave a record      harness run method=mskd dataset=synthetic
   search    find better hyper-parameters                 harness search method=mskd search.trials=50
@@ -47,7 +47,8 @@ usage: harness [--plugins DIR] COMMAND …
   score     compute mAP and Rank-k of features           harness score QUERY.npz GALLERY.npz
   export    write a trained network to one file          harness export RUN --format onnx
   zoo       add a trained network to the model zoo       harness zoo add RUN
-
+  submit    pack finished runs for the public table      harness submit RUN
+  validate  check submissions without trust              harness validate submissions/NAME
 harness COMMAND --help shows options. Images: $HARNESS_DATA, data.root= or ./data. Own methods/,
 datasets/, conf/: --plugins DIR or $HARNESS_PLUGINS. Status: 1 failed, 2 refused before any work.
 """

@@ -69,14 +69,14 @@ def check_archive(path: Path) -> None:
                 raise zipfile.BadZipFile(f"wrong checksum of {member}")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+def read_json(path: Path, **hooks: Any) -> Any:
+    """The content of a JSON file; `hooks` are those of `json.loads`.
 
     Raises:
         OSError: it cannot be read. ValueError: it is no JSON, or nested too deeply.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), **hooks)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     nodes = [content]

@@ -133,14 +133,20 @@ class ReleasedDataset(Dataset):
         numbers = [(int(match[1]), int(match[2]) - 1) for match in matches]
         return make_split(folder, [f"{part}/{name}" for name in names], numbers)
 
+    def release_facts(self) -> DatasetFacts | None:
+        """What is publicly known of the whole release."""
+        return None
+
+    def facts(self) -> DatasetFacts | None:
+        return None if self.subset is not None else self.release_facts()
+
     def make_data(
-        self, name: str, splits: Splits, facts: DatasetFacts | None,
-        notes: Mapping[str, int | float | str] | None = None,
-    ) -> ReIDData:  # fmt: skip
+        self, name: str, splits: Splits, notes: Mapping[str, int | float | str] | None = None
+    ) -> ReIDData:
         """The whole release; or its subset, which has a name of its own and no published facts."""
         if self.subset is not None:
-            name, splits, facts = f"{name}_subset", self.subset.apply(*splits), None
-        return ReIDData(name, *splits, notes=notes or {}, facts=facts)
+            name, splits = f"{name}_subset", self.subset.apply(*splits)
+        return ReIDData(name, *splits, notes=notes or {}, facts=self.facts())
 
 
 class MarketDataset(ReleasedDataset):

@@ -115,6 +115,12 @@ class Dataset(ABC):
         Raises DataError if files are missing or do not parse; it says where to get them.
         """
 
+    def facts(self) -> DatasetFacts | None:
+        """What is publicly known of the data that `load` returns with these options; None if
+        nothing is.
+        """
+        return None
+
     def layouts(self) -> Sequence[Layout]:
         """Layouts in which `harness prepare` finds it, preferred first; none: nothing to unpack."""
         return ()

@@ -6,9 +6,10 @@ by name and digest.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,8 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
     """
     config = run.complete_config()
     teachers = dict(config.pop("teachers", {}))
-    config["optimizer"] = NEUTRAL["optimizer"] | config["optimizer"]
-    config["evaluation"]["keep_features"] = False
-    config["train"]["micro_batch"] = "auto"
     root = str(given.get("data.root") or os.environ.get("HARNESS_DATA", "data"))
-    config |= {
-        "data": {
-            "root": root, "cache_dir": given.get("data.cache_dir"), "cache_location": "auto",
-        },
-        "init": str(config["init"]).split(" ")[0] if config.get("init") else None,
-        "store": str(run.folder.parent), "name": None, "overwrite": "skip",
-        "log": given.get("log", "none"), "device": given.get("device", "auto"),
-        "threads": given.get("threads", 0),
-    }  # fmt: skip
-    _add_root(config["dataset"], root)
+    config = completed(config, root, given) | {"store": str(run.folder.parent)}
     nodes = {"": config} | {stage: node or {} for stage, node in config["stages"].items()}
     for stage, node in nodes.items():
         distiller, backbone = node.get("distiller") or {}, node.get("backbone") or {}
@@ -133,6 +122,32 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
             )
         made.name = run.name  # it was named by name=
     return made
+
+
+def completed(
+    config: Mapping[str, Any], root: str, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A config.json with what it leaves out: places, and options that were added since.
+
+    Raises:
+        ConfigError: its data set is not installed.
+    """
+    given = given or {}
+    whole: dict[str, Any] = copy.deepcopy(dict(config))
+    whole["optimizer"] = NEUTRAL["optimizer"] | whole["optimizer"]
+    whole["evaluation"]["keep_features"] = False
+    whole["train"]["micro_batch"] = "auto"
+    whole |= {
+        "data": {
+            "root": root, "cache_dir": given.get("data.cache_dir"), "cache_location": "auto",
+        },
+        "init": str(whole["init"]).split(" ")[0] if whole.get("init") else None,
+        "store": "results/runs", "name": None, "overwrite": "skip",
+        "log": given.get("log", "none"), "device": given.get("device", "auto"),
+        "threads": given.get("threads", 0),
+    }  # fmt: skip
+    _add_root(whole["dataset"], root)
+    return whole
 
 
 def _add_root(dataset: dict[str, Any], root: str) -> None:
