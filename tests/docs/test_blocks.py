@@ -49,6 +49,7 @@ PARSED = {
     "bench": "takes minutes", "verify": "takes minutes", "report": "executed on a session's page",
     "eval": "needs a network", "show": "needs a network", "embed": "needs a network",
     "export": "needs a network", "zoo": "needs a network", "rerun": "trains", "rm": "removes runs",
+    "submit": "needs a run", "validate": "needs a submission",
     "prepare": "needs a data set", "label": "needs a file", "score": "needs a file",
 }  # fmt: skip
 #: languages of blocks that are data, text, or an example in another file
