@@ -38,6 +38,16 @@ class UnlabelledSet:
         return len(self.images)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet(UnlabelledSet):
+    """A labeled source to train on: images, cameras, and identities.
+
+    identities: (N,) int64, 0 … C−1 with every number in use.
+    """
+
+    identities: Tensor
+
+
 class Backbone(nn.Module, ABC):
     """Images to embeddings of V `views`, the first of them global, with `dim` = D features each.
 
@@ -104,6 +114,8 @@ class PseudoLabeler(ABC):
 
     #: whether `label` uses cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
+    #: whether it is built with the `identities` (N,) of a `LabelledSet`, on which its stage trains
+    reads_identities: bool = False
     #: the fewest images N that it can label with its settings
     min_images: int = 1
     #: the number of calls after which labels are meaningful

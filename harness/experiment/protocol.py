@@ -19,6 +19,7 @@ from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
 from harness.experiment.joint_datasets import sections
+from harness.experiment.labelled_source import UDA, USL, setting_of
 from harness.experiment.stages import backbone_name, preprocessing
 from harness.training.optimizers import describe as describe_optimizer
 
@@ -66,6 +67,8 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
+    if (setting := setting_of(config)) != USL:
+        card["setting"] = setting if setting != UDA else f"{setting}, source {config.source.name}"
     if (tuned := describe_tuned(config)) is not None:
         card["tuned"] = tuned
     if config.selection == "label_free":

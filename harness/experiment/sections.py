@@ -176,7 +176,7 @@ class Settings(BaseModel):
     threads: int = _option("CPU threads; 0: all cores", ge=0, le=1024)
 
 
-TOP_KEYS = (*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset", "tuned")
+TOP_KEYS = (*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset", "source", "tuned")
 
 
 def check_sections(config: DictConfig) -> None:

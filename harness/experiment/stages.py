@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
@@ -122,9 +123,10 @@ def preprocessing(node: DictConfig) -> Preprocessing:
     return found(**{key: value for key, value in options.items() if not key.startswith("_")})
 
 
-def build_labeler(stage: Stage) -> PseudoLabeler:
-    """The stage's labeler."""
-    return build(stage.config.labeler, "labeler")
+def build_labeler(stage: Stage, identities: Tensor | None = None) -> PseudoLabeler:
+    """The stage's labeler; `identities` (N,) are for one that reads those of a labeled source."""
+    extra = {} if identities is None else {"identities": identities}
+    return build(stage.config.labeler, "labeler", **extra)
 
 
 def build_objective(stage: Stage) -> Objective:
