@@ -175,6 +175,10 @@ class Objective(nn.Module, ABC):
     has_classifier: bool = False
     #: the most labels K that it has room for; None: any number
     max_clusters: int | None = None
+    #: whether batches may begin with images of a labeled source, see `start_source`
+    accepts_source: bool = False
+    #: C, the identities of the source; the trainer sets it before `prepare`, 0 without a source
+    source_classes: int = 0
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -207,9 +211,19 @@ class Objective(nn.Module, ABC):
         are given if the method uses them.
         """
 
+    def start_source(self, features: Tensor, identities: Tensor) -> None:
+        """Called once, before the first epoch, with features (N, V, D) of a labeled source.
+
+        In joint training identities are the labels 0 … C−1, and the target's labels k become C + k.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not accept a labeled source")
+
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss."""
+        """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss.
+
+        Images of a labeled source come first; their indices are -1.
+        """
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Scores of the epoch's K labels by a trained classifier: (B, V, D) → (V, B, K)."""
@@ -229,6 +243,14 @@ def embed(network: Backbone, images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SourceBatch:
+    """Images (B, 3, H, W) of a labeled source, and their identities (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch of B training images.
 
@@ -238,6 +260,7 @@ class Batch:
     plain: the same images without augmentation, if `Distiller.needs_plain`.
     embed: network, images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers call
         networks through it, so that processes can share the batch and micro-batches split it.
+    source: as many images of a labeled source, in joint training.
     """
 
     images: Tensor
@@ -246,6 +269,7 @@ class Batch:
     others: tuple[Tensor, ...] = ()
     plain: Tensor | None = None
     embed: Callable[[Backbone, Tensor], Tensor] = embed
+    source: SourceBatch | None = None
 
 
 class Distiller(nn.Module, ABC):

@@ -33,7 +33,13 @@ from harness.experiment.finished_networks import (
     load_weights,
     without_weights,
 )
-from harness.experiment.labelled_source import Source, described, open_source, reads_identities
+from harness.experiment.labelled_source import (
+    Source,
+    described,
+    is_joint,
+    open_source,
+    reads_identities,
+)
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
 from harness.experiment.run_files import Progress, RunFiles
@@ -244,6 +250,7 @@ class Experiment:
             reporter=self.reporter,
             cluster_metrics=cluster_metrics,
             test=test,
+            source=self.source.data if self.source and is_joint(stage) else None,
         )
 
     def _train(

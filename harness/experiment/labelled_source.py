@@ -61,7 +61,7 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
     Raises:
         ConfigError: it is missing, or nothing would use it.
     """
-    labelled = [stage.name for stage in stages if reads_identities(stage)]
+    labelled = [s.name for s in stages if reads_identities(s) or is_joint(s)]
     given = config.get("source") is not None
     if labelled and not given:
         raise ConfigError(
@@ -74,6 +74,11 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
             f"source={config.source.get('name')}, but {config.method.name} does not use labels.",
             "Leave it out, or choose a method with a labeled source, such as source_pretrain.",
         )
+
+
+def is_joint(stage: Stage) -> bool:
+    """Whether a stage trains on its labels and on the source's identities together."""
+    return bool(stage.config.batch.joint)
 
 
 def load_source(config: DictConfig) -> ReIDData:
@@ -96,7 +101,7 @@ def open_source(config: DictConfig, evaluator: Evaluator) -> Source:
     """Decode the source's training part at the size of the experiment.
 
     Raises:
-        DataError: an image of it is also a test image of the target, or it cannot be decoded.
+        DataError: an image of it is also an image of the target, or it cannot be decoded.
     """
     data = load_source(config)
     on_bad: Any = str(config.source.get("on_bad_image", "error"))
@@ -113,7 +118,7 @@ def open_source(config: DictConfig, evaluator: Evaluator) -> Source:
 
     cache = collectives.local_rank_zero_first(decode)
     split = data.train if len(cache) == len(data.train.images) else data.train.subset(cache.kept)
-    check_disjoint(data.name, cache, evaluator)
+    check_disjoint(data.name, cache, evaluator, setting_of(config))
     images, place = place_images(evaluator.image_cache, cache, evaluator.device)
     evaluator.reporter.say(
         f"source {data.name}: {len(cache):,} labeled training images, {place.description}"
@@ -124,17 +129,21 @@ def open_source(config: DictConfig, evaluator: Evaluator) -> Source:
     return Source(data.name, data.fingerprint(), labelled)
 
 
-def check_disjoint(name: str, source: ImageCache, evaluator: Evaluator) -> None:
-    """Refuse a source that has the pixels of a test image, resized alike.
+def check_disjoint(name: str, source: ImageCache, evaluator: Evaluator, setting: str) -> None:
+    """Refuse a source that has the pixels of a target image, resized alike.
+
+    Args:
+        setting: in the supervised setting the training images are the target's own.
 
     Raises:
         DataError: says how many images are shared.
     """
+    parts = {"query": evaluator.query_cache, "gallery": evaluator.gallery_cache}
+    if setting != SUPERVISED:
+        parts["training"] = evaluator.train_cache
     known = _digests(source)
-    for part, cache in (("query", evaluator.query_cache), ("gallery", evaluator.gallery_cache)):
-        if cache is None:
-            continue
-        if shared := len(known & _digests(cache)):
+    for part, cache in parts.items():
+        if cache is not None and (shared := len(known & _digests(cache))):
             raise DataError(
                 f"{shared} images of the source {name} are {part} images of "
                 f"{evaluator.data.name}: their identities would be known.",

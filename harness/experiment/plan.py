@@ -36,6 +36,7 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 #: that the same settings keep their hash
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
+    "batch": {"joint": False, "domain_norms": False},
     "objective": {"triplet": "soft", "keep_rows": False},
     "backbone": {"freeze": [], "ibn": False, "init_seed": None},
 }

@@ -25,7 +25,7 @@ from harness.training.optimizers import describe as describe_optimizer
 
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
-       "train.micro_batch")  # fmt: skip
+       "train.micro_batch", "batch.joint", "batch.domain_norms")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "views", "size",
            "mean", "std", "interpolation", "checkpointing", "init_seed")  # fmt: skip

@@ -7,7 +7,7 @@ configuration and changes those that it names:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,11 +155,37 @@ def _check_parts(stage: Stage) -> None:
             )
     objective, distiller = kinds["objective"], kinds.get("distiller")
     _check_pooled(config, objective)
+    _check_joint(config, kinds)
     classifies = getattr(objective, "has_classifier", False)
     if getattr(distiller, "needs_classifier", False) and not classifies:
         raise ConfigError(
             f"{_name(distiller)} needs class scores, but {_name(objective)} has no classifier.",
             "Choose objective=softmax_triplet, or another distiller.",
+        )
+
+
+def _check_joint(config: DictConfig, kinds: Mapping[str, Any]) -> None:
+    """Check that a stage with joint batches has parts for them."""
+    if config.batch.domain_norms and not config.batch.joint:
+        raise ConfigError(
+            "batch.domain_norms=true has no effect without batch.joint=true.", "Set both."
+        )
+    if not config.batch.joint:
+        return
+    if not getattr(kinds["objective"], "accepts_source", False):
+        raise ConfigError(
+            f"batch.joint=true, but {_name(kinds['objective'])} does not accept a labeled source.",
+            "Choose objective=hybrid_memory or objective=softmax_triplet.",
+        )
+    if "distiller" in kinds:
+        raise ConfigError(
+            f"batch.joint=true cannot be combined with {_name(kinds['distiller'])}.",
+            "Choose distiller=none, or train on the source in a stage of its own.",
+        )
+    if getattr(kinds["labeler"], "reads_identities", False):
+        raise ConfigError(
+            f"batch.joint=true, but {_name(kinds['labeler'])} trains on the source alone.",
+            "Choose another labeler, or batch.joint=false.",
         )
 
 

@@ -64,6 +64,8 @@ class Batch(BaseModel):
     sampler: Literal["identity", "camera", "proxy", "random"] = _option(
         "how batches are drawn from clusters and cameras"
     )
+    joint: bool = _option("as many images of the labeled source in each batch")
+    domain_norms: bool = _option("in joint batches, batch norms of the source and of the target")
 
 
 class Train(BaseModel):

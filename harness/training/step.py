@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.components.backbones.batchnorm import over_whole_batch
+from harness.components.backbones.batchnorm import SourceView, over_whole_batch
 from harness.core.distributed import collectives
 from harness.core.distributed.processes import is_distributed, world_size
 from harness.core.errors import TrainingError, say_once
@@ -124,10 +125,20 @@ class Step:
         batch = replace(batch, embed=self.micro_batches.embed)
         with arithmetic(self.precision, self.device):
             embeddings = batch.embed(self.backbone, batch.images)
+            source = None
+            if batch.source is not None:
+                view: Any = SourceView(self.backbone)
+                source = batch.embed(view, batch.source.images)
             distilled = None
             if self.distiller is not None:
                 distilled = self.distiller(embeddings.float(), batch, self.objective)
-        loss = self.objective(embeddings.float(), batch.labels, batch.indices)
+        embeddings, labels, indices = embeddings.float(), batch.labels, batch.indices
+        if source is not None and batch.source is not None:
+            own = batch.source.labels
+            embeddings = torch.cat([source.float(), embeddings])
+            labels = torch.cat([own, labels + self.objective.source_classes])
+            indices = torch.cat([torch.full_like(own, -1), indices])
+        loss = self.objective(embeddings, labels, indices)
         loss = loss if distilled is None else loss + distilled
         self.scaler.scale(loss).backward()
         return loss.detach()

@@ -13,5 +13,6 @@ from harness.components.labelers.self_paced import SelfPaced, self_paced, three_
 
 __all__ = [
     "BottomUp", "Encoding", "Identities", "Infomap", "JaccardDBSCAN", "KMeans", "SelfPaced",
-    "dbscan", "distance_rows", "encode", "merge", "nearest", "radius_graph", "self_paced", "three_radii",
+    "dbscan", "distance_rows", "encode", "merge", "nearest", "radius_graph", "self_paced",
+    "three_radii",
 ]  # fmt: skip

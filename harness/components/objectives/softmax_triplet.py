@@ -25,7 +25,8 @@ class SoftmaxTriplet(Objective):
     published code takes the triplets before the batch norm of the neck (`before_neck`).
 
     Batch-hard triplets have a target (m, 1 − m) of their two distances (soft), or
-    max(0, d_ap − d_an + m) (hard).
+    max(0, d_ap − d_an + m) (hard). The classes of a labeled source are the first rows of W; they
+    are set once, and both losses are over source and target images together.
 
     Clusters change each epoch, so at its start the first K rows of W are set to the normalized
     cluster means (as in PPLR and MMT), and the other rows are unused. The number of rows is fixed
@@ -52,6 +53,7 @@ class SoftmaxTriplet(Objective):
     ] = False
 
     has_classifier = True
+    accepts_source = True
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -69,13 +71,19 @@ class SoftmaxTriplet(Objective):
 
     def prepare(self, views: int, dim: int, images: int) -> None:
         classified = views - 1 if self.before_neck else views
-        self.classifier = nn.Parameter(torch.zeros(classified, self.max_clusters, dim))
+        rows = self.source_classes + self.max_clusters
+        self.classifier = nn.Parameter(torch.zeros(classified, rows, dim))
+
+    def start_source(self, features: Tensor, identities: Tensor) -> None:
+        set_rows(self.classifier, features[:, : len(self.classifier)], identities)
 
     def start_epoch(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
         if self.keep_rows and bool(self.begun):
             self.clusters = int(labels.max()) + 1
         else:
-            self.clusters = set_rows(self.classifier, features[:, : len(self.classifier)], labels)
+            own = self.classifier[:, self.source_classes :]
+            self.clusters = set_rows(own, features[:, : len(self.classifier)], labels)
+        self.clusters += self.source_classes
         self.begun.fill_(True)
 
     @property
