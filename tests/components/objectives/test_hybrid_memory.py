@@ -168,6 +168,7 @@ def test_source_classes_share_the_memory_and_the_denominator(tau: float) -> None
         assert float(loss.detach()) == pytest.approx(float(total.detach()), abs=1e-10)
         loss.backward()
         total.backward()
+        assert x.grad is not None and twin.grad is not None
         torch.testing.assert_close(x.grad[:, 0], twin.grad, rtol=0, atol=1e-10)
         objective.update()
         memory = after
