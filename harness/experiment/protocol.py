@@ -31,7 +31,8 @@ ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "vi
            "mean", "std", "interpolation", "checkpointing", "init_seed")  # fmt: skip
 #: usual values of a backbone's other options, which the card does not name
 USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn", "ibn": False, "freeze": [],
-         "patch_stride": None, "output_stride": None, "drop_path": 0.0}  # fmt: skip
+         "patch_stride": None, "output_stride": None, "drop_path": 0.0,
+         "branches": False}  # fmt: skip
 HELD = ("backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 

@@ -248,6 +248,10 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, list[Any]]]] = [
         "views": [["global", "uper"]], "pooling": ["gme"],
     }),
     (backbones.small, {"widths": [[], [0]], "strides": [[0]]}),
+    (objectives.AssociatedProxies, {
+        "temperature": [0.0], "momentum": [1.1], "part_weight": [-0.1], "negatives": [0, 2.5],
+        "positives": [0], "image_share": [-0.1, 1.1], "by_camera": ["maybe"],
+    }),
     (objectives.CameraProxies, {
         "temperature": [0.0], "momentum": [1.1], "inter_epoch": [-1], "part_weight": [-0.1],
     }),

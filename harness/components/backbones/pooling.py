@@ -138,8 +138,11 @@ class ViewHeads(nn.Module):
 
     def forward(self, maps: Tensor, token: Tensor | None = None) -> Tensor:
         """Maps, and a class token (B, C) if the pooling needs one."""
-        pooled = self.pooled(maps, token)
-        with torch.autocast(maps.device.type, enabled=False):
+        return self.necked(self.pooled(maps, token))
+
+    def necked(self, pooled: Tensor) -> Tensor:
+        """Views (B, V, C) of the pooled features of all bands."""
+        with torch.autocast(pooled.device.type, enabled=False):
             views = [neck(pooled[:, v]) for v, neck in enumerate(self.necks)]
         if self.views[-1] == POOLED:
             views.append(pooled[:, 0])

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from harness.components.backbones.branches import Branched
 from harness.components.backbones.depthwise import speed_up_depthwise
 from harness.components.backbones.freezing import Freeze
 from harness.components.backbones.pooling import Neck, TokenPooling, ViewNames
@@ -40,7 +41,10 @@ class TimmTrunk(nn.Module):
         self.channels_last = str(getattr(model, "output_fmt", "NCHW")) == "NHWC"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        found = self.model.forward_features(images)
+        return self.split(self.model.forward_features(images))
+
+    def split(self, found: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The model's last features as a map and a class token."""
         if found.dim() == 4:
             return found.permute(0, 3, 1, 2) if self.channels_last else found, None
         height, width = self.model.patch_embed.grid_size
@@ -67,6 +71,10 @@ class TimmNet(ReIDNet):
 
         matcher = self.trunk.model.group_matcher(coarse=False)
         return list(group_parameters(self.model, matcher, return_values=True).values())
+
+
+class BranchedNet(Branched, TimmNet):
+    """A `TimmNet` whose last block is `Branched`."""
 
 
 def preprocessing(
@@ -108,6 +116,10 @@ def timm_model(
     output_stride: Annotated[
         Literal[8, 16, 32] | None, Field(description="pixels per position of a CNN's last map")
     ] = None,
+    branches: Annotated[
+        bool,
+        Field(description="copy a ViT's last block for halves and for thirds (TMGF)"),
+    ] = False,
     drop_path: Annotated[Share, Field(description="largest rate of stochastic depth")] = 0.0,
     checkpointing: Annotated[
         bool, Field(description="keep fewer activations, compute them again; same results")
@@ -171,7 +183,8 @@ def timm_model(
             f"backbone.pooling=class_token: {model} has no class token.",
             "Use backbone.pooling=avg or gem.",
         )
-    network = TimmNet(trunk, channels, views, pooling, neck, freeze)
+    kind = BranchedNet if branches else TimmNet
+    network = kind(trunk, channels, views, pooling, neck, freeze)
     network.preprocessing = preprocessing(model, mean, std, interpolation)
     return network
 

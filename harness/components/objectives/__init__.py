@@ -1,6 +1,6 @@
 """Objectives: labels to a loss; each owns its memory."""
 
-from harness.components.objectives.camera_proxies import CameraProxies
+from harness.components.objectives.camera_proxies import AssociatedProxies, CameraProxies
 from harness.components.objectives.cluster_memory import ClusterMemory
 from harness.components.objectives.exclusive import ExclusiveMemory
 from harness.components.objectives.hybrid_contrast import HardHybridMemory
@@ -10,6 +10,6 @@ from harness.components.objectives.proxy_contrast import ProxyContrast
 from harness.components.objectives.softmax_triplet import SoftmaxTriplet
 
 __all__ = [
-    "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory", "HybridMemory",
-    "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
+    "AssociatedProxies", "CameraProxies", "ClusterMemory", "ExclusiveMemory", "HardHybridMemory",
+    "HybridMemory", "PartRefinement", "ProxyContrast", "SoftmaxTriplet",
 ]  # fmt: skip

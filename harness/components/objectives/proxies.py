@@ -1,4 +1,4 @@
-"""Camera proxies, and the contrastive terms on them of CAP, ICE and PPLR.
+"""Camera proxies, and the contrastive terms on them of CAP, ICE, PPLR and O2CAP.
 
 A proxy stands for the images of one label in one camera: norm(mean of their normalized features).
 Wang et al., *Camera-aware Proxies for Unsupervised Person Re-Identification* (CAP), AAAI 2021.
@@ -66,23 +66,30 @@ def camera_proxies(features: Tensor, labels: Tensor, cameras: Tensor | None) -> 
 
 def soft_contrast(
     similarity: Tensor, positives: Tensor, excluded: Tensor, temperature: float,
-    negatives: int = HARD_NEGATIVES,
+    negatives: int = HARD_NEGATIVES, ranking: Tensor | None = None, refill: bool = True,
 ) -> Tensor:  # fmt: skip
     """Mean over a sample's positives of their CE against all positives and the hardest others: (…).
 
-    A sample without positives has loss 0. Negatives are the `negatives` most similar proxies,
-    excluded ones last: where other proxies are too few, the published codes count excluded ones,
-    positives among them, *again* as negatives, and so does this.
+    A sample without positives has loss 0. Negatives are the `negatives` first proxies by
+    `ranking`, excluded ones last: where other proxies are too few, the published codes of CAP, ICE
+    and PPLR count excluded ones, positives among them, *again* as negatives, and so does this.
 
     Args:
         similarity: (…, B, P) of samples to proxies, before the temperature, above -1e4.
-        positives, excluded: (B, P) bool; excluded ones are no negatives while there are others.
+        positives, excluded: (B, P) or (…, B, P) bool; excluded ones are no negatives while there
+            are others.
+        ranking: (…, B, P), the highest first; None: the similarity.
+        refill: whether excluded ones are counted where others are too few; if not (O2CAP), all
+            others are negatives.
     """
-    ranked = similarity.detach().masked_fill(excluded, LOWEST)
-    # a stable sort selects the same excluded proxies on every machine
-    hardest = torch.argsort(ranked, dim=-1, stable=True)[..., -negatives:]
-    logits = similarity / temperature
-    taken = [logits.masked_fill(~positives, -torch.inf), logits.gather(-1, hardest)]
+    ranked = (similarity if ranking is None else ranking).detach().masked_fill(excluded, LOWEST)
+    logits = others = similarity / temperature
+    if refill:  # a stable sort selects the same excluded proxies on every machine
+        hardest = torch.argsort(ranked, dim=-1, stable=True)[..., -negatives:]
+    else:
+        hardest = ranked.topk(min(negatives, ranked.shape[-1])).indices
+        others = logits.masked_fill(excluded, -torch.inf)
+    taken = [logits.masked_fill(~positives, -torch.inf), others.gather(-1, hardest)]
     partition = torch.logsumexp(torch.cat(taken, dim=-1), dim=-1)
     count = positives.sum(-1)
     mean = (logits * positives).sum(-1) / count.clamp(min=1)
@@ -115,6 +122,28 @@ def inter_camera(
     positives = proxy_labels == labels[:, None]
     terms = soft_contrast(similarity, positives, positives, temperature)
     return 0.5 * sum_of_camera_means(terms, cameras)
+
+
+@torch.no_grad()
+def nearest_by_camera(
+    ranking: Tensor, proxy_cameras: Tensor, cameras: int, positives: int
+) -> Tensor:
+    """O2CAP's online positives (…, B, P), bool: the best proxies of different cameras.
+
+    Of each camera's best proxy by `ranking` (…, B, P) the `positives` highest; if the proxies
+    (P,) are of fewer cameras, then the highest of all others; if P is smaller, all.
+
+    Args:
+        cameras: the number of cameras that have proxies.
+    """
+    chosen = torch.zeros_like(ranking, dtype=torch.bool)
+    seen = chosen
+    for turn in range(min(positives, ranking.shape[-1])):
+        barred = seen if turn < cameras else chosen
+        best = ranking.masked_fill(barred, -torch.inf).argmax(-1, keepdim=True)
+        chosen = chosen.scatter(-1, best, True)
+        seen = seen | (proxy_cameras == proxy_cameras[best])
+    return chosen
 
 
 def ice_camera(

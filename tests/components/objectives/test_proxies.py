@@ -17,6 +17,7 @@ from harness.components.objectives.proxies import (
     cross_camera,
     ice_camera,
     intra_camera,
+    nearest_by_camera,
     soft_contrast,
     sum_of_camera_means,
 )
@@ -106,6 +107,47 @@ def test_soft_contrast_takes_leading_dimensions_and_has_finite_gradients() -> No
     both.sum().backward()
     assert similarity.grad is not None and torch.isfinite(similarity.grad).all()
     assert similarity.grad[:, 2].abs().max() == 0, "a sample without positives teaches nothing"
+
+
+@given(
+    positives=st.lists(st.booleans(), min_size=2, max_size=14),
+    k=st.integers(1, 16),
+    seed=seeds,
+)
+def test_without_refilling_all_others_are_negatives_by_their_ranking(
+    positives: list[bool], k: int, seed: int
+) -> None:
+    similarity, ranking = unit(2, len(positives), seed=seed)
+    mask = torch.tensor([positives])
+    ours = soft_contrast(
+        similarity[None], mask, mask, 0.07, negatives=k, ranking=ranking[None], refill=False
+    )
+    chosen = [i for i, own in enumerate(positives) if own]
+    others = sorted((i for i, own in enumerate(positives) if not own), key=lambda i: -ranking[i])
+    logits = similarity[chosen + others[:k]] / 0.07
+    expected = -logits.log_softmax(0)[: len(chosen)].mean() if chosen else torch.zeros(())
+    assert float(ours) == pytest.approx(float(expected), rel=1e-9, abs=1e-9)
+
+
+@given(
+    cameras=st.lists(st.integers(0, 4), min_size=1, max_size=14), k=st.integers(1, 8), seed=seeds
+)
+def test_the_best_proxies_of_cameras(cameras: list[int], k: int, seed: int) -> None:
+    """By sorting each camera's proxies; with too few cameras the next best of all follow."""
+    ranking = unit(2, 3, len(cameras), seed=seed)
+    ours = nearest_by_camera(ranking, torch.tensor(cameras), len(set(cameras)), k)
+    for view, sample in [(v, b) for v in range(2) for b in range(3)]:
+        order = sorted(range(len(cameras)), key=lambda q: -ranking[view, sample, q])
+        tops = [next(q for q in order if cameras[q] == camera) for camera in set(cameras)]
+        first = sorted(tops, key=order.index)[:k]
+        expected = [*first, *(q for q in order if q not in first)][:k]
+        assert ours[view, sample].nonzero()[:, 0].tolist() == sorted(expected)
+
+
+def test_of_equal_proxies_of_a_camera_one_is_chosen() -> None:
+    ranking = torch.tensor([[0.9, 0.9, 0.5, 0.4]])
+    chosen = nearest_by_camera(ranking, torch.tensor([0, 0, 1, 1]), 2, 2)
+    assert chosen.sum() == 2 and chosen[0, 2] and chosen[0, :2].any()
 
 
 def test_intra_camera_sees_its_own_camera_only() -> None:
