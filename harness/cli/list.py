@@ -18,8 +18,8 @@ PARTS = {
     "protocols": "protocol",
     "experiments": "experiment",
 }
-KNOWN = ("methods", "datasets", *PARTS, "options", "combinations", "searches", "runs", "problems",
-         "models")  # fmt: skip
+KNOWN = ("methods", "datasets", *PARTS, "options", "combinations", "findings", "searches", "runs",
+         "problems", "models")  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -27,9 +27,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("what", nargs="?", default="methods", help="one of the lists above")
     parser.add_argument("group", nargs="?", help="of options: train, labeler, self_paced, …")
     parser.add_store()
-    styles, of_two = ["terminal", "markdown"], "of combinations and options"
-    parser.add_argument("--format", default=styles[0], choices=styles, help=of_two)
-    parser.add_argument("--output", help="write combinations or options to this file as Markdown")
+    styles, pages = ["terminal", "markdown"], "combinations, options or findings"
+    parser.add_argument("--format", default=styles[0], choices=styles, help=f"of {pages}")
+    parser.add_argument("--output", help=f"write {pages} to this file as Markdown")
+    parser.add_argument("--date", help="of findings in Markdown: YYYY-MM-DD (default: today)")
     options = parser.parse_args(arguments)
     plurals = {known: known for known in KNOWN} | {known[:-1]: known for known in KNOWN}
     plurals["search"] = "searches"
@@ -43,10 +44,14 @@ def main(arguments: list[str]) -> None:
         raise ConfigError(f"harness list {what} takes no '{options.group}'.", hint)
     if options.output is not None and options.format != "markdown":
         raise ConfigError("--output needs --format markdown.")
-    if what in ("combinations", "options"):
+    if options.date is not None and (what, options.format) != ("findings", "markdown"):
+        raise ConfigError("--date applies to findings with --format markdown only.")
+    if what == "findings" and options.format == "markdown":
+        _write_findings(options.date, options.output)
+    elif what in ("combinations", "options"):
         _show_reference(what, options.group, options.format, options.output)
     elif options.format != "terminal" or options.output is not None:
-        raise ConfigError("--format and --output apply to combinations and options only.")
+        raise ConfigError(f"--format and --output apply to {pages} only.")
     else:
         _print(what, _rows(what, Path(options.store)))
 
@@ -73,6 +78,10 @@ def _rows(what: str, store: Path) -> list[tuple[str, str]]:
         from harness.experiment.registration import presets
 
         return [(name, _description(path)) for name, path in sorted(presets().items())]
+    if what == "findings":
+        from harness.experiment.findings import findings
+
+        return [(f.method, f"{f.kind}: {f.text} ({f.place})") for f in findings()]
     from harness.core import plugins
 
     if what in PARTS:
@@ -125,9 +134,21 @@ def _print(what: str, rows: list[tuple[str, str]]) -> None:
         console.print(grid, markup=False)
 
 
+def _write_findings(day: str | None, output: str | None) -> None:
+    """Print docs/what-the-code-does.md, or write it."""
+    from datetime import date
+
+    from harness.experiment import findings
+
+    try:
+        text = findings.markdown(date.today() if day is None else date.fromisoformat(day))
+    except ValueError as error:
+        raise ConfigError(f"--date {day} is no date.", "Write YYYY-MM-DD.") from error
+    _print_or_write(text, output)
+
+
 def _show_reference(what: str, group: str | None, style: str, output: str | None) -> None:
     """Print which methods run with which parts, or all options; or write their page in docs/."""
-    from harness.core.files import write_text
     from harness.experiment import combination_table, options_reference
 
     if what == "options" and style == "terminal":
@@ -151,6 +172,12 @@ def _show_reference(what: str, group: str | None, style: str, output: str | None
     if style == "terminal":
         return
     text = combination_table.page(found) if found else options_reference.markdown(group)
+    _print_or_write(text, output)
+
+
+def _print_or_write(text: str, output: str | None) -> None:
+    from harness.core.files import write_text
+
     if output is None:
         print(text, end="")
     else:

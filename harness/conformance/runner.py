@@ -9,13 +9,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.conformance import cameras, labels, memories, mmt, mskd, online_proxies, schedules
+from harness.conformance import (
+    cameras,
+    dcmip,
+    labels,
+    memories,
+    mmt,
+    mskd,
+    online_proxies,
+    schedules,
+)
 from harness.conformance.cases import CASES, Check, Vectors
 from harness.core.errors import ConfigError
 from harness.core.paths import shipped
 
 #: importing a module registers its cases
-MODULES = (cameras, labels, memories, mmt, mskd, online_proxies, schedules)
+MODULES = (cameras, dcmip, labels, memories, mmt, mskd, online_proxies, schedules)
 
 
 def golden_folder() -> Path:

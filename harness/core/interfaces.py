@@ -306,6 +306,11 @@ class Distiller(nn.Module, ABC):
         return ()
 
     @property
+    def relabeled_by(self) -> Backbone | None:
+        """The network whose features `relabel` gets; None: those that the objective gets."""
+        return None
+
+    @property
     def tested(self) -> tuple[str, Backbone] | None:
         """The tested network, like the stage's backbone, and its name; None for the student."""
         return None
@@ -314,7 +319,7 @@ class Distiller(nn.Module, ABC):
         """Create classifiers. Called once, between `Objective.prepare` and making the optimizer."""
 
     def relabel(self, features: Tensor, labels: Tensor, cameras: Tensor | None = None) -> None:
-        """Called after `Objective.start_epoch`, with the same arguments."""
+        """Called after `Objective.start_epoch`, with the same arguments, but see `relabeled_by`."""
 
     @abstractmethod
     def forward(self, student: Tensor, batch: Batch, objective: Objective) -> Tensor:

@@ -32,7 +32,8 @@ def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
 
     - Keys are merged, and overrides of the variant win.
     - The method's settings for a part are dropped if the variant chooses another part.
-    - If the variant has `stages`, they replace all stages of the method.
+    - If the variant has `stages`, they replace all stages of the method, those under `published`
+      included.
     """
     base = base.copy()
     groups = {**overridden(base), **overridden(changes)}
@@ -43,6 +44,10 @@ def vary(base: DictConfig, changes: DictConfig, name: str) -> DictConfig:
                 base.search.space.pop(part)
     if "stages" in changes:
         base.pop("stages", None)
+        if "stages" in (base.get("published") or {}):
+            base.published.pop("stages")
+            if not base.published:
+                base.pop("published")
     merged = OmegaConf.merge(base, changes, {"method": {"name": name}})
     assert isinstance(merged, DictConfig)
     merged["defaults"] = [{f"override /{group}": option} for group, option in groups.items()]

@@ -191,6 +191,12 @@ class Experiment:
         if evaluator.data.train.cameras is None:
             self.plan.card["cameras"] = False
 
+    def _start(self, stage: Stage, *purpose: str) -> Backbone:
+        """The network that a stage starts with: of an earlier stage, or with initial weights."""
+        if stage.init_stage is None:
+            return self._backbone(stage.config, stage.name, *purpose)
+        return self._loaded(stage.init_stage, stage.config.backbone, stage.config)
+
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights; random ones derive from the experiment's seed."""
         torch.manual_seed(derive(int(self.plan.config.seed), stage, "init", *purpose))
@@ -220,18 +226,21 @@ class Experiment:
 
     def _stage_network(self, stage: Stage, config: DictConfig | None = None) -> Backbone:
         """The network of a finished stage of this run, placed for the stage of `config`."""
-        backbone = build_backbone(without_weights(stage.config.backbone))
-        weights = self.files.stage_weights(stage.name)
-        load_weights(backbone, weights, f"{self.run.name} ({stage.name})")
-        return self._placed(backbone, config or stage.config)
+        return self._loaded(stage.name, stage.config.backbone, config or stage.config)
+
+    def _loaded(self, stage: str, node: DictConfig, config: DictConfig) -> Backbone:
+        """The network that `node` describes with the weights of a finished stage of this run."""
+        backbone = build_backbone(without_weights(node))
+        load_weights(backbone, self.files.stage_weights(stage), f"{self.run.name} ({stage})")
+        return self._placed(backbone, config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
-        backbone = self._backbone(stage.config, stage.name)
+        backbone = self._start(stage)
         distiller = build_distiller(
             stage,
             self._teacher(stage),
             backbone,
-            peer=lambda: self._backbone(stage.config, stage.name, "peer"),
+            peer=lambda: self._start(stage, "peer"),
         )
         data = evaluator.unlabelled(self.plan.recipe.uses_cameras)
         test = self._test(evaluator, data)

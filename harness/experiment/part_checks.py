@@ -7,7 +7,12 @@ from omegaconf import DictConfig
 from harness.core.errors import ConfigError, Problems
 from harness.core.interfaces import Backbone
 from harness.data.types import ReIDData
-from harness.experiment.finished_networks import build_initial, load_network, without_weights
+from harness.experiment.finished_networks import (
+    build_initial,
+    load_network,
+    load_weights,
+    without_weights,
+)
 from harness.experiment.plan import Plan
 from harness.experiment.recipe import Recipe
 from harness.experiment.stages import (
@@ -49,6 +54,8 @@ def collect_part_problems(plan: Plan, problems: Problems) -> None:
             build_objective(stage)
         with problems.collecting():
             _check_distiller(plan, stage)
+        with problems.collecting():
+            _check_init(plan, stage)
 
 
 def check_downloads(plan: Plan) -> None:
@@ -88,6 +95,15 @@ def _check_distiller(plan: Plan, stage: Stage) -> None:
     if teacher is not None:
         _check_teacher(teacher, student, stage)
     build_distiller(stage, teacher, student)
+
+
+def _check_init(plan: Plan, stage: Stage) -> None:
+    if stage.init_stage is None:
+        return
+    source = next(s for s in plan.recipe.stages if s.name == stage.init_stage)
+    made, own = (build_backbone(without_weights(s.config.backbone)) for s in (source, stage))
+    hint = f"Stage '{stage.name}' starts from it: use the same backbone and backbone.views."
+    load_weights(own, made.state_dict(), f"stage '{source.name}'", hint)
 
 
 def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:

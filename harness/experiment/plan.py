@@ -37,7 +37,12 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
     "batch": {"joint": False, "domain_norms": False},
-    "objective": {"triplet": "soft", "keep_rows": False},
+    "objective": {
+        "triplet": "soft",
+        "keep_rows": False,
+        "hard_margin": 0.0,
+        "hard_update": "hardest",
+    },
     "backbone": {"freeze": [], "ibn": False, "init_seed": None},
 }
 

@@ -2,7 +2,8 @@
 
 The stages of a method run in order. Each takes the parts and settings at the top of the
 configuration and changes those that it names:
-`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`.
+`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`. With `init: STAGE` it
+starts from the network of an earlier stage, with a new optimizer and a schedule of its own.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def make_recipe(config: DictConfig) -> Recipe:
     stages = [_stage(config, name, names) for name in names]
     needed: list[Stage] = []
     for stage in reversed(stages):
-        if stage is stages[-1] or any(stage.name == later.teacher_stage for later in needed):
+        if stage is stages[-1] or any(stage.name in later.needs for later in needed):
             needed.insert(0, stage)
     return Recipe(str(config.method.name), bool(config.method.uses_cameras), tuple(needed))
 
@@ -79,6 +80,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
     changes = OmegaConf.create({}) if config.stages[name] is None else config.stages[name]
     if not isinstance(changes, DictConfig):
         raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
+    changes, init = _without_init(changes, name, names)
     _check_changes(changes, config, name)
     try:
         merged = OmegaConf.merge(config, changes)
@@ -86,7 +88,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     check_stage(merged, f"stages.{name}: " if changes else "")
-    stage = Stage(name, merged)
+    stage = Stage(name, merged, init_stage=init)
     _check_parts(stage)
     _check_views(stage)
     _check_schedule(merged)
@@ -101,6 +103,19 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
             "method (harness list methods).",
         )
     return stage
+
+
+def _without_init(
+    changes: DictConfig, name: str, names: list[str]
+) -> tuple[DictConfig, str | None]:
+    """A stage's changes to the configuration, and the earlier stage in `names` of its `init`."""
+    init, earlier = changes.get("init"), names[: names.index(name)]
+    if init is not None and init not in earlier:
+        raise ConfigError(
+            f"stages.{name}.init={init} is no earlier stage of this method.",
+            f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished run.",
+        )
+    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), init
 
 
 def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:

@@ -132,7 +132,8 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
     A method's settings for a part hold only for the part that it chose: with `labeler=kmeans` the
     eps of its DBSCAN must not be merged. Such sections are stored under the choice's name, and
     conf/config.yaml looks up the final choice. `published: {backbone: …}` holds for that backbone
-    under `protocol=published`. The block `search:` is read by `harness search` only.
+    under `protocol=published`, `published: {stages: …}` for any. The block `search:` is read by
+    `harness search` only.
 
     Args:
         method: its name; `METHOD/VARIANT` of a variant. path: its file, for messages.
@@ -157,11 +158,15 @@ def _store_method(method: str, node: DictConfig, path: Path) -> None:
             store_override(part, f"{stem}-{option}", {part: node.pop(part)})
     if "published" in node:
         published = node.pop("published")
-        if not isinstance(published, DictConfig) or list(published) != ["backbone"]:
+        sections = list(published) if isinstance(published, DictConfig) else []
+        if not sections or not {"backbone", "stages"}.issuperset(map(str, sections)):
             raise ConfigError(
-                f"{path}: `published` must hold a section `backbone`, and nothing else.",
+                f"{path}: `published` must hold `backbone` or `stages`, and nothing else.",
                 "protocol=published takes all other settings from the method's config anyway.",
             )
-        option = overridden(node).get("backbone", "resnet50")
-        store_override("backbone", f"{stem}-{option}-published", published)
+        if "stages" in published:
+            store_override("stages", f"{stem}-published", {"stages": published.pop("stages")})
+        if published:
+            option = overridden(node).get("backbone", "resnet50")
+            store_override("backbone", f"{stem}-{option}-published", published)
     _store(f"method/{folder}" if folder else "method", stem, node)

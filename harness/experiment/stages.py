@@ -28,15 +28,22 @@ PLUGS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """A training phase: its name, its complete configuration, and the source of its teacher.
+    """A training phase: its name, its complete configuration, and the networks that it needs.
 
-    teacher_stage: an earlier stage of this recipe. teacher_run: a finished run, by name or folder.
+    teacher_stage: the earlier stage of this recipe that its teacher is from. teacher_run: a
+    finished run, by name or folder. init_stage: the earlier stage whose network it starts from.
     """
 
     name: str
     config: DictConfig
     teacher_stage: str | None = None
     teacher_run: str | None = None
+    init_stage: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The earlier stages that it needs the networks of."""
+        return tuple(name for name in (self.teacher_stage, self.init_stage) if name is not None)
 
     def has(self, part: str) -> bool:
         """Whether this stage has a labeler, objective or distiller."""

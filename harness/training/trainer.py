@@ -144,8 +144,9 @@ class Trainer:
             if self.source is not None and epoch == self.first_epoch:
                 self._start_source(self.source)
             row: Row = {"stage": self.name, "epoch": epoch, "lr": lr}
-            labels, features = self._label(epoch, row)
-            self._train(epoch, labels, features, row)
+            features, relabeling = self._features(epoch, row)
+            labels = self._label(epoch, features, row)
+            self._train(epoch, labels, features, relabeling, row)
             self.next_epoch = epoch + 1
             if epoch in self.tested:
                 with self._timed("test", row):
@@ -179,13 +180,9 @@ class Trainer:
         row[f"seconds_{phase}"] = round(seconds, 3)
         self.timings[phase] = self.timings.get(phase, 0.0) + seconds
 
-    def _label(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
-        """The epoch's pseudo-labels (N,) and the features (N, V, D) at its start.
-
-        Features are empty (0, V, D) where the labels stay and no component reads them.
-        """
+    def _label(self, epoch: int, features: Tensor, row: Row) -> Tensor:
+        """The epoch's pseudo-labels (N,), made from features (N, V, D) or kept."""
         labeler, due = self.components.labeler, self._labelings(epoch)
-        features = self._features(epoch, row)
         if due:
             with self._timed("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
@@ -208,38 +205,56 @@ class Trainer:
                 f"outliers ({labeler.describe()}).",
                 f"{labeler.hint(result)} Or start from better weights. {_KEPT}",
             )
-        return result.labels, features
+        return result.labels
 
-    def _features(self, epoch: int, row: Row) -> Tensor:
-        """Features (N, V, D), L2-normalized per view, from the objective's memory or extracted.
+    def _features(self, epoch: int, row: Row) -> tuple[Tensor, Tensor]:
+        """The features that an epoch starts with, and those for `Distiller.relabel`.
 
-        They are the mean of several networks' if several label the epoch.
+        Both are (N, V, D), L2-normalized per view, and often the same. The first ones come from the
+        objective's memory or are extracted, as the mean of several networks' if several label the
+        epoch; they are empty (0, V, D) where the labels stay and no component reads them.
         """
-        networks = self.extracted_by(epoch)
-        if not networks:
+        networks, labeling = self.extracted_by(epoch), self._labeled_by(epoch)
+        made: dict[Backbone, Tensor] = {}
+        if networks:
+            with self._timed("extract", row):
+                for network in networks:
+                    progress = self.reporter.phase(f"{self.name} {epoch}: features")
+                    where = self.data.images, self.device, self.precision
+                    made[network] = extract(network, *where, progress=progress)
+            images = len(networks) * len(self.data)
+            row["extract_images_per_second"] = rate(images, row["seconds_extract"])
+        if labeling:
+            features = made[labeling[0]]
+            for network in labeling[1:]:
+                features = features + made[network]
+            features = features if len(labeling) == 1 else F.normalize(features, dim=-1)
+        else:
             kept = self.components.objective.features() if self._reads_features(epoch) else None
             if kept is None:
                 network = self.components.backbone
                 kept = torch.empty(0, len(network.views), network.dim, device=self.device)
-            return kept
-        with self._timed("extract", row):
-            total = None
-            for network in networks:
-                progress = self.reporter.phase(f"{self.name} {epoch}: features")
-                where = self.data.images, self.device, self.precision
-                features = extract(network, *where, progress=progress)
-                total = features if total is None else total.add_(features)
-            assert total is not None
-            features = total if len(networks) == 1 else F.normalize(total, dim=-1)
-        images = len(networks) * len(self.data)
-        row["extract_images_per_second"] = rate(images, row["seconds_extract"])
-        return features
+            features = kept
+        relabeling = self._relabeled_by
+        return features, features if relabeling is None else made[relabeling]
 
     def extracted_by(self, epoch: int) -> tuple[Backbone, ...]:
-        """The networks whose mean features begin an epoch; () if nothing is extracted.
+        """The networks that extract features before an epoch, each once; () if none does.
 
         Raises TrainingError: the epoch needs a teacher, and there is none.
         """
+        labeling, relabeling = self._labeled_by(epoch), self._relabeled_by
+        if relabeling is None or relabeling in labeling:
+            return labeling
+        return (*labeling, relabeling)
+
+    @property
+    def _relabeled_by(self) -> Backbone | None:
+        distiller = self.components.distiller
+        return None if distiller is None else distiller.relabeled_by
+
+    def _labeled_by(self, epoch: int) -> tuple[Backbone, ...]:
+        """The networks whose mean features start an epoch; () if those are kept or not needed."""
         distiller, objective = self.components.distiller, self.components.objective
         if epoch < 0:
             if distiller is None or distiller.teacher is None:
@@ -251,17 +266,20 @@ class Trainer:
 
     def _reads_features(self, epoch: int) -> bool:
         """Whether a component needs the features at the start of an epoch."""
-        parts = self.components
-        return bool(self._labelings(epoch) or parts.objective.reads_features or parts.distiller)
+        objective, distiller = self.components.objective, self.components.distiller
+        relabels = distiller is not None and distiller.relabeled_by is None
+        return bool(self._labelings(epoch)) or objective.reads_features or relabels
 
-    def _train(self, epoch: int, labels: Tensor, features: Tensor, row: Row) -> None:
+    def _train(
+        self, epoch: int, labels: Tensor, features: Tensor, relabeling: Tensor, row: Row
+    ) -> None:
         """The epoch's iterations, on labels (N,) and features (N, V, D)."""
         frozen = epoch < 0
         iterations = self._iterations(labels, frozen)
         drawn = self._drawn(epoch, labels, iterations, row)
         torch.manual_seed(derive(self.config.seed, self.name, epoch, "torch"))  # for dropout
         device_labels = labels.to(self.device)
-        self._start_epoch(epoch, device_labels, features)
+        self._start_epoch(epoch, device_labels, features, relabeling)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
         made = self._with_source(epoch, self._batches(epoch, drawn, device_labels), iterations)
@@ -315,15 +333,20 @@ class Trainer:
         return sampler.batches(iterations)
 
     @torch.no_grad()
-    def _start_epoch(self, epoch: int, labels: Tensor, features: Tensor) -> None:
-        """Give all components the epoch's labels (N,) and features (N, V, D)."""
+    def _start_epoch(
+        self, epoch: int, labels: Tensor, features: Tensor, relabeling: Tensor | None = None
+    ) -> None:
+        """Give all components the epoch's labels (N,) and features (N, V, D).
+
+        `relabeling`: those for the distiller, if they are others.
+        """
         objective, distiller = self.components.objective, self.components.distiller
         cameras = None
         if objective.uses_cameras and self.data.cameras is not None:
             cameras = self.data.cameras.to(self.device)
         objective.start_epoch(features, labels, cameras)
         if distiller is not None:
-            distiller.relabel(features, labels, cameras)
+            distiller.relabel(features if relabeling is None else relabeling, labels, cameras)
         self.step.start_epoch()
         self.trained.train()
         if distiller is not None:

@@ -76,7 +76,7 @@ def test_table(command: Command, tmp_path: Path) -> None:
     assert "cost × cluster_contrast" in answer.out and "forwards" in answer.out
 
 
-@pytest.mark.parametrize("method", ["mskd", "spcl", "mmt", "buc"])
+@pytest.mark.parametrize("method", ["mskd", "spcl", "mmt", "buc", "dcmip"])
 def test_amounts_are_those_of_a_run(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,9 @@ def test_a_folder_without_vectors_is_refused(tmp_path: Path, command: Command) -
     assert command("verify", str(tmp_path)).status == 2
 
 
-@pytest.mark.parametrize("name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss", "o2cap"])
+@pytest.mark.parametrize(
+    "name", ["mmt_losses", "spcl_memory", "hhcl", "buc_loss", "dcmip", "o2cap"]
+)
 def test_the_same_cases_pass_in_float32(name: str) -> None:
     """Training runs in float32, for which the bound is 1e-5."""
     vectors = Vectors(golden_folder() / f"{name}.npz")

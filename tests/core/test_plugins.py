@@ -233,8 +233,8 @@ def test_ones_own_folder_goes_before_packages_and_those_before_built_in(
     [
         ("method: {name: [\n", "not valid YAML"),
         ("- a\n- b\n", "keys and values"),
-        ("published: {train: {epochs: 3}}\n", "must hold a section `backbone`, and nothing else"),
-        ("published: 3\n", "must hold a section `backbone`, and nothing else"),
+        ("published: {train: {epochs: 3}}\n", "must hold `backbone` or `stages`, and"),
+        ("published: 3\n", "must hold `backbone` or `stages`, and nothing else"),
     ],
 )
 def test_a_broken_config_is_named(tmp_path: Path, text: str, said: str) -> None:

@@ -24,6 +24,7 @@ CELLS: dict[str, tuple[str, ...]] = {
     "mskd": ("method=mskd", GROUPS),
     "mmt": ("method=mmt", GROUPS, *ONE_EPOCH),
     "ice": ("method=ice", GROUPS, *ONE_EPOCH),
+    "dcmip": ("method=dcmip", GROUPS, *ONE_EPOCH),
     "spcl": ("method=spcl", GROUPS),
     "cluster contrast": ("method=cluster_contrast", GROUPS),
     "pplr": ("method=pplr", GROUPS, *ONE_EPOCH),

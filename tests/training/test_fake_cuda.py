@@ -29,12 +29,14 @@ from tests.benchmarks.test_methods import stages_of
 
 CUDA = torch.device("cuda:0")
 METHODS = (
-    "buc", "cap", "cluster_contrast", "hhcl", "ice", "ice/aware", "mmt", "mskd", "o2cap", "pplr",
-    "spcl", "strong_baseline", "tmgf",
+    "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "mmt", "mskd", "o2cap",
+    "pplr", "spcl", "strong_baseline", "tmgf",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one
-ONE_BY_ONE = ("buc", "cap", "cluster_contrast", "hhcl", "mskd", "o2cap", "spcl", "tmgf")
+ONE_BY_ONE = (
+    "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "mskd", "o2cap", "spcl", "tmgf",
+)  # fmt: skip
 
 
 def pretended(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.components.distillers import MeanTeacher
 from harness.components.labelers import JaccardDBSCAN
 from harness.components.objectives import HybridMemory
-from harness.core.interfaces import PseudoLabels
+from harness.core.interfaces import Backbone, PseudoLabels
 from harness.core.load import Load, LoadMeter
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
@@ -33,6 +33,7 @@ CROSSED = {
         "optimizer.name=sgd", "optimizer.nesterov=true", "optimizer.backbone_lr_mult=0.1",
         "optimizer.warmup=2", "optimizer.lr=0.01",
     ),
+    "instance proxies": ("distiller=instance_proxies",),
     "renewed": ("optimizer.reset_with_labels=true",),
     "labels that last": ("train.label_every=3",),
     "merged labels that last": (
@@ -168,3 +169,52 @@ def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(
     average = dict(taught[0].teacher.named_parameters())
     assert average.keys() < student.keys()
     assert any(not torch.equal(average[name], student[name]) for name in average)
+
+
+@pytest.mark.parametrize("case", ["other", "same", "kept"])
+def test_features_of_the_network_that_relabels(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Distiller.relabeled_by`: extracted beside the labeling ones, unless these are the same."""
+    by: list[tuple[Backbone, Tensor]] = []
+    labelled: list[Tensor] = []
+    relabelled: list[Tensor] = []
+    label_as_ever = JaccardDBSCAN.label
+
+    def extracting(network: Backbone, *arguments: Any, **options: Any) -> Tensor:
+        by.append((network, extract(network, *arguments, **options)))
+        return by[-1][1].clone()
+
+    def label(self: JaccardDBSCAN, features: Tensor, *cameras: Any) -> PseudoLabels:
+        labelled.append(features.clone())
+        return label_as_ever(self, features, *cameras)
+
+    def relabel(self: MeanTeacher, features: Tensor, *arguments: Any) -> None:
+        relabelled.append(features.clone())
+
+    monkeypatch.setattr("harness.training.trainer.extract", extracting)
+    monkeypatch.setattr(JaccardDBSCAN, "label", label)
+    monkeypatch.setattr(MeanTeacher, "relabel", relabel)
+    monkeypatch.setattr(MeanTeacher, "relabeled_by", property(lambda self: self.teacher))
+    settings = ["method=cluster_contrast", "distiller=mean_teacher", "distiller.ramp=false"]
+    if case == "same":
+        monkeypatch.setattr(MeanTeacher, "labeled_by", property(lambda self: (self.teacher,)))
+    if case == "kept":
+        settings.append("objective=hybrid_memory")
+    run = run_experiment(tiny_config(tmp_path, *settings))
+    first = {"other": 2, "same": 1, "kept": 2}[case]
+    later = {"other": 2, "same": 1, "kept": 1}[case]
+    assert len(by) == first + later
+    assert len({id(network) for network, _ in by}) == (1 if case == "same" else 2)
+    for epoch, last in enumerate((first - 1, first + later - 1)):
+        assert torch.equal(relabelled[epoch], by[last][1])
+    assert torch.equal(labelled[0], by[0][1])
+    if case != "same":
+        assert not torch.equal(labelled[1], relabelled[1]), "the teacher lags behind"
+    images = run.record["dataset"]["train"]
+    for row, count in zip(run.history(), (first, later), strict=True):
+        speed = count * images / row["seconds_extract"]
+        assert row["extract_images_per_second"] == pytest.approx(speed, rel=0.01)
+    seconds = sum(row["seconds_extract"] for row in run.history())
+    recorded = run.record["stages"]["train"]["seconds"]["extract"]
+    assert recorded == pytest.approx(seconds, abs=0.01)

@@ -1,9 +1,9 @@
-"""HHCL's loss: each cluster has a row that follows its hardest samples and a row for their mean."""
+"""HHCL's and DCMIP's loss: each cluster has a row that follows samples, and one for their mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat
@@ -29,6 +29,10 @@ class HardHybridMemory(MemoryObjective):
     The paper has b = 1 − a = 0.5. A misplaced bracket in the published code multiplies this by a,
     so it trains with b = 0.25, the default here. Label smoothing is an option of that code, off by
     default; its different form for 100 clusters and more is not implemented.
+
+    The cluster term of DCMIP (Zou et al., *Discrepant and Multi-Instance Proxies for Unsupervised
+    Person Re-identification*, ICCV 2023) has a = b = 0.5, and max(0, CE_H − r) in place of CE_H,
+    the mean over the batch; its code lets H follow every sample, one after another.
     """
 
     temperature: Temperature = 0.05
@@ -39,6 +43,13 @@ class HardHybridMemory(MemoryObjective):
     ] = 0.25
     smoothing: Smoothing = 0.0
     part_weight: PartWeight = 0.0
+    hard_margin: Annotated[
+        NonNegativeFloat, Field(description="r, the loss of H from which on it counts")
+    ] = 0.0
+    hard_update: Annotated[
+        Literal["hardest", "every"],
+        Field(description="H follows the hardest sample of each label, or every sample"),
+    ] = "hardest"
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -67,6 +78,8 @@ class HardHybridMemory(MemoryObjective):
         hard, mean = (view_cross_entropies(scores, labels, self.smoothing) for scores in logits)
         self.terms = torch.stack([hard, mean]).detach()
         self._batch = (features.detach(), labels)
+        if self.hard_margin:
+            hard = (hard - self.hard_margin).clamp(min=0)
         return weigh_views(self.hard_weight * hard + self.mean_weight * mean, self.part_weight)
 
     def follow(self, features: Tensor, rows: Tensor) -> None:
@@ -74,6 +87,7 @@ class HardHybridMemory(MemoryObjective):
         means = memory.label_means(features, inverse, len(present))
         for v in range(features.shape[1]):
             view = features[:, v]
-            chosen = memory.hardest(self.hard[v], view, rows)
+            hardest = self.hard_update == "hardest"
+            chosen = memory.hardest(self.hard[v], view, rows) if hardest else slice(None)
             ema_rows(self.hard[v], view[chosen], rows[chosen], self.momentum)
             ema_rows(self.mean[v], means[v], present, self.momentum)

@@ -1,6 +1,8 @@
-"""HHCL's two memories, against the walk through the batch's labels."""
+"""The two memories of HHCL and DCMIP, against the walk through the batch's labels."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +20,13 @@ CLUSTERS, DIM = 4, 5
     st.lists(st.integers(0, CLUSTERS - 1), min_size=1, max_size=16),
     st.integers(0, 2**31),
     st.sampled_from([0.0, 0.1, 0.9]),
+    st.sampled_from(["hardest", "every"]),
 )
-def test_update(labels: list[int], seed: int, momentum: float) -> None:
+def test_update(labels: list[int], seed: int, momentum: float, update: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(CLUSTERS, 2, DIM, dtype=torch.float64, generator=generator)
     x = torch.randn(len(labels), 2, DIM, dtype=torch.float64, generator=generator)
-    objective = HardHybridMemory(momentum=momentum, part_weight=0.5)
+    objective = HardHybridMemory(momentum=momentum, part_weight=0.5, hard_update=update)
     objective.start_epoch(F.normalize(features, dim=-1), torch.arange(CLUSTERS))
     hard, mean = objective.hard.clone(), objective.mean.clone()
     assert torch.equal(hard, mean)
@@ -34,7 +37,8 @@ def test_update(labels: list[int], seed: int, momentum: float) -> None:
         for label in set(labels):
             own = torch.stack([unit[i, v] for i, y in enumerate(labels) if y == label])
             far = min(own, key=lambda f: float(f @ hard[v, label]))
-            for memory, feature in ((hard, far), (mean, own.mean(0))):
+            followed = [far] if update == "hardest" else list(own)
+            for memory, feature in [*((hard, f) for f in followed), (mean, own.mean(0))]:
                 row = momentum * memory[v, label] + (1 - momentum) * feature
                 memory[v, label] = row / row.norm()
     torch.testing.assert_close(objective.hard, hard, rtol=0, atol=1e-12)
@@ -57,3 +61,16 @@ def test_the_default_weights_are_those_of_the_authors_code() -> None:
 def test_one_of_the_memories_must_count() -> None:
     with pytest.raises(ConfigError, match=r"objective\.hard_weight and objective\.mean_weight"):
         HardHybridMemory(hard_weight=0.0, mean_weight=0.0)
+
+
+def test_below_the_margin_the_memory_of_hardest_samples_teaches_nothing() -> None:
+    features = F.normalize(torch.eye(CLUSTERS, DIM)[:, None], dim=-1)
+    labels = torch.arange(CLUSTERS)
+    for margin, counts in ((0.0, True), (1e-4, True), (10.0, False)):
+        objective = HardHybridMemory(temperature=0.5, mean_weight=0.0, hard_margin=margin)
+        objective.start_epoch(features, labels)
+        x = (features + 0.1).requires_grad_()
+        loss = objective(x, labels, labels)
+        (grad,) = torch.autograd.grad(loss, x)
+        assert loss == (0.5 * (objective.terms[0, 0] - margin) if counts else 0)
+        assert grad.any() == counts

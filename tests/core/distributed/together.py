@@ -47,12 +47,12 @@ def run_cells(folder: Path, cells: Cells) -> None:
     """Run tiny experiments one after another; save the labels and features of each epoch."""
     original, made = Trainer._label, []
 
-    def spied(self: Trainer, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        labels, features = original(self, *arguments)
+    def spied(self: Trainer, epoch: int, features: torch.Tensor, row: Any) -> torch.Tensor:
+        labels = original(self, epoch, features, row)
         made.append((labels.clone(), features.clone()))
-        return labels, features
+        return labels
 
-    Trainer._label = spied  # type: ignore[method-assign, assignment]
+    Trainer._label = spied  # type: ignore[method-assign]
     try:
         for name, overrides in cells.items():
             made.clear()
