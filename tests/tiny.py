@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from harness.experiment.compose import compose
+from harness.experiment.labelled_source import source_stages
+from harness.experiment.recipe import make_recipe
 
 #: an eighth of the smallest synthetic data set: everything runs, nothing is learned
 TINY = (
@@ -24,6 +27,28 @@ TINY = (
     "images.pad=2",
     "device=cpu",
 )
+#: a labeled source of the same size, of other people
+SOURCE = (
+    "source=synthetic",
+    "source.seed=1",
+    "source.identities=12",
+    "source.cameras=3",
+    "source.test_identities=2",
+)
+
+
+@cache
+def needs_source(method: str) -> bool:
+    """Whether `method=METHOD` trains on a labeled source that it has to be given."""
+    config = compose([f"method={method}"])
+    return config.source is None and bool(source_stages(make_recipe(config).stages))
+
+
+def source_of(*overrides: str) -> tuple[str, ...]:
+    """`SOURCE`, if overrides name a method that needs a source and give none."""
+    given = any(word.startswith("source=") for word in overrides)
+    names = [word.removeprefix("method=") for word in overrides if word.startswith("method=")]
+    return SOURCE if names and not given and needs_source(names[-1]) else ()
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
@@ -31,7 +56,7 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
     own = any(word.startswith("backbone=") and word != "backbone=small" for word in overrides)
     usual = [word for word in TINY if not (own and word.startswith("backbone."))]
-    return [*usual, *places, *overrides]
+    return [*usual, *places, *source_of(*overrides), *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:

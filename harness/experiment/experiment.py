@@ -191,11 +191,12 @@ class Experiment:
         if evaluator.data.train.cameras is None:
             self.plan.card["cameras"] = False
 
-    def _start(self, stage: Stage, *purpose: str) -> Backbone:
+    def _start(self, stage: Stage, peer: int = 0) -> Backbone:
         """The network that a stage starts with: of an earlier stage, or with initial weights."""
-        if stage.init_stage is None:
-            return self._backbone(stage.config, stage.name, *purpose)
-        return self._loaded(stage.init_stage, stage.config.backbone, stage.config)
+        if not stage.init_stages:
+            return self._backbone(stage.config, stage.name, *["peer"] * bool(peer))
+        init = stage.init_stages[: peer + 1][-1]
+        return self._loaded(init, stage.config.backbone, stage.config)
 
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights; random ones derive from the experiment's seed."""
@@ -240,15 +241,16 @@ class Experiment:
             stage,
             self._teacher(stage),
             backbone,
-            peer=lambda: self._start(stage, "peer"),
+            peer=lambda number: self._start(stage, number),
         )
         data = evaluator.unlabelled(self.plan.recipe.uses_cameras)
         test = self._test(evaluator, data)
-        labeler, cluster_metrics = build_labeler(stage), evaluator.cluster_metrics
+        identities, cluster_metrics = None, evaluator.cluster_metrics
         if reads_identities(stage):
             assert self.source is not None
-            data, labeler = self.source.data, build_labeler(stage, self.source.data.identities)
+            data, identities = self.source.data, self.source.data.identities
             cluster_metrics = _no_metrics
+        labeler = build_labeler(stage, identities)
         return Trainer(
             name=stage.name,
             config=stage.config,

@@ -55,13 +55,18 @@ def setting_of(config: DictConfig) -> str:
     return SUPERVISED if config.source == config.dataset else UDA
 
 
+def source_stages(stages: tuple[Stage, ...]) -> list[str]:
+    """The names of the stages that train on a labeled source."""
+    return [stage.name for stage in stages if reads_identities(stage) or is_joint(stage)]
+
+
 def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
     """Check that there is a source exactly if a stage trains on one.
 
     Raises:
         ConfigError: it is missing, or nothing would use it.
     """
-    labelled = [s.name for s in stages if reads_identities(s) or is_joint(s)]
+    labelled = source_stages(stages)
     given = config.get("source") is not None
     if labelled and not given:
         raise ConfigError(

@@ -2,8 +2,10 @@
 
 The stages of a method run in order. Each takes the parts and settings at the top of the
 configuration and changes those that it names:
-`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`. With `init: STAGE` it
-starts from the network of an earlier stage, with a new optimizer and a schedule of its own.
+`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`. A part with another
+`_target_` replaces the one at the top, with options of its own. With `init: STAGE` a stage starts
+from the network of an earlier stage, with a new optimizer and a schedule of its own; with
+`init: [STAGE, STAGE]` the student starts from the first, and its peer from the second.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import ConfigError, did_you_mean, first_line
@@ -81,6 +83,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
     if not isinstance(changes, DictConfig):
         raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
     changes, init = _without_init(changes, name, names)
+    config = _replaced(config, changes)
     _check_changes(changes, config, name)
     try:
         merged = OmegaConf.merge(config, changes)
@@ -88,7 +91,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     check_stage(merged, f"stages.{name}: " if changes else "")
-    stage = Stage(name, merged, init_stage=init)
+    stage = Stage(name, merged, init_stages=init)
     _check_parts(stage)
     _check_views(stage)
     _check_schedule(merged)
@@ -107,15 +110,33 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
 
 def _without_init(
     changes: DictConfig, name: str, names: list[str]
-) -> tuple[DictConfig, str | None]:
-    """A stage's changes to the configuration, and the earlier stage in `names` of its `init`."""
+) -> tuple[DictConfig, tuple[str, ...]]:
+    """A stage's changes to the configuration, and the earlier stages in `names` of its `init`."""
     init, earlier = changes.get("init"), names[: names.index(name)]
-    if init is not None and init not in earlier:
-        raise ConfigError(
-            f"stages.{name}.init={init} is no earlier stage of this method.",
-            f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished run.",
-        )
-    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), init
+    given = tuple(init) if isinstance(init, ListConfig) else (init,) if init is not None else ()
+    for one in given:
+        if one not in earlier:
+            raise ConfigError(
+                f"stages.{name}.init={one} is no earlier stage of this method.",
+                f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished "
+                "run.",
+            )
+    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), given
+
+
+def _replaced(config: DictConfig, changes: DictConfig) -> DictConfig:
+    """The configuration with parts of another class, where `changes` name one."""
+    others = [
+        str(part)
+        for part, value in changes.items()
+        if isinstance(value, DictConfig)
+        and str(part) in PLUGS
+        and value.get("_target_") not in (None, (config.get(part) or {}).get("_target_"))
+    ]
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key not in others])
+    for part in others:
+        config[part] = changes[part]
+    return config
 
 
 def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:

@@ -1,6 +1,7 @@
 """The contracts of every method in `methods/`, each tested on the tiny data set.
 
-A new method is tested as soon as its folder exists.
+A new method is tested as soon as its folder exists; so are variants with a labeled source. These
+and methods that need one get the tiny source of `tests.tiny`.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.core.metrics import in_tables
 from harness.data.types import ReIDData
 from harness.experiment import experiment as run_module
-from harness.experiment import preflight
+from harness.experiment import labelled_source, preflight
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
+from harness.experiment.labelled_source import reads_identities
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
-from harness.experiment.stages import load_data
+from harness.experiment.stages import Stage, build_labeler, load_data
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same
-from tests.tiny import tiny_config
+from tests.tiny import source_of, tiny_config
 
-METHODS = sorted(plugins.find()["methods"])
+PLUGINS = plugins.find()["methods"]
+#: variants in another setting than their method: with a labeled source
+UDA = sorted(
+    f"{name}/{variant}"
+    for name, plugin in PLUGINS.items()
+    for variant in plugin.variants
+    if variant.split("_")[0] == "uda"
+)
+METHODS = [*sorted(PLUGINS), *UDA]
 #: a method's published settings (sampler, optimizer, label schedule) at a small size
 OWN = ("protocol=published", "backbone=small", "batch.identities=4", "batch.samples_per_bn=0",
        "train.epochs=3", "neighbours={k1: 10, k2: 3}")  # fmt: skip
@@ -63,10 +73,15 @@ def ran(folder: Path) -> Ran:
 @cache
 def as_published(name: str) -> DictConfig:
     """A method's published configuration; do not change it."""
-    return compose([f"method={name}", "protocol=published"])
+    return compose([f"method={name}", "protocol=published", *source_of(f"method={name}")])
 
 
 TRAINED = [name for name in METHODS if as_published(name).stages]
+SOURCED = [name for name in METHODS if as_published(name).source is not None]
+#: methods whose last stage makes pseudo-labels
+PSEUDO = [n for n in TRAINED if not reads_identities(make_recipe(as_published(n)).stages[-1])]
+#: the unsupervised setting, whose methods share a table
+USL = [name for name in METHODS if name not in SOURCED]
 
 
 def own(name: str) -> list[str]:
@@ -100,9 +115,15 @@ def check(run: Run) -> None:
 
 
 def on_other_data(monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]) -> None:
-    """Let all further runs train on changed data."""
-
+    """Let all further runs train on changed data; a labeled source stays as it is."""
     monkeypatch.setattr(preflight, "load_data", lambda config: change(load_data(config)))
+
+
+def with_other_source(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]
+) -> None:
+    """Let all further runs train on a changed source."""
+    monkeypatch.setattr(labelled_source, "load_data", lambda config: change(load_data(config)))
 
 
 def with_train(**values: Any) -> Callable[[ReIDData], ReIDData]:
@@ -126,7 +147,7 @@ def shuffled(array: np.ndarray) -> np.ndarray:
 def test_two_epochs(name: str, ran: Ran) -> None:
     run = ran(name)
     check(run)
-    assert run.record["experiment"]["method"] == name
+    assert run.record["experiment"]["method"] == name.replace("/", "_")
     assert (run.folder / f"{list(run.record['stages'])[-1]}.pt").is_file()
 
 
@@ -136,20 +157,24 @@ def test_as_its_authors_ran_it(name: str, ran: Ran) -> None:
 
 
 def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
-    """All methods are rows of one table, because everything else is held equal."""
-    for name in METHODS:
-        ran(name)
+    """All methods of a setting are rows of one table, because everything else is held equal."""
     store = folder / "smoke"
     store.mkdir()
     for name in METHODS:
         run = ran(name)
         (store / run.name).symlink_to(run.folder)
-    (table,) = comparisons(store)
-    finals = [row for row in table.rows.to_dict("records") if " (" not in row["method"]]
-    assert sorted(row["method"] for row in finals) == METHODS
-    assert {run.record["protocol"]["hash"] for run in map(ran, METHODS)} == {table.card["hash"]}
-    for row in finals:
-        assert all(0 <= row[key] <= 100 for key in in_tables())
+    tables = {table.card.get("setting"): table for table in comparisons(store)}
+    assert set(tables) == {None, "UDA, source synthetic", "supervised"}
+    for setting, table in tables.items():
+        names = [n for n in METHODS if as_published(n).source is not None] if setting else USL
+        if setting:
+            supervised = setting == "supervised"
+            names = [name for name in names if (name == "supervised") == supervised]
+        finals = [row for row in table.rows.to_dict("records") if " (" not in row["method"]]
+        assert sorted(row["method"] for row in finals) == sorted(n.replace("/", "_") for n in names)
+        assert {ran(name).record["protocol"]["hash"] for name in names} == {table.card["hash"]}
+        for row in finals:
+            assert all(0 <= row[key] <= 100 for key in in_tables())
 
 
 # -------------------------------------------------------------------------- repeating and resuming
@@ -204,8 +229,32 @@ def test_identities_are_not_seen(
     assert blind.record["metrics"] == honest.record["metrics"]
     for ours, theirs in zip(blind.history(), honest.history(), strict=True):
         assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
-    if name in TRAINED and honest.history()[-1]["ari"] > 0:  # else nothing can be shuffled away
+    if honest.history()[-1:] and honest.history()[-1].get("ari", 0) > 0:  # else nothing to shuffle
         assert blind.history()[-1]["ari"] != honest.history()[-1]["ari"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_identities_change_no_weight(
+    name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The networks are identical, bit by bit, whatever the target's identities say."""
+    honest = ran(name)
+    on_other_data(monkeypatch, with_train(identities=np.zeros_like))
+    blind = run_experiment(tiny_config(tmp_path, f"method={name}"))
+    for path in honest.folder.glob("*.pt"):
+        states = [torch.load(run.folder / path.name, weights_only=True) for run in (honest, blind)]
+        if path.name != "checkpoint.pt":
+            assert states[0].keys() == states[1].keys()
+            assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize("name", SOURCED)
+def test_identities_of_the_source_matter(
+    name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_other_source(monkeypatch, with_train(identities=shuffled))
+    other = run_experiment(tiny_config(tmp_path, f"method={name}"))
+    assert other.history()[0]["loss"] != ran(name).history()[0]["loss"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -299,11 +348,20 @@ def clusters(count: int, labeled: int | None = None) -> Callable[[int], Tensor]:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, epochs: Sequence[Callable[[int], Tensor]]) -> None:
-    """Let all further runs use these labels, whatever their labeler."""
-    monkeypatch.setattr(run_module, "build_labeler", lambda stage: Scripted(*epochs))
+    """Let all further runs use these labels, whatever their labeler; not on a labeled source."""
+
+    def made(stage: Stage, identities: Tensor | None = None) -> PseudoLabeler:
+        return Scripted(*epochs) if identities is None else build_labeler(stage, identities)
+
+    monkeypatch.setattr(run_module, "build_labeler", made)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def unlabelled_rows(run: Run) -> list[dict[str, Any]]:
+    """The history of the stages that train on pseudo-labels."""
+    return [row for row in run.history() if not row["stage"].startswith("source")]
+
+
+@pytest.mark.parametrize("name", PSEUDO)
 def test_labels_that_change_their_number(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,7 +376,7 @@ def test_labels_that_change_their_number(
     assert found[:3] == list(numbers)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PSEUDO)
 def test_outliers_almost_everywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,10 +384,10 @@ def test_outliers_almost_everywhere(
     scripted(monkeypatch, [clusters(5, labeled=10)])
     run = run_experiment(tiny_config(tmp_path, f"method={name}"))
     check(run)
-    assert {row["outliers"] for row in run.history()} == {run.record["dataset"]["train"] - 10}
+    assert {r["outliers"] for r in unlabelled_rows(run)} == {run.record["dataset"]["train"] - 10}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PSEUDO)
 @pytest.mark.parametrize(
     ("epochs", "cause"),
     [
@@ -349,9 +407,10 @@ def test_nothing_to_train_on(
     """A clear error with a hint; the checkpoint of the previous epoch is kept."""
     scripted(monkeypatch, epochs)
     config = tiny_config(tmp_path, f"method={name}", "train.label_every=1")
-    first = -int(make_recipe(config).stages[0].config.train.warmup_epochs)
+    stages = make_recipe(config).stages
+    first = -int(stages[0].config.train.warmup_epochs)
     with pytest.raises(TrainingError, match=cause.format(first=first, second=first + 1)) as caught:
         run_experiment(config)
     assert caught.value.hint
     kept = list((tmp_path / "runs").glob("*/checkpoint.pt"))
-    assert len(kept) == len(epochs) - 1
+    assert bool(kept) == (len(epochs) > 1 or reads_identities(stages[0]))
