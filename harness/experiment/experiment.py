@@ -112,7 +112,7 @@ class Experiment:
             self.reporter.say(f"{problem}: this run trains and is not evaluated.")
         check_images(plan.recipe, len(evaluator.data.train.images))  # unreadable ones are left out
         if plan.config.get("source") is not None:
-            self.source = open_source(plan.config, evaluator)
+            self.source = open_source(plan.config, plan.recipe.stages, evaluator)
         if afresh:
             self.files.clear()
         checkpoint = self._load_checkpoint(self._fingerprint(evaluator))

@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.distributed import collectives
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError, DataError, HarnessError
 from harness.core.interfaces import LabelledSet, as_cameras
 from harness.data.cache_folder import cache_folder
 from harness.data.cache_location import place_images
@@ -24,20 +24,21 @@ from harness.data.image_cache import ImageCache, build_image_cache
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import Evaluator
 from harness.experiment.stages import Stage, load_data, preprocessing, target_of
-
-USL, UDA, SUPERVISED = "USL", "UDA", "supervised"
+from harness.results.settings import SUPERVISED, UDA, USL
 
 
 @dataclass(frozen=True)
 class Source:
     """A labeled source that is ready for training.
 
-    fingerprint: of the data set, as its record has it.
+    fingerprint: of the data set, as its record has it. alone: whether no stage of the experiment
+    trains on images of the target.
     """
 
     name: str
     fingerprint: str
     data: LabelledSet
+    alone: bool
 
 
 def reads_identities(stage: Stage) -> bool:
@@ -64,7 +65,7 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
     """Check that there is a source exactly if a stage trains on one.
 
     Raises:
-        ConfigError: it is missing, or nothing would use it.
+        ConfigError: it is missing, nothing would use it, or it is the target itself.
     """
     labelled = source_stages(stages)
     given = config.get("source") is not None
@@ -79,6 +80,12 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
             f"source={config.source.get('name')}, but {config.method.name} does not use labels.",
             "Leave it out, or choose a method with a labeled source, such as source_pretrain.",
         )
+    if given and setting_of(config) == SUPERVISED and not all(map(reads_identities, stages)):
+        raise ConfigError(
+            f"{config.method.name} adapts to an unlabeled data set, but source and dataset are both "
+            f"{config.dataset.name}.",
+            "Choose another source, or method=supervised.",
+        )
 
 
 def is_joint(stage: Stage) -> bool:
@@ -92,9 +99,14 @@ def load_source(config: DictConfig) -> ReIDData:
     Raises:
         ConfigError: wrong options. DataError: it is missing, or has no identities.
     """
-    data = load_data(
-        OmegaConf.create({"dataset": OmegaConf.to_container(config.source, resolve=True)})
-    )
+    section = OmegaConf.to_container(config.source, resolve=True)
+    try:
+        data = load_data(OmegaConf.create({"dataset": section}))
+    except HarnessError as error:
+        if setting_of(config) == SUPERVISED:
+            raise
+        cause, hint = (text.replace("dataset.", "source.") for text in (error.cause, error.hint))
+        raise type(error)(cause, hint) from error
     if not len(data.train.images) or (data.train.identities < 0).all():
         raise DataError(
             f"{data.name} has no identities to learn from.", "Choose a labeled data set as source."
@@ -102,8 +114,8 @@ def load_source(config: DictConfig) -> ReIDData:
     return data
 
 
-def open_source(config: DictConfig, evaluator: Evaluator) -> Source:
-    """Decode the source's training part at the size of the experiment.
+def open_source(config: DictConfig, stages: tuple[Stage, ...], evaluator: Evaluator) -> Source:
+    """Decode the source's training part at the size of the experiment, for these stages.
 
     Raises:
         DataError: an image of it is also an image of the target, or it cannot be decoded.
@@ -131,7 +143,7 @@ def open_source(config: DictConfig, evaluator: Evaluator) -> Source:
     identities = np.unique(split.identities, return_inverse=True)[1].reshape(-1)
     cameras = as_cameras(split.cameras) if config.method.uses_cameras else None
     labelled = LabelledSet(images, cameras, identities=torch.from_numpy(identities))
-    return Source(data.name, data.fingerprint(), labelled)
+    return Source(data.name, data.fingerprint(), labelled, all(map(reads_identities, stages)))
 
 
 def check_disjoint(name: str, source: ImageCache, evaluator: Evaluator, setting: str) -> None:
@@ -167,6 +179,6 @@ def described(source: Source | None) -> Mapping[str, Any]:
     return {
         "source": {
             "name": source.name, "fingerprint": source.fingerprint, "train": len(source.data),
-            "identities": int(source.data.identities.max()) + 1,
+            "identities": int(source.data.identities.max()) + 1, "alone": source.alone,
         }
     }  # fmt: skip

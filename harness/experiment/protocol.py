@@ -19,8 +19,9 @@ from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
 from harness.experiment.joint_datasets import sections
-from harness.experiment.labelled_source import UDA, USL, setting_of
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.stages import backbone_name, preprocessing
+from harness.results.settings import USL, line
 from harness.training.optimizers import describe as describe_optimizer
 
 #: what a stage may change of the sections held equal, because it is the method's own
@@ -33,7 +34,7 @@ ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "vi
 USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn", "ibn": False, "freeze": [],
          "patch_stride": None, "output_stride": None, "drop_path": 0.0,
          "branches": False}  # fmt: skip
-HELD = ("backbone.", "batch.", "train.", "optimizer.")
+HELD = ("images.", "backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
 
@@ -69,7 +70,7 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
         "selection": config.selection,
     }
     if (setting := setting_of(config)) != USL:
-        card["setting"] = setting if setting != UDA else f"{setting}, source {config.source.name}"
+        card["setting"] = line(setting, str(config.source.name))
     if (tuned := describe_tuned(config)) is not None:
         card["tuned"] = tuned
     if config.selection == "label_free":

@@ -144,7 +144,7 @@ def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
     hints = {str(k): did_you_mean(str(k), STAGE_KEYS) for k in changes if k not in STAGE_KEYS}
     hints |= {
         key: f"All stages share {key}."
-        for key in ("train.precision", "train.compile")
+        for key in ("train.precision", "train.compile", "images.height", "images.width")
         if OmegaConf.select(changes, key) is not None
     }
     for key, hint in hints.items():

@@ -100,7 +100,8 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
     """
     config = run.complete_config()
     teachers = dict(config.pop("teachers", {}))
-    config["optimizer"] = NEUTRAL["optimizer"] | config["optimizer"]
+    for section in ("optimizer", "batch"):
+        config[section] = NEUTRAL[section] | config[section]
     config["evaluation"]["keep_features"] = False
     config["train"]["micro_batch"] = "auto"
     root = str(given.get("data.root") or os.environ.get("HARNESS_DATA", "data"))
@@ -113,7 +114,8 @@ def restored(run: Run, given: dict[str, Any]) -> DictConfig:
         "log": given.get("log", "none"), "device": given.get("device", "auto"),
         "threads": given.get("threads", 0),
     }  # fmt: skip
-    _add_root(config["dataset"], root)
+    for data in filter(None, [config["dataset"], config.setdefault("source", None)]):
+        _add_root(data, root)
     nodes = {"": config} | {stage: node or {} for stage, node in config["stages"].items()}
     for stage, node in nodes.items():
         distiller, backbone = node.get("distiller") or {}, node.get("backbone") or {}

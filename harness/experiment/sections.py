@@ -148,14 +148,16 @@ class Data(BaseModel):
 
 #: the parts and sections that a stage may change
 STAGE_KEYS = (
-    "backbone", "labeler", "objective", "distiller", "train", "batch", "optimizer", "neighbours",
+    "backbone", "labeler", "objective", "distiller", "images", "train", "batch", "optimizer",
+    "neighbours",
 )  # fmt: skip
 #: sections that are checked for every stage
 STAGE_SECTIONS: dict[str, type[BaseModel]] = {
-    "train": Train, "batch": Batch, "optimizer": Optimizer, "neighbours": Neighbours,
+    "images": Images, "train": Train, "batch": Batch, "optimizer": Optimizer,
+    "neighbours": Neighbours,
 }  # fmt: skip
 SECTIONS: dict[str, type[BaseModel]] = {
-    "protocol": Protocol, "images": Images, "evaluation": Evaluation, "method": MethodSection,
+    "protocol": Protocol, "evaluation": Evaluation, "method": MethodSection,
     "data": Data, **STAGE_SECTIONS,
 }  # fmt: skip
 
@@ -210,7 +212,6 @@ def check_sections(config: DictConfig) -> None:
     _check_numbers(plain)
     read_label_free(config)
     check_stage(config)
-    make_augment(config.images)
 
 
 def check_complete(config: DictConfig) -> None:
@@ -290,6 +291,7 @@ def check_stage(config: DictConfig, where: str = "") -> None:
     check_optimizer(config.optimizer, where)
     check_label_every(config.train.label_every, where)
     _check_batches(config, where)
+    make_augment(config.images)
 
 
 def _check_batches(config: DictConfig, where: str) -> None:
