@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 
+from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.experiment.labelled_source import source_stages
 from harness.experiment.recipe import make_recipe
@@ -39,16 +40,20 @@ SOURCE = (
 
 @cache
 def needs_source(method: str) -> bool:
-    """Whether `method=METHOD` trains on a labeled source that it has to be given."""
-    config = compose([f"method={method}"])
-    return config.source is None and bool(source_stages(make_recipe(config).stages))
+    """Whether `method=METHOD` trains on a labeled source that it has to be given.
+
+    False for what is no method, such as several of a sweep.
+    """
+    try:
+        config = compose([f"method={method}"])
+        return config.source is None and bool(source_stages(make_recipe(config).stages))
+    except ConfigError:
+        return False
 
 
-def source_of(*overrides: str) -> tuple[str, ...]:
-    """`SOURCE`, if overrides name a method that needs a source and give none."""
-    given = any(word.startswith("source=") for word in overrides)
-    names = [word.removeprefix("method=") for word in overrides if word.startswith("method=")]
-    return SOURCE if names and not given and needs_source(names[-1]) else ()
+def source_of(method: str) -> tuple[str, ...]:
+    """The overrides of a labeled source for a method that needs one."""
+    return SOURCE if needs_source(method) else ()
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
@@ -56,7 +61,10 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
     own = any(word.startswith("backbone=") and word != "backbone=small" for word in overrides)
     usual = [word for word in TINY if not (own and word.startswith("backbone."))]
-    return [*usual, *places, *source_of(*overrides), *overrides]
+    given = any(word.startswith("source=") for word in overrides)
+    names = [word.removeprefix("method=") for word in overrides if word.startswith("method=")]
+    source = source_of(names[-1]) if names and not given else ()
+    return [*usual, *places, *source, *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:

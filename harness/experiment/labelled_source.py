@@ -82,8 +82,8 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
         )
     if given and setting_of(config) == SUPERVISED and not all(map(reads_identities, stages)):
         raise ConfigError(
-            f"{config.method.name} adapts to an unlabeled data set, but source and dataset are both "
-            f"{config.dataset.name}.",
+            f"{config.method.name} adapts to an unlabeled data set, but source and dataset are "
+            f"both {config.dataset.name}.",
             "Choose another source, or method=supervised.",
         )
 

@@ -134,10 +134,10 @@ class Step:
                 distilled = self.distiller(embeddings.float(), batch, self.objective)
         embeddings, labels, indices = embeddings.float(), batch.labels, batch.indices
         if source is not None and batch.source is not None:
-            own = batch.source.labels
-            embeddings = torch.cat([source.float(), embeddings])
-            labels = torch.cat([own, labels + self.objective.source_classes])
-            indices = torch.cat([torch.full_like(own, -1), indices])
+            embeddings, labels, indices = with_source(
+                source.float(), batch.source.labels, embeddings, labels, indices,
+                self.objective.source_classes,
+            )  # fmt: skip
         loss = self.objective(embeddings, labels, indices)
         loss = loss if distilled is None else loss + distilled
         self.scaler.scale(loss).backward()
@@ -203,3 +203,19 @@ class _State:
         torch.set_rng_state(self.random)
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.device_random, self.device)
+
+
+def with_source(
+    source: Tensor, own: Tensor, embeddings: Tensor, labels: Tensor, indices: Tensor, classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, labels and indices of a joint batch, as `Objective.forward` takes them.
+
+    Args:
+        source, own: embeddings (B, V, D) and identities (B,) of the labeled source.
+        classes: of the source. The target's labels follow them.
+    """
+    return (
+        torch.cat([source, embeddings]),
+        torch.cat([own, labels + classes]),
+        torch.cat([torch.full_like(own, -1), indices]),
+    )

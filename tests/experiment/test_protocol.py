@@ -15,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.plan import make_plan
 from harness.experiment.protocol import OWN, card_hash
+from tests.tiny import source_of
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,7 @@ def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
 
 
 METHODS = sorted(plugins.find()["methods"])
+UDA = ("mmt/uda", "spcl/uda", "strong_baseline/uda")
 SECTIONS = ("images", "batch", "train", "optimizer", "backbone")
 
 
@@ -138,11 +141,15 @@ def held(config: DictConfig) -> dict[str, object]:
 
 @pytest.mark.parametrize("protocol", ["common", "demo", "debug"])
 def test_all_methods_share_one_card(protocol: str) -> None:
+    """In each setting."""
     configs = [
-        compose([f"method={name}", "dataset=market1501", f"protocol={protocol}"])
-        for name in METHODS
+        compose([f"method={name}", "dataset=market1501", f"protocol={protocol}", *source_of(name)])
+        for name in (*METHODS, *UDA)
     ]
-    assert len({make_plan(config, "fp32").card["hash"] for config in configs}) == 1
+    cards = [make_plan(config, "fp32").card for config in configs]
+    hashes = {(card.get("setting"), card["hash"]) for card in cards}
+    settings = ["None", "UDA, source synthetic", "supervised"]
+    assert sorted(str(setting) for setting, _ in hashes) == settings
     assert all(held(config) == held(configs[0]) for config in configs)
 
 
@@ -160,7 +167,8 @@ def test_nothing_held_equal_is_left_to_the_method(protocol: str) -> None:
 
 def test_published_cards_differ_where_anything_held_equal_differs() -> None:
     configs = [
-        compose([f"method={name}", "dataset=market1501", "protocol=published"]) for name in METHODS
+        compose([f"method={name}", "dataset=market1501", "protocol=published", *source_of(name)])
+        for name in METHODS
     ]
     common = compose(["method=mskd", "dataset=market1501", "protocol=common"])
     for config in configs:
@@ -168,7 +176,8 @@ def test_published_cards_differ_where_anything_held_equal_differs() -> None:
     hashes = {}
     for one, other in itertools.combinations(configs, 2):
         same = make_plan(one, "fp32").card["hash"] == make_plan(other, "fp32").card["hash"]
-        assert same == (held(one) == held(other)), f"{one.method.name}, {other.method.name}"
+        alike = held(one) == held(other) and setting_of(one) == setting_of(other)
+        assert same == alike, f"{one.method.name}, {other.method.name}"
         hashes[one.method.name] = make_plan(one, "fp32").card["hash"]
     assert len(set(hashes.values())) >= 6, "most authors have settings of their own"
 

@@ -73,7 +73,7 @@ def ran(folder: Path) -> Ran:
 @cache
 def as_published(name: str) -> DictConfig:
     """A method's published configuration; do not change it."""
-    return compose([f"method={name}", "protocol=published", *source_of(f"method={name}")])
+    return compose([f"method={name}", "protocol=published", *source_of(name)])
 
 
 TRAINED = [name for name in METHODS if as_published(name).stages]
