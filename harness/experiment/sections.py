@@ -157,7 +157,7 @@ STAGE_SECTIONS: dict[str, type[BaseModel]] = {
     "neighbours": Neighbours,
 }  # fmt: skip
 SECTIONS: dict[str, type[BaseModel]] = {
-    "protocol": Protocol, "evaluation": Evaluation, "method": MethodSection,
+    "protocol": Protocol, "images": Images, "evaluation": Evaluation, "method": MethodSection,
     "data": Data, **STAGE_SECTIONS,
 }  # fmt: skip
 

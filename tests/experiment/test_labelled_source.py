@@ -62,7 +62,12 @@ def test_only_training_images_of_the_source_are_seen(
 ) -> None:
     seen: list[Any] = []
     epochs = Trainer.epochs
-    monkeypatch.setattr(Trainer, "epochs", lambda self: (seen.append(self), epochs(self))[1])
+
+    def spied(self: Trainer) -> Any:
+        seen.append(self)
+        return epochs(self)
+
+    monkeypatch.setattr(Trainer, "epochs", spied)
     run = run_experiment(tiny_config(tmp_path, "method=mmt/uda"))
     pretraining, _, adaptation = seen
     assert isinstance(pretraining.data, LabelledSet) and pretraining.source is None
@@ -108,8 +113,11 @@ def test_test_images_of_the_target(tmp_path: Path) -> None:
     """The same files in another role: the source's training part has query images."""
     overrides = own_images(tmp_path)
     people = tmp_path / "people"
-    rows = (people / "list.csv").read_text().replace("train", "gallery").replace("query", "train")
-    (people / "source.csv").write_text(rows)
+    rows = [row.split(",") for row in (people / "list.csv").read_text().splitlines()]
+    for row in rows[1:]:
+        test = "query" if row[2] == "0" else "gallery"
+        row[3] = {"query": "train", "train": test}.get(row[3], row[3])
+    (people / "source.csv").write_text("\n".join(map(",".join, rows)))
     given = [w for w in overrides if not w.startswith(("method=", "labeler."))]
     given += ["method=source_pretrain", "source=folder", f"source.csv={people}/source.csv"]
     with pytest.raises(DataError, match="4 images of the source folder are query images of folder"):
@@ -122,11 +130,10 @@ def test_a_missing_source_is_one_of_all_problems(tmp_path: Path) -> None:
         run_experiment(compose([*given, "objective.momentum=7"]))
     text = str(caught.value)
     assert "objective.momentum=7" in text and "Market-1501" in text
-    with pytest.raises(ConfigError, match="3 problems") as caught:
-        run_experiment(
-            compose([*tiny(tmp_path, UDA), "seed=-1", "+source.epochs=7", "train.epochs=0"])
-        )
-    text = str(caught.value)
+    wrong = [*tiny(tmp_path, UDA), "seed=-1", "+source.epochs=7", "train.epochs=0"]
+    with pytest.raises(ConfigError, match="3 problems") as refused:
+        run_experiment(compose(wrong))
+    text = str(refused.value)
     assert "source.epochs" in text and "seed=-1" in text and "train.epochs=0" in text
 
 
@@ -271,7 +278,8 @@ def test_tables_keep_settings_apart_and_cross_reads_source_to_target(
         end, f"supervised, {end}", f"domain adaptation with a labeled source (UDA), {end}"
     }  # fmt: skip
 
-    floor, ceiling, own = (found.loc[m, "mAP"] for m in ("direct_transfer", "supervised", "spcl"))
+    means = found["mAP"].to_dict()
+    floor, ceiling, own = (means[name] for name in ("direct_transfer", "supervised", "spcl"))
     (usl,) = [t for t in comparisons(store, gap=True) if "spcl" in set(t.rows["name"])]
     if ceiling > floor:
         closed = usl.rows.set_index("method")["gap_closed"]
