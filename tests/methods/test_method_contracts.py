@@ -85,9 +85,18 @@ USL = [name for name in METHODS if name not in SOURCED]
 
 
 def own(name: str) -> list[str]:
-    """`OWN`, with two iterations per epoch unless their number depends on the images."""
-    counted = as_published(name).train.iterations == "auto"
-    return [*OWN, *([] if counted else ["train.iterations=2"])]
+    """`OWN`, with two iterations per epoch unless their number depends on the images. Stages with a
+    schedule of their own are as short.
+    """
+    config = as_published(name)
+    counted = config.train.iterations == "auto"
+    short = [
+        f"stages.{stage}.train.{key}={value}"
+        for stage, changes in config.stages.items()
+        for key, value in (("epochs", 3), ("iterations", 2))
+        if key in ((changes or {}).get("train") or {})
+    ]
+    return [*OWN, *([] if counted else ["train.iterations=2"]), *short]
 
 
 def refused_without_cameras(name: str) -> ConfigError | None:
