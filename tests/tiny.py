@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from harness.core import plugins
+from harness.core.errors import ConfigError
 from harness.core.variants import overridden
 from harness.experiment.compose import compose
+from harness.experiment.labelled_source import source_stages
+from harness.experiment.recipe import make_recipe
 
 #: an eighth of the smallest synthetic data set: everything runs, nothing is learned
 TINY = (
@@ -26,6 +30,32 @@ TINY = (
     "images.pad=2",
     "device=cpu",
 )
+#: a labeled source of the same size, of other people
+SOURCE = (
+    "source=synthetic",
+    "source.seed=1",
+    "source.identities=12",
+    "source.cameras=3",
+    "source.test_identities=2",
+)
+
+
+@cache
+def needs_source(method: str) -> bool:
+    """Whether `method=METHOD` trains on a labeled source that it has to be given.
+
+    False for what is no method, such as several of a sweep.
+    """
+    try:
+        config = compose([f"method={method}"])
+        return config.source is None and bool(source_stages(make_recipe(config).stages))
+    except ConfigError:
+        return False
+
+
+def source_of(method: str) -> tuple[str, ...]:
+    """The overrides of a labeled source for a method that needs one."""
+    return SOURCE if needs_source(method) else ()
 
 
 #: a ViT of 64 features, in place of a method's own
@@ -44,14 +74,13 @@ def tiny(folder: Path, *overrides: str) -> list[str]:
     """Overrides of a tiny experiment with data and records under `folder`."""
     places = [f"store={folder}/runs", f"data.root={folder}/data"]
     named = [word.removeprefix("backbone=") for word in overrides if word.startswith("backbone=")]
-    vit = not named and any(
-        has_own_backbone(word.removeprefix("method="))
-        for word in overrides
-        if word.startswith("method=")
-    )
+    methods = [word.removeprefix("method=") for word in overrides if word.startswith("method=")]
+    vit = not named and any(map(has_own_backbone, methods))
     other = vit or any(name != "small" for name in named)
     usual = [word for word in TINY if not (other and word.startswith("backbone."))]
-    return [*usual, *(TINY_VIT if vit else ()), *places, *overrides]
+    given = any(word.startswith("source=") for word in overrides)
+    source = source_of(methods[-1]) if methods and not given else ()
+    return [*usual, *(TINY_VIT if vit else ()), *places, *source, *overrides]
 
 
 def tiny_config(folder: Path, *overrides: str) -> DictConfig:

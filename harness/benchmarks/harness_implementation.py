@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
 from harness.components.backbones import set_samples_per_bn
-from harness.core.interfaces import Backbone, UnlabelledSet
+from harness.core.interfaces import Backbone, LabelledSet, UnlabelledSet
 from harness.core.precision import fp32_as
 from harness.core.progress import Reporter
 from harness.core.seeds import generator
@@ -20,6 +20,7 @@ from harness.core.throughput import synchronized_time
 from harness.data.augmentation_settings import make_augment
 from harness.data.prefetcher import ImageReader, Prefetcher
 from harness.experiment.finished_networks import without_weights
+from harness.experiment.labelled_source import is_joint, reads_identities
 from harness.experiment.stages import (
     Stage,
     build_backbone,
@@ -42,18 +43,29 @@ def make_network(config: DictConfig, device: torch.device) -> Backbone:
 
 
 def make_trainer(
-    stage: Stage, data: UnlabelledSet, device: torch.device, precision: str
+    stage: Stage,
+    data: UnlabelledSet,
+    device: torch.device,
+    precision: str,
+    source: LabelledSet | None = None,
 ) -> Trainer:
-    """The trainer of a stage; its network and its teacher, if it has one, have random weights."""
+    """The trainer of a stage; its network and its teacher, if it has one, have random weights.
+
+    source: the labeled source of stages that train on one.
+    """
     backbone = make_network(stage.config, device)
     follows = stage.teacher_stage or stage.teacher_run
     teacher = make_network(stage.config, device) if follows else None
     distiller = build_distiller(stage, teacher, backbone)
+    identities = None
+    if source is not None and reads_identities(stage):
+        data, identities = source, source.identities
+    labeler, objective = build_labeler(stage, identities), build_objective(stage)
     return Trainer(
         name=stage.name, config=stage.config, device=device, precision=precision,
-        components=Components(backbone, build_labeler(stage), build_objective(stage), distiller),
-        data=data, reporter=Reporter(), cluster_metrics=lambda labels: {},
-        test=lambda network: {},
+        components=Components(backbone, labeler, objective, distiller),
+        data=data, source=source if is_joint(stage) else None, reporter=Reporter(),
+        cluster_metrics=lambda labels: {}, test=lambda network: {},
     )  # fmt: skip
 
 
@@ -79,7 +91,8 @@ def training_steps(
     Returns:
         the seconds of the steps, and the share of them spent waiting for data.
     """
-    batches = Prefetcher(trainer._batches(epoch, drawn, labels), trainer.device)
+    made = trainer._with_source(epoch, trainer._batches(epoch, drawn, labels), steps + 1)
+    batches = Prefetcher(made, trainer.device)
     started, done = 0.0, 0
     with fp32_as(trainer.precision), batches:
         for batch in batches:

@@ -1,6 +1,7 @@
 """`harness bench methods`: what training by each method costs, beside a reference method.
 
-All methods run in one process, on the same images. Each training stage has four parts that are
+All methods run in one process, on the same images; they are also the labeled source of methods that
+need one. Each training stage has four parts that are
 timed: steps, feature extraction, the label step, and the ranking of a test. A round times the same
 part of every stage, one after the other, then the next part; the cost of a method is the time of
 its whole schedule at the speeds of one round, over that of the reference in the same round.
@@ -23,7 +24,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,7 +43,7 @@ from harness.benchmarks.timing import (
 from harness.benchmarks.workload import with_defaults
 from harness.core.errors import ConfigError
 from harness.core.host_memory import keep_freed_memory
-from harness.core.interfaces import Backbone
+from harness.core.interfaces import Backbone, LabelledSet
 from harness.core.precision import resolve_precision
 from harness.core.progress import Reporter
 from harness.core.seeds import generator
@@ -52,6 +53,7 @@ from harness.data.samplers import SAMPLERS
 from harness.evaluation.evaluator import Evaluator, make_evaluator
 from harness.evaluation.protocol import EvaluationProtocol
 from harness.experiment.compose import compose
+from harness.experiment.labelled_source import source_stages
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import options, register
@@ -116,6 +118,12 @@ class Features:
         self.cameras = 6 if train.cameras is None else len(np.unique(train.cameras))
         self._made: dict[tuple[int, int], Tensor] = {}
 
+    def as_source(self, cameras: Tensor | None) -> LabelledSet:
+        """The same images as a labeled source, with made-up identities."""
+        count = len(self.decoded)
+        identities = torch.arange(count) * min(self.identities, count) // count
+        return LabelledSet(self.decoded, cameras, identities=identities)
+
     def features(self, backbone: Backbone) -> Tensor:
         """Synthetic features (N, V, D) of a half-trained network, on the device."""
         shape = len(backbone.views), backbone.dim
@@ -161,7 +169,8 @@ class StageCosts:
     def trainer(self) -> Trainer:
         assert self.stage is not None
         data = self.evaluator.unlabelled(self.uses_cameras)
-        return make_trainer(self.stage, data, self.device, self.precision)
+        source = self.images.as_source(data.cameras)
+        return make_trainer(self.stage, data, self.device, self.precision, source)
 
     @functools.cached_property
     def backbone(self) -> Backbone:
@@ -217,6 +226,7 @@ class StageCosts:
         count, epochs = len(trainer.data), range(trainer.first_epoch, trainer.last_epoch + 1)
         labels = torch.zeros(count, dtype=torch.int64)  # iterations=auto: no outliers
         networks = self._networks_first + sum(len(trainer.extracted_by(e)) for e in epochs[1:])
+        networks += trainer.source is not None  # once, for the centers of its classes
         return Amounts(
             epochs=len(epochs),
             steps=sum(trainer._iterations(labels, epoch < 0) for epoch in epochs),
@@ -232,6 +242,10 @@ class StageCosts:
         features = self.images.features(trainer.components.backbone)
         labels = torch.arange(len(features)) // int(batch.images)
         on_device, cameras = labels.to(self.device), trainer.data.cameras
+        if trainer.source is not None:
+            own = trainer.source.identities.to(self.device)
+            with torch.no_grad():
+                trainer.components.objective.start_source(features, own)
         sampler = SAMPLERS[str(batch.sampler)](
             labels, cameras, int(batch.identities), int(batch.images), generator(0, "bench")
         )
@@ -504,6 +518,9 @@ def _stages(
     for name in names:
         config = compose([f"method={name}", *with_defaults(DEFAULTS, overrides)])
         recipe = make_recipe(config)
+        if source_stages(recipe.stages) and config.source is None:
+            own: Any = OmegaConf.to_container(config.dataset, resolve=True)
+            config.source = own | {"name": f"{own['name']} itself"}
         check_compile(config.train.compile, device)
         precision = resolve_precision(str(config.train.precision), device)
         size = int(config.images.height), int(config.images.width)

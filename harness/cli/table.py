@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
     parser.add_argument("--metrics", help="of all but the usual table: mAP,seeds")
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="test which rows differ")
+    parser.add_argument("--gap", action="store_true", help="% closed from floor to supervised")
     parser.add_argument("--output", help="write to this file; latex also writes a .bib")
     parser.add_argument("--published", action="store_true", help="numbers from papers, no runs")
     options = parser.parse_args(arguments)
@@ -35,6 +36,8 @@ def main(arguments: list[str]) -> None:
             "--metrics applies to --rows, --columns, --by-dataset, --cross and --compare.",
             "Add one of them, or leave --metrics out.",
         )
+    if options.gap and (pivots or options.compare is not None or options.published):
+        raise ConfigError("--gap applies to the usual table only.", "Leave it out.")
     from harness.results.tables import Options, show, show_published
 
     if options.published:
@@ -54,6 +57,7 @@ def main(arguments: list[str]) -> None:
         reverse=options.reverse,
         compared=None if options.compare is None else tuple(options.compare),
         output=options.output,
+        gap=options.gap,
     )
     if not options.cross:
         show(wanted)

@@ -38,6 +38,16 @@ class UnlabelledSet:
         return len(self.images)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledSet(UnlabelledSet):
+    """A labeled source to train on: images, cameras, and identities.
+
+    identities: (N,) int64, 0 … C−1 with every number in use.
+    """
+
+    identities: Tensor
+
+
 class Backbone(nn.Module, ABC):
     """Images to embeddings of V `views`, the first of them global, with `dim` = D features each.
 
@@ -104,6 +114,8 @@ class PseudoLabeler(ABC):
 
     #: whether `label` uses cameras; if so, the method has to declare `uses_cameras`
     uses_cameras: bool = False
+    #: whether it is built with the `identities` (N,) of a `LabelledSet`, on which its stage trains
+    reads_identities: bool = False
     #: the fewest images N that it can label with its settings
     min_images: int = 1
     #: the number of calls after which labels are meaningful
@@ -165,6 +177,10 @@ class Objective(nn.Module, ABC):
     max_clusters: int | None = None
     #: share of the stage's iterations done, in [0, 1); the trainer sets it before each step
     progress: float = 0.0
+    #: whether batches may begin with images of a labeled source, see `start_source`
+    accepts_source: bool = False
+    #: C, the identities of the source; the trainer sets it before `prepare`, 0 without a source
+    source_classes: int = 0
 
     @classmethod
     def needs_cameras(cls, options: Mapping[str, Any]) -> bool:
@@ -197,9 +213,19 @@ class Objective(nn.Module, ABC):
         are given if the method uses them.
         """
 
+    def start_source(self, features: Tensor, identities: Tensor) -> None:
+        """Called once, before the first epoch, with features (N, V, D) of a labeled source.
+
+        In joint training identities are the labels 0 … C−1, and the target's labels k become C + k.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not accept a labeled source")
+
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss."""
+        """Embeddings (B, V, D) of the backbone, labels (B,) and indices (B,) to the loss.
+
+        Images of a labeled source come first; their indices are -1.
+        """
 
     def logits(self, embeddings: Tensor) -> Tensor:
         """Scores of the epoch's K labels by a trained classifier: (B, V, D) → (V, B, K)."""
@@ -219,6 +245,14 @@ def embed(network: Backbone, images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class SourceBatch:
+    """Images (B, 3, H, W) of a labeled source, and their identities (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch of B training images.
 
@@ -228,6 +262,7 @@ class Batch:
     plain: the same images without augmentation, if `Distiller.needs_plain`.
     embed: network, images (B, 3, H, W) → embeddings (B, V, D) of the whole batch. Distillers call
         networks through it, so that processes can share the batch and micro-batches split it.
+    source: as many images of a labeled source, in joint training.
     """
 
     images: Tensor
@@ -236,6 +271,7 @@ class Batch:
     others: tuple[Tensor, ...] = ()
     plain: Tensor | None = None
     embed: Callable[[Backbone, Tensor], Tensor] = embed
+    source: SourceBatch | None = None
 
 
 class Distiller(nn.Module, ABC):

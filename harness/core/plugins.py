@@ -29,7 +29,8 @@ from harness.core.paths import CONF, shipped
 
 KINDS = ("methods", "datasets")
 #: configuration groups that `DIR/conf/GROUP/NAME.yaml` of a plug-in folder adds options to
-CONF_GROUPS = ("backbone", "labeler", "objective", "distiller", "protocol", "experiment")
+CONF_GROUPS = ("backbone", "labeler", "objective", "distiller", "protocol", "experiment",
+               "source")  # fmt: skip
 ALIAS = "harness_plugins"
 
 

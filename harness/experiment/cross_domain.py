@@ -23,7 +23,7 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import read_json, write_atomically, write_json
 from harness.core.hashing import card_hash, hexdigest
 from harness.core.metrics import METRICS
-from harness.results import schema
+from harness.results import schema, settings
 from harness.results.comparisons import caption, filtered, no_finished_runs
 from harness.results.pivots import check_metrics, pivoted
 from harness.results.published import TITLES
@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from harness.evaluation.protocol import EvaluationProtocol
 
 PREFIX = "eval-"
+#: what a title says of a setting
+_WORDS = {
+    settings.UDA: "domain adaptation with a labeled source (UDA), ",
+    settings.SUPERVISED: "supervised, ",
+}
 
 
 def save(
@@ -109,7 +114,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     (fingerprint of what was tested on), card, images_per_second (missing), and the metrics.
     """
     runs = [run for run in Store(Path(store)).runs() if run.finished]
-    settings = {run.name: run.record["settings"] for run in runs}
+    hashes = {run.name: run.record["settings"] for run in runs}
     rows = []
     for run in runs:
         record, last = run.record, list(run.record["stages"])[-1]
@@ -120,7 +125,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "trained_on": trained_on(record),
             "trained_data": own.get("fingerprint", ""),
             # a run that differs in its evaluation alone may have taken over another's networks
-            "network": settings.get(str(record.get("networks_of")), record["settings"]),
+            "network": hashes.get(str(record.get("networks_of")), record["settings"]),
             "images_per_second": np.nan,
         }
         first = (own.get("parts") or [own])[0]  # of joined sets, the one tested on
@@ -128,7 +133,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
         tested = record | {"dataset": own | {k: first[k] for k in ("name", "fingerprint")}}
         found = [result for result in results(run) if result["stage"] == last]
         for result in [tested, *found] if record["metrics"] else found:
-            card, data = result["protocol"], result["dataset"]
+            card, data = _any_source(result["protocol"]), result["dataset"]
             of_test = {
                 "tested_on": data["name"],
                 "data": data["fingerprint"][:8],
@@ -182,13 +187,25 @@ def tables(
             caption(card, group["selection"]),
             *(f"{name.removeprefix('on ')}: not the published images ({why})."
               for name, why in unlike.itertuples(index=False)),
-            "Nothing is adapted to the data that are tested on.",
+            "Nothing is adapted to the data that are tested on, unless it is trained on them."
+            if settings.of_card(card) != settings.USL
+            else "Nothing is adapted to the data that are tested on.",
         ]  # fmt: skip
         table = pivoted(group, ("method", "trained_on"), ("tested_on",), metrics, "method")
-        title = f"trained on → tested on, protocol {card['name']}"
+        words = _WORDS.get(settings.of_card(card), "")
+        title = f"{words}trained on → tested on, protocol {card['name']}"
         found.append(replace(table, title=title, notes=tuple(notes), protocol=str(card["name"]),
                              kind="cross"))  # fmt: skip
     return found
+
+
+def _any_source(card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A card whose setting does not name the labeled source: `trained_on` does."""
+    setting = settings.of_card(card)
+    if (kind := settings.kind(setting)) == setting:
+        return card
+    changed = {**card, "setting": kind}
+    return changed | {"hash": card_hash(changed)}
 
 
 def _titled(trained: str) -> str:

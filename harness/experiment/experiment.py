@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from harness.components.backbones.batchnorm import has_batch_norm, set_samples_per_bn
 from harness.core.distributed import collectives, processes
@@ -32,6 +33,13 @@ from harness.experiment.finished_networks import (
     load_weights,
     without_weights,
 )
+from harness.experiment.labelled_source import (
+    Source,
+    described,
+    is_joint,
+    open_source,
+    reads_identities,
+)
 from harness.experiment.part_checks import check_images
 from harness.experiment.plan import Plan
 from harness.experiment.run_files import Progress, RunFiles
@@ -52,6 +60,11 @@ from harness.training.trainer import Components, Trainer
 COUNTS = ("queries", "queries_without_match", "gallery")
 
 
+def _no_metrics(labels: Tensor) -> dict[str, float]:
+    """Labels that are identities are not compared with identities."""
+    return {}
+
+
 class Experiment:
     """Runs a plan in a run's folder, or continues it from its checkpoint.
 
@@ -68,6 +81,8 @@ class Experiment:
         self.progress = Progress(device, environment(device))  # now: the checkout may change
         self.files = RunFiles(run, replaces)
         self.tracker: tracking.Tracker = tracking.Tracker()
+        #: the labeled source, once `execute` opened it
+        self.source: Source | None = None
 
     def prepare_folder(self) -> None:
         """Remove leftovers, and write the configuration: a run that fails later can be repeated.
@@ -96,9 +111,11 @@ class Experiment:
             problem = f"{evaluator.data.name} has no test part"
             self.reporter.say(f"{problem}: this run trains and is not evaluated.")
         check_images(plan.recipe, len(evaluator.data.train.images))  # unreadable ones are left out
+        if plan.config.get("source") is not None:
+            self.source = open_source(plan.config, plan.recipe.stages, evaluator)
         if afresh:
             self.files.clear()
-        checkpoint = self._load_checkpoint(evaluator.fingerprint)
+        checkpoint = self._load_checkpoint(self._fingerprint(evaluator))
         self._restore_queries(evaluator)
         for stage_name in self.progress.stages:
             self.reporter.say(f"{stage_name}: finished before.")
@@ -128,6 +145,11 @@ class Experiment:
             self.files.clear()
             self.progress = Progress(self.device, environment(self.device))
             return None
+
+    def _fingerprint(self, evaluator: Evaluator) -> str:
+        """Of all images that the experiment trains on or tests."""
+        source = f"+{self.source.fingerprint}" if self.source else ""
+        return f"{evaluator.fingerprint}{source}"
 
     def _restore_queries(self, evaluator: Evaluator) -> None:
         """Test finished stages again whose per-query results were lost."""
@@ -169,11 +191,12 @@ class Experiment:
         if evaluator.data.train.cameras is None:
             self.plan.card["cameras"] = False
 
-    def _start(self, stage: Stage, *purpose: str) -> Backbone:
+    def _start(self, stage: Stage, peer: int = 0) -> Backbone:
         """The network that a stage starts with: of an earlier stage, or with initial weights."""
-        if stage.init_stage is None:
-            return self._backbone(stage.config, stage.name, *purpose)
-        return self._loaded(stage.init_stage, stage.config.backbone, stage.config)
+        if not stage.init_stages:
+            return self._backbone(stage.config, stage.name, *["peer"] * bool(peer))
+        init = stage.init_stages[: peer + 1][-1]
+        return self._loaded(init, stage.config.backbone, stage.config)
 
     def _backbone(self, config: DictConfig, stage: str, *purpose: str) -> Backbone:
         """A network with its initial weights; random ones derive from the experiment's seed."""
@@ -213,14 +236,21 @@ class Experiment:
         return self._placed(backbone, config)
 
     def _trainer(self, stage: Stage, evaluator: Evaluator) -> Trainer:
-        backbone, labeler = self._start(stage), build_labeler(stage)
+        backbone = self._start(stage)
         distiller = build_distiller(
             stage,
             self._teacher(stage),
             backbone,
-            peer=lambda: self._start(stage, "peer"),
+            peer=lambda number: self._start(stage, number),
         )
         data = evaluator.unlabelled(self.plan.recipe.uses_cameras)
+        test = self._test(evaluator, data)
+        identities, cluster_metrics = None, evaluator.cluster_metrics
+        if reads_identities(stage):
+            assert self.source is not None
+            data, identities = self.source.data, self.source.data.identities
+            cluster_metrics = _no_metrics
+        labeler = build_labeler(stage, identities)
         return Trainer(
             name=stage.name,
             config=stage.config,
@@ -229,8 +259,9 @@ class Experiment:
             device=self.device,
             precision=self.plan.precision,
             reporter=self.reporter,
-            cluster_metrics=evaluator.cluster_metrics,
-            test=self._test(evaluator, data),
+            cluster_metrics=cluster_metrics,
+            test=test,
+            source=self.source.data if self.source and is_joint(stage) else None,
         )
 
     def _train(
@@ -263,7 +294,7 @@ class Experiment:
                     self._keep(stage.name, trainer, evaluator)
                 self._end_stage(stage.name, best or metrics or {"epoch": row["epoch"]}, trainer)
             state = None if ended else trainer.state_dict()
-            fingerprint = evaluator.fingerprint
+            fingerprint = self._fingerprint(evaluator)
             self.files.save_checkpoint(self.plan, self.progress, fingerprint, state, best)
 
     def _keep(self, stage: str, trainer: Trainer, evaluator: Evaluator) -> None:
@@ -355,6 +386,7 @@ class Experiment:
                 "notes": dict(data.notes),
                 **({"parts": evaluator.parts} if evaluator.parts else {}),
             },
+            **described(self.source),
             "seconds": round(progress.seconds, 2),
             "devices": processes.world_size(),
             "device_hours": round(progress.device_seconds / 3600, 5),

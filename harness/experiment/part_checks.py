@@ -98,12 +98,10 @@ def _check_distiller(plan: Plan, stage: Stage) -> None:
 
 
 def _check_init(plan: Plan, stage: Stage) -> None:
-    if stage.init_stage is None:
-        return
-    source = next(s for s in plan.recipe.stages if s.name == stage.init_stage)
-    made, own = (build_backbone(without_weights(s.config.backbone)) for s in (source, stage))
-    hint = f"Stage '{stage.name}' starts from it: use the same backbone and backbone.views."
-    load_weights(own, made.state_dict(), f"stage '{source.name}'", hint)
+    for init in (s for s in plan.recipe.stages if s.name in stage.init_stages):
+        made, own = (build_backbone(without_weights(s.config.backbone)) for s in (init, stage))
+        hint = f"Stage '{stage.name}' starts from it: use the same backbone and backbone.views."
+        load_weights(own, made.state_dict(), f"stage '{init.name}'", hint)
 
 
 def _check_teacher(teacher: Backbone, student: Backbone, stage: Stage) -> None:

@@ -23,6 +23,7 @@ from harness.core.hashing import hexdigest
 from harness.core.options import options_of
 from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
 from harness.experiment.joint_datasets import sections
+from harness.experiment.labelled_source import check_source
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import Recipe, make_recipe
 from harness.experiment.stages import target_of
@@ -35,9 +36,12 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 #: that the same settings keep their hash
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
+    "batch": {"joint": False, "domain_norms": False},
     "backbone": {"freeze": [], "ibn": False, "init_seed": None},
     "labeler": {"classical_lists": False},
     "objective": {
+        "triplet": "soft",
+        "keep_rows": False,
         "hard_margin": 0.0,
         "hard_update": "hardest",
         "start": "mean",
@@ -84,6 +88,7 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
     """
     _find_weights_of_runs(config)
     recipe = make_recipe(config)
+    check_source(config, recipe.stages)
     for key in ("name", "method.name", "dataset.name"):  # parts of the name of the run's folder
         name = str(OmegaConf.select(config, key) or "")
         if name and not re.fullmatch(r"\w[\w.+-]*", name):
@@ -142,7 +147,9 @@ def _portable(
     plain: Any = OmegaConf.to_container(config, resolve=True)
     for key in ELSEWHERE:
         plain.pop(key, None)
-    for section in sections(plain["dataset"]):
+    if plain.get("source") is None:
+        plain.pop("source", None)  # so that records of before there were sources keep their hash
+    for section in [*sections(plain["dataset"]), plain.get("source") or {}]:
         section.pop("root", None)
     plain["evaluation"].pop("keep_features", None)  # changes what is kept, not the result
     plain["train"]["precision"] = precision

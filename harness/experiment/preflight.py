@@ -20,9 +20,11 @@ from harness.core.options import check_options
 from harness.core.precision import resolve_precision
 from harness.data.cache_folder import cache_folder
 from harness.data.cache_location import check_cache_location
+from harness.data.image_cache import bytes_to_build
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import bytes_to_decode
 from harness.experiment.finished_networks import without_weights
+from harness.experiment.labelled_source import load_source, setting_of
 from harness.experiment.part_checks import (
     check_cameras,
     check_downloads,
@@ -33,6 +35,7 @@ from harness.experiment.part_checks import (
 from harness.experiment.plan import Plan, make_plan
 from harness.experiment.stages import PLUGS, build_backbone, load_data, preprocessing, target_of
 from harness.results import tracking
+from harness.results.settings import SUPERVISED
 from harness.training.compilation import check_compile
 
 #: copies of a network in a checkpoint, at least: weights and one moment of the optimizer
@@ -67,21 +70,29 @@ def plan_of(config: DictConfig, device: torch.device) -> Plan:
             _check_part_options(config, part)
     with problems.collecting():
         load_data(config)
+    if config.get("source") is not None:
+        with problems.collecting():
+            load_source(config)
     problems.check()
     raise AssertionError("make_plan raised nothing and returned nothing")
 
 
 def check_all(plan: Plan, device: torch.device) -> Checked:
     """Check everything, without an error; weights are downloaded if nothing was found."""
-    config, problems, data = plan.config, Problems(), None
+    config, problems, data, source = plan.config, Problems(), None, None
     writable = _collect_settings(config, device, problems)
     collect_part_problems(plan, problems)
     with problems.collecting():
         data = load_data(config)
+    if config.get("source") is not None:
+        with problems.collecting():
+            source = load_source(config)
     if data is not None:
-        for check in (_check_cameras, check_test_part, _check_images, _check_space):
+        for check in (_check_cameras, check_test_part, _check_images):
             with problems.collecting():
                 check(plan, data)
+        with problems.collecting():
+            _check_space(plan, data, source)
     if not problems.errors:
         with problems.collecting():
             check_downloads(plan)
@@ -118,7 +129,7 @@ def _check_images(plan: Plan, data: ReIDData) -> None:
     check_images(plan.recipe, len(data.train.images))
 
 
-def _check_space(plan: Plan, data: ReIDData) -> None:
+def _check_space(plan: Plan, data: ReIDData, source: ReIDData | None) -> None:
     """Check that the decoded images and the run's files fit on their disks.
 
     Raises:
@@ -128,10 +139,12 @@ def _check_space(plan: Plan, data: ReIDData) -> None:
     cache = cache_folder(plan.config.data.root, plan.config.data.cache_dir)
     store = Path(str(plan.config.store)).expanduser()
     try:
+        interpolation = preprocessing(plan.config.backbone).interpolation
         decoded = bytes_to_decode(
-            data, size, cache, train=bool(plan.recipe.stages),
-            interpolation=preprocessing(plan.config.backbone).interpolation,
-        )  # fmt: skip
+            data, size, cache, train=bool(plan.recipe.stages), interpolation=interpolation
+        )
+        if source is not None and setting_of(plan.config) != SUPERVISED:
+            decoded += bytes_to_build(source.train.images, size, cache, interpolation)
     except OSError as error:
         raise DataError(f"An image cannot be read from disk: {error}") from error
     if decoded:

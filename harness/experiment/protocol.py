@@ -19,12 +19,14 @@ from harness.core.tuned import describe_tuned
 from harness.data.augmentation_settings import describe as describe_augmentation
 from harness.evaluation.label_free import read_label_free
 from harness.experiment.joint_datasets import sections
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.stages import backbone_name, preprocessing
+from harness.results.settings import USL, line
 from harness.training.optimizers import describe as describe_optimizer
 
 #: what a stage may change of the sections held equal, because it is the method's own
 OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "train.label_every",
-       "train.micro_batch")  # fmt: skip
+       "train.micro_batch", "batch.joint", "batch.domain_norms")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "views", "size",
            "mean", "std", "interpolation", "checkpointing", "init_seed")  # fmt: skip
@@ -32,7 +34,7 @@ ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "vi
 USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn", "ibn": False, "freeze": [],
          "patch_stride": None, "output_stride": None, "drop_path": 0.0, "branches": False,
          "stem": "patch", "part_tokens": 0, "part_fusion": "cat", "projection": None}  # fmt: skip
-HELD = ("backbone.", "batch.", "train.", "optimizer.")
+HELD = ("images.", "backbone.", "batch.", "train.", "optimizer.")
 RULE = "same identity and camera removed; junk removed; AP = mean precision at each match"
 
 
@@ -67,6 +69,8 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
         "cameras": bool(config.method.uses_cameras),
         "selection": config.selection,
     }
+    if (setting := setting_of(config)) != USL:
+        card["setting"] = line(setting, str(config.source.name))
     if (tuned := describe_tuned(config)) is not None:
         card["tuned"] = tuned
     if config.selection == "label_free":

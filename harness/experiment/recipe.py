@@ -2,17 +2,19 @@
 
 The stages of a method run in order. Each takes the parts and settings at the top of the
 configuration and changes those that it names:
-`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`. With `init: STAGE` it
-starts from the network of an earlier stage, with a new optimizer and a schedule of its own.
+`stages: {teacher: {distiller: null}, student: {train: {warmup_epochs: 1}}}`. A part with another
+`_target_` replaces the one at the top, with options of its own. With `init: STAGE` a stage starts
+from the network of an earlier stage, with a new optimizer and a schedule of its own; with
+`init: [STAGE, STAGE]` the student starts from the first, and its peer from the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import ConfigError, did_you_mean, first_line
@@ -81,6 +83,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
     if not isinstance(changes, DictConfig):
         raise ConfigError(f"stages.{name}={changes!s} must hold keys and values.")
     changes, init = _without_init(changes, name, names)
+    config = _replaced(config, changes)
     _check_changes(changes, config, name)
     try:
         merged = OmegaConf.merge(config, changes)
@@ -88,7 +91,7 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
         raise ConfigError(f"stages.{name}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     check_stage(merged, f"stages.{name}: " if changes else "")
-    stage = Stage(name, merged, init_stage=init)
+    stage = Stage(name, merged, init_stages=init)
     _check_parts(stage)
     _check_views(stage)
     _check_schedule(merged)
@@ -107,15 +110,33 @@ def _stage(config: DictConfig, name: str, names: list[str]) -> Stage:
 
 def _without_init(
     changes: DictConfig, name: str, names: list[str]
-) -> tuple[DictConfig, str | None]:
-    """A stage's changes to the configuration, and the earlier stage in `names` of its `init`."""
+) -> tuple[DictConfig, tuple[str, ...]]:
+    """A stage's changes to the configuration, and the earlier stages in `names` of its `init`."""
     init, earlier = changes.get("init"), names[: names.index(name)]
-    if init is not None and init not in earlier:
-        raise ConfigError(
-            f"stages.{name}.init={init} is no earlier stage of this method.",
-            f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished run.",
-        )
-    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), init
+    given = tuple(init) if isinstance(init, ListConfig) else (init,) if init is not None else ()
+    for one in given:
+        if one not in earlier:
+            raise ConfigError(
+                f"stages.{name}.init={one} is no earlier stage of this method.",
+                f"Earlier stages: {', '.join(earlier) or 'none'}. init=RUN starts from a finished "
+                "run.",
+            )
+    return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), given
+
+
+def _replaced(config: DictConfig, changes: DictConfig) -> DictConfig:
+    """The configuration with parts of another class, where `changes` name one."""
+    others = [
+        str(part)
+        for part, value in changes.items()
+        if isinstance(value, DictConfig)
+        and str(part) in PLUGS
+        and value.get("_target_") not in (None, (config.get(part) or {}).get("_target_"))
+    ]
+    config = OmegaConf.masked_copy(config, [str(key) for key in config if key not in others])
+    for part in others:
+        config[part] = changes[part]
+    return config
 
 
 def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
@@ -123,7 +144,7 @@ def _check_changes(changes: DictConfig, config: DictConfig, name: str) -> None:
     hints = {str(k): did_you_mean(str(k), STAGE_KEYS) for k in changes if k not in STAGE_KEYS}
     hints |= {
         key: f"All stages share {key}."
-        for key in ("train.precision", "train.compile")
+        for key in ("train.precision", "train.compile", "images.height", "images.width")
         if OmegaConf.select(changes, key) is not None
     }
     for key, hint in hints.items():
@@ -170,11 +191,37 @@ def _check_parts(stage: Stage) -> None:
             )
     objective, distiller = kinds["objective"], kinds.get("distiller")
     _check_pooled(config, objective)
+    _check_joint(config, kinds)
     classifies = getattr(objective, "has_classifier", False)
     if getattr(distiller, "needs_classifier", False) and not classifies:
         raise ConfigError(
             f"{_name(distiller)} needs class scores, but {_name(objective)} has no classifier.",
             "Choose objective=softmax_triplet, or another distiller.",
+        )
+
+
+def _check_joint(config: DictConfig, kinds: Mapping[str, Any]) -> None:
+    """Check that a stage with joint batches has parts for them."""
+    if config.batch.domain_norms and not config.batch.joint:
+        raise ConfigError(
+            "batch.domain_norms=true has no effect without batch.joint=true.", "Set both."
+        )
+    if not config.batch.joint:
+        return
+    if not getattr(kinds["objective"], "accepts_source", False):
+        raise ConfigError(
+            f"batch.joint=true, but {_name(kinds['objective'])} does not accept a labeled source.",
+            "Choose objective=hybrid_memory or objective=softmax_triplet.",
+        )
+    if "distiller" in kinds:
+        raise ConfigError(
+            f"batch.joint=true cannot be combined with {_name(kinds['distiller'])}.",
+            "Choose distiller=none, or train on the source in a stage of its own.",
+        )
+    if getattr(kinds["labeler"], "reads_identities", False):
+        raise ConfigError(
+            f"batch.joint=true, but {_name(kinds['labeler'])} trains on the source alone.",
+            "Choose another labeler, or batch.joint=false.",
         )
 
 

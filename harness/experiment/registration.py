@@ -51,7 +51,9 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     _registered.clear()
     repo = ConfigStore.instance().repo
     for group in repo:  # a plug-in folder may no longer be named
-        if group in ("method", "dataset", "search", *CONF_GROUPS) or group.startswith("method_"):
+        if group in ("method", "dataset", "source", "search", *CONF_GROUPS) or group.startswith(
+            "method_"
+        ):
             repo[group].clear()
     for name, plugin in found["methods"].items():
         path = plugin.folder / "config.yaml"
@@ -62,7 +64,9 @@ def register(extra: Sequence[str] = ()) -> dict[str, dict[str, Plugin]]:
     for plugin in found["datasets"].values():
         node = load_config(plugin.folder / "config.yaml")
         # nested here: a config whose package is `dataset` could not override /protocol
-        _store("dataset", plugin.name, {"defaults": node.pop("defaults", []), "dataset": node})
+        defaults = node.pop("defaults", [])
+        _store("dataset", plugin.name, {"defaults": defaults, "dataset": node})
+        _store("source", plugin.name, {"source": node})
     for (group, name), path in added.items():
         header = re.search(r"^# @package (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
         _store(group, name, load_config(path), header[1] if header else None)
@@ -81,7 +85,9 @@ def options() -> dict[str, list[str]]:
         for plugin in found["methods"].values()
         for name in (plugin.name, *(f"{plugin.name}/{variant}" for variant in plugin.variants))
     ]
-    return known | {"dataset": list(found["datasets"]), "search": list(presets())}
+    datasets = list(found["datasets"])
+    sources = [*known["source"], *datasets]
+    return known | {"dataset": datasets, "source": sources, "search": list(presets())}
 
 
 def search_folders() -> list[Path]:

@@ -134,7 +134,8 @@ def completed(
     """
     given = given or {}
     whole: dict[str, Any] = copy.deepcopy(dict(config))
-    whole["optimizer"] = NEUTRAL["optimizer"] | whole["optimizer"]
+    for section in ("optimizer", "batch"):
+        whole[section] = NEUTRAL[section] | whole[section]
     whole["evaluation"]["keep_features"] = False
     whole["train"]["micro_batch"] = "auto"
     whole |= {
@@ -146,7 +147,8 @@ def completed(
         "log": given.get("log", "none"), "device": given.get("device", "auto"),
         "threads": given.get("threads", 0),
     }  # fmt: skip
-    _add_root(whole["dataset"], root)
+    for data in filter(None, [whole["dataset"], whole.setdefault("source", None)]):
+        _add_root(data, root)
     return whole
 
 

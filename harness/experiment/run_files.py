@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.components.backbones.batchnorm import target_state
 from harness.components.backbones.weights import read_state
 from harness.core.arrays import read_npz
 from harness.core.distributed import collectives, processes
@@ -167,7 +168,7 @@ class RunFiles:
     def save_network(self, stage: str, backbone: Backbone) -> None:
         """Keep the network of a stage."""
         if self.writes:
-            state = backbone.state_dict()
+            state = target_state(backbone)  # without the norms of a labeled source
             write_atomically(self.folder / f"{stage}.pt", lambda file: torch.save(state, file))
 
     def save_queries(self, stage: str, evaluator: Evaluator) -> None:

@@ -64,6 +64,8 @@ class Batch(BaseModel):
     sampler: Literal["identity", "camera", "proxy", "random"] = _option(
         "how batches are drawn from clusters and cameras"
     )
+    joint: bool = _option("as many images of the labeled source in each batch")
+    domain_norms: bool = _option("in joint batches, batch norms of the source and of the target")
 
 
 class Train(BaseModel):
@@ -146,11 +148,13 @@ class Data(BaseModel):
 
 #: the parts and sections that a stage may change
 STAGE_KEYS = (
-    "backbone", "labeler", "objective", "distiller", "train", "batch", "optimizer", "neighbours",
+    "backbone", "labeler", "objective", "distiller", "images", "train", "batch", "optimizer",
+    "neighbours",
 )  # fmt: skip
 #: sections that are checked for every stage
 STAGE_SECTIONS: dict[str, type[BaseModel]] = {
-    "train": Train, "batch": Batch, "optimizer": Optimizer, "neighbours": Neighbours,
+    "images": Images, "train": Train, "batch": Batch, "optimizer": Optimizer,
+    "neighbours": Neighbours,
 }  # fmt: skip
 SECTIONS: dict[str, type[BaseModel]] = {
     "protocol": Protocol, "images": Images, "evaluation": Evaluation, "method": MethodSection,
@@ -176,7 +180,7 @@ class Settings(BaseModel):
     threads: int = _option("CPU threads; 0: all cores", ge=0, le=1024)
 
 
-TOP_KEYS = (*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset", "tuned")
+TOP_KEYS = (*STAGE_KEYS, *SECTIONS, *Settings.model_fields, "stages", "dataset", "source", "tuned")
 
 
 def check_sections(config: DictConfig) -> None:
@@ -208,7 +212,6 @@ def check_sections(config: DictConfig) -> None:
     _check_numbers(plain)
     read_label_free(config)
     check_stage(config)
-    make_augment(config.images)
 
 
 def check_complete(config: DictConfig) -> None:
@@ -288,6 +291,7 @@ def check_stage(config: DictConfig, where: str = "") -> None:
     check_optimizer(config.optimizer, where)
     check_label_every(config.train.label_every, where)
     _check_batches(config, where)
+    make_augment(config.images)
 
 
 def _check_batches(config: DictConfig, where: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from harness.core.errors import ConfigError, HarnessError, first_line
 from harness.core.interfaces import Backbone, Distiller, Objective, PseudoLabeler
@@ -30,19 +31,20 @@ class Stage:
     """A training phase: its name, its complete configuration, and the networks that it needs.
 
     teacher_stage: the earlier stage of this recipe that its teacher is from. teacher_run: a
-    finished run, by name or folder. init_stage: the earlier stage whose network it starts from.
+    finished run, by name or folder. init_stages: the earlier stages whose networks it starts from,
+    the student from the first, its peers from the next; from the last where there are too few.
     """
 
     name: str
     config: DictConfig
     teacher_stage: str | None = None
     teacher_run: str | None = None
-    init_stage: str | None = None
+    init_stages: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The earlier stages that it needs the networks of."""
-        return tuple(name for name in (self.teacher_stage, self.init_stage) if name is not None)
+        return (*filter(None, [self.teacher_stage]), *self.init_stages)
 
     def has(self, part: str) -> bool:
         """Whether this stage has a labeler, objective or distiller."""
@@ -129,9 +131,10 @@ def preprocessing(node: DictConfig) -> Preprocessing:
     return found(**{key: value for key, value in options.items() if not key.startswith("_")})
 
 
-def build_labeler(stage: Stage) -> PseudoLabeler:
-    """The stage's labeler."""
-    return build(stage.config.labeler, "labeler")
+def build_labeler(stage: Stage, identities: Tensor | None = None) -> PseudoLabeler:
+    """The stage's labeler; `identities` (N,) are for one that reads those of a labeled source."""
+    extra = {} if identities is None else {"identities": identities}
+    return build(stage.config.labeler, "labeler", **extra)
 
 
 def build_objective(stage: Stage) -> Objective:
@@ -143,11 +146,11 @@ def build_distiller(
     stage: Stage,
     teacher: Backbone | None,
     student: Backbone,
-    peer: Callable[[], Backbone] | None = None,
+    peer: Callable[[int], Backbone] | None = None,
 ) -> Distiller | None:
     """The stage's distiller with its teacher (or a copy of the student), or None.
 
-    `peer` makes further students for mutual learning; by default copies of the student.
+    `peer` makes the further students 1, 2, … of mutual learning; by default copies of the student.
     """
     if not stage.has("distiller"):
         return None
@@ -155,8 +158,8 @@ def build_distiller(
         teacher = copy.deepcopy(student)
     extra: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
     if peers := getattr(target_of(stage.config.distiller._target_, "distiller"), "peers", 0):
-        make = peer or (lambda: copy.deepcopy(student))
-        extra["peers"] = [make() for _ in range(peers)]
+        make = peer or (lambda number: copy.deepcopy(student))
+        extra["peers"] = [make(number) for number in range(1, peers + 1)]
     return build(stage.config.distiller, "distiller", **extra)
 
 

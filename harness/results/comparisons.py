@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pandas as pd
 from harness.core.errors import ConfigError, did_you_mean, first_line
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
-from harness.results import published
+from harness.results import published, settings
 from harness.results.measured_costs import MeasuredCosts, measured_costs
 from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
@@ -21,8 +22,41 @@ from harness.results.store import EXPERIMENT, Run, Store, frame
 EXAMPLE = """Examples: --where "seed < 3 and cameras", --where "method == 'mskd'"."""
 #: measured columns (see `measured_costs`) → their heading and decimals
 COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "cost": ("Cost", 2)}
+#: lines of the card that a run shares with the bounds of its gap
+BOUNDED_BY = ("name", "backbone", "weights", "input", "evaluation")
 #: selections that tables show in other words
 CHECKPOINTS = {"oracle": "best on test (oracle)"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The mAP of direct transfer and of the supervised upper bound, by their number of seeds."""
+
+    floor: Mapping[int, float]
+    ceiling: Mapping[int, float]
+
+    def add(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows with `gap_closed`: (mAP − floor) / (ceiling − floor) in percent.
+
+        It is missing where a bound with as many seeds is, or where the ceiling is not above.
+        """
+        closed = []
+        for mean, seeds in zip(rows["mAP"], rows["seeds"], strict=True):
+            floor, ceiling = self.floor.get(seeds, math.nan), self.ceiling.get(seeds, math.nan)
+            closed.append(100 * (mean - floor) / (ceiling - floor) if ceiling > floor else math.nan)
+        return rows.assign(gap_closed=closed)
+
+    @property
+    def note(self) -> str:
+        return (
+            "Gap closed: (mAP − floor) / (ceiling − floor) in percent, of direct_transfer "
+            f"({_by_seeds(self.floor)}) and supervised ({_by_seeds(self.ceiling)}) runs with the "
+            "same backbone, weights, input and number of seeds."
+        )
+
+
+def _by_seeds(found: Mapping[int, float]) -> str:
+    return ", ".join(f"{value:.1f} with {n} seed{'s' * (n > 1)}" for n, value in found.items())
 
 
 @dataclass(frozen=True)
@@ -31,7 +65,8 @@ class Comparison:
 
     data: the data's fingerprint where the store holds more than one set of this name, else ''.
     rows: method (the label), name (of the method), cameras, selection, tuned, published numbers,
-        the columns of `summarize`, and `COSTS`, missing where nothing was measured.
+        the columns of `summarize`, and `COSTS`, missing where nothing was measured; gap_closed if
+        there are bounds, see `Bounds.add`.
     unlike: how the data differ from the published data set of this name; '' if they do not.
     costs: of the methods, if `harness bench methods` has measured them.
     shares_name: whether another table has a protocol of the same name, with other settings.
@@ -45,11 +80,14 @@ class Comparison:
     unlike: str = ""
     costs: MeasuredCosts | None = None
     shares_name: bool = False
+    bounds: Bounds | None = None
 
     @property
     def title(self) -> str:
         data = f"{self.dataset} (data {self.data})" if self.data else self.dataset
-        return f"{data}{', not as published' * bool(self.unlike)}, protocol {self.card['name']}"
+        data += ", not as published" * bool(self.unlike)
+        words = settings.in_words(settings.of_card(self.card))
+        return ", ".join(filter(None, [data, words, f"protocol {self.card['name']}"]))
 
     @property
     def unique_title(self) -> str:
@@ -104,14 +142,15 @@ def warning(unlike: str) -> str:
 
 def comparisons(
     store: str | Path, dataset: str | None = None, where: str | None = None,
-    sort: str | None = None, found: Iterable[Run] | None = None,
+    sort: str | None = None, found: Iterable[Run] | None = None, gap: bool = False,
 ) -> Iterator[Comparison]:  # fmt: skip
     """The tables of a store.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.frame`, as pandas'
             query takes it ("seed < 3 and cameras"). sort: a metric (best last; by default mAP), a
-            cost or `method`. found: the store's runs, if they have been read already.
+            cost or `method`. found: the store's runs, if they have been read already. gap: whether
+            rows say how much of the gap between the `Bounds` they close, where these exist.
 
     Raises:
         ConfigError: there is no such run, or the condition or sort key is not valid.
@@ -124,16 +163,42 @@ def comparisons(
     tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
-    hashes = runs.groupby(["dataset", "protocol"])["protocol_hash"].nunique().to_dict()
+    alike = ["dataset", "protocol", "setting"]
+    hashes = runs.groupby(alike)["protocol_hash"].nunique().to_dict()
     for (name, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         costs = measured_costs(store, str(name), cards[protocol])
-        rows = _rows(group, cards[protocol]["name"], unlike, costs)
+        rows = _rows(group, cards[protocol], unlike, costs)
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
-        shared = hashes[name, cards[protocol]["name"]] > 1
-        yield Comparison(str(name), data, cards[protocol], rows, store, unlike, costs, shared)
+        card = cards[protocol]
+        shared = hashes[name, card["name"], settings.of_card(card)] > 1
+        bounds = _bounds(found, group.iloc[0], card) if gap else None
+        rows = rows if bounds is None else bounds.add(rows)
+        yield Comparison(str(name), data, card, rows, store, unlike, costs, shared, bounds)
+
+
+def _bounds(found: Sequence[Run], like: pd.Series, card: Mapping[str, Any]) -> Bounds | None:
+    """The bounds on the data of a row, of runs whose network and input are those of its card."""
+    held = [run for run in found if run.finished and _same(run.record["protocol"], card)]
+    runs = frame(held)
+    if runs.empty:
+        return None
+    runs = runs[(runs["dataset"] == like["dataset"]) & (runs["data"] == like["data"])]
+    runs = runs[runs["final"] & (runs["tuned"] == "")]
+    kinds = {"direct_transfer": settings.USL, "supervised": settings.SUPERVISED}
+    means: list[dict[int, float]] = []
+    for method, setting in kinds.items():
+        own = runs[(runs["method"] == method) & (runs["setting"] == setting)]
+        own = own.drop_duplicates([*EXPERIMENT, "stage"])
+        groups = own.groupby("settings")
+        means.append({g["seed"].nunique(): float(g["mAP"].mean()) for _, g in groups})
+    return Bounds(*means) if all(means) else None
+
+
+def _same(card: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(card.get(key) == other.get(key) for key in BOUNDED_BY)
 
 
 def selected(
@@ -224,7 +289,7 @@ def _std(values: pd.Series) -> float:
 
 
 def _rows(
-    runs: pd.DataFrame, protocol: str, unlike: str, costs: MeasuredCosts | None
+    runs: pd.DataFrame, card: Mapping[str, Any], unlike: str, costs: MeasuredCosts | None
 ) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
     keys = ["method", "name", "stage", "final", "crossing", "cameras", "selection", "tuned"]
@@ -232,7 +297,8 @@ def _rows(
     found: list[dict[Any, Any]] = summarize(runs, keys).to_dict("records")
     for row in found:
         if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
-            row |= published.beside(dataset, protocol, row["name"], bool(row["cameras"]))
+            cameras, setting = bool(row["cameras"]), settings.of_card(card)
+            row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
         row |= dict.fromkeys(COSTS) | (costs.of_row(row) if costs else {})
     return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="crossing")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from harness.core.errors import say_once
 from harness.core.files import read_json
 from harness.core.hashing import card_hash
+from harness.results import settings
 
 #: the folder of measurements, beside that of the records
 FOLDER = "bench"
@@ -108,8 +109,14 @@ class MeasuredCosts:
 
 
 def cost_key(card: Mapping[str, Any]) -> str:
-    """8 hex digits of a protocol card without its weights, which do not change a cost."""
-    return card_hash({key: value for key, value in card.items() if key != "weights"})
+    """8 hex digits of a protocol card without what does not change a cost.
+
+    That is its weights, and which labeled source a method trains on.
+    """
+    held = {key: value for key, value in card.items() if key != "weights"}
+    if "setting" in held:
+        held["setting"] = settings.kind(held["setting"])
+    return card_hash(held)
 
 
 def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> MeasuredCosts | None:

@@ -20,6 +20,7 @@ import pandas as pd
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
+from harness.results import settings
 from harness.results.comparisons import CHECKPOINTS, caption, selected, summarize, warning
 from harness.results.published import TITLES
 from harness.results.row_labels import Flat, add_row_labels, configurations
@@ -70,7 +71,8 @@ def pivot(
         if field not in runs.columns:
             runs[field] = _field(field, runs, cards, configs)
     runs["held"] = [
-        "" if {"protocol", "protocol_hash"} & set(fields)
+        ("" if "setting" in fields else settings.of_card(cards[run]))
+        if {"protocol", "protocol_hash"} & set(fields)
         else card_hash({key: value for key, value in cards[run].items() if key not in fields})
         for run in runs["run"]
     ]  # fmt: skip
@@ -83,9 +85,11 @@ def pivot(
         notes += [caption(card, selections[key]) for key, card in held.items()]
         protocols = ", ".join(sorted({card["name"] for card in held.values()}))
         data = "" if "dataset" in fields else f"{group['dataset'].iloc[0]}, "
+        told = {settings.in_words(settings.of_card(card)) for card in held.values()}
+        words = "" if "setting" in fields else "".join(f"{each}, " for each in told if each)
         table = pivoted(group, rows, columns, metrics, sort, store)
         tables.append(replace(
-            table, title=f"{data}protocol {protocols}", notes=(*notes, *table.notes),
+            table, title=f"{data}{words}protocol {protocols}", notes=(*notes, *table.notes),
             dataset=group["dataset_name"].iloc[0] if data else "", protocol=protocols,
         ))  # fmt: skip
     return tables

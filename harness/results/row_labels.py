@@ -197,11 +197,13 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
         layers += [
             node.get(block, {}) for block, (held, _) in PROTOCOL_BLOCKS.items() if name in held
         ]
-    called = str(config.get("dataset.name")), str(config.get("dataset._target_"))
+    layers.append({"source": None})
     datasets = plugins.find()["datasets"]
-    dataset = datasets.get(plugins.dataset_name(*called, datasets))
-    if dataset is not None:
-        layers.append({"dataset": plugins.load_config(dataset.folder / "config.yaml")})
+    for section in ("dataset", "source"):
+        called = str(config.get(f"{section}.name")), str(config.get(f"{section}._target_"))
+        dataset = datasets.get(plugins.dataset_name(*called, datasets))
+        if dataset is not None:
+            layers.append({section: plugins.load_config(dataset.folder / "config.yaml")})
     found: dict[str, Any] = {}
     for layer in layers:
         found |= flat(OmegaConf.to_container(OmegaConf.create(layer)))

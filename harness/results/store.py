@@ -31,7 +31,7 @@ from harness.core.files import make_folder, read_json
 from harness.core.hashing import settings_digest
 from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
-from harness.results import schema
+from harness.results import schema, settings
 from harness.results.schema import SCHEMA
 
 if TYPE_CHECKING:
@@ -224,8 +224,14 @@ class Store:
 
 
 def trained_on(record: Mapping[str, Any]) -> str:
-    """What a run's network was trained on; with `init=RUN`, what that run was trained on first."""
+    """What a run's network was trained on; with `init=RUN`, what that run was trained on first.
+
+    A labeled source comes before the target; the target is left out if it was not trained on.
+    """
     name = str(record["experiment"]["dataset"])
+    source = record.get("source") or {}
+    if settings.kind(settings.of_card(record["protocol"])) == settings.UDA and source:
+        name = source["name"] if source.get("alone") else f"{source['name']} → {name}"
     before = (record.get("init") or {}).get("trained_on")
     if all(result.get("epoch") is None for result in record["stages"].values()):
         return str(before) if before else "–"
@@ -244,7 +250,8 @@ def describe(run: Run) -> dict[str, Any]:
         "run": run.name, "method": experiment["method"], "dataset": experiment["dataset"],
         "data": data.get("fingerprint", "")[:8],
         "unlike": "; ".join(data.get("not_as_published") or []),
-        "protocol": card["name"], "protocol_hash": card["hash"], "seed": experiment["seed"],
+        "protocol": card["name"], "protocol_hash": card["hash"],
+        "setting": settings.of_card(card), "seed": experiment["seed"],
         "settings": record["settings"], "cameras": card["cameras"], "selection": card["selection"],
         "tuned": row_mark(card), "finished": record.get("finished"), "seconds": record["seconds"],
         "gpu_hours": None if on_cpu else hours,
@@ -262,7 +269,8 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
 def frame(runs: Iterable[Run]) -> pd.DataFrame:
     """Finished runs as a tidy table: one row per stage, and one for an untrained run.
 
-    Columns: run, method, stage, final (whether it is the run's last stage), dataset, data
+    Columns: run, method, stage, final (whether it is the run's last stage), dataset, setting (USL,
+    `UDA, source NAME` or supervised), data
     (fingerprint), unlike (how the data differ from what was published, '' if they do not or nothing
     is known), protocol, protocol_hash, seed, settings (hash of everything but the seed), cameras,
     selection, tuned (the search that found the settings, '' if none), the metrics in percent,

@@ -111,6 +111,8 @@ def leaderboard(comparison: Comparison) -> Table:
         headings["cost"] = f"Cost × {costs.reference}", COSTS["cost"][1]
     columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
     columns += [Column(headings[key][0]) for key in shown]
+    if comparison.bounds is not None:
+        columns.append(Column("Gap closed"))
     in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
     columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
     if chosen := bool((rows["selection"] != "last").any()):
@@ -119,13 +121,16 @@ def leaderboard(comparison: Comparison) -> Table:
     for row in rows.to_dict("records"):
         cells = [Cell(row["method"]), Cell(row["cameras"])]
         cells += numbers(row, shown, marks, row["method"])
+        if comparison.bounds is not None:
+            cells.append(number(row["gap_closed"], None, 0))
         cells += [number(row[f"published_{key}"], None, METRICS[key].decimals) for key in in_papers]
         cells += [Cell(CHECKPOINTS.get(row["selection"], row["selection"]))] * chosen
         body.append(tuple(cells))
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
         marks_note(marks) or _why_unmarked(rows),
-        costs.note if costs else "", comparison.sources,
+        costs.note if costs else "", comparison.bounds.note if comparison.bounds else "",
+        comparison.sources,
     ]  # fmt: skip
     return Table(
         comparison.unique_title, tuple(columns), tuple(body), tuple(rows["name"]),

@@ -46,7 +46,8 @@ class Options:
 
     style: terminal, csv or one of `FORMATS`. dataset, where, sort: see `comparisons`. rows,
     columns: fields of a `pivot`; if empty, a leaderboard per data set and protocol. compared: None,
-    or rows to compare pair by pair (if empty, all) by the first of `metrics`.
+    or rows to compare pair by pair (if empty, all) by the first of `metrics`. gap: whether
+    leaderboards say how much of the gap between direct transfer and supervised a row closes.
     """
 
     store: str = "results/runs"
@@ -61,6 +62,7 @@ class Options:
     reverse: bool = False
     compared: tuple[str, ...] | None = None
     output: str | None = None
+    gap: bool = False
 
     @property
     def pivots(self) -> bool:
@@ -96,7 +98,7 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         rows = options.rows or ("method",)
         tables = pivot(found, store, rows, options.columns, options.metrics, *chosen)
     elif tables is None:
-        groups = list(comparisons(store, *chosen, found))
+        groups = list(comparisons(store, *chosen, found, options.gap))
         if options.compared is not None:
             tables = _compared(groups, options.compared, options.metrics[0])
         elif options.style != "csv":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.components.backbones.batchnorm import over_whole_batch
+from harness.components.backbones.batchnorm import SourceView, over_whole_batch
 from harness.core.distributed import collectives
 from harness.core.distributed.processes import is_distributed, world_size
 from harness.core.errors import TrainingError, say_once
@@ -124,10 +125,20 @@ class Step:
         batch = replace(batch, embed=self.micro_batches.embed)
         with arithmetic(self.precision, self.device):
             embeddings = batch.embed(self.backbone, batch.images)
+            source = None
+            if batch.source is not None:
+                view: Any = SourceView(self.backbone)
+                source = batch.embed(view, batch.source.images)
             distilled = None
             if self.distiller is not None:
                 distilled = self.distiller(embeddings.float(), batch, self.objective)
-        loss = self.objective(embeddings.float(), batch.labels, batch.indices)
+        embeddings, labels, indices = embeddings.float(), batch.labels, batch.indices
+        if source is not None and batch.source is not None:
+            embeddings, labels, indices = with_source(
+                source.float(), batch.source.labels, embeddings, labels, indices,
+                self.objective.source_classes,
+            )  # fmt: skip
+        loss = self.objective(embeddings, labels, indices)
         loss = loss if distilled is None else loss + distilled
         self.scaler.scale(loss).backward()
         return loss.detach()
@@ -192,3 +203,19 @@ class _State:
         torch.set_rng_state(self.random)
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(self.device_random, self.device)
+
+
+def with_source(
+    source: Tensor, own: Tensor, embeddings: Tensor, labels: Tensor, indices: Tensor, classes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings, labels and indices of a joint batch, as `Objective.forward` takes them.
+
+    Args:
+        source, own: embeddings (B, V, D) and identities (B,) of the labeled source.
+        classes: of the source. The target's labels follow them.
+    """
+    return (
+        torch.cat([source, embeddings]),
+        torch.cat([own, labels + classes]),
+        torch.cat([torch.full_like(own, -1), indices]),
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.components.backbones.batchnorm import separate_domains
 from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
 from harness.core.distributed.processes import is_distributed
 from harness.core.errors import TrainingError, say_once
@@ -24,9 +25,11 @@ from harness.core.interfaces import (
     Backbone,
     Batch,
     Distiller,
+    LabelledSet,
     Objective,
     PseudoLabeler,
     PseudoLabels,
+    SourceBatch,
     UnlabelledSet,
 )
 from harness.core.load import LoadMeter
@@ -34,7 +37,7 @@ from harness.core.precision import fp32_as, make_scaler
 from harness.core.progress import Reporter
 from harness.core.seeds import derive, generator
 from harness.core.throughput import rate, synchronized_time
-from harness.data.augment import normalize
+from harness.data.augment import AugmentParameters, normalize
 from harness.data.augmentation_settings import make_augment
 from harness.data.prefetcher import ImageReader, Images, Prefetcher
 from harness.data.samplers import SAMPLERS
@@ -67,6 +70,7 @@ class Trainer:
 
     cluster_metrics: pseudo-labels (N,) → cluster quality, for the record only.
     test: backbone → metrics on the test set.
+    source: the labeled source of joint training: each batch begins with as many of its images.
     timings: seconds per phase (extract, label, train, test), summed over epochs.
     next_epoch: the first epoch that `epochs` runs.
     """
@@ -80,6 +84,7 @@ class Trainer:
     reporter: Reporter
     cluster_metrics: Callable[[Tensor], Mapping[str, float]]
     test: Callable[[Backbone], Mapping[str, float]]
+    source: LabelledSet | None = None
     timings: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,14 +100,21 @@ class Trainer:
         self.batch_size = int(batch.identities) * int(batch.images)
         backbone, objective = self.components.backbone, self.components.objective
         distiller = self.components.distiller
+        if self.source is not None:
+            objective.source_classes = int(self.source.identities.max()) + 1
         objective.prepare(len(backbone.views), backbone.dim, len(self.data))
         if distiller is not None:
             distiller.prepare(objective)
+        if self.source is not None and batch.domain_norms:
+            separate_domains(backbone)
         modules = [backbone, objective, distiller]
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
         self.image_reader = ImageReader(self.data.images, self.device)
+        self.source_reader: ImageReader | None = None
+        if self.source is not None:
+            self.source_reader = ImageReader(self.source.images, self.device)
         self.scaler = make_scaler(self.precision, self.device)
         micro_batch = 0 if train.micro_batch == "auto" else int(train.micro_batch)
         self.step = Step(
@@ -129,6 +141,8 @@ class Trainer:
             epochs = self.last_epoch - self.first_epoch + 1
             lr = learning_rate(self.config.optimizer, epoch - self.first_epoch, epochs)
             set_rate(self.optimizer, lr)
+            if self.source is not None and epoch == self.first_epoch:
+                self._start_source(self.source)
             row: Row = {"stage": self.name, "epoch": epoch, "lr": lr}
             features, relabeling = self._features(epoch, row)
             labels = self._label(epoch, features, row)
@@ -139,6 +153,14 @@ class Trainer:
                     row.update(self.test(self.tested_network[1]))
             row["seconds"] = round(time.perf_counter() - started, 3)
             yield row
+
+    @torch.no_grad()
+    def _start_source(self, source: LabelledSet) -> None:
+        """Give the objective the source's features, of the network that training starts from."""
+        progress = self.reporter.phase(f"{self.name}: features of the source")
+        where = source.images, self.device, self.precision
+        features = extract(self.components.backbone, *where, progress=progress)
+        self.components.objective.start_source(features, source.identities.to(self.device))
 
     def _reset_optimizer(self) -> None:
         networks = (m for m in self.trained.modules() if isinstance(m, Backbone))  # and peers
@@ -259,7 +281,8 @@ class Trainer:
         self._start_epoch(epoch, device_labels, features, relabeling)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
-        batches = Prefetcher(self._batches(epoch, drawn, device_labels), self.device)
+        made = self._with_source(epoch, self._batches(epoch, drawn, device_labels), iterations)
+        batches = Prefetcher(made, self.device)
         load = LoadMeter()
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too
             for step, batch in enumerate(batches, start=1):
@@ -357,6 +380,35 @@ class Trainer:
                 plain = normalize(source[rows.numpy()], how, device=self.device)
             on_device = indices.to(self.device)
             yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
+
+    def _with_source(
+        self, epoch: int, batches: Iterator[Batch], iterations: int
+    ) -> Iterator[Batch]:
+        """The batches, each with as many images of the source; as they are without a source."""
+        if self.source is None or self.source_reader is None:
+            yield from batches
+            return
+        seed, batch, purpose = self.config.seed, self.config.batch, "source"
+        sampler = SAMPLERS["identity"](
+            self.source.identities, self.source.cameras, int(batch.identities), int(batch.images),
+            generator(seed, self.name, epoch, purpose, "sampler"),
+        )  # fmt: skip
+        draw = generator(seed, self.name, epoch, purpose, "augment")
+        identities = self.source.identities.to(self.device)
+        for own, indices in zip(batches, sampler.batches(iterations), strict=True):
+            images, rows = self.source_reader.rows(indices)
+            parameters = self.augment.draw(len(rows), draw)
+
+            def make(
+                part: slice, images: Images = images, rows: Tensor = rows,
+                parameters: AugmentParameters = parameters,
+            ) -> Tensor:  # fmt: skip
+                drawn = parameters[part]
+                return self.augment.apply(images, drawn, indices=rows[part], device=self.device)
+
+            made = local_rows(len(rows), make)
+            labels = identities[indices.to(self.device)]
+            yield replace(own, source=SourceBatch(made, labels))
 
     def _step(self, batch: Batch, frozen: bool) -> Tensor:
         """One optimizer step; returns the loss, detached."""

@@ -14,6 +14,7 @@ from harness.benchmarks.timing import Bounds
 from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
+from harness.experiment.plan import make_plan
 from harness.experiment.run import run_experiment
 from harness.results.measured_costs import cost_key
 from harness.training.extraction import extract
@@ -74,6 +75,22 @@ def test_table(command: Command, tmp_path: Path) -> None:
                      "method=cluster_contrast", "--repeats", "1", *SHORT)  # fmt: skip
     assert answer.status == 0, answer.err
     assert "cost × cluster_contrast" in answer.out and "forwards" in answer.out
+
+
+def test_a_source_is_the_data_set_itself(tmp_path: Path) -> None:
+    """Methods that need a labeled source are timed on the same images: two domains in a step."""
+    (joint,) = stages_of(tmp_path, "method=spcl/uda")
+    joint.candidates["train"].run()
+    assert joint.facts["forward_passes"] == 2
+    assert joint.amounts.extracted == 2 * len(joint.images.decoded), "each domain, once"
+    given = tiny_config(tmp_path, "method=spcl/uda")
+    card = make_plan(given, "fp32").card
+    assert card["setting"] == "UDA, source synthetic"
+    assert joint.in_tables == {"name": "spcl_uda", "card": cost_key(card)}
+    assert cost_key(card) != cost_key(card | {"setting": "supervised"})
+    pretraining, *_ = stages_of(tmp_path, "method=mmt/uda")
+    pretraining.candidates["train"].run()
+    assert pretraining.facts["forward_passes"] == 1
 
 
 @pytest.mark.parametrize("method", ["mskd", "spcl", "mmt", "buc", "dcmip"])

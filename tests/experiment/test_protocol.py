@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.plan import make_plan
 from harness.experiment.protocol import OWN, card_hash
-from tests.tiny import has_own_backbone
+from tests.tiny import has_own_backbone, source_of
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,7 @@ def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
 
 
 METHODS = sorted(plugins.find()["methods"])
+UDA = ("mmt/uda", "spcl/uda", "strong_baseline/uda")
 SECTIONS = ("images", "batch", "train", "optimizer", "backbone")
 
 
@@ -149,19 +151,25 @@ def held(config: DictConfig) -> dict[str, object]:
 
 @pytest.mark.parametrize("protocol", ["common", "demo", "debug"])
 def test_all_methods_share_one_card(protocol: str) -> None:
-    """Those that choose a backbone share all of it but the backbone."""
+    """In each setting; methods that choose a backbone share all of it but the backbone."""
     configs = {
-        name: compose([f"method={name}", "dataset=market1501", f"protocol={protocol}"])
-        for name in METHODS
+        name: compose(
+            [f"method={name}", "dataset=market1501", f"protocol={protocol}", *source_of(name)]
+        )
+        for name in (*METHODS, *UDA)
     }
-    alike = [config for name, config in configs.items() if not has_own_backbone(name)]
-    assert len({make_plan(config, "fp32").card["hash"] for config in alike}) == 1
-    assert all(held(config) == held(alike[0]) for config in alike)
+    alike = {name: config for name, config in configs.items() if not has_own_backbone(name)}
+    cards = [make_plan(config, "fp32").card for config in alike.values()]
+    hashes = {(card.get("setting"), card["hash"]) for card in cards}
+    settings = ["None", "UDA, source synthetic", "supervised"]
+    assert sorted(str(setting) for setting, _ in hashes) == settings
+    first = held(next(iter(alike.values())))
+    assert all(held(config) == first for config in alike.values())
     for config in configs.values():
         rest = {
             key: value for key, value in held(config).items() if key.split(".")[0] != "backbone"
         }
-        assert rest.items() <= held(alike[0]).items()
+        assert rest.items() <= first.items()
 
 
 @pytest.mark.parametrize("protocol", ["common", "demo"])
@@ -179,7 +187,7 @@ def test_nothing_held_equal_is_left_to_the_method(protocol: str) -> None:
 def test_published_cards_differ_where_anything_held_equal_differs() -> None:
     configs = [
         compose([
-            f"method={name}", "dataset=market1501", "protocol=published",
+            f"method={name}", "dataset=market1501", "protocol=published", *source_of(name),
             *(["backbone.weights=none"] if has_own_backbone(name) else []),  # the authors' files
         ])
         for name in METHODS
@@ -190,7 +198,8 @@ def test_published_cards_differ_where_anything_held_equal_differs() -> None:
     hashes = {}
     for one, other in itertools.combinations(configs, 2):
         same = make_plan(one, "fp32").card["hash"] == make_plan(other, "fp32").card["hash"]
-        assert same == (held(one) == held(other)), f"{one.method.name}, {other.method.name}"
+        alike = held(one) == held(other) and setting_of(one) == setting_of(other)
+        assert same == alike, f"{one.method.name}, {other.method.name}"
         hashes[one.method.name] = make_plan(one, "fp32").card["hash"]
     assert len(set(hashes.values())) >= 6, "most authors have settings of their own"
 

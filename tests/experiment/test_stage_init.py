@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from harness.core.errors import ConfigError
+from harness.core.interfaces import Backbone
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
 from harness.experiment.recipe import make_recipe
@@ -99,14 +100,14 @@ def changed(config: DictConfig, **stages: Any) -> DictConfig:
 
 def test_the_stages(dcmip: DictConfig) -> None:
     cluster, instance = make_recipe(dcmip).stages
-    assert (cluster.init_stage, instance.init_stage) == (None, "cluster")
+    assert (cluster.init_stages, instance.init_stages) == ((), ("cluster",))
     assert instance.config.init is None, "of the whole, as it was"
     assert not cluster.has("distiller") and instance.has("distiller")
 
 
 def test_a_stage_that_nothing_starts_from_is_left_out(dcmip: DictConfig) -> None:
     (instance,) = make_recipe(changed(dcmip, instance={"init": None})).stages
-    assert (instance.name, instance.init_stage) == ("instance", None)
+    assert (instance.name, instance.init_stages) == ("instance", ())
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_a_stage_that_nothing_starts_from_is_left_out(dcmip: DictConfig) -> None
         ({"instance": {"init": "clusters"}}, "Earlier stages: cluster."),
         ({"instance": {"init": "instance"}}, "Earlier stages: cluster."),
         ({"cluster": {"init": "instance"}}, "Earlier stages: none."),
-        ({"instance": {"init": ["cluster"]}}, "Earlier stages: cluster."),
+        ({"instance": {"init": ["cluster", "instance"]}}, "Earlier stages: cluster."),
     ],
 )
 def test_only_from_an_earlier_stage(dcmip: DictConfig, stages: Any, hint: str) -> None:
@@ -142,3 +143,46 @@ def test_epochs_as_published() -> None:
         assert [s.config.train.epochs for s in make_recipe(config).stages] == [50, 50]
     config = compose(["method=dcmip/cluster_only", "protocol=published"])
     assert [s.config.train.epochs for s in make_recipe(config).stages] == [40]
+
+
+# --------------------------------------------------------------- several stages, other parts
+
+
+def test_student_and_peer_start_from_a_stage_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[list[dict[str, Tensor]]] = []
+    epochs = Trainer.epochs
+
+    def spied(self: Trainer) -> Any:
+        networks = [m for m in self.trained.modules() if isinstance(m, Backbone)]
+        starts.append([{k: v.clone() for k, v in n.state_dict().items()} for n in networks])
+        return epochs(self)
+
+    monkeypatch.setattr(Trainer, "epochs", spied)
+    run = run_experiment(tiny_config(tmp_path, "method=mmt/uda"))
+    first, second = (weights(run, stage) for stage in ("source", "source_2"))
+    assert any(not torch.equal(first[key], value) for key, value in second.items())
+    student, peer, *_ = starts[-1]
+    for state, made in ((student, first), (peer, second)):
+        assert all(torch.equal(state[key], value) for key, value in made.items())
+
+
+def test_another_part_in_a_stage_replaces_the_one_at_the_top() -> None:
+    recipe = make_recipe(compose(["method=mmt/uda", "source=synthetic"]))
+    source, _, train = recipe.stages
+    assert set(source.config.labeler) == {"_target_"}, "no option of DBSCAN is left"
+    assert "eps" in train.config.labeler
+    assert source.config.objective.margin == train.config.objective.margin
+    assert (train.init_stages, train.needs) == (("source", "source_2"),) * 2
+
+
+def test_a_wrong_option_of_such_a_part_is_named(tmp_path: Path) -> None:
+    changed = tiny_config(tmp_path, "method=mmt/uda")
+    changed.stages.source.labeler.epss = 1
+    with pytest.raises(ConfigError, match=r"labeler\.epss"):
+        run_experiment(changed)
+    changed = tiny_config(tmp_path, "method=mmt/uda")
+    changed.stages.train.init = ["source", "source_3"]
+    with pytest.raises(ConfigError, match=r"stages\.train\.init=source_3 is no earlier stage"):
+        run_experiment(changed)

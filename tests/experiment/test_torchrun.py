@@ -22,8 +22,9 @@ from tests.tiny import tiny, tiny_config
 
 WHOLE = ("method=ice", "train.epochs=1")  # statistics over the whole batch, images in any order
 DEFAULT = {name: CELLS[name] for name in ("mskd", "cap")} | {"whole batch": WHOLE}
+JOINT = {name: cell for name, cell in CELLS.items() if "source" in name}
 MORE = {
-    **{name: cell for name, cell in CELLS.items() if name not in DEFAULT},
+    **{name: cell for name, cell in CELLS.items() if name not in (*DEFAULT, *JOINT)},
     "pieces": (*CELLS["mskd"], "train.micro_batch=4"),
     "merged": ("method=buc", "train.epochs=2"),
     "proxies": (*CELLS["cap"], "batch.sampler=proxy"),
@@ -67,6 +68,10 @@ def _both(tmp_path: Path, cells: dict[str, tuple[str, ...]], count: int = 2) -> 
 
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     _both(tmp_path, DEFAULT)
+
+
+def test_two_processes_give_the_result_of_one_with_a_labeled_source(tmp_path: Path) -> None:
+    _both(tmp_path, JOINT)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The contracts of every method in `methods/`, each tested on the tiny data set.
 
-A new method is tested as soon as its folder exists.
+A new method is tested as soon as its folder exists; so are variants with a labeled source. These
+and methods that need one get the tiny source of `tests.tiny`.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ from harness.core.interfaces import PseudoLabeler, PseudoLabels
 from harness.core.metrics import in_tables
 from harness.data.types import ReIDData
 from harness.experiment import experiment as run_module
-from harness.experiment import preflight
+from harness.experiment import labelled_source, preflight
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
+from harness.experiment.labelled_source import reads_identities
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
-from harness.experiment.stages import load_data
+from harness.experiment.stages import Stage, build_labeler, load_data
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
-from tests.same import assert_same
-from tests.tiny import has_own_backbone, tiny_config
+from tests.same import assert_same, weights
+from tests.tiny import has_own_backbone, source_of, tiny_config
 
-METHODS = sorted(plugins.find()["methods"])
+PLUGINS = plugins.find()["methods"]
+#: variants in another setting than their method: with a labeled source
+UDA = sorted(
+    f"{name}/{variant}"
+    for name, plugin in PLUGINS.items()
+    for variant in plugin.variants
+    if variant.split("_")[0] == "uda"
+)
+METHODS = [*sorted(PLUGINS), *UDA]
 #: a method's published settings (sampler, optimizer, label schedule) at a small size
 OWN = ("protocol=published", "batch.identities=4", "batch.samples_per_bn=0", "train.epochs=3",
        "neighbours={k1: 10, k2: 3}")  # fmt: skip
@@ -67,17 +77,31 @@ def ran(folder: Path) -> Ran:
 @cache
 def as_published(name: str) -> DictConfig:
     """A method's published configuration; do not change it."""
-    return compose([f"method={name}", "protocol=published"])
+    return compose([f"method={name}", "protocol=published", *source_of(name)])
 
 
 TRAINED = [name for name in METHODS if as_published(name).stages]
+SOURCED = [name for name in METHODS if as_published(name).source is not None]
+#: methods whose last stage makes pseudo-labels
+PSEUDO = [n for n in TRAINED if not reads_identities(make_recipe(as_published(n)).stages[-1])]
+#: the unsupervised setting, whose methods share a table
+USL = [name for name in METHODS if name not in SOURCED]
 
 
 def own(name: str) -> list[str]:
-    """`OWN`, with two iterations per epoch unless their number depends on the images."""
-    counted = as_published(name).train.iterations == "auto"
+    """`OWN`, with two iterations per epoch unless their number depends on the images. Stages with a
+    schedule of their own are as short.
+    """
+    config = as_published(name)
+    counted = config.train.iterations == "auto"
     network = ["backbone=small"] if name in COMPARED else []
-    return [*OWN, *network, *([] if counted else ["train.iterations=2"])]
+    short = [
+        f"stages.{stage}.train.{key}={value}"
+        for stage, changes in config.stages.items()
+        for key, value in (("epochs", 3), ("iterations", 2))
+        if key in ((changes or {}).get("train") or {})
+    ]
+    return [*OWN, *network, *([] if counted else ["train.iterations=2"]), *short]
 
 
 def refused_without_cameras(name: str) -> ConfigError | None:
@@ -105,9 +129,15 @@ def check(run: Run) -> None:
 
 
 def on_other_data(monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]) -> None:
-    """Let all further runs train on changed data."""
-
+    """Let all further runs train on changed data; a labeled source stays as it is."""
     monkeypatch.setattr(preflight, "load_data", lambda config: change(load_data(config)))
+
+
+def with_other_source(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[ReIDData], ReIDData]
+) -> None:
+    """Let all further runs train on a changed source."""
+    monkeypatch.setattr(labelled_source, "load_data", lambda config: change(load_data(config)))
 
 
 def with_train(**values: Any) -> Callable[[ReIDData], ReIDData]:
@@ -131,7 +161,7 @@ def shuffled(array: np.ndarray) -> np.ndarray:
 def test_two_epochs(name: str, ran: Ran) -> None:
     run = ran(name)
     check(run)
-    assert run.record["experiment"]["method"] == name
+    assert run.record["experiment"]["method"] == name.replace("/", "_")
     assert (run.folder / f"{list(run.record['stages'])[-1]}.pt").is_file()
 
 
@@ -141,8 +171,8 @@ def test_as_its_authors_ran_it(name: str, ran: Ran) -> None:
 
 
 def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
-    """All methods are rows of one table, because everything else is held equal. Those with a
-    backbone of their own are in other tables, which name it.
+    """All methods of a setting are rows of one table, because everything else is held equal. Those
+    with a backbone of their own are in other tables, which name it.
     """
     for name in METHODS:
         ran(name)
@@ -151,15 +181,22 @@ def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
     for name in METHODS:
         run = ran(name)
         (store / run.name).symlink_to(run.folder)
-    table, *others = sorted(comparisons(store), key=lambda each: -len(each.rows))
-    assert all("test_vit" in other.card["backbone"] for other in others)
-    finals = [row for row in table.rows.to_dict("records") if " (" not in row["method"]]
-    assert sorted(row["method"] for row in finals) == COMPARED
+    every = comparisons(store)
+    others = [table for table in every if "test_vit" in table.card["backbone"]]
     apart = {name for other in others for name in other.rows["method"] if " (" not in name}
-    assert apart == set(METHODS) - set(COMPARED)
-    assert {run.record["protocol"]["hash"] for run in map(ran, COMPARED)} == {table.card["hash"]}
-    for row in finals:
-        assert all(0 <= row[key] <= 100 for key in in_tables())
+    assert apart == set(USL) - set(COMPARED)
+    tables = {table.card.get("setting"): table for table in every if table not in others}
+    assert set(tables) == {None, "UDA, source synthetic", "supervised"}
+    for setting, table in tables.items():
+        names = [n for n in METHODS if as_published(n).source is not None] if setting else COMPARED
+        if setting:
+            supervised = setting == "supervised"
+            names = [name for name in names if (name == "supervised") == supervised]
+        finals = [row for row in table.rows.to_dict("records") if " (" not in row["method"]]
+        assert sorted(row["method"] for row in finals) == sorted(n.replace("/", "_") for n in names)
+        assert {ran(name).record["protocol"]["hash"] for name in names} == {table.card["hash"]}
+        for row in finals:
+            assert all(0 <= row[key] <= 100 for key in in_tables())
 
 
 # -------------------------------------------------------------------------- repeating and resuming
@@ -207,15 +244,26 @@ def test_interrupted_in_the_middle(
 def test_identities_are_not_seen(
     name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shuffled training identities change nothing but the cluster quality."""
+    """Shuffled training identities change no weight, and no number but the cluster quality."""
     honest = ran(name)
     on_other_data(monkeypatch, with_train(identities=shuffled))
     blind = run_experiment(tiny_config(tmp_path, f"method={name}"))
     assert blind.record["metrics"] == honest.record["metrics"]
+    kept, made = weights(honest), weights(blind)
+    assert kept.keys() == made.keys() and all(torch.equal(kept[key], made[key]) for key in kept)
     for ours, theirs in zip(blind.history(), honest.history(), strict=True):
         assert ours["loss"] == theirs["loss"] and ours["clusters"] == theirs["clusters"]
-    if name in TRAINED and honest.history()[-1]["ari"] > 0:  # else nothing can be shuffled away
+    if honest.history()[-1:] and honest.history()[-1].get("ari", 0) > 0:  # else nothing to shuffle
         assert blind.history()[-1]["ari"] != honest.history()[-1]["ari"]
+
+
+@pytest.mark.parametrize("name", SOURCED)
+def test_identities_of_the_source_matter(
+    name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_other_source(monkeypatch, with_train(identities=shuffled))
+    other = run_experiment(tiny_config(tmp_path, f"method={name}"))
+    assert other.history()[0]["loss"] != ran(name).history()[0]["loss"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -310,11 +358,20 @@ def clusters(count: int, labeled: int | None = None) -> Callable[[int], Tensor]:
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, epochs: Sequence[Callable[[int], Tensor]]) -> None:
-    """Let all further runs use these labels, whatever their labeler."""
-    monkeypatch.setattr(run_module, "build_labeler", lambda stage: Scripted(*epochs))
+    """Let all further runs use these labels, whatever their labeler; not on a labeled source."""
+
+    def made(stage: Stage, identities: Tensor | None = None) -> PseudoLabeler:
+        return Scripted(*epochs) if identities is None else build_labeler(stage, identities)
+
+    monkeypatch.setattr(run_module, "build_labeler", made)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+def unlabelled_rows(run: Run) -> list[dict[str, Any]]:
+    """The history of the stages that train on pseudo-labels."""
+    return [row for row in run.history() if not row["stage"].startswith("source")]
+
+
+@pytest.mark.parametrize("name", PSEUDO)
 def test_labels_that_change_their_number(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +386,7 @@ def test_labels_that_change_their_number(
     assert found[:3] == list(numbers)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PSEUDO)
 def test_outliers_almost_everywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,10 +394,10 @@ def test_outliers_almost_everywhere(
     scripted(monkeypatch, [clusters(5, labeled=10)])
     run = run_experiment(tiny_config(tmp_path, f"method={name}"))
     check(run)
-    assert {row["outliers"] for row in run.history()} == {run.record["dataset"]["train"] - 10}
+    assert {r["outliers"] for r in unlabelled_rows(run)} == {run.record["dataset"]["train"] - 10}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PSEUDO)
 @pytest.mark.parametrize(
     ("epochs", "cause"),
     [
@@ -360,9 +417,10 @@ def test_nothing_to_train_on(
     """A clear error with a hint; the checkpoint of the previous epoch is kept."""
     scripted(monkeypatch, epochs)
     config = tiny_config(tmp_path, f"method={name}", "train.label_every=1")
-    first = -int(make_recipe(config).stages[0].config.train.warmup_epochs)
+    stages = make_recipe(config).stages
+    first = -int(stages[0].config.train.warmup_epochs)
     with pytest.raises(TrainingError, match=cause.format(first=first, second=first + 1)) as caught:
         run_experiment(config)
     assert caught.value.hint
     kept = list((tmp_path / "runs").glob("*/checkpoint.pt"))
-    assert len(kept) == len(epochs) - 1
+    assert bool(kept) == (len(epochs) > 1 or reads_identities(stages[0]))

@@ -31,7 +31,21 @@ def test_every_row_is_whole() -> None:
     assert set(rows["dataset"]) == set(published.TITLES)
     assert rows["mAP"].between(0, 100).all() and rows["rank1"].between(0, 100).all()
     assert (rows["rank1"] > rows["mAP"]).all(), "two columns are swapped"
-    assert not rows.duplicated(["name", "dataset"]).any()
+    assert not rows.duplicated(["name", "source", "dataset"]).any()
+    assert set(rows["source"]) <= {"", *published.TITLES, *published.SOURCES}
+    assert ((rows["setting"] == "UDA") == (rows["source"] != "")).all()
+
+
+def test_settings_are_kept_apart() -> None:
+    """A run shows the numbers of its own setting and source only."""
+    uda = "UDA, source dukemtmcreid"
+    shown = published.beside("market1501", "published", "spcl_uda", True, uda)
+    assert shown["published_mAP"] == 76.7
+    assert not published.beside("market1501", "published", "spcl_uda", True, "UDA, source msmt17")
+    assert not published.beside("market1501", "published", "spcl_uda", True)
+    assert published.beside("market1501", "published", "spcl", True)["published_mAP"] == 73.1
+    for other in (uda, "supervised"):
+        assert not published.beside("market1501", "published", "spcl", True, other)
 
 
 @pytest.mark.parametrize("dataset", ["market1501", "msmt17"])

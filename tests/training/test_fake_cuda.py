@@ -21,23 +21,25 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn import functional as F
 
-from harness.core.interfaces import Batch
+from harness.components.backbones.batchnorm import SourceView
+from harness.core.interfaces import Batch, SourceBatch
 from harness.data.augment import normalize
 from harness.data.samplers import SAMPLERS
+from harness.training.step import with_source
 from harness.training.trainer import Trainer
 from tests.benchmarks.test_methods import stages_of
 
 CUDA = torch.device("cuda:0")
 METHODS = (
     "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "ise", "mmt",
-    "mskd", "ncplr", "ncplr/parts", "o2cap", "pplr", "rtmem", "rtmem/shipped", "spcl",
-    "strong_baseline", "tmgf",
+    "mskd", "ncplr", "ncplr/parts", "o2cap", "pplr", "rtmem", "rtmem/shipped", "source_pretrain",
+    "spcl", "spcl/uda", "strong_baseline", "strong_baseline/uda", "supervised", "tmgf",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one, or for that of labels whose hardest sample it takes in
 ONE_BY_ONE = (
     "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ise", "mskd", "ncplr", "ncplr/parts",
-    "o2cap", "rtmem", "rtmem/shipped", "spcl", "tmgf",
+    "o2cap", "rtmem", "rtmem/shipped", "spcl", "spcl/uda", "tmgf",
 )  # fmt: skip
 
 
@@ -80,6 +82,8 @@ def begun(folder: Path, method: str) -> tuple[Trainer, Tensor]:
     trainer = stage.trainer
     features = stage.images.features(trainer.components.backbone)
     labels = torch.arange(len(features)) // int(trainer.config.batch.images)
+    if trainer.source is not None:
+        trainer.components.objective.start_source(features.detach(), trainer.source.identities)
     trainer._start_epoch(0, labels, features)
     return trainer, labels
 
@@ -102,7 +106,20 @@ def batch_on_cuda(trainer: Trainer, labels: Tensor) -> Batch:
         if distiller is not None and distiller.needs_plain:
             plain = normalize(images[: len(indices)], device=CUDA)
         on_device = indices.to(CUDA)
-        return Batch(made[0], labels.to(CUDA)[on_device], on_device, tuple(made[1:]), plain)
+        own = labels.to(CUDA)[on_device]
+        source = None if trainer.source is None else SourceBatch(made[0].flip(0), own % 3)
+        return Batch(made[0], own, on_device, tuple(made[1:]), plain, source=source)
+
+
+def joined(trainer: Trainer, batch: Batch, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What an objective gets: embeddings, labels and indices, those of a source first."""
+    if batch.source is None:
+        return embeddings, batch.labels, batch.indices
+    view: Any = SourceView(trainer.components.backbone)
+    return with_source(
+        view(batch.source.images), batch.source.labels, embeddings, batch.labels, batch.indices,
+        trainer.components.objective.source_classes,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -114,7 +131,7 @@ def test_a_step_stays_on_the_device_and_waits_for_nothing(tmp_path: Path, method
     with FakeTensorMode(allow_non_fake_inputs=True):
         move(trainer.trained)
         embeddings = trainer.components.backbone(batch.images)
-        loss = objective(embeddings, batch.labels, batch.indices)
+        loss = objective(*joined(trainer, batch, embeddings))
         if distiller is not None:
             loss = loss + distiller(embeddings, batch, objective)
         assert loss.device == CUDA and loss.shape == ()

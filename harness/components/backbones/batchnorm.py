@@ -10,6 +10,8 @@ over all GPUs.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,6 +91,63 @@ class SynchronizedBatchNorm1d(Synchronized, nn.BatchNorm1d):
 
 class SynchronizedBatchNorm2d(Synchronized, nn.BatchNorm2d):
     """BatchNorm2d over the batches of all processes."""
+
+
+class DomainSpecific(_BatchNorm):
+    """Statistics and affine terms of a labeled source apart from the target's; a mixin.
+
+    Chang et al., *Domain-Specific Batch Normalization for Unsupervised Domain Adaptation*, CVPR
+    2019. The module itself is the target's, so tests and exports need no source.
+
+    source: the norm of the source; it starts as a copy. in_source: whether images are the source's.
+    """
+
+    source: _BatchNorm
+    in_source: bool
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.source(input) if self.in_source else super().forward(input)
+
+
+class SourceView(nn.Module):
+    """A network that takes its images as the source's; without domain norms, the network itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+        self.norms = [m for m in network.modules() if isinstance(m, DomainSpecific)]
+
+    def forward(self, images: Tensor) -> Tensor:
+        for norm in self.norms:
+            norm.in_source = True
+        try:
+            embeddings: Tensor = self.network(images)
+        finally:
+            for norm in self.norms:
+                norm.in_source = False
+        return embeddings
+
+
+def separate_domains(module: nn.Module) -> None:
+    """Give every batch norm in `module` a copy for a labeled source, in place."""
+    for norm in [m for m in module.modules() if isinstance(m, _BatchNorm)]:
+        copied = copy.deepcopy(norm)
+        kind = type(norm)
+        # only the class changes, as in `set_samples_per_bn`
+        norm.__class__ = type(f"DomainSpecific{kind.__name__}", (DomainSpecific, kind), {})
+        assert isinstance(norm, DomainSpecific)
+        norm.source, norm.in_source = copied, False
+
+
+def target_state(module: nn.Module) -> dict[str, Tensor]:
+    """A network's state without the norms of the source."""
+    prefixes = tuple(
+        f"{name}.source." for name, m in module.named_modules() if isinstance(m, DomainSpecific)
+    )
+    return {
+        key: value for key, value in module.state_dict().items() if not key.startswith(prefixes)
+    }
 
 
 #: class of a batch norm → its replacements, over groups and over all processes

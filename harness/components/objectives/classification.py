@@ -7,7 +7,7 @@ are means over the batch of logits (B, K) or features (B, D) of any layer.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from harness.components.objectives.memory import centroids
@@ -15,7 +15,7 @@ from harness.core.errors import TrainingError
 
 
 @torch.no_grad()
-def set_rows(classifier: nn.Parameter, features: Tensor, labels: Tensor) -> int:
+def set_rows(classifier: Tensor, features: Tensor, labels: Tensor) -> int:
     """Set the first K rows of each view's classifier (V, rows, D) to the cluster means; return K.
 
     Features (N, V, D), labels (N,), -1 for outliers.

@@ -125,3 +125,63 @@ def test_each_view_has_its_own_memory(reduce: str) -> None:
         for view, own in zip(features.split(1, dim=1), x.split(1, dim=1), strict=True)
     ]
     assert loss == pytest.approx(0.8 * single[0] + 0.2 * single[1] + 0.2 * single[2], abs=1e-12)
+
+
+# ------------------------------------------------------------------------- a labeled source
+
+
+def _dense(
+    memory: Tensor, labels: Tensor, x: Tensor, rows: Tensor, tau: float, mu: float
+) -> tuple[Tensor, Tensor]:
+    """SpCL's unified memory as its definition has it: the loss of each image, and the new memory.
+
+    One row per source class, then one per target image; labels (rows,) are all in use.
+    """
+    similarity = x @ memory.T / tau
+    powers = torch.stack(
+        [similarity[:, labels == label].mean(dim=1).exp() for label in labels.unique()], dim=1
+    )
+    own = powers.gather(1, torch.searchsorted(labels.unique(), labels[rows])[:, None])[:, 0]
+    loss = -(own / (powers.sum(dim=1) + 1e-6) + 1e-6).log()
+    after = memory.clone()
+    for feature, row in zip(x.detach(), rows, strict=True):
+        after[row] = F.normalize(mu * after[row] + (1 - mu) * feature, dim=-1)
+    return loss, after
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.5])
+def test_source_classes_share_the_memory_and_the_denominator(tau: float) -> None:
+    classes, source, target = 3, _unit(9, 1), _unit(IMAGES, 2)
+    identities = torch.tensor([0, 0, 1, 1, 1, 2, 2, 2, 2])
+    labels = torch.tensor([0, 0, 0, 1, 1, 1, -1, -1, 2, 2, 2, 2, 0, -1])
+    objective = HybridMemory(temperature=tau, momentum=0.2)
+    objective.source_classes = classes
+    objective.prepare(1, DIM, IMAGES)
+    objective.double()
+    objective.start_source(source, identities)
+    objective.start_epoch(target, labels)
+    centers = [F.normalize(source[identities == c, 0].mean(dim=0), dim=-1) for c in range(classes)]
+    memory = torch.cat([torch.stack(centers), target[:, 0]])
+    alone = labels.clone()
+    alone[labels < 0] = torch.arange(3, 6)
+    joint = torch.cat([torch.arange(classes), alone + classes])
+    own, images = torch.tensor([2, 2, 0]), torch.tensor([0, 5, 5, 9, 12])
+    rows = torch.cat([own, images + classes])
+    for step in (1, 2):
+        x = (2 * _unit(len(rows), 10 + step)).requires_grad_()
+        indices = torch.cat([torch.full_like(own, -1), images])
+        given = torch.cat([own, labels[images] + classes])
+        loss = objective(x, given, indices)
+        twin = x.detach()[:, 0].clone().requires_grad_()
+        expected, after = _dense(memory, joint, F.normalize(twin, dim=-1), rows, tau, 0.2)
+        total = expected[:3].mean() + expected[3:].mean()
+        assert float(loss.detach()) == pytest.approx(float(total.detach()), abs=1e-10)
+        loss.backward()
+        total.backward()
+        assert x.grad is not None and twin.grad is not None
+        torch.testing.assert_close(x.grad[:, 0], twin.grad, rtol=0, atol=1e-10)
+        objective.update()
+        memory = after
+        torch.testing.assert_close(objective.memory[:, 0], memory, rtol=0, atol=1e-12)
+    kept = objective.features()
+    assert kept is not None and torch.equal(kept, objective.memory[classes:])

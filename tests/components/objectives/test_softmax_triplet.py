@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from harness.components.objectives import SoftmaxTriplet
 from harness.components.objectives.classification import smoothed_cross_entropy, soft_triplet
+from harness.components.objectives.memory import centroids
 from harness.core.errors import TrainingError
 
 
@@ -79,3 +80,54 @@ def test_more_clusters_than_rows_is_explained() -> None:
     with pytest.raises(TrainingError, match="3 clusters are too many for a classifier of 2") as no:
         objective.start_epoch(features, labels)
     assert "objective.max_clusters=6" in no.value.hint
+
+
+def test_source_classes_are_rows_before_the_clusters() -> None:
+    torch.manual_seed(0)
+    source, target = (F.normalize(torch.randn(n, 1, 5), dim=-1) for n in (6, 9))
+    identities, labels = torch.arange(6) // 2, torch.arange(9) // 3
+    objective = SoftmaxTriplet(max_clusters=7)
+    objective.source_classes = 3
+    objective.prepare(1, 5, 9)
+    objective.start_source(source, identities)
+    objective.start_epoch(target, labels)
+    rows = torch.cat([centroids(source, identities), centroids(target, labels)], dim=1)
+    assert torch.equal(objective.classifier[:, :6].detach(), rows)
+    x = torch.randn(15, 1, 5)
+    joint = torch.cat([identities, labels + 3])
+    expected = F.cross_entropy(x[:, 0] @ rows[0].T, joint, label_smoothing=0.1)
+    expected = expected + soft_triplet(x[:, 0], joint)
+    loss = objective(x, joint, torch.cat([torch.full((6,), -1), torch.arange(9)]))
+    torch.testing.assert_close(loss, expected)
+    # later epochs set the clusters' rows alone
+    with torch.no_grad():
+        objective.classifier[:, :3] += 1
+    objective.start_epoch(target, torch.zeros(9, dtype=torch.int64))
+    torch.testing.assert_close(objective.classifier[:, :3].detach(), rows[:, :3] + 1)
+    assert objective.clusters == 4
+
+
+def test_rows_of_fixed_labels_are_set_once() -> None:
+    objective = SoftmaxTriplet(max_clusters=4, keep_rows=True)
+    objective.prepare(1, 5, 6)
+    assert objective.reads_features
+    features, labels = F.normalize(torch.randn(6, 1, 5), dim=-1), torch.arange(6) // 2
+    objective.start_epoch(features, labels)
+    assert not objective.reads_features
+    with torch.no_grad():
+        objective.classifier += 1
+    before = objective.classifier.detach().clone()
+    objective.start_epoch(torch.empty(0, 1, 5), labels)
+    assert torch.equal(objective.classifier, before) and objective.clusters == 3
+
+
+def test_hard_triplets_have_a_margin() -> None:
+    objective = SoftmaxTriplet(softmax_weight=0.0, triplet="hard", margin=0.3)
+    objective.prepare(1, 2, 4)
+    labels = torch.tensor([0, 0, 1, 1])
+    x = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.2, 0.0], [3.0, 0.0]])[:, None]
+    objective.start_epoch(F.normalize(x + 1, dim=-1), labels)
+    # farthest of the label minus nearest of another, plus the margin
+    gaps = [1 - 1.2, 1 - 0.2, 1.8 - 0.2, 1.8 - 2.0]
+    expected = sum(max(0.0, gap + 0.3) for gap in gaps) / 4
+    assert float(objective(x, labels, torch.arange(4))) == pytest.approx(expected)
