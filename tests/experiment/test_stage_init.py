@@ -163,9 +163,12 @@ def test_student_and_peer_start_from_a_stage_each(
     run = run_experiment(tiny_config(tmp_path, "method=mmt/uda"))
     first, second = (weights(run, stage) for stage in ("source", "source_2"))
     assert any(not torch.equal(first[key], value) for key, value in second.items())
-    student, peer, *_ = starts[-1]
-    for state, made in ((student, first), (peer, second)):
-        assert all(torch.equal(state[key], value) for key, value in made.items())
+    found = starts[-1]
+    assert len(found) == 4, "two students and the teacher of each"
+    for made in (first, second):
+        alike = [all(torch.equal(s[k], value) for k, value in made.items()) for s in found]
+        assert sum(alike) == 2
+    assert all(torch.equal(found[0][key], value) for key, value in first.items())
 
 
 def test_another_part_in_a_stage_replaces_the_one_at_the_top() -> None:
@@ -178,8 +181,7 @@ def test_another_part_in_a_stage_replaces_the_one_at_the_top() -> None:
 
 
 def test_a_wrong_option_of_such_a_part_is_named(tmp_path: Path) -> None:
-    changed = tiny_config(tmp_path, "method=mmt/uda")
-    changed.stages.source.labeler.epss = 1
+    changed = tiny_config(tmp_path, "method=mmt/uda", "+stages.source.labeler.epss=1")
     with pytest.raises(ConfigError, match=r"labeler\.epss"):
         run_experiment(changed)
     changed = tiny_config(tmp_path, "method=mmt/uda")

@@ -22,7 +22,8 @@ class Identities(PseudoLabeler):
 
     def label(self, features: Tensor, cameras: Tensor | None = None) -> PseudoLabels:
         """The identities (N,), whatever the features."""
-        return PseudoLabels(self.identities.cpu())
+        labels = self.identities.cpu()
+        return PseudoLabels(labels, {"clusters": len(labels.unique()), "outliers": 0})
 
     def describe(self) -> str:
         return "identities of the source"
