@@ -35,7 +35,16 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 #: that the same settings keep their hash
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
-    "backbone": {"freeze": [], "ibn": False, "init_seed": None},
+    "backbone": {
+        "freeze": [],
+        "ibn": False,
+        "init_seed": None,
+        "branches": False,
+        "stem": "patch",
+        "part_tokens": 0,
+        "part_fusion": "cat",
+        "projection": None,
+    },
     "labeler": {"classical_lists": False},
     "objective": {
         "hard_margin": 0.0,

@@ -71,6 +71,14 @@ def as_published(name: str) -> DictConfig:
 
 
 TRAINED = [name for name in METHODS if as_published(name).stages]
+#: methods that between them have most kinds of parts and of stages. The contracts of the others are
+#: slow tests
+CORE = ("buc", "cap", "cluster_contrast", "dcmip", "ice", "mmt", "mskd", "pplr", "spcl")
+
+
+def core_first(names: Sequence[str]) -> list[Any]:
+    """Names as parameters, those outside `CORE` marked as slow."""
+    return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def own(name: str) -> list[str]:
@@ -165,12 +173,12 @@ def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
 # -------------------------------------------------------------------------- repeating and resuming
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_the_same_seed_gives_the_same_numbers(name: str, ran: Ran, tmp_path: Path) -> None:
     assert_same(ran(name), run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_interrupted_in_the_middle(
     name: str,
     ran: Ran,
@@ -203,7 +211,7 @@ def test_interrupted_in_the_middle(
 # --------------------------------------------------------------------- identities and cameras
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_identities_are_not_seen(
     name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +226,7 @@ def test_identities_are_not_seen(
         assert blind.history()[-1]["ari"] != honest.history()[-1]["ari"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_cameras_off(name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs with equal results for shuffled cameras, or it is refused with the reason."""
     if (error := refused_without_cameras(name)) is not None:
@@ -243,14 +251,14 @@ def test_most_methods_run_without_cameras() -> None:
     assert len(refused) < len(METHODS) / 2
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_one_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All training images from one camera."""
     on_other_data(monkeypatch, with_train(cameras=np.zeros_like))
     check(run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The method runs without cameras, or is refused before it trains."""
     on_other_data(monkeypatch, with_train(cameras=None))
@@ -269,7 +277,7 @@ def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 # --------------------------------------------------------------------------------- odd conditions
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 @pytest.mark.parametrize(("identities", "images"), [(3, 5), (1, 7), (5, 1)])
 def test_odd_batches(name: str, identities: int, images: int, ran: Ran) -> None:
     """P and K may be odd, or one."""
@@ -314,7 +322,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, epochs: Sequence[Callable[[int], T
     monkeypatch.setattr(run_module, "build_labeler", lambda stage: Scripted(*epochs))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_labels_that_change_their_number(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +337,7 @@ def test_labels_that_change_their_number(
     assert found[:3] == list(numbers)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_outliers_almost_everywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +348,7 @@ def test_outliers_almost_everywhere(
     assert {row["outliers"] for row in run.history()} == {run.record["dataset"]["train"] - 10}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 @pytest.mark.parametrize(
     ("epochs", "cause"),
     [
