@@ -37,7 +37,16 @@ ELSEWHERE = ("store", "name", "overwrite", "log", "device", "threads", "data")
 NEUTRAL: dict[str, dict[str, Any]] = {
     "optimizer": {"schedule": "step", "min_lr": 0.0, "layer_decay": 1.0, "clip": None},
     "batch": {"joint": False, "domain_norms": False},
-    "backbone": {"freeze": [], "ibn": False, "init_seed": None},
+    "backbone": {
+        "freeze": [],
+        "ibn": False,
+        "init_seed": None,
+        "branches": False,
+        "stem": "patch",
+        "part_tokens": 0,
+        "part_fusion": "cat",
+        "projection": None,
+    },
     "labeler": {"classical_lists": False},
     "objective": {
         "triplet": "soft",

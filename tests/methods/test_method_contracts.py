@@ -81,6 +81,17 @@ SOURCED = [name for name in METHODS if as_published(name).source is not None]
 PSEUDO = [n for n in TRAINED if not reads_identities(make_recipe(as_published(n)).stages[-1])]
 #: the unsupervised setting, whose methods share a table
 USL = [name for name in METHODS if name not in SOURCED]
+#: methods that between them have most kinds of parts and of stages. The contracts of the others are
+#: slow tests
+CORE = (
+    "buc", "cap", "cluster_contrast", "dcmip", "ice", "mmt", "mskd", "pplr", "source_pretrain", "spcl",
+    "spcl/uda",
+)  # fmt: skip
+
+
+def core_first(names: Sequence[str]) -> list[Any]:
+    """Names as parameters, those outside `CORE` marked as slow."""
+    return [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def own(name: str) -> list[str]:
@@ -197,12 +208,12 @@ def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
 # -------------------------------------------------------------------------- repeating and resuming
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_the_same_seed_gives_the_same_numbers(name: str, ran: Ran, tmp_path: Path) -> None:
     assert_same(ran(name), run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_interrupted_in_the_middle(
     name: str,
     ran: Ran,
@@ -235,7 +246,7 @@ def test_interrupted_in_the_middle(
 # --------------------------------------------------------------------- identities and cameras
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_identities_are_not_seen(
     name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +272,7 @@ def test_identities_of_the_source_matter(
     assert other.history()[0]["loss"] != ran(name).history()[0]["loss"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", core_first(METHODS))
 def test_cameras_off(name: str, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs with equal results for shuffled cameras, or it is refused with the reason."""
     if (error := refused_without_cameras(name)) is not None:
@@ -286,14 +297,14 @@ def test_most_methods_run_without_cameras() -> None:
     assert len(refused) < len(METHODS) / 2
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_one_camera(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All training images from one camera."""
     on_other_data(monkeypatch, with_train(cameras=np.zeros_like))
     check(run_experiment(tiny_config(tmp_path, f"method={name}")))
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The method runs without cameras, or is refused before it trains."""
     on_other_data(monkeypatch, with_train(cameras=None))
@@ -312,7 +323,7 @@ def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 # --------------------------------------------------------------------------------- odd conditions
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", core_first(TRAINED))
 @pytest.mark.parametrize(("identities", "images"), [(3, 5), (1, 7), (5, 1)])
 def test_odd_batches(name: str, identities: int, images: int, ran: Ran) -> None:
     """P and K may be odd, or one."""
@@ -366,7 +377,7 @@ def unlabelled_rows(run: Run) -> list[dict[str, Any]]:
     return [row for row in run.history() if not row["stage"].startswith("source")]
 
 
-@pytest.mark.parametrize("name", PSEUDO)
+@pytest.mark.parametrize("name", core_first(PSEUDO))
 def test_labels_that_change_their_number(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -381,7 +392,7 @@ def test_labels_that_change_their_number(
     assert found[:3] == list(numbers)
 
 
-@pytest.mark.parametrize("name", PSEUDO)
+@pytest.mark.parametrize("name", core_first(PSEUDO))
 def test_outliers_almost_everywhere(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +403,7 @@ def test_outliers_almost_everywhere(
     assert {r["outliers"] for r in unlabelled_rows(run)} == {run.record["dataset"]["train"] - 10}
 
 
-@pytest.mark.parametrize("name", PSEUDO)
+@pytest.mark.parametrize("name", core_first(PSEUDO))
 @pytest.mark.parametrize(
     ("epochs", "cause"),
     [

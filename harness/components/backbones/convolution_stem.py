@@ -26,9 +26,9 @@ class ConvolutionStem(nn.Module):
     (B, h, w, D) where timm's embedding gives these.
 
     Luo et al., *Self-Supervised Pre-Training for Transformer-Based Person Re-Identification*, 2021,
-    section 3.4. Three convolutions of 64 channels, the first with stride 2, normalized by IBN, IBN
-    and batch norm, and a projection of patches of half the size. The names of its parts are those
-    of the authors' weights.
+    as in their code: convolutions of 7×7, 3×3 and 3×3 with 64 channels, the first with stride 2,
+    normalized by IBN, IBN and batch norm, and a projection of patches of half the size. The names
+    of its parts are those of the authors' weights.
 
     Args:
         plain: timm's patch embedding, whose place it takes.
