@@ -84,8 +84,8 @@ USL = [name for name in METHODS if name not in SOURCED]
 #: methods that between them have most kinds of parts and of stages. The contracts of the others are
 #: slow tests
 CORE = (
-    "buc", "cap", "cluster_contrast", "dcmip", "ice", "mmt", "mskd", "pplr", "source_pretrain", "spcl",
-    "spcl/uda",
+    "buc", "cap", "cluster_contrast", "dcmip", "ice", "mmt", "mskd", "pplr", "source_pretrain",
+    "spcl", "spcl/uda",
 )  # fmt: skip
 
 
