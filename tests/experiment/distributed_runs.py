@@ -27,9 +27,6 @@ CELLS: dict[str, tuple[str, ...]] = {
     "dcmip": ("method=dcmip", GROUPS, *ONE_EPOCH),
     "spcl": ("method=spcl", GROUPS),
     "spcl with a source": ("method=spcl/uda", GROUPS),
-    "a source and whole batches": (
-        "method=strong_baseline/uda", "batch.samples_per_bn=0", *ONE_EPOCH,
-    ),
     "cluster contrast": ("method=cluster_contrast", GROUPS),
     "pplr": ("method=pplr", GROUPS, *ONE_EPOCH),
     "cap": ("method=cap", GROUPS, "objective.inter_epoch=0", *ONE_EPOCH),

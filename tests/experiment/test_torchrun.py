@@ -22,7 +22,10 @@ from tests.tiny import tiny, tiny_config
 
 WHOLE = ("method=ice", "train.epochs=1")  # statistics over the whole batch, images in any order
 DEFAULT = {name: CELLS[name] for name in ("mskd", "cap")} | {"whole batch": WHOLE}
-JOINT = {name: cell for name, cell in CELLS.items() if "source" in name}
+JOINT = {
+    "spcl with a source": CELLS["spcl with a source"],
+    "whole batches": ("method=strong_baseline/uda", "batch.samples_per_bn=0", *ONE_EPOCH),
+}
 MORE = {
     **{name: cell for name, cell in CELLS.items() if name not in (*DEFAULT, *JOINT)},
     "pieces": (*CELLS["mskd"], "train.micro_batch=4"),
