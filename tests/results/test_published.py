@@ -69,7 +69,8 @@ def test_the_page_is_made_of_the_list(command: Command) -> None:
 
 def test_one_data_set_and_csv(command: Command) -> None:
     msmt = command("table", "--published", "--dataset", "msmt17").out
-    assert "### MSMT17" in msmt and "### Market-1501" not in msmt
+    assert "### MSMT17\n" in msmt and "### Market-1501\n" not in msmt
+    assert "### Market-1501 → MSMT17\n" in msmt and "→ DukeMTMC" not in msmt
     lines = command("table", "--published", "--format", "csv").out.splitlines()
     assert len(lines) == 1 + len(published.table())
     refused = command("table", "--published", "--dataset", "msmt71")

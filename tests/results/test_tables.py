@@ -130,7 +130,9 @@ half,market1501,50.0,
 @pytest.fixture
 def other_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another list of published numbers."""
-    monkeypatch.setattr(published, "table", lambda: pd.read_csv(io.StringIO(PUBLISHED)))
+    monkeypatch.setattr(
+        published, "table", lambda: pd.read_csv(io.StringIO(PUBLISHED)).assign(source="")
+    )
 
 
 @pytest.mark.usefixtures("other_numbers")
