@@ -347,7 +347,7 @@ class StageCosts:
             "input": f"{config.images.height}x{config.images.width}",
             "batch": int(config.batch.identities) * int(config.batch.images),
             "samples_per_bn": int(config.batch.samples_per_bn),
-            "views": list(backbone.get("views", ["global"])),
+            "views": list(backbone.get("views") or ["global"]),
             "precision": self.precision,
             "compile": str(config.train.compile),
             "train": len(self.evaluator.data.train.images),

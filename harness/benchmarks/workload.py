@@ -111,7 +111,7 @@ class Workload:
         return {
             "method": str(config.method.name),
             "backbone": backbone_name(config.backbone),
-            "views": list(config.backbone.get("views", ["global"])),
+            "views": list(config.backbone.get("views") or ["global"]),
             "input": f"{self.size[0]}x{self.size[1]}",
             "batch": self.batch,
             "samples_per_bn": int(config.batch.samples_per_bn),

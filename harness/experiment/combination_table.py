@@ -137,7 +137,7 @@ def _check(config: DictConfig) -> None:
         # builds them: only if needed, as a package (infomap) may not be installed
         check_images(recipe, IMAGES)
     for stage in recipe.stages:
-        views = stage.config.backbone.get("views", ["global"])
+        views = stage.config.backbone.get("views") or ["global"]
         student, teacher = (small(widths=[4], strides=[1], views=views) for _ in range(2))
         objective = build_objective(stage)
         objective.prepare(len(student.views), student.dim, images=64)

@@ -227,7 +227,7 @@ def _check_joint(config: DictConfig, kinds: Mapping[str, Any]) -> None:
 
 def _check_pooled(config: DictConfig, objective: Any) -> None:
     """Check the view `pooled`: only some objectives use it, and it is not a part of the image."""
-    views = list(config.backbone.get("views", []))
+    views = list(config.backbone.get("views") or [])
     takes = getattr(objective, "needs_pooled", None)
     wanted = takes is not None and takes(config.objective)
     if wanted and (not views or views[-1] != POOLED):

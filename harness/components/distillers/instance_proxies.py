@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp
+from harness.components.objectives.memory import shuffled_by_label
 from harness.components.objectives.options import PartWeight, Temperature
 from harness.components.objectives.views import view_cross_entropies, view_logits, weigh_views
 from harness.core.interfaces import Backbone, Batch, Objective
@@ -128,8 +129,7 @@ def draw_members(
     ones = torch.ones_like(labels)
     sizes = torch.zeros(clusters, dtype=labels.dtype, device=device).index_add_(0, labels, ones)
     starts = torch.cumsum(sizes, 0) - sizes
-    shuffled = torch.randperm(len(labels)).to(device)
-    shuffled = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    shuffled = shuffled_by_label(labels)
     places = torch.randint(1 << 31, (count, clusters)).to(device) % sizes.clamp(min=1)
     if all_different is not None:
         ordered = torch.arange(count, device=device)[:, None]

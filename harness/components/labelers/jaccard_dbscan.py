@@ -18,6 +18,14 @@ from harness.components.labelers.timer import COLLAPSED, FEW, MANY, Timer, count
 from harness.core.errors import ConfigError
 from harness.core.interfaces import PseudoLabeler, PseudoLabels, check_features
 
+K1 = Annotated[PositiveInt, Field(description="neighbors checked for reciprocity, itself included")]
+K2 = Annotated[
+    PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
+]
+PartShare = Annotated[
+    float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
+]
+
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class JaccardDBSCAN(PseudoLabeler):
@@ -37,15 +45,9 @@ class JaccardDBSCAN(PseudoLabeler):
     min_samples: Annotated[
         PositiveInt, Field(description="neighbors within eps of a core image, itself included")
     ] = 4
-    k1: Annotated[
-        PositiveInt, Field(description="neighbors checked for reciprocity, itself included")
-    ] = 30
-    k2: Annotated[
-        PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
-    ] = 6
-    part_weight: Annotated[
-        float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
-    ] = 0.0
+    k1: K1 = 30
+    k2: K2 = 6
+    part_weight: PartShare = 0.0
     classical_lists: Annotated[
         bool, Field(description="lists of k1 + 1 neighbors, as in re-ranking, instead of k1")
     ] = False

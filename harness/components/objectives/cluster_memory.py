@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from harness.components.objectives.memory import (
     MemoryObjective,
     centroids,
-    drawn_members,
+    draw_one_each,
     ema_rows,
     hardest,
 )
@@ -52,7 +52,7 @@ class ClusterMemory(MemoryObjective):
         if self.start == "mean":
             self.memory = centroids(features, labels)
         else:
-            self.memory = features[drawn_members(labels)].transpose(0, 1).contiguous()
+            self.memory = features[draw_one_each(labels)].transpose(0, 1).contiguous()
 
     def forward(self, embeddings: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
         self.memory = self.memory.to(embeddings.device)

@@ -47,11 +47,19 @@ def label_means(features: Tensor, labels: Tensor, clusters: int) -> Tensor:
     return (sums / counts[:, None, None]).transpose(0, 1).contiguous()
 
 
-def drawn_members(labels: Tensor) -> Tensor:
-    """An image of each cluster, uniformly drawn by torch's CPU generator: (N,) → (K,) int64."""
+def shuffled_by_label(labels: Tensor) -> Tensor:
+    """Indices (N,) in ascending order of labels (N,), in random order within each label.
+
+    The random numbers are those of torch's CPU generator, whatever the device.
+    """
     order = torch.randperm(len(labels)).to(labels.device)
+    return order[labels[order].argsort(stable=True)]
+
+
+def draw_one_each(labels: Tensor) -> Tensor:
+    """An image of each cluster, uniformly drawn; outliers (-1) have none: (N,) → (K,) int64."""
+    order = shuffled_by_label(labels)
     order = order[labels[order] >= 0]
-    order = order[labels[order].argsort(stable=True)]
     sizes = torch.bincount(labels[order])
     return order[sizes.cumsum(0) - sizes]
 

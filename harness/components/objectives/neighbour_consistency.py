@@ -11,12 +11,12 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.components.labelers.jaccard_dbscan import JaccardDBSCAN
+from harness.components.labelers.jaccard_dbscan import K1, K2, JaccardDBSCAN, PartShare
 from harness.components.labelers.timer import Timer
 from harness.components.objectives.classification import set_rows
 from harness.components.objectives.cluster_memory import ClusterMemory
@@ -128,15 +128,9 @@ class NeighbourConsistency(ClusterMemory):
         bool,
         Field(description="all views have the neighbors of the fused distance; else their own"),
     ] = True
-    distance_weight: Annotated[
-        float, Field(ge=0, lt=0.5, description="λ1, the share of each part view in the distance")
-    ] = 0.0
-    k1: Annotated[
-        PositiveInt, Field(description="neighbors checked for reciprocity, itself included")
-    ] = 30
-    k2: Annotated[
-        PositiveInt, Field(description="neighbors of query expansion, itself included; 1: none")
-    ] = 6
+    distance_weight: PartShare = 0.0
+    k1: K1 = 30
+    k2: K2 = 6
     by_distance: Annotated[
         bool, Field(description="votes weighted by softmax(distance / T_n); else equally")
     ] = True

@@ -113,7 +113,8 @@ def test_refused_with_the_cause(options: dict[str, Any], cause: str) -> None:
 
 def test_tmgf_on_two_branches_is_repeatable(tmp_path: Path) -> None:
     cell = ("method=tmgf", "backbone=timm", "backbone.model=test_vit", "backbone.branches=true",
-            "backbone.pooling=class_token", "images.height=96", "images.width=32")  # fmt: skip
+            "backbone.views=[global,upper,lower,top,middle,bottom]", "backbone.pooling=class_token",
+            "images.height=96", "images.width=32")  # fmt: skip
     one, other = (run_experiment(tiny_config(tmp_path / name, *cell)) for name in ("a", "b"))
     assert 0 < one.record["metrics"]["mAP"] <= 100
     assert_same(one, other)

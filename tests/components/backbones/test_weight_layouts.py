@@ -274,7 +274,7 @@ def test_on_the_card(tmp_path: Path) -> None:
     ).card
     assert card["normalization"].startswith("mean 0.481455 0.457827 0.408211, std")
     assert card["backbone"] == (
-        "vit_base_patch16_clip_224.openai, freeze ['patch_embed'], patch_stride 12"
+        "vit_base_patch16_clip_quickgelu_224.openai, freeze ['patch_embed'], patch_stride 12"
     )
 
 

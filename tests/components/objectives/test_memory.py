@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.components.objectives.memory import centroids, drawn_members, ema_rows, hardest
+from harness.components.objectives.memory import centroids, draw_one_each, ema_rows, hardest
 
 CLUSTERS, DIM = 5, 3
 labels_of_a_batch = st.lists(st.integers(0, CLUSTERS - 1), min_size=1, max_size=24)
@@ -85,13 +85,13 @@ def test_a_member_is_drawn_of_each_cluster(labels: list[int], seed: int) -> None
     y = torch.tensor(labels)
     y = torch.where(y >= 0, torch.searchsorted(y[y >= 0].unique(), y), -1)  # without gaps
     torch.manual_seed(seed)
-    assert torch.equal(y[drawn_members(y)], torch.arange(int(y.max()) + 1))
+    assert torch.equal(y[draw_one_each(y)], torch.arange(int(y.max()) + 1))
 
 
 def test_every_member_is_drawn_as_often() -> None:
     torch.manual_seed(0)
     y = torch.tensor([0, 1, -1, 0, 0, 1])
-    drawn = torch.stack([drawn_members(y) for _ in range(3000)]).flatten()
+    drawn = torch.stack([draw_one_each(y) for _ in range(3000)]).flatten()
     shares = torch.bincount(drawn, minlength=6) / 3000
     expected = torch.tensor([1 / 3, 1 / 2, 0, 1 / 3, 1 / 3, 1 / 2])
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.04)

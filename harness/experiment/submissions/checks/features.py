@@ -23,6 +23,9 @@ from harness.experiment.submissions.verdict import Found, failed, ok, unknown
 
 #: percentage points, and queries of a Rank-k, by which features in float16 may change a metric
 POINTS, QUERIES = 0.05, 2
+#: points by which an exchange of neighbors may change one query's result: more than `POINTS` in the
+#: mean of fewer than 200 queries. About 3 were seen in the tests, with fewer than 20 queries
+EXCHANGE = 10.0
 #: pairs of a query and a gallery image that are ranked; MSMT17 has 10⁹
 MOST_PAIRS = 1 << 32
 #: mean difference of a query's average precision, in percentage points
@@ -60,7 +63,8 @@ def check_features(run: ReadRun, context: Context) -> Found:
         result = score(kept.query, kept.gallery, truth, rule)
     except HarnessError as error:
         return failed(f"they cannot be ranked: {quoted(error.cause, 200)}")
-    problems += differing(run.record["metrics"], result.per_query(), POINTS, QUERIES)
+    points = max(POINTS, EXCHANGE / max(1, len(result.ap)))
+    problems += differing(run.record["metrics"], result.per_query(), points, QUERIES)
     own = run.queries.get(f"{stage}_ap", np.empty(0))
     if own.shape != result.ap.shape:
         problems.append(f"{len(result.ap)} queries, per_query.npz has {len(own)}")
