@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
     parser.add_argument("--metrics", help="of all but the usual table: mAP,seeds")
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="test which rows differ")
-    parser.add_argument("--gap", action="store_true", help="% closed from floor to supervised")
+    parser.add_argument("--gap", action="store_true", help="%% closed from floor to supervised")
     parser.add_argument("--output", help="write to this file; latex also writes a .bib")
     parser.add_argument("--published", action="store_true", help="numbers from papers, no runs")
     options = parser.parse_args(arguments)

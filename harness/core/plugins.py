@@ -18,7 +18,8 @@ import re
 import sys
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -84,9 +85,15 @@ def user_roots(extra: Sequence[str] = ()) -> list[Path]:
     return list(dict.fromkeys(roots))
 
 
+@cache
+def _declared(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:  # noqa: ARG001
+    """The entry points of packages in `sys.path`, which is slow to scan."""
+    return tuple(entry_points(group="harness.plugins"))
+
+
 def _package_roots() -> Iterator[tuple[str, Path]]:
     """(origin, folder) of installed packages with plug-ins."""
-    for entry in entry_points(group="harness.plugins"):
+    for entry in _declared(tuple(sys.path)):
         try:
             spec = importlib.util.find_spec(entry.value)
         except ImportError:  # the parent of a dotted name is missing

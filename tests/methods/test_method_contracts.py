@@ -187,7 +187,7 @@ def test_smoke_leaderboard(folder: Path, ran: Ran) -> None:
     for name in METHODS:
         run = ran(name)
         (store / run.name).symlink_to(run.folder)
-    every = comparisons(store)
+    every = list(comparisons(store))
     others = [table for table in every if "test_vit" in table.card["backbone"]]
     apart = {name for other in others for name in other.rows["method"] if " (" not in name}
     assert apart == set(USL) - set(COMPARED)
