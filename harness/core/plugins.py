@@ -86,7 +86,7 @@ def user_roots(extra: Sequence[str] = ()) -> list[Path]:
 
 
 @cache
-def _declared(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:  # noqa: ARG001
+def _declared(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """The entry points of packages in `sys.path`, which is slow to scan."""
     return tuple(entry_points(group="harness.plugins"))
 
