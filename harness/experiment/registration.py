@@ -21,8 +21,8 @@ from harness.core.plugins import CONF_GROUPS, Plugin, load_config
 from harness.core.variants import PROTOCOL_BLOCKS, chosen_parts, own_parts, vary
 from harness.core.views import count_parts
 
-# Hydra deep-copies its sources whenever it composes, and this singleton with them. That would copy all
-# methods; it is not needed, since `load` copies what it returns.
+# Hydra deep-copies its sources whenever it composes, and this singleton with them. That would copy
+# all methods; it is not needed, since `load` copies what it returns.
 ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
 
 #: the state of all files when the `ConfigStore` was last filled: path, time and size
