@@ -40,7 +40,6 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     "backbone": {
         "freeze": [],
         "ibn": False,
-        "init_seed": None,
         "branches": False,
         "stem": "patch",
         "part_tokens": 0,

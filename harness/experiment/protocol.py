@@ -29,7 +29,7 @@ OWN = ("backbone.views", "train.warmup_epochs", "train.warmup_iterations", "trai
        "train.micro_batch", "batch.joint", "batch.domain_norms")  # fmt: skip
 #: options of a backbone that have a line of their own, or (views) are the method's
 ON_CARD = ("arch", "model", "weights", "pretrained", "pooling", "stride_in", "views", "size",
-           "mean", "std", "interpolation", "checkpointing", "init_seed")  # fmt: skip
+           "mean", "std", "interpolation", "checkpointing")  # fmt: skip
 #: usual values of a backbone's other options, which the card does not name
 USUAL = {"last_stride": 1, "stem_relu": True, "neck": "bn", "ibn": False, "freeze": [],
          "patch_stride": None, "output_stride": None, "drop_path": 0.0, "branches": False,
@@ -46,8 +46,6 @@ def protocol_card(config: DictConfig, precision: str, weights: Mapping[str, str]
     backbone: Any = OmegaConf.to_container(config.backbone, resolve=True)
     network = backbone_name(backbone)
     origin = weights[str(backbone.get("weights", "none"))]
-    if origin == "none" and backbone.get("init_seed") is not None:
-        origin = f"random, of seed {backbone['init_seed']}"
     iterations, sampler = config.train.iterations, config.batch.sampler
     per_epoch = "labelled images / batch size" if iterations == "auto" else iterations
     tracks = bool(sections(config.dataset)[0].get("tracks"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -46,10 +45,6 @@ def small(
     weights: Weights = "none",
     pooling: Pooling = "gem",
     views: ViewNames = ("global",),
-    init_seed: Annotated[
-        int | None,
-        Field(description="seed of the random weights; null: each run's own, so that they differ"),
-    ] = None,
 ) -> ReIDNet:
     """One residual block per stage after a stride-2 stem: (B, 3, H, W) → (B, V, widths[-1])."""
     if len(widths) != len(strides):
@@ -59,18 +54,15 @@ def small(
     if weights == "imagenet":
         raise ConfigError(
             "There are no ImageNet weights for backbone=small.",
-            "Use backbone=resnet50, or backbone.weights=none.",
+            "Use backbone=resnet50, or backbone.weights=rendered or none.",
         )
     stem = nn.Sequential(
         nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
     )
     stages = zip((widths[0], *widths[:-1]), widths, strides, strict=True)
     trunk = nn.Sequential(stem, *(_Block(*stage) for stage in stages))
-    source = None if init_seed is None else torch.Generator().manual_seed(init_seed)
     for module in trunk.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(
-                module.weight, mode="fan_out", nonlinearity="relu", generator=source
-            )
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     load_weights(trunk, weights)
     return ReIDNet(trunk, widths[-1], views, pooling)

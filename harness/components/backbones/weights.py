@@ -23,12 +23,14 @@ from harness.core.tensor_files import load_verified
 Weights = Annotated[
     str,
     Field(
-        description="initial weights: none, imagenet, a file, a finished run's folder, "
+        description="initial weights: none, imagenet, rendered, a file, a finished run's folder, "
         "https://…#sha256=…, timm:NAME or hf-hub:OWNER/NAME"
     ),
 ]
 #: files of a hub repository that may hold weights, the preferred first
 HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
+#: weights of the small network that come with the harness, see datasets/synthetic/README.md
+RENDERED = Path(__file__).with_name("rendered.safetensors")
 ADDRESS = re.compile(r"(?P<url>https?://[^#\s]+)(?:#sha256=(?P<sha256>[0-9a-fA-F]{64}))?")
 AGAIN = " overwrite=always makes a damaged network of a run again."
 ELSEWHERE = "Give a file (backbone.weights=PATH), or none (backbone.weights=none)."
@@ -42,18 +44,25 @@ def describe_weights(weights: str) -> str:
     """
     if weights in ("none", "imagenet"):
         return "imagenet (torchvision)" if weights == "imagenet" else "none"
+    if weights == "rendered":
+        return f"rendered persons without labels, sha256:{_digest(RENDERED)}"
     if weights.startswith(("timm:", "hf-hub:")):
         return weights
     if ADDRESS.match(weights):
         url, sha256 = _address(weights)
         return f"{url.rsplit('/', 1)[-1]} sha256:{sha256[:16]}"
     path = _file(weights)
-    return f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f"{path.name} sha256:{_digest(path)}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def is_portable(weights: str) -> bool:
     """Whether the option's value means the same on another machine."""
-    return weights in ("none", "imagenet") or weights.startswith(("timm:", "hf-hub:", "http"))
+    named = weights in ("none", "imagenet", "rendered")
+    return named or weights.startswith(("timm:", "hf-hub:", "http"))
 
 
 def load_weights(trunk: nn.Module, weights: str, arch: str = "") -> None:
@@ -78,6 +87,8 @@ def initial_state(weights: str, arch: str) -> tuple[State, str]:
     """
     if weights == "imagenet":
         return imagenet_state(arch), "torchvision"
+    if weights == "rendered":
+        return read_state(RENDERED), "rendered"
     if weights.startswith("timm:"):
         return _timm_state(weights.removeprefix("timm:")), weights
     if weights.startswith("hf-hub:"):
