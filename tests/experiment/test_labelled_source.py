@@ -186,11 +186,11 @@ def test_parts_that_do_not_fit(changes: list[str], cause: str, tmp_path: Path) -
 
 
 def test_a_plugin_is_a_source(tmp_path: Path, command: Command) -> None:
-    folder = tmp_path / "mine" / "datasets" / "rendered_people"
+    folder = tmp_path / "mine" / "datasets" / "walkers"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("# Plain\n\nRendered people.\n")
     (folder / "config.yaml").write_text(
-        "_target_: harness_plugins.datasets.rendered_people.dataset.Plain\nname: rendered_people\npeople: 12\n"
+        "_target_: harness_plugins.datasets.walkers.dataset.Plain\nname: walkers\npeople: 12\n"
     )
     (folder / "dataset.py").write_text(
         "from harness_plugins.datasets.synthetic.dataset import Synthetic\n"
@@ -202,15 +202,12 @@ def test_a_plugin_is_a_source(tmp_path: Path, command: Command) -> None:
         "        return Synthetic(identities=self.people, test_identities=2, cameras=3,\n"
         "                         seed=5).load()\n"
     )
-    words = tiny(tmp_path, "method=source_pretrain", "source=rendered_people", "source.people=9")
+    words = tiny(tmp_path, "method=source_pretrain", "source=walkers", "source.people=9")
     answer = command("run", "--plugins", str(tmp_path / "mine"), *words)
     assert answer.status == 0, answer.err
     (run,) = Store(tmp_path / "runs").runs()
-    assert (
-        run.record["source"]["name"] == "rendered_people"
-        and run.record["source"]["identities"] == 9
-    )
-    assert run.record["protocol"]["setting"] == "UDA, source plain"
+    assert run.record["source"]["name"] == "walkers" and run.record["source"]["identities"] == 9
+    assert run.record["protocol"]["setting"] == "UDA, source walkers"
 
 
 # ------------------------------------------------------------------------ what is done with the run
