@@ -7,9 +7,7 @@ from harness.core.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser(
-        "table", "harness table --format latex --output table.tex", "Compare finished runs."
-    )
+    parser = Parser("table", "harness table --output table.tex", "Compare finished runs.")
     parser.usage = "harness table [OPTION …]"
     parser.add_store()
     formats = ["terminal", "markdown", "latex", "html", "csv"]
@@ -27,7 +25,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--cross", action="store_true", help="trained on → tested on")
     parser.add_argument("--metrics", help="columns of numbers: mAP,rank1,seeds")
     parser.add_argument("--compare", nargs="*", metavar="ROW", help="test which rows differ")
-    parser.add_argument("--gap", action="store_true", help="% closed from floor to supervised")
+    parser.add_argument("--gap", action="store_true", help="%% closed from floor to supervised")
     parser.add_argument(
         "--output", metavar="FILE", help="write to FILE.tex (and FILE.bib), .md, .csv or .html"
     )

@@ -45,10 +45,7 @@ class _Names:
 
     @classmethod
     def known(cls) -> _Names:
-        found = [plugin for kind in plugins.find().values() for plugin in kind.values()]
-        titles = {name: title for each in found for name, title in each.titles.items()}
-        # a plug-in goes before another's variant of the same name
-        titles |= {each.name: each.titles[each.name] for each in found}
+        titles = {name: plugin.titles[name] for name, plugin in _known().items()}
         return cls(titles, {name: path.parent.name for name, path in references().items()})
 
     def titled(self, text: str, cited: Container[str] = ()) -> str:
@@ -105,7 +102,8 @@ def _one(table: Table, label: str, names: _Names, short: bool, narrow: bool) -> 
         named = [names if column.named else None for column in table.columns]
         cells = zip(row, kinds, named, spreads, strict=True)
         body.append([_cell(*cell) for cell in cells])
-    titles = [f"{{{escape(c.title)}}}" if c.numeric else escape(c.title) for c in table.columns]
+    titles = [names.titled(column.title) for column in table.columns]
+    titles = [f"{{{t}}}" if c.numeric else t for t, c in zip(titles, table.columns, strict=True)]
     groups = [f"{{{names.titled(c.group) if c.named else escape(c.group)}}}" if c.group else ""
               for c in table.columns]  # fmt: skip
     heads = pd.MultiIndex.from_arrays([groups, titles]) if table.groups else titles
@@ -196,8 +194,11 @@ def _cell(cell: Cell, kind: str, names: _Names | None, spread: int) -> str:
     if cell.mark == "second":
         inner = text if kind == "r" else f"\\num{{{text}}}"
         text = f"{{\\underline{{{inner}}}}}"
-    if cell.std is not None and (short := spread - _whole([cell.std])):
-        text += f"\\phantom{{{'0' * short}}}"  # the points of a column are in line
+    if kind == "r":  # the points of a column are in line
+        if cell.std is None:
+            text += f"\\phantom{{${{}}\\pm{'0' * (spread + cell.digits)}.$}}"
+        elif missing := spread - _whole([cell.std]):
+            text += f"\\phantom{{{'0' * missing}}}"
     return f"\\bfseries {text}" if cell.mark == "best" else text
 
 
@@ -215,11 +216,16 @@ def escape(text: str) -> str:
     return text.translate(_SPECIAL)
 
 
+def _known() -> dict[str, plugins.Plugin]:
+    """Method, variant or data set → its plug-in, which goes before a variant of the same name."""
+    found = [plugin for kind in plugins.find().values() for plugin in kind.values()]
+    variants = {name: plugin for plugin in found for name in plugin.titles}
+    return variants | {plugin.name: plugin for plugin in found}
+
+
 def references() -> dict[str, Path]:
     """Method, variant or data set → its `reference.bib`, whose key is the folder's name."""
-    found = [plugin for kind in plugins.find().values() for plugin in kind.values()]
-    paths = {name: each.folder / "reference.bib" for each in found for name in each.titles}
-    paths |= {each.name: each.folder / "reference.bib" for each in found}
+    paths = {name: plugin.folder / "reference.bib" for name, plugin in _known().items()}
     return {name: path for name, path in paths.items() if path.is_file()}
 
 
