@@ -78,7 +78,7 @@ def test_a_short_caption_leaves_protocols_to_an_appendix() -> None:
     assert text.count(r"\caption{Results on Market-1501~\cite{market1501}, protocol x.}") == 2
     (command,) = re.findall(r"\\providecommand\{(\\protocolx[A-P]{6})\}", text)
     assert f"{command}}}{{{held}}}" in text, "the card is quoted, without titles"
-    assert text.count(held) == 1, "two tables of a protocol share its command"
+    assert text.count(r"50\%") == 1, "two tables of a protocol share its command"
     below = text[text.index(r"\end{tabular}") :]
     assert "Read in, for MSKD: a book." in below
     full = latex([TABLE], caption="full")
