@@ -7,16 +7,17 @@ from harness.core.errors import ConfigError
 
 
 def main(arguments: list[str]) -> None:
-    parser = Parser("table", "harness table --output table.tex", "Compare finished runs.")
+    parser = Parser("table", "harness table --output table.tex")
     parser.usage = "harness table [OPTION …]"
     parser.add_store()
     formats = ["terminal", "markdown", "latex", "html", "csv"]
-    told = "default: as the ending of --output says, else terminal"
-    parser.add_argument("--format", choices=formats, help=told)
+    told = f"{', '.join(formats)}; by default as --output ends"
+    parser.add_argument("--format", choices=formats, metavar="FORMAT", help=told)
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--where", help='only runs that satisfy a condition: "seed < 3"')
     selections = ["last", "label_free", "oracle"]
-    parser.add_argument("--selection", choices=selections, help="only such checkpoints")
+    told = f"only such checkpoints: {', '.join(selections)}"
+    parser.add_argument("--selection", choices=selections, metavar="HOW", help=told)
     parser.add_argument("--sort", help="a metric, images_per_second, hours, cost or method")
     parser.add_argument("--reverse", action="store_true", help="best first")
     parser.add_argument("--rows", help="fields, separated by commas: method, labeler.eps, …")
@@ -29,10 +30,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--output", metavar="FILE", help="write to FILE.tex (and FILE.bib), .md, .csv or .html"
     )
-    told = "of LaTeX: a sentence (the default), or protocol and notes too"
-    parser.add_argument("--caption", choices=["short", "full"], help=told)
-    told = "of LaTeX: two columns of a paper (the default) or one"
-    parser.add_argument("--layout", choices=["wide", "narrow"], help=told)
+    told = "of LaTeX: short (a sentence, the default), full (protocol and notes too)"
+    parser.add_argument("--caption", choices=["short", "full"], metavar="LENGTH", help=told)
+    told = "of LaTeX: wide (two columns of a paper, the default), narrow (one)"
+    parser.add_argument("--layout", choices=["wide", "narrow"], metavar="WIDTH", help=told)
     parser.add_argument("--published", action="store_true", help="numbers from papers, no runs")
     options = parser.parse_args(arguments)
     pivots = options.rows or options.columns or options.by_dataset or options.cross

@@ -138,7 +138,7 @@ def test_a_comparison_cites_both_methods(command: Command) -> None:
 def test_help(command: Command) -> None:
     answer = command("table", "--help")
     assert answer.status == 0
-    for option in ("--caption {short,full}", "--layout {wide,narrow}", "--output FILE", "% closed"):
+    for option in ("short (a sentence", "narrow (one)", "--output FILE", "% closed"):
         assert option in answer.out
 
 
