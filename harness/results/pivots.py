@@ -73,7 +73,9 @@ def pivot(
         runs = runs[runs["final"]]
     cards = {run.name: run.record["protocol"] for run in found if run.finished}
     configs = configurations(runs["run"], store)
-    runs = add_row_labels(runs, configs, ["dataset", "data", "protocol_hash"], fields)
+    runs = add_row_labels(
+        runs, configs, ["dataset", "data", "source_data", "protocol_hash"], fields
+    )
     hashes = runs.groupby("protocol")["protocol_hash"].transform("nunique")
     runs["protocol"] += (" (" + runs["protocol_hash"] + ")").where(hashes > 1, "")
     runs["dataset_name"] = runs["dataset"]
@@ -87,7 +89,8 @@ def pivot(
         else card_hash({key: value for key, value in cards[run].items() if key not in fields})
         for run in runs["run"]
     ]  # fmt: skip
-    apart = ["held", *(["dataset_name", "data"] if "dataset" not in fields else [])]
+    apart = ["held", *(["dataset_name", "data"] if "dataset" not in fields else []),
+             *(["source_data"] if "setting" not in fields else [])]  # fmt: skip
     tables = []
     for _, group in runs.groupby(apart, sort=True):
         held = {cards[run]["hash"]: cards[run] for run in group["run"]}
@@ -96,7 +99,10 @@ def pivot(
         notes = [warning(unlike) for unlike in sorted(set(group["unlike"]) - {""})]
         protocols = ", ".join(sorted({card["name"] for card in held.values()}))
         data = "" if "dataset" in fields else f"{group['dataset'].iloc[0]}, "
-        told = {settings.in_words(settings.of_card(card)) for card in held.values()}
+        told = {
+            settings.in_words(settings.of_card(cards[run]), source)
+            for run, source in zip(group["run"], group["shown_source"], strict=True)
+        }
         words = "" if "setting" in fields else "".join(f"{each}, " for each in told if each)
         table = pivoted(group, rows, columns, metrics, sort, store)
         title = f"{data}{words}protocol {protocols}"
@@ -198,7 +204,7 @@ def _marks(
 ) -> Marks:  # fmt: skip
     """Marks of a column whose competing runs are all of one data set and protocol."""
     runs = runs[runs["competes"]]
-    same = ["dataset", "data", "protocol_hash", "final"]
+    same = ["dataset", "data", "source_data", "protocol_hash", "final"]
     if store is None or runs.empty or (runs[same].nunique() > 1).any():
         return {}
     found = summarize(runs, [*rows, *columns])

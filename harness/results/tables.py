@@ -178,7 +178,8 @@ def _csv(found: Sequence[Comparison], options: Options) -> str:
     frames = []
     for group in found:
         rows = group.rows.drop(columns=["name", "final"]).assign(
-            dataset=group.dataset, data=group.data, not_as_published=group.unlike,
+            dataset=group.dataset, data=group.data, source_data=group.source_data,
+            not_as_published=group.unlike,
             protocol=group.card["name"], protocol_hash=group.card["hash"],
             runs=group.rows["runs"].map(" ".join),
         )  # fmt: skip

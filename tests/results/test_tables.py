@@ -16,6 +16,8 @@ from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.results import formats, published
 from harness.results.comparisons import Comparison, comparisons
+from harness.results.pivots import pivot
+from harness.results.store import Store
 from harness.results.table_model import leaderboard
 from tests.conftest import Command
 from tests.results.records import CARD, card, record, write
@@ -353,3 +355,23 @@ def test_data_that_are_not_as_published_are_marked(tmp_path: Path) -> None:
     assert "### market1501 (data bbbbbbbb), not as published, protocol common" in second
     assert "not the published data set" in second and "queries: 3,367, not 3,368" in second
     assert "Published mAP" not in second
+
+
+def test_labeled_sources_of_one_name_are_in_tables_of_their_own(tmp_path: Path) -> None:
+    """A subset of a source, or another seed of a rendered one, is another source."""
+    uda = {"setting": "UDA, source personx"}
+    for name, fingerprint, mAP in (("a", "1" * 32, 40.0), ("b", "2" * 32, 60.0)):
+        content = record("spcl_uda", card=uda, settings=name, train=mAP)
+        source = {"name": "personx", "fingerprint": fingerprint, "alone": False}
+        write(tmp_path, name, content | {"source": source})
+    write(tmp_path, "c", record("spcl", settings="c", train=50.0))
+    found = {table.title: list(table.rows["mAP"]) for table in comparisons(tmp_path)}
+    end = "with labels (UDA), protocol common"
+    assert found == {
+        "market1501, protocol common": [50.0],
+        f"market1501, domain adaptation from personx (data 11111111) {end}": [40.0],
+        f"market1501, domain adaptation from personx (data 22222222) {end}": [60.0],
+    }
+    runs = list(Store(tmp_path).runs())
+    titles = [table.title for table in pivot(runs, tmp_path, ["method"], ["seed"])]
+    assert len(titles) == 3 and sum("(data " in title for title in titles) == 2
