@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs/report.md, from the checkout: `python docs/pictures/make.py`.
+"""Make the pictures of README and docs/report.md: `python docs/pictures/make.py` in the checkout.
 
 This trains MSKD on synthetic persons first (minutes on two cores) unless results/runs has that run.
 Chromium and the test extra show the page. All persons in these pictures are rendered.

@@ -273,8 +273,8 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, setting (USL,
     `UDA, source NAME` or supervised), data (fingerprint), source_data (that of the labeled source,
     '' without one), unlike (how the data differ from what was published, '' if they do not or
-    nothing is known), protocol, protocol_hash, seed, settings (hash of everything but the seed), cameras,
-    selection, tuned (the search that found the settings, '' if none), the metrics in percent,
+    nothing is known), protocol, protocol_hash, seed, settings (hash of everything but the seed),
+    cameras, selection, tuned (the search that found the settings, '' if none), the metrics in percent,
     images_per_second, extract_images_per_second, waiting (the share of training time that the
     network waited for data), cpu_share (what other work left of the processor's time), seconds (of
     the whole run), gpu_hours (missing on a CPU), device, devices, device_hours, memory_host and
