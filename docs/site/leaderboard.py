@@ -105,7 +105,7 @@ def _csv(comparison: Comparison, store: Path) -> str:
 
 
 def _html(table: Table) -> str:
-    """The table without blank lines, which would end the block of HTML in Markdown."""
+    """The table, best first, without blank lines, which would end the block of HTML in Markdown."""
     methods = plugins.find()["methods"]
     heads = [
         Markup('<th scope="col"{}>{}</th>').format(
@@ -114,7 +114,7 @@ def _html(table: Table) -> str:
         for column in table.columns
     ]
     rows = []
-    for row, method in zip(table.rows, table.methods, strict=True):
+    for row, method in reversed(list(zip(table.rows, table.methods, strict=True))):
         first, *rest = row
         known = next((n for n in (method, method.rpartition("_")[0]) if n in methods), "")
         name = Markup('<a href="../methods/{}/index.html">{}</a>').format(known, first.text)
