@@ -41,6 +41,13 @@ costs are those that `harness bench methods` timed side by side, where it has.
 STYLES = {"best": "bold", "second": "underline"}
 
 
+#: for --gap
+NO_BOUNDS = (
+    "note: no gap is known: it takes finished runs of direct_transfer and of supervised on the "
+    "same data, with the same protocol, backbone, weights, input and number of seeds."
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """The options of `harness table`.
@@ -111,6 +118,8 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         tables = pivot(found, store, rows, options.columns, options.scores, *chosen)
     elif tables is None:
         groups = list(comparisons(store, *chosen, found, options.gap))
+        if options.gap and all(group.bounds is None for group in groups):
+            print(NO_BOUNDS, file=sys.stderr)
         narrow = options.layout == "narrow"
         if options.compared is not None:
             tables = _compared(groups, options.compared, options.scores[0], narrow)

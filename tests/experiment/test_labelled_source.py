@@ -13,6 +13,7 @@ import torch
 from harness.components.labelers import Identities
 from harness.core.errors import ConfigError, DataError
 from harness.core.interfaces import LabelledSet
+from harness.experiment import labelled_source
 from harness.experiment.compose import compose
 from harness.experiment.cross_domain import load, tables
 from harness.experiment.evaluate import evaluate_run
@@ -96,16 +97,22 @@ def test_no_source(tmp_path: Path) -> None:
     assert "source=market1501 dataset=synthetic" in caught.value.hint
 
 
-def test_the_target_as_its_own_source(tmp_path: Path) -> None:
+def test_the_target_as_its_own_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = (*SOURCE, "source.seed=0")
     config = tiny_config(tmp_path, UDA, *given, "source.test_identities=6")
     with pytest.raises(ConfigError, match="source and dataset are both synthetic") as caught:
         run_experiment(config)
     assert "method=supervised" in caught.value.hint
-    # other options, the same training images
-    config = tiny_config(tmp_path, UDA, *given, "source.test_identities=7")
-    with pytest.raises(DataError, match="images of the source synthetic are training images"):
-        run_experiment(config)
+    assert "source.seed=1" in caught.value.hint
+    # the same persons in other images
+    for other in ("source.test_identities=7", "source.difficulty=0.2", "source.size=[32,16]"):
+        with pytest.raises(ConfigError, match="the same persons") as caught:
+            run_experiment(tiny_config(tmp_path, UDA, *given, other))
+        assert caught.value.hint == "Choose another: source.seed=1."
+    with monkeypatch.context() as patch, pytest.raises(DataError) as shared:
+        patch.setattr(labelled_source, "_check_persons", lambda config: None)
+        run_experiment(tiny_config(tmp_path, UDA, *given, "source.test_identities=7"))
+    assert "images of the source synthetic are training images" in shared.value.cause
     assert not list((tmp_path / "runs").glob("*/history.json"))
 
 

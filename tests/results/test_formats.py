@@ -127,6 +127,15 @@ def test_rows_have_titles_in_papers_only(tmp_path: Path, command: Command) -> No
     assert cited == ["cluster_contrast", "market1501", "ncplr"]
 
 
+def test_the_supervised_setting_is_no_method(tmp_path: Path) -> None:
+    """In a caption the word keeps its meaning; the row of the method has its title."""
+    write(tmp_path, "a", record("supervised", card={"setting": "supervised"}, train=90.0))
+    (comparison,) = comparisons(tmp_path)
+    text = latex([leaderboard(comparison)])
+    assert "supervised, with its own training labels" in text
+    assert "Supervised upper bound~\\cite{supervised}" in text
+
+
 def test_a_comparison_cites_both_methods(command: Command) -> None:
     names = ("mskd", "cluster_contrast")
     answer = command("table", "--store", str(LEADERBOARD), "--dataset", "synthetic",

@@ -357,7 +357,9 @@ def test_data_that_are_not_as_published_are_marked(tmp_path: Path) -> None:
     assert "Published mAP" not in second
 
 
-def test_labeled_sources_of_one_name_are_in_tables_of_their_own(tmp_path: Path) -> None:
+def test_labeled_sources_of_one_name_are_in_tables_of_their_own(
+    tmp_path: Path, command: Command
+) -> None:
     """A subset of a source, or another seed of a rendered one, is another source."""
     uda = {"setting": "UDA, source personx"}
     for name, fingerprint, mAP in (("a", "1" * 32, 40.0), ("b", "2" * 32, 60.0)):
@@ -372,6 +374,8 @@ def test_labeled_sources_of_one_name_are_in_tables_of_their_own(tmp_path: Path) 
         f"market1501, domain adaptation from personx (data 11111111) {end}": [40.0],
         f"market1501, domain adaptation from personx (data 22222222) {end}": [60.0],
     }
+    shown = command("table", "--store", str(tmp_path), "--gap")
+    assert shown.status == 0 and "no gap is known" in shown.err
     runs = list(Store(tmp_path).runs())
     titles = [table.title for table in pivot(runs, tmp_path, ["method"], ["seed"])]
     assert len(titles) == 3 and sum("(data " in title for title in titles) == 2

@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.core import plugins
 from harness.core.hashing import hexdigest
+from harness.results import settings
 from harness.results.table_model import Cell, Column, Table
 
 HEAD = r"""% Made by `harness table --format latex`; needs \usepackage{booktabs,siunitx}
@@ -53,7 +54,9 @@ class _Names:
         parts, start = list[str](), 0
         for found in _WORD.finditer(text):
             name = found[0]
-            parts += [escape(text[start : found.start()]), escape(self.titles.get(name, name))]
+            setting = text[found.start() :].startswith(settings.in_words(settings.SUPERVISED))
+            title = name if setting else self.titles.get(name, name)
+            parts += [escape(text[start : found.start()]), escape(title)]
             if name in cited and name in self.keys:
                 parts.append(f"~\\cite{{{self.keys[name]}}}")
             start = found.end()
