@@ -176,7 +176,7 @@ def _whole(numbers: Iterable[float | None]) -> int:
 def _wrapped(kinds: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
     """Kinds for a narrow table, in which long texts are broken into lines."""
     longest = [max((len(row[p].text) for row in rows), default=0) for p in range(len(kinds))]
-    long = [p for p, kind in enumerate(kinds) if kind == "l" and longest[p] > SHORT_TEXT]
+    long = [p for p, kind in enumerate(kinds) if kind == "l" and longest[p] >= SHORT_TEXT]
     if len(long) == 1 and longest[long[0]] <= 2 * SHORT_TEXT:
         return [*kinds]
     width = 0.33 if len(long) == 1 else 0.24
