@@ -226,17 +226,17 @@ def selected(
             hint = did_you_mean(dataset, names)
             raise ConfigError(f"No finished run is of data set '{dataset}'.", hint)
         runs = runs[runs["dataset"] == dataset]
-    shown = _where_several(runs, "data", "dataset")
-    source = _where_several(runs, "source_data", "setting")
+    shown = _where_several(runs, "data", ["dataset"])
+    source = _where_several(runs, "source_data", ["dataset", "data", "setting"])
     runs = filtered(runs, where) if where is not None else runs
     return runs.assign(shown_data=shown, shown_source=source).drop_duplicates(
         [*EXPERIMENT, "stage"]
     )
 
 
-def _where_several(runs: pd.DataFrame, fingerprint: str, name: str) -> pd.Series:
-    """A column of fingerprints, emptied where a name has one only."""
-    several = runs.groupby(name)[fingerprint].transform("nunique") > 1
+def _where_several(runs: pd.DataFrame, fingerprint: str, names: list[str]) -> pd.Series:
+    """A column of fingerprints, emptied where what `names` name has one only."""
+    several = runs.groupby(names)[fingerprint].transform("nunique") > 1
     return runs[fingerprint].where(several, "")
 
 
