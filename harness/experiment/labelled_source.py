@@ -81,7 +81,7 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
             "Leave it out, or choose a method with a labeled source, such as source_pretrain.",
         )
     if given and setting_of(config) == SUPERVISED and not all(map(reads_identities, stages)):
-        other = f" (source.seed={config.source.seed + 1})" if "seed" in config.source else ""
+        other = f" ({_other_seed(config.source)})" if "seed" in config.source else ""
         raise ConfigError(
             f"{config.method.name} adapts to an unlabeled data set, but source and dataset are "
             f"both {config.dataset.name}.",
@@ -89,6 +89,10 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
         )
     if given and setting_of(config) == UDA:
         _check_persons(config)
+
+
+def _other_seed(source: DictConfig) -> str:
+    return f"source.seed={source.seed + 1 if isinstance(source.seed, int) else 1}"
 
 
 def _check_persons(config: DictConfig) -> None:
@@ -99,7 +103,7 @@ def _check_persons(config: DictConfig) -> None:
         raise ConfigError(
             f"source and dataset are both {target.name} of seed {source.seed}: they show the same "
             "persons.",
-            f"Choose another: source.seed={source.seed + 1}.",
+            f"Choose another: {_other_seed(source)}.",
         )
 
 

@@ -39,9 +39,7 @@ table. Cameras: whether the method uses camera labels, be it in its sampler only
 costs are those that `harness bench methods` timed side by side, where it has.
 """
 STYLES = {"best": "bold", "second": "underline"}
-
-
-#: for --gap
+#: what --gap says without its bounds
 NO_BOUNDS = (
     "note: no gap is known: it takes finished runs of direct_transfer and of supervised on the "
     "same data, with the same protocol, backbone, weights, input and number of seeds."
