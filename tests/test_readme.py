@@ -1,4 +1,4 @@
-"""The commands and the code in README work, and those of other pages: see also tests/docs/."""
+"""The commands in README and other pages work, and the code of one: see also tests/docs/."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from harness.experiment import compose as hydra_app
 from harness.experiment.models.export import export_run
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
-from tests.conftest import Command
 from tests.paths import ROOT
-from tests.tiny import tiny, tiny_config
+from tests.tiny import tiny_config
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("methods/*/README.md")),
          *sorted(ROOT.glob("datasets/*/README.md"))]  # fmt: skip
@@ -62,44 +61,6 @@ def combinations(overrides: list[str]) -> list[list[str]]:
         values = values if key == "method" else values[:1]
         choices = [[*choice, f"{key}={v}"] for choice in choices for v in values]
     return choices
-
-
-def test_use_without_training(command: Command, tmp_path: Path) -> None:
-    """The section's Python and its commands run as they are, one after another."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(r"^## Use without training\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
-    (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    exec(compile(python, "README.md", "exec"), {})  # in the empty folder of `command`
-    lines = commands_in(section)
-    assert [line.split()[1] for line in lines] == ["label", "score"]
-    answers = [command(*shlex.split(line)[1:]) for line in lines]
-    assert [answer.status for answer in answers] == [0, 0], answers
-    labels = np.load(tmp_path / "labels.npy")
-    assert 90 <= labels.max() + 1 <= 110 and 0 < (labels < 0).mean() < 0.5
-    plain, reranked = map(float, re.findall(r"mAP (\d+\.\d)", answers[1].out))
-    assert 50 < plain < reranked < 100, "numbers as of a real network"
-
-
-def test_use_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The section's Python runs, on a tiny experiment and random features."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (section,) = re.findall(r"^## Use from Python\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
-    (python,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    assert '"method=mskd", "dataset=synthetic"' in python
-    python = python.replace('"method=mskd", "dataset=synthetic"', "*overrides")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HARNESS_ZOO", "none.yaml")
-    for name in ("a.jpg", "b.jpg"):
-        Image.new("RGB", (50, 120), "red").save(name)
-    features = np.random.default_rng(0).normal(size=(120, 16))
-    ids, cams = np.arange(10).repeat(12), np.tile(np.arange(6), 20)
-    sets = [
-        {"features": features[rows], "ids": ids[rows], "cams": cams[rows]}
-        for rows in (np.arange(120) % 12 == 0, np.arange(120) % 12 != 0)
-    ]
-    overrides = [x for x in tiny(tmp_path, "method=mskd") if not x.startswith("store=")]
-    names = {"overrides": overrides, "features": features, "query": sets[0], "gallery": sets[1]}
-    exec(compile(python, "README.md", "exec"), names)
 
 
 def test_use_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Make the pictures of docs/report.md: `python docs/pictures/make.py`, from the checkout.
+"""Make the pictures of README and docs/report.md: `python docs/pictures/make.py` in the checkout.
 
 This trains MSKD on synthetic persons first (minutes on two cores) unless results/runs has that run.
 Chromium and the test extra show the page. All persons in these pictures are rendered.
@@ -22,11 +22,17 @@ from harness.cli.main import main
 HERE = Path(__file__).parent
 SHOWN = ("ranked", "embedding", "curves", "maps")
 OPTIONS = ("--queries", "random", "--seed", "4", "--count", "2", "--top", "8")
-#: name → width, height, color scheme, section of the page, scale
+#: name → width, height, color scheme, scale
 PAGES = {
-    "report.png": (1280, 1330, "light", "b4", 0.75),
-    "report-narrow.png": (400, 820, "dark", "b4", 0.8),
+    "leaderboard.png": (1000, 640, "light", 0.9),
+    "report.png": (1280, 1330, "light", 0.75),
+    "report-narrow.png": (400, 820, "dark", 0.8),
 }
+#: what the pictures show: the table of rendered persons, and for README without the page's filters
+SHOWN_PART = """
+const part = document.querySelector("section.leaderboard[data-dataset=synthetic]");
+if (arguments[0]) { document.body.replaceChildren(part); } else { part.scrollIntoView(); }
+"""
 
 
 def shrink(picture: bytes, path: Path) -> None:
@@ -65,12 +71,13 @@ def pages(folder: Path) -> None:
         options.add_argument(argument)
     service = webdriver.ChromeService(shutil.which("chromedriver"))
     with webdriver.Chrome(options, service) as browser:
-        for name, (width, height, scheme, place, scale) in PAGES.items():
+        for name, (width, height, scheme, scale) in PAGES.items():
             size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
             features = [{"name": "prefers-color-scheme", "value": scheme}]
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-            browser.get(f"{page.as_uri()}?{name}#{place}")
+            browser.get(f"{page.as_uri()}?{name}")
+            browser.execute_script(SHOWN_PART, name == "leaderboard.png")
             time.sleep(2)  # charts are drawn when they come into view
             shot = browser.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
             shrink(base64.b64decode(shot), HERE / name)

@@ -61,7 +61,8 @@ def leaderboard_pages(store: Path) -> list[Page]:
 
 def _page(comparison: Comparison, table: Table, title: str, store: Path) -> Page:
     card = comparison.card
-    words = (comparison.dataset, comparison.data, card["name"], card["hash"])
+    words = (comparison.dataset, comparison.data, comparison.source_data, card["name"],
+             card["hash"])  # fmt: skip
     name = "-".join(re.sub(r"[^\w.+]+", "_", str(word)) for word in words if word)
     notes = [note for note in table.notes if note != comparison.caption]
     held = [
@@ -81,6 +82,7 @@ def _page(comparison: Comparison, table: Table, title: str, store: Path) -> Page
     csv, rows = _csv(comparison, store), comparison.rows.drop(columns=["name", "final"])
     record = {
         "dataset": comparison.dataset, "data": comparison.data,
+        "source_data": comparison.source_data,
         "not_as_published": comparison.unlike, "protocol": card,
         "rows": json.loads(rows.to_json(orient="records")), "notes": notes,
     }  # fmt: skip
@@ -94,6 +96,8 @@ def _csv(comparison: Comparison, store: Path) -> str:
     where = f"protocol_hash == '{comparison.card['hash']}'"
     if comparison.data:
         where += f" and data == '{comparison.data}'"
+    if comparison.source_data:
+        where += f" and source_data == '{comparison.source_data}'"
     with TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         show(Options(str(store), "csv", comparison.dataset, where, output=str(path)))
@@ -101,7 +105,7 @@ def _csv(comparison: Comparison, store: Path) -> str:
 
 
 def _html(table: Table) -> str:
-    """The table without blank lines, which would end the block of HTML in Markdown."""
+    """The table, best first, without blank lines, which would end the block of HTML in Markdown."""
     methods = plugins.find()["methods"]
     heads = [
         Markup('<th scope="col"{}>{}</th>').format(
@@ -110,7 +114,7 @@ def _html(table: Table) -> str:
         for column in table.columns
     ]
     rows = []
-    for row, method in zip(table.rows, table.methods, strict=True):
+    for row, method in reversed(list(zip(table.rows, table.methods, strict=True))):
         first, *rest = row
         known = next((n for n in (method, method.rpartition("_")[0]) if n in methods), "")
         name = Markup('<a href="../methods/{}/index.html">{}</a>').format(known, first.text)

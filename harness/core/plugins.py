@@ -60,6 +60,23 @@ class Plugin:
         files = sorted(self.folder.glob("variants/*.yaml")) if self.kind == "methods" else []
         return {path.stem: path for path in files}
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """Names in records, its own and those of its variants → how papers write them.
+
+        The title is the heading of its README up to a colon, or the name. That of a variant is in
+        a line `# @title TITLE` of its file, or the method's title with the variant's name.
+        """
+        readme = self.folder / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        heading = re.match(r"# ([^:\n]*[^:\s])", text)
+        found = {self.name: heading[1] if heading else self.name}
+        for variant, path in self.variants.items():
+            own = re.search(r"^# @title (.*\S)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            title = f"{found[self.name]} ({variant.replace('_', ' ')})"
+            found[f"{self.name}_{variant}"] = own[1] if own else title
+        return found
+
 
 def first_sentence(text: str) -> str:
     """The first sentence of a Markdown text, on one line and without its full stop."""

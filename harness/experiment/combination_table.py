@@ -22,14 +22,16 @@ from harness.core.interfaces import PseudoLabeler
 from harness.core.paths import CONF
 from harness.core.plugins import load_config
 from harness.core.variants import own_parts
+from harness.experiment.labelled_source import check_source
 from harness.experiment.part_checks import check_images
 from harness.experiment.recipe import make_recipe
 from harness.experiment.registration import register
 from harness.experiment.stages import build_distiller, build_objective
 
 GROUPS = ("distiller", "labeler", "objective", "backbone")
-#: a finished run has to be named; a classifier needs a row for every image
-RUN, MAX = "RUN", "MAX"
+#: a finished run has to be named; a classifier needs a row for every image; a labeled source has to
+#: be named
+RUN, MAX, SOURCE = "RUN", "MAX", "SOURCE"
 #: training images of Market-1501
 IMAGES = 12_936
 HEAD = """\
@@ -45,7 +47,8 @@ harness run method=cluster_contrast distiller=offline_teacher distiller.teacher=
 
 **own** is the method's own part, **yes** composes and trains. **RUN** needs a finished run with the
 same views as its teacher: `distiller.teacher=RUN`. **MAX** needs a classifier with a row for each
-of the N training images: `objective.max_clusters=N`. A number is refused before any work, for the
+of the N training images: `objective.max_clusters=N`. **SOURCE** needs a labeled source:
+`source=NAME`. A number is refused before any work, for the
 reason below the table. The table holds for `protocol=common` and 12,936 training images, as
 Market-1501 has, with all other settings as the method and the part set them.
 
@@ -59,7 +62,7 @@ its defaults, in `harness/conf/`. Tables show a combination as a row of its own,
 class Combination:
     """A method with an option for one part.
 
-    verdict: `own`, `yes`, `RUN`, `MAX`, or '' if it is refused, for `reason`.
+    verdict: `own`, `yes`, `RUN`, `MAX`, `SOURCE`, or '' if it is refused, for `reason`.
     """
 
     method: str
@@ -70,8 +73,9 @@ class Combination:
 
     @property
     def overrides(self) -> list[str]:
-        """What `harness run` needs; RUN stands for a teacher's run."""
-        more = {RUN: [f"distiller.teacher={RUN}"], MAX: [f"objective.max_clusters={IMAGES}"]}
+        """What `harness run` needs; RUN stands for a teacher's run, SOURCE for a data set."""
+        more = {RUN: [f"distiller.teacher={RUN}"], MAX: [f"objective.max_clusters={IMAGES}"],
+                SOURCE: [f"source={SOURCE}"]}  # fmt: skip
         return [f"method={self.method}", f"{self.group}={self.option}", *more.get(self.verdict, [])]
 
 
@@ -119,6 +123,9 @@ def _combination(
     if group in ("labeler", "objective") and config.objective.get("max_clusters") is not None:
         trials[MAX] = config.copy()
         trials[MAX].objective.max_clusters = IMAGES
+    if config.source is None:
+        trials[SOURCE] = config.copy()
+        trials[SOURCE].source = {"name": SOURCE}
     reason = ""
     for verdict, trial in trials.items():
         try:
@@ -132,6 +139,7 @@ def _combination(
 def _check(config: DictConfig) -> None:
     """Make the recipe, and build objectives and distillers around a tiny network."""
     recipe = make_recipe(config)
+    check_source(config, recipe.stages)
     labelers: list[Any] = [get_class(stage.config.labeler._target_) for stage in recipe.stages]
     if any(kind.max_clusters is not PseudoLabeler.max_clusters for kind in labelers):
         # builds them: only if needed, as a package (infomap) may not be installed

@@ -183,8 +183,9 @@ def tables(
     for _, group in runs.groupby(["protocol", "protocol_hash"]):
         card = group["card"].iloc[0]
         unlike = group.loc[group["unlike"] != "", ["tested_on", "unlike"]].drop_duplicates()
+        held_equal = caption(card, group["selection"])
         notes = [
-            caption(card, group["selection"]),
+            held_equal,
             *(f"{name.removeprefix('on ')}: not the published images ({why})."
               for name, why in unlike.itertuples(index=False)),
             "Nothing is adapted to the data that are tested on, unless it is trained on them."
@@ -194,8 +195,10 @@ def tables(
         table = pivoted(group, ("method", "trained_on"), ("tested_on",), metrics, "method")
         words = _WORDS.get(settings.of_card(card), "")
         title = f"{words}trained on → tested on, protocol {card['name']}"
-        found.append(replace(table, title=title, notes=tuple(notes), protocol=str(card["name"]),
-                             kind="cross"))  # fmt: skip
+        found.append(replace(
+            table, title=title, notes=tuple(notes), protocol=str(card["name"]), kind="cross",
+            caption=f"Results, {title}: {table.caption}.", cards=(held_equal,),
+        ))  # fmt: skip
     return found
 
 

@@ -81,10 +81,29 @@ def check_source(config: DictConfig, stages: tuple[Stage, ...]) -> None:
             "Leave it out, or choose a method with a labeled source, such as source_pretrain.",
         )
     if given and setting_of(config) == SUPERVISED and not all(map(reads_identities, stages)):
+        other = f" ({_other_seed(config.source)})" if "seed" in config.source else ""
         raise ConfigError(
             f"{config.method.name} adapts to an unlabeled data set, but source and dataset are "
             f"both {config.dataset.name}.",
-            "Choose another source, or method=supervised.",
+            f"Choose another source{other}, or method=supervised.",
+        )
+    if given and setting_of(config) == UDA:
+        _check_persons(config)
+
+
+def _other_seed(source: DictConfig) -> str:
+    return f"source.seed={source.seed + 1 if isinstance(source.seed, int) else 1}"
+
+
+def _check_persons(config: DictConfig) -> None:
+    """Refuse a rendered source with the persons of the target, in other images."""
+    source, target = config.source, config.dataset
+    alike = source.get("name") == target.get("name") and "seed" in source
+    if alike and source.seed == target.get("seed"):
+        raise ConfigError(
+            f"source and dataset are both {target.name} of seed {source.seed}: they show the same "
+            "persons.",
+            f"Choose another: {_other_seed(source)}.",
         )
 
 

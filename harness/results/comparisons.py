@@ -70,6 +70,8 @@ class Comparison:
     unlike: how the data differ from the published data set of this name; '' if they do not.
     costs: of the methods, if `harness bench methods` has measured them.
     shares_name: whether another table has a protocol of the same name, with other settings.
+    source_data: the labeled source's fingerprint where the store holds more than one source of this
+        name, else ''.
     """
 
     dataset: str
@@ -81,12 +83,13 @@ class Comparison:
     costs: MeasuredCosts | None = None
     shares_name: bool = False
     bounds: Bounds | None = None
+    source_data: str = ""
 
     @property
     def title(self) -> str:
         data = f"{self.dataset} (data {self.data})" if self.data else self.dataset
         data += ", not as published" * bool(self.unlike)
-        words = settings.in_words(settings.of_card(self.card))
+        words = settings.in_words(settings.of_card(self.card), self.source_data)
         return ", ".join(filter(None, [data, words, f"protocol {self.card['name']}"]))
 
     @property
@@ -160,13 +163,14 @@ def comparisons(
     runs = selected(found, store, dataset, where, sort)
     protocols = [run.record["protocol"] for run in found if run.finished]
     cards = {card["hash"]: card for card in protocols}
-    tables, key = ["dataset", "data", "protocol_hash"], sort or "mAP"
+    tables, key = ["dataset", "data", "source_data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
     alike = ["dataset", "protocol", "setting"]
     hashes = runs.groupby(alike)["protocol_hash"].nunique().to_dict()
-    for (name, _, protocol), group in runs.groupby(tables, sort=True):
+    for (name, _, _, protocol), group in runs.groupby(tables, sort=True):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
+        source = group["shown_source"].iloc[0]
         costs = measured_costs(store, str(name), cards[protocol])
         rows = _rows(group, cards[protocol], unlike, costs)
         rows = rows.sort_values(
@@ -176,7 +180,7 @@ def comparisons(
         shared = hashes[name, card["name"], settings.of_card(card)] > 1
         bounds = _bounds(found, group.iloc[0], card) if gap else None
         rows = rows if bounds is None else bounds.add(rows)
-        yield Comparison(str(name), data, card, rows, store, unlike, costs, shared, bounds)
+        yield Comparison(str(name), data, card, rows, store, unlike, costs, shared, bounds, source)
 
 
 def _bounds(found: Sequence[Run], like: pd.Series, card: Mapping[str, Any]) -> Bounds | None:
@@ -204,8 +208,9 @@ def _same(card: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def selected(
     found: Sequence[Run], store: Path, dataset: str | None, where: str | None, sort: str | None
 ) -> pd.DataFrame:
-    """The `frame` of finished runs without duplicates, and `shown_data`: the fingerprint where the
-    store holds more than one data set of this name, else ''. Arguments as of `comparisons`.
+    """The `frame` of finished runs without duplicates, with `shown_data` and `shown_source`: the
+    fingerprints where the store holds more than one data set, or labeled source, of this name, else
+    ''. Arguments as of `comparisons`.
 
     Raises:
         ConfigError: there is no such run, or the condition or sort key is not valid.
@@ -221,10 +226,18 @@ def selected(
             hint = did_you_mean(dataset, names)
             raise ConfigError(f"No finished run is of data set '{dataset}'.", hint)
         runs = runs[runs["dataset"] == dataset]
-    ambiguous = runs.groupby("dataset")["data"].transform("nunique") > 1
-    shown = runs["data"].where(ambiguous, "")
+    shown = _where_several(runs, "data", ["dataset"])
+    source = _where_several(runs, "source_data", ["dataset", "data", "setting"])
     runs = filtered(runs, where) if where is not None else runs
-    return runs.assign(shown_data=shown).drop_duplicates([*EXPERIMENT, "stage"])
+    return runs.assign(shown_data=shown, shown_source=source).drop_duplicates(
+        [*EXPERIMENT, "stage"]
+    )
+
+
+def _where_several(runs: pd.DataFrame, fingerprint: str, names: list[str]) -> pd.Series:
+    """A column of fingerprints, emptied where what `names` name has one only."""
+    several = runs.groupby(names)[fingerprint].transform("nunique") > 1
+    return runs[fingerprint].where(several, "")
 
 
 def no_finished_runs(store: Path, damaged: int) -> ConfigError:

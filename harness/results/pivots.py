@@ -26,12 +26,23 @@ from harness.results.published import TITLES
 from harness.results.row_labels import Flat, add_row_labels, configurations
 from harness.results.significance_marks import Marks, chosen_on_test, mark_rows
 from harness.results.store import Run
-from harness.results.table_model import Cell, Column, Table, marks_note, numbers, values
+from harness.results.table_model import (
+    MAIN,
+    Cell,
+    Column,
+    Table,
+    marks_note,
+    numbers,
+    percent,
+    values,
+)
 
 #: fields that get a column of their own where they differ
 ALWAYS = ("method", "cameras", "selection")
 #: fields whose values need no name beside them in a heading
 PLAIN = ("method", "dataset", "protocol", "stage", "selection", "device", "tested_on")
+#: fields of methods and data sets, for which papers have titles
+NAMED = {"method", "dataset", "trained_on", "tested_on"}
 HEADINGS = {"method": "Method", "cameras": "Cameras", "selection": "Checkpoint",
             "dataset": "Data set", "protocol": "Protocol", "seed": "Seed",
             "trained_on": "Trained on"}  # fmt: skip
@@ -40,7 +51,7 @@ Key = tuple[Any, ...]
 
 def pivot(
     found: Iterable[Run], store: Path, rows: Sequence[str] = ("method",),
-    columns: Sequence[str] = ("dataset",), metrics: Sequence[str] = ("mAP", "rank1"),
+    columns: Sequence[str] = ("dataset",), metrics: Sequence[str] = MAIN,
     dataset: str | None = None, where: str | None = None, sort: str | None = None,
 ) -> list[Table]:  # fmt: skip
     """Tables of fields by fields, one for each protocol and whatever else must not be mixed.
@@ -62,7 +73,9 @@ def pivot(
         runs = runs[runs["final"]]
     cards = {run.name: run.record["protocol"] for run in found if run.finished}
     configs = configurations(runs["run"], store)
-    runs = add_row_labels(runs, configs, ["dataset", "data", "protocol_hash"], fields)
+    runs = add_row_labels(
+        runs, configs, ["dataset", "data", "source_data", "protocol_hash"], fields
+    )
     hashes = runs.groupby("protocol")["protocol_hash"].transform("nunique")
     runs["protocol"] += (" (" + runs["protocol_hash"] + ")").where(hashes > 1, "")
     runs["dataset_name"] = runs["dataset"]
@@ -76,21 +89,28 @@ def pivot(
         else card_hash({key: value for key, value in cards[run].items() if key not in fields})
         for run in runs["run"]
     ]  # fmt: skip
-    apart = ["held", *(["dataset_name", "data"] if "dataset" not in fields else [])]
+    apart = ["held", *(["dataset_name", "data"] if "dataset" not in fields else []),
+             *(["source_data"] if "setting" not in fields else [])]  # fmt: skip
     tables = []
     for _, group in runs.groupby(apart, sort=True):
         held = {cards[run]["hash"]: cards[run] for run in group["run"]}
         selections = group.groupby("protocol_hash")["selection"].agg(list)
+        held_equal = tuple(caption(card, selections[key]) for key, card in held.items())
         notes = [warning(unlike) for unlike in sorted(set(group["unlike"]) - {""})]
-        notes += [caption(card, selections[key]) for key, card in held.items()]
         protocols = ", ".join(sorted({card["name"] for card in held.values()}))
         data = "" if "dataset" in fields else f"{group['dataset'].iloc[0]}, "
-        told = {settings.in_words(settings.of_card(card)) for card in held.values()}
+        told = {
+            settings.in_words(settings.of_card(cards[run]), source)
+            for run, source in zip(group["run"], group["shown_source"], strict=True)
+        }
         words = "" if "setting" in fields else "".join(f"{each}, " for each in told if each)
         table = pivoted(group, rows, columns, metrics, sort, store)
+        title = f"{data}{words}protocol {protocols}"
         tables.append(replace(
-            table, title=f"{data}{words}protocol {protocols}", notes=(*notes, *table.notes),
+            table, title=title, notes=(*notes, *held_equal, *table.notes),
             dataset=group["dataset_name"].iloc[0] if data else "", protocol=protocols,
+            caption=f"Results {'on' if data else 'under'} {title}: {table.caption}.",
+            cards=held_equal,
         ))  # fmt: skip
     return tables
 
@@ -119,7 +139,7 @@ def pivoted(
     runs: pd.DataFrame, rows: Sequence[str], columns: Sequence[str], metrics: Sequence[str],
     sort: str | None = None, store: Path | None = None,
 ) -> Table:  # fmt: skip
-    """The means of labelled runs, without a title.
+    """The means of labelled runs, without a title. The caption says what the numbers are.
 
     Args:
         runs: with `rows` and `columns` as columns. sort: as of `pivot`. store: where per-query
@@ -145,11 +165,12 @@ def pivoted(
     across = sorted({column for found in table.values() for column in found}, key=_natural)
     at = pd.Series(list(runs[list(columns)].itertuples(index=False, name=None)), runs.index)
     marks = {key: _marks(runs[at == key], shown, columns, metrics, store) for key in across}
-    heads = [Column(HEADINGS.get(key, key), numeric=False) for key in shown]
+    heads = [Column(HEADINGS.get(key, key), numeric=False, named=key in NAMED) for key in shown]
     for column in across:
         named = zip(columns, column, strict=True)
         group = ", ".join(str(v) if key in PLAIN else f"{key} {v}" for key, v in named)
-        heads += [Column(values()[metric][0], group=group) for metric in metrics]
+        titled = bool(NAMED & set(columns))
+        heads += [Column(values()[metric][0], group=group, named=titled) for metric in metrics]
     body, methods = [], []
     for row in order:
         cells = [Cell(str(value)) for value in row]
@@ -159,7 +180,11 @@ def pivoted(
         names = {str(found["name"]) for found in table[row].values()}
         methods.append(names.pop() if len(names) == 1 else "")
     note = marks_note({key: mark for found in marks.values() for key, mark in found.items()})
-    return Table("", tuple(heads), tuple(body), tuple(methods), (note,) * bool(note), kind="pivot")
+    seeds = [found["seeds"] for cells in table.values() for found in cells.values()]
+    return Table(
+        "", tuple(heads), tuple(body), tuple(methods), (note,) * bool(note), kind="pivot",
+        caption=percent(seeds),
+    )  # fmt: skip
 
 
 def _needs_column(key: str, runs: pd.DataFrame, fields: Sequence[str]) -> bool:
@@ -179,7 +204,7 @@ def _marks(
 ) -> Marks:  # fmt: skip
     """Marks of a column whose competing runs are all of one data set and protocol."""
     runs = runs[runs["competes"]]
-    same = ["dataset", "data", "protocol_hash", "final"]
+    same = ["dataset", "data", "source_data", "protocol_hash", "final"]
     if store is None or runs.empty or (runs[same].nunique() > 1).any():
         return {}
     found = summarize(runs, [*rows, *columns])

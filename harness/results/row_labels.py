@@ -171,6 +171,8 @@ def _text(key: str, value: object, keys: Sequence[str]) -> str:
     if last == "_target_":
         return f"{part}={part_option(part, value)}"
     words = key.split(".")
+    if words[0] == "source":  # `seed` alone would be the run's
+        words = [key]
     endings = (".".join(words[place:]) for place in range(len(words) - 1, -1, -1))
     name = next(e for e in endings if sum(f".{other}".endswith(f".{e}") for other in keys) == 1)
     text = str(value).rsplit("/", 1)[-1]

@@ -34,8 +34,12 @@ def kind(line: str) -> str:
     return UDA if source_of(line) else line
 
 
-def in_words(line: str) -> str:
-    """What a title says of a setting; '' for USL, the usual one."""
+def in_words(line: str, data: str = "") -> str:
+    """What a title says of a setting; '' for USL, the usual one.
+
+    data: the fingerprint of the source, where its name does not say which it is.
+    """
     if source := source_of(line):
-        return f"domain adaptation from {source} with labels (UDA)"
+        told = f" (data {data})" if data else ""
+        return f"domain adaptation from {source}{told} with labels (UDA)"
     return "supervised, with its own training labels" if line == SUPERVISED else ""

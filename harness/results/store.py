@@ -249,6 +249,7 @@ def describe(run: Run) -> dict[str, Any]:
     return {
         "run": run.name, "method": experiment["method"], "dataset": experiment["dataset"],
         "data": data.get("fingerprint", "")[:8],
+        "source_data": (record.get("source") or {}).get("fingerprint", "")[:8],
         "unlike": "; ".join(data.get("not_as_published") or []),
         "protocol": card["name"], "protocol_hash": card["hash"],
         "setting": settings.of_card(card), "seed": experiment["seed"],
@@ -270,16 +271,16 @@ def frame(runs: Iterable[Run]) -> pd.DataFrame:
     """Finished runs as a tidy table: one row per stage, and one for an untrained run.
 
     Columns: run, method, stage, final (whether it is the run's last stage), dataset, setting (USL,
-    `UDA, source NAME` or supervised), data
-    (fingerprint), unlike (how the data differ from what was published, '' if they do not or nothing
-    is known), protocol, protocol_hash, seed, settings (hash of everything but the seed), cameras,
-    selection, tuned (the search that found the settings, '' if none), the metrics in percent,
-    images_per_second, extract_images_per_second, waiting (the share of training time that the
-    network waited for data), cpu_share (what other work left of the processor's time), seconds (of
-    the whole run), gpu_hours (missing on a CPU), device, devices, device_hours, memory_host and
+    `UDA, source NAME` or supervised), data (fingerprint), source_data (that of the labeled source,
+    '' without one), unlike (how the data differ from what was published, '' if they do not or
+    nothing is known), protocol, protocol_hash, seed, settings (hash of everything but the seed),
+    cameras, selection, tuned (the search that found the settings, '' if none), the metrics in
+    percent, images_per_second, extract_images_per_second, waiting (the share of training time that
+    the network waited for data), cpu_share (what other work left of the processor's time), seconds
+    (of the whole run), gpu_hours (missing on a CPU), device, devices, device_hours, memory_host and
     memory_device (peak MiB), the seconds_… of the stage's phases: extract, label (with its parts
-    search, jaccard, cluster), train, test, and finished
-    (day). Values that a record lacks are missing. Damaged records are left out: see `Run.problem`.
+    search, jaccard, cluster), train, test, and finished (day). Values that a record lacks are
+    missing. Damaged records are left out: see `Run.problem`.
     """
     import pandas as pd
 

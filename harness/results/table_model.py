@@ -19,6 +19,9 @@ from harness.results.significance_marks import (
     significance_marks,
 )
 
+#: metrics that narrow tables and pivots show by default
+MAIN = ("mAP", "rank1")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -43,11 +46,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading. group: a heading above it and its neighbours of the same group."""
+    """A heading. group: a heading above it and its neighbours of the same group.
+
+    named: whether its cells, or its group, name methods or data sets, for which papers have titles.
+    """
 
     title: str
     numeric: bool = True
     group: str = ""
+    named: bool = False
 
     @property
     def heading(self) -> str:
@@ -58,8 +65,9 @@ class Column:
 class Table:
     """One table.
 
-    methods: the name of each row's method for citations, '' if it has none. kind: '' for the
-    leaderboard, else `compare`, `pivot` or `cross`.
+    methods: the name of each row's method, '' if it has none. kind: '' for the leaderboard, else
+    `compare`, `pivot` or `cross`. caption: a sentence that says what the table is. cards: those of
+    the notes that say what a protocol holds equal.
     """
 
     title: str
@@ -70,6 +78,8 @@ class Table:
     dataset: str = ""
     protocol: str = ""
     kind: str = ""
+    caption: str = ""
+    cards: tuple[str, ...] = ()
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -101,19 +111,39 @@ def numbers(row: Mapping[Any, Any], shown: Iterable[str], marks: Marks, label: s
     return cells
 
 
-def leaderboard(comparison: Comparison) -> Table:
-    """The table of a comparison: methods by metrics, seeds, measured costs, published numbers."""
+def in_words(seeds: Iterable[int]) -> str:
+    """`one seed`, `3 seeds` or `1 to 3 seeds`."""
+    low, high = min(seeds := list(seeds)), max(seeds)
+    counts = str(high) if low == high else f"{low} to {high}"
+    return "one seed" if high == 1 else f"{counts} seeds"
+
+
+def percent(seeds: Iterable[int]) -> str:
+    """What the numbers of a table are, whose rows have so many seeds each."""
+    spread = "" if (words := in_words(seeds)) == "one seed" else "mean ± standard deviation over "
+    return f"percent, {spread}{words}"
+
+
+def leaderboard(comparison: Comparison, metrics: Sequence[str] = (), narrow: bool = False) -> Table:
+    """The table of a comparison: methods by metrics, seeds, measured costs, published numbers.
+
+    Args:
+        metrics: keys of `values` and `COSTS`; if empty, all that there are, or two if narrow.
+        narrow: leave out published numbers.
+    """
     rows, costs = comparison.rows, comparison.costs
     marks = significance_marks(comparison)
-    shown = [*in_tables(), "seeds", *(COSTS if costs else ())]
+    everything = [*in_tables(), "seeds", *(COSTS if costs else ())]
+    shown = metrics or (MAIN if narrow else everything)
     headings = values() | COSTS
     if costs:
         headings["cost"] = f"Cost × {costs.reference}", COSTS["cost"][1]
-    columns = [Column("Method", numeric=False), Column("Cameras", numeric=False)]
+    columns = [Column("Method", numeric=False, named=True), Column("Cameras", numeric=False)]
     columns += [Column(headings[key][0]) for key in shown]
     if comparison.bounds is not None:
         columns.append(Column("Gap closed"))
-    in_papers = ("mAP", "rank1") if "published_mAP" in rows else ()
+    papers = "published_mAP" in rows and not narrow
+    in_papers = [key for key in MAIN if papers and key in shown]
     columns += [Column(METRICS[key].label, group="Published") for key in in_papers]
     if chosen := bool((rows["selection"] != "last").any()):
         columns.append(Column("Checkpoint", numeric=False))
@@ -128,32 +158,46 @@ def leaderboard(comparison: Comparison) -> Table:
         body.append(tuple(cells))
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
-        marks_note(marks) or _why_unmarked(rows),
-        costs.note if costs else "", comparison.bounds.note if comparison.bounds else "",
-        comparison.sources,
+        marks_note({key: marks[key] for key in shown if key in marks}) if marks
+        else _why_unmarked(rows),
+        costs.note if costs and {*COSTS} & {*shown} else "",
+        comparison.bounds.note if comparison.bounds else "",
+        comparison.sources if in_papers else "",
     ]  # fmt: skip
     return Table(
         comparison.unique_title, tuple(columns), tuple(body), tuple(rows["name"]),
         tuple(filter(None, notes)), comparison.dataset, str(comparison.card["name"]),
+        caption=f"Results on {comparison.unique_title}: {percent(rows['seeds'])}.",
+        cards=(comparison.caption,),
     )  # fmt: skip
 
 
-def differences(comparison: Comparison, pairs: Sequence[Pair]) -> Table:
-    """Pairs of methods: difference, interval, and p corrected for the number of pairs."""
-    heads = ("A", "B", "A − B", "from", "to", "p", "Seeds")
-    columns = tuple(Column(head, numeric=head not in ("A", "B", "Seeds")) for head in heads)
+def differences(comparison: Comparison, pairs: Sequence[Pair], narrow: bool = False) -> Table:
+    """Pairs of methods: difference, interval, and p corrected for the number of pairs.
+
+    Args:
+        narrow: leave out the numbers of seeds, which the caption has too.
+    """
+    heads = ("A", "B", "A − B", "from", "to", "p", *("Seeds",) * (not narrow))
+    columns = tuple(
+        Column(head, numeric=head not in ("A", "B", "Seeds"), named=head in ("A", "B"))
+        for head in heads
+    )
     body = []
     for pair in pairs:
         d = pair.difference
         value = number(d.value, mark="best" if pair.p < 1 - LEVEL else "")
         p = Cell("< 0.001" if pair.p < 0.001 else f"{pair.p:.3f}")
-        seeds = Cell(f"{d.seeds[0]}, {d.seeds[1]}")
-        body.append((Cell(pair.a), Cell(pair.b), value, number(d.low), number(d.high), p, seeds))
+        cells = (Cell(pair.a), Cell(pair.b), value, number(d.low), number(d.high), p)
+        body.append((*cells, *(Cell(f"{d.seeds[0]}, {d.seeds[1]}"),) * (not narrow)))
     notes = (_explained(pairs), comparison.warning, comparison.caption)
+    seeds = in_words(n for pair in pairs for n in pair.difference.seeds)
+    title = f"{METRICS[pairs[0].metric].label} on {comparison.unique_title}"
     return Table(
-        f"{METRICS[pairs[0].metric].label} on {comparison.unique_title}", columns, tuple(body),
+        title, columns, tuple(body),
         ("",) * len(body), tuple(filter(None, notes)), comparison.dataset,
         str(comparison.card["name"]), "compare",
+        f"Differences in {title}: percentage points, {seeds}.", (comparison.caption,),
     )  # fmt: skip
 
 

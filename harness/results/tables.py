@@ -19,15 +19,16 @@ from rich.text import Text
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import write_text
+from harness.core.metrics import METRICS
 from harness.results import published
-from harness.results.comparisons import Comparison, comparisons
+from harness.results.comparisons import COSTS, Comparison, comparisons
 from harness.results.formats import FORMATS
-from harness.results.formats.latex import bibliography
-from harness.results.pivots import pivot
+from harness.results.formats.latex import bibliography, latex
+from harness.results.pivots import check_metrics, pivot
 from harness.results.significance_marks import compare
 from harness.results.store import Run, Store, frame
 from harness.results.store_check import record_problems
-from harness.results.table_model import Table, differences, leaderboard
+from harness.results.table_model import MAIN, Table, differences, leaderboard, values
 
 HEAD = """\
 # Leaderboard
@@ -38,16 +39,22 @@ table. Cameras: whether the method uses camera labels, be it in its sampler only
 costs are those that `harness bench methods` timed side by side, where it has.
 """
 STYLES = {"best": "bold", "second": "underline"}
+#: what --gap says without its bounds
+NO_BOUNDS = (
+    "note: no gap is known: it takes finished runs of direct_transfer and of supervised on the "
+    "same data, with the same protocol, backbone, weights, input and number of seeds."
+)
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of `harness table`.
 
-    style: terminal, csv or one of `FORMATS`. dataset, where, sort: see `comparisons`. rows,
-    columns: fields of a `pivot`; if empty, a leaderboard per data set and protocol. compared: None,
-    or rows to compare pair by pair (if empty, all) by the first of `metrics`. gap: whether
-    leaderboards say how much of the gap between direct transfer and supervised a row closes.
+    style: terminal, csv or one of `FORMATS`. dataset, where, sort: see `comparisons`. metrics: the
+    columns of numbers; if empty, those of the kind of table. rows, columns: fields of a `pivot`; if
+    empty, a leaderboard per data set and protocol. compared: None, or rows to compare pair by pair
+    (if empty, all) by the first of `metrics`. gap: whether leaderboards say how much of the gap
+    between direct transfer and supervised a row closes. caption, layout: of `latex`.
     """
 
     store: str = "results/runs"
@@ -55,7 +62,7 @@ class Options:
     dataset: str | None = None
     where: str | None = None
     sort: str | None = None
-    metrics: tuple[str, ...] = ("mAP", "rank1")
+    metrics: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     selection: str | None = None
@@ -63,10 +70,17 @@ class Options:
     compared: tuple[str, ...] | None = None
     output: str | None = None
     gap: bool = False
+    caption: str = "short"
+    layout: str = "wide"
 
     @property
     def pivots(self) -> bool:
         return bool(self.rows or self.columns)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics of all but leaderboards."""
+        return self.metrics or MAIN
 
     @property
     def condition(self) -> str | None:
@@ -87,22 +101,28 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         ConfigError: nothing to show, an unknown row or column, or options that exclude each other.
     """
     if options.style == "terminal" and options.output is not None:
-        raise ConfigError(f"--output needs --format {', '.join(FORMATS)} or csv.")
+        hint = f"Choose another: {', '.join(FORMATS)} or csv."
+        raise ConfigError("--format terminal writes to no file.", hint)
     if options.pivots and options.compared is not None:
         raise ConfigError("--compare excludes --rows, --columns and --by-dataset.")
+    plain = tables is None and not options.pivots and options.compared is None
+    if plain:
+        check_metrics(options.metrics, values() | COSTS)
     store = Path(options.store)
     found, groups = list(Store(store).runs()), list[Comparison]()
-    plain = tables is None and not options.pivots and options.compared is None
     chosen = (options.dataset, options.condition, options.sort)
     if tables is None and options.pivots:
         rows = options.rows or ("method",)
-        tables = pivot(found, store, rows, options.columns, options.metrics, *chosen)
+        tables = pivot(found, store, rows, options.columns, options.scores, *chosen)
     elif tables is None:
         groups = list(comparisons(store, *chosen, found, options.gap))
+        if options.gap and all(group.bounds is None for group in groups):
+            print(NO_BOUNDS, file=sys.stderr)
+        narrow = options.layout == "narrow"
         if options.compared is not None:
-            tables = _compared(groups, options.compared, options.metrics[0])
+            tables = _compared(groups, options.compared, options.scores[0], narrow)
         elif options.style != "csv":
-            tables = [leaderboard(comparison) for comparison in groups]
+            tables = [leaderboard(comparison, options.metrics, narrow) for comparison in groups]
     tables = list(tables or ())
     if options.reverse and options.compared is None:
         tables = [replace(t, rows=t.rows[::-1], methods=t.methods[::-1]) for t in tables]
@@ -110,21 +130,26 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         print(problem, file=sys.stderr)
     if options.style == "terminal":
         for table in tables:
-            _print(table)
+            _print(table, () if options.metrics else ("Rank-5", "Rank-10", "Hours"))
     elif options.style == "csv":
-        _write(_csv(groups, options.reverse) if plain else _plain_csv(tables), options.output)
+        _write(_csv(groups, options) if plain else _plain_csv(tables), options.output)
     else:
-        text = FORMATS[options.style](tables)
+        if options.style == "latex":
+            text = latex(tables, options.caption, options.layout)
+        else:
+            text = FORMATS[options.style](tables)
         if options.style == "markdown" and plain:
             text = f"{_head(found)}\n{text}"
         _write(text, options.output)
         if options.style == "latex" and options.output is not None:
             path = Path(options.output).with_suffix(".bib")
-            write_text(path, bibliography(tables))
+            write_text(path, bibliography(text))
             print(f"{options.output}, and {path} for \\bibliography", file=sys.stderr)
 
 
-def _compared(found: Sequence[Comparison], names: Sequence[str], metric: str) -> list[Table]:
+def _compared(
+    found: Sequence[Comparison], names: Sequence[str], metric: str, narrow: bool
+) -> list[Table]:
     """Differences of rows, in every table that has them all."""
     labels = sorted({str(name) for comparison in found for name in comparison.rows["method"]})
     for name in names:
@@ -139,7 +164,7 @@ def _compared(found: Sequence[Comparison], names: Sequence[str], metric: str) ->
         if len(found) > 1 and not set(names) <= set(comparison.rows["method"]):
             continue  # another data set, or protocol
         if pairs := compare(comparison, names, metric):
-            tables.append(differences(comparison, pairs))
+            tables.append(differences(comparison, pairs, narrow))
     if not tables:
         raise ConfigError(
             f"No table has {' and '.join(names) or 'two methods'}: there is nothing to compare.",
@@ -154,16 +179,19 @@ def _head(found: Sequence[Run]) -> str:
     return HEAD.format(finished=f" up to {days.max()}" if len(days) else "")
 
 
-def _csv(found: Sequence[Comparison], reverse: bool) -> str:
+def _csv(found: Sequence[Comparison], options: Options) -> str:
     """All numbers unrounded, for other programs."""
+    left_out = {*METRICS, *COSTS, "seeds"}.difference(options.metrics) if options.metrics else set()
     frames = []
     for group in found:
         rows = group.rows.drop(columns=["name", "final"]).assign(
-            dataset=group.dataset, data=group.data, not_as_published=group.unlike,
+            dataset=group.dataset, data=group.data, source_data=group.source_data,
+            not_as_published=group.unlike,
             protocol=group.card["name"], protocol_hash=group.card["hash"],
             runs=group.rows["runs"].map(" ".join),
         )  # fmt: skip
-        frames.append(rows[::-1] if reverse else rows)
+        rows = rows[[key for key in rows.columns if key.removesuffix("_std") not in left_out]]
+        frames.append(rows[::-1] if options.reverse else rows)
     return pd.concat(frames).to_csv(index=False)
 
 
@@ -186,15 +214,15 @@ def _write(text: str, output: str | None) -> None:
         write_text(Path(output), text)
 
 
-def _print(table: Table) -> None:
-    """In the terminal; a narrow one has no room for some columns."""
+def _print(table: Table, least: Sequence[str]) -> None:
+    """In the terminal; a narrow one has no room for the `least` important columns."""
     console = Console(highlight=False)
     grid = _grid(table)
     width = Console(width=1000).measure(grid).maximum
     if not console.is_terminal:  # a file or pipe has any width
         console = Console(highlight=False, width=max(width, 100))
     elif width > console.width:
-        grid = _grid(table, leave_out=("Rank-5", "Rank-10", "Hours"))
+        grid = _grid(table, least)
     console.print(grid)
     for note in table.notes:
         console.print(note, style="dim", markup=False)

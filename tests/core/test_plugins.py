@@ -146,6 +146,20 @@ def test_a_data_set_from_a_folder(command: Command, tmp_path: Path) -> None:
     assert run.record["dataset"]["gallery"] == 4
 
 
+def test_titles_are_those_of_the_readme_and_of_variants(tmp_path: Path) -> None:
+    plugin = plugins.Plugin("methods", "mine", tmp_path, "user")
+    assert plugin.titles == {"mine": "mine"}
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "no_views.yaml").write_text("# Mine: without views.\n")
+    (tmp_path / "variants" / "best.yaml").write_text("# @title Mine+ (best)\n# With all.\n")
+    (tmp_path / "README.md").write_text("# My Method: it is better\n\nText.\n")
+    assert plugin.titles == {
+        "mine": "My Method", "mine_no_views": "My Method (no views)", "mine_best": "Mine+ (best)",
+    }  # fmt: skip
+    (tmp_path / "README.md").write_text("Text: no heading.\n")
+    assert plugin.titles["mine"] == "mine" and plugin.titles["mine_no_views"] == "mine (no views)"
+
+
 def test_what_is_no_longer_named_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_method(tmp_path, "passing")
     monkeypatch.setenv("HARNESS_PLUGINS", str(tmp_path))

@@ -34,10 +34,12 @@ def test_a_page_for_each_table(pages: Any) -> None:
     assert len(made) == len(found) and len({page.name for page in made}) == len(made)
     for comparison, page in zip(found, made, strict=True):
         text = page.files[f"{page.name}.md"]
-        assert text in text and f"]({page.name}.md)" in index.files["index.md"]
+        assert f"]({page.name}.md)" in index.files["index.md"]
         table = leaderboard(comparison)
         for row in table.rows:
             assert all(f">{cell.text}<" in text for cell in row if cell.text)
+        shown = re.findall(r'<th scope="row">(?:<a [^>]*>)?([^<]+)<', text)
+        assert shown == list(comparison.rows["method"])[::-1], "best first"
         csv = pd.read_csv(io.StringIO(page.files[f"{page.name}.csv"]))
         assert list(csv["method"]) == list(comparison.rows["method"])
         assert csv["mAP"].tolist() == pytest.approx(comparison.rows["mAP"].tolist())

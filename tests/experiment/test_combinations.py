@@ -17,6 +17,7 @@ from harness.experiment.combination_table import (
     GROUPS,
     MAX,
     RUN,
+    SOURCE,
     Combination,
     combinations,
     options,
@@ -28,6 +29,7 @@ from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Command
 from tests.paths import ROOT
+from tests.tiny import SOURCE as TINY_SOURCE
 from tests.tiny import tiny, tiny_config
 
 PAGE = ROOT / "docs" / "combinations.md"
@@ -56,13 +58,16 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("combinations")
 
     def run(combination: Combination) -> Run:
-        overrides = [x for x in combination.overrides if not x.startswith("distiller.teacher")]
+        named = ("distiller.teacher=", "source=")
+        overrides = [x for x in combination.overrides if not x.startswith(named)]
         if combination.verdict == RUN:
             views = ",".join(compose([f"method={combination.method}"]).backbone.views)
             teacher = run_experiment(
                 tiny_config(folder, "method=direct_transfer", f"backbone.views=[{views}]")
             )
             overrides.append(f"distiller.teacher={teacher.folder}")
+        if combination.verdict == SOURCE:
+            overrides += TINY_SOURCE
         return run_experiment(
             tiny_config(folder, *overrides, *TINY_NEEDS.get(combination.option, []))
         )
@@ -86,7 +91,7 @@ def _passed(table: list[Combination]) -> list[Combination]:
     """What passes, except backbones (test_contracts.py) and packages that are not installed."""
     missing = {name for name, package in OPTIONAL.items() if find_spec(package) is None}
     kept = [c for c in table if c.group != "backbone" and c.option not in missing]
-    return [c for c in kept if c.verdict in ("yes", RUN, MAX)]
+    return [c for c in kept if c.verdict in ("yes", RUN, MAX, SOURCE)]
 
 
 def test_a_sample_of_what_passes_trains(table: list[Combination], ran: Ran) -> None:

@@ -102,7 +102,7 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
     assert f"{tested['mAP']:.1f}" in row and f"{own:.1f}" in row
     assert "trained on → tested on, protocol debug" in answer.out
     paper = command("table", "--cross", "--store", store, "--format", "latex").out
-    assert r"\caption{Trained on $\to$ tested on" in paper and "→" not in paper
+    assert r"\caption{Results, trained on $\to$ tested on" in paper and "→" not in paper
     plain = command("table", "--store", store)
     assert f"{tested['mAP']:.1f}" not in plain.out.split("Protocol")[0], "no row of its own there"
     for wrong, word in (

@@ -13,6 +13,7 @@ import torch
 from harness.components.labelers import Identities
 from harness.core.errors import ConfigError, DataError
 from harness.core.interfaces import LabelledSet
+from harness.experiment import labelled_source
 from harness.experiment.compose import compose
 from harness.experiment.cross_domain import load, tables
 from harness.experiment.evaluate import evaluate_run
@@ -96,16 +97,22 @@ def test_no_source(tmp_path: Path) -> None:
     assert "source=market1501 dataset=synthetic" in caught.value.hint
 
 
-def test_the_target_as_its_own_source(tmp_path: Path) -> None:
+def test_the_target_as_its_own_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = (*SOURCE, "source.seed=0")
     config = tiny_config(tmp_path, UDA, *given, "source.test_identities=6")
     with pytest.raises(ConfigError, match="source and dataset are both synthetic") as caught:
         run_experiment(config)
     assert "method=supervised" in caught.value.hint
-    # other options, the same training images
-    config = tiny_config(tmp_path, UDA, *given, "source.test_identities=7")
-    with pytest.raises(DataError, match="images of the source synthetic are training images"):
-        run_experiment(config)
+    assert "source.seed=1" in caught.value.hint
+    # the same persons in other images
+    for other in ("source.test_identities=7", "source.difficulty=0.2", "source.size=[32,16]"):
+        with pytest.raises(ConfigError, match="the same persons") as caught:
+            run_experiment(tiny_config(tmp_path, UDA, *given, other))
+        assert caught.value.hint == "Choose another: source.seed=1."
+    with monkeypatch.context() as patch, pytest.raises(DataError) as shared:
+        patch.setattr(labelled_source, "_check_persons", lambda config: None)
+        run_experiment(tiny_config(tmp_path, UDA, *given, "source.test_identities=7"))
+    assert "images of the source synthetic are training images" in shared.value.cause
     assert not list((tmp_path / "runs").glob("*/history.json"))
 
 
@@ -186,11 +193,11 @@ def test_parts_that_do_not_fit(changes: list[str], cause: str, tmp_path: Path) -
 
 
 def test_a_plugin_is_a_source(tmp_path: Path, command: Command) -> None:
-    folder = tmp_path / "mine" / "datasets" / "plain"
+    folder = tmp_path / "mine" / "datasets" / "walkers"
     folder.mkdir(parents=True)
     (folder / "README.md").write_text("# Plain\n\nRendered people.\n")
     (folder / "config.yaml").write_text(
-        "_target_: harness_plugins.datasets.plain.dataset.Plain\nname: plain\npeople: 12\n"
+        "_target_: harness_plugins.datasets.walkers.dataset.Plain\nname: walkers\npeople: 12\n"
     )
     (folder / "dataset.py").write_text(
         "from harness_plugins.datasets.synthetic.dataset import Synthetic\n"
@@ -202,12 +209,12 @@ def test_a_plugin_is_a_source(tmp_path: Path, command: Command) -> None:
         "        return Synthetic(identities=self.people, test_identities=2, cameras=3,\n"
         "                         seed=5).load()\n"
     )
-    words = tiny(tmp_path, "method=source_pretrain", "source=plain", "source.people=9")
+    words = tiny(tmp_path, "method=source_pretrain", "source=walkers", "source.people=9")
     answer = command("run", "--plugins", str(tmp_path / "mine"), *words)
     assert answer.status == 0, answer.err
     (run,) = Store(tmp_path / "runs").runs()
-    assert run.record["source"]["name"] == "plain" and run.record["source"]["identities"] == 9
-    assert run.record["protocol"]["setting"] == "UDA, source plain"
+    assert run.record["source"]["name"] == "walkers" and run.record["source"]["identities"] == 9
+    assert run.record["protocol"]["setting"] == "UDA, source walkers"
 
 
 # ------------------------------------------------------------------------ what is done with the run

@@ -130,7 +130,7 @@ def test_command(tmp_path: Path, command: Command) -> None:
     run(tmp_path, "c", 90.0, {}, method="buc", card={"selection": "oracle"})
     store = ["--store", str(tmp_path), "--rows", "method", "--columns", "dataset"]
     for style, said in {"markdown": "| cap | yes | 60.0 |", "csv": "cap,yes,60.0",
-                        "latex": "cap~\\cite{cap} & yes & ", "html": "<td>cap</td>",
+                        "latex": "CAP~\\cite{cap} & yes & ", "html": "<td>cap</td>",
                         "terminal": "cap     yes"}.items():  # fmt: skip
         answer = command("table", *store, "--format", style, "--selection", "last")
         assert answer.status == 0 and said in answer.out and "buc" not in answer.out, style

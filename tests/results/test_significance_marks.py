@@ -118,7 +118,7 @@ def test_command(command: Command, tmp_path: Path) -> None:
         "--sort mapp": "no such column",
         "--by-dataset --metrics maP": "no metric 'maP'",
         "--by-dataset --compare": "--compare excludes",
-        "--output x": "--output needs --format",
+        "--output x": "--output x: it has no ending",
     }.items():
         answer = command("table", *store, *words.split())
         assert answer.status == 2 and said in answer.err, (words, answer.err)

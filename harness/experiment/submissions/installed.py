@@ -106,10 +106,12 @@ def named_targets(config: Mapping[str, Any]) -> Iterator[tuple[str, str, object]
             section = node.get(part)
             if isinstance(section, dict) and "_target_" in section:
                 yield f"{prefix}{part}._target_", part, section["_target_"]
+    for key in ("dataset", "source"):
+        section = config.get(key)
+        if isinstance(section, dict) and "_target_" in section:
+            yield f"{key}._target_", "dataset", section["_target_"]
     data = config.get("dataset")
     if isinstance(data, dict):
-        if "_target_" in data:
-            yield "dataset._target_", "dataset", data["_target_"]
         sets = data.get("sets")
         for name, section in sets.items() if isinstance(sets, dict) else ():
             if isinstance(section, dict) and "_target_" in section:
@@ -122,6 +124,8 @@ def of_plugins(config: Mapping[str, Any]) -> list[str]:
     method, dataset = config["method"]["name"], config["dataset"]
     found = [] if method in own.methods else [f"method {method}"]
     names = joint_datasets.plugin_names(dataset)
+    if config.get("source") is not None:
+        names = [*names, *joint_datasets.plugin_names(config["source"])]
     found += [f"dataset {name}" for name in names if name not in own.datasets]
     for key, place, target in named_targets(config):
         if target is not None and target not in own.targets[place] and place != "dataset":

@@ -196,7 +196,8 @@ def described(folder: Path) -> str:
     """What a submission holds and what comes next, for the terminal."""
     content = read_json(folder / MANIFEST)
     size = sum(file["size"] for file in content["files"].values())
-    lines = [f"{folder}: {len(content['runs'])} runs, {_megabytes(size)}"]
+    count = len(content["runs"])
+    lines = [f"{folder}: {count} run{'s' * (count > 1)}, {_megabytes(size)}"]
     for name, entry in content["runs"].items():
         if entry["plugins"]:
             own = ", ".join(entry["plugins"])

@@ -85,7 +85,8 @@ def _check(run: str, name: str, function: Callable[[], Found]) -> Check:
 def _counted(manifest: Manifest | None) -> str:
     if manifest is None:
         return ""
-    return f"{len(manifest.files)} files of {len(manifest.runs)} runs, as in submission.json"
+    files, runs = len(manifest.files), len(manifest.runs)
+    return f"{files} files of {runs} run{'s' * (runs > 1)}, as in submission.json"
 
 
 def _files(folder: Path) -> tuple[Manifest | None, list[str]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from pathlib import Path
 
+from harness.core.errors import ConfigError
 from harness.results.formats.latex import latex
 from harness.results.table_model import Cell, Table
 
@@ -40,5 +42,22 @@ def html(tables: Sequence[Table]) -> str:
 FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
     "markdown": markdown, "latex": latex, "html": html,
 }  # fmt: skip
+#: ending of a file → the format that it is written in
+ENDINGS = {".tex": "latex", ".md": "markdown", ".csv": "csv", ".html": "html"}
 
-__all__ = ["FORMATS", "html", "latex", "markdown"]
+
+def format_of(output: str) -> str:
+    """The format that a file's ending stands for.
+
+    Raises:
+        ConfigError: it stands for none.
+    """
+    ending = Path(output).suffix
+    if (style := ENDINGS.get(ending.lower())) is None:
+        called = f"'{ending}' is the ending of no format" if ending else "it has no ending"
+        hint = f"Use {', '.join(ENDINGS)}, or choose one: --format {', '.join(ENDINGS.values())}."
+        raise ConfigError(f"--output {output}: {called}.", hint)
+    return style
+
+
+__all__ = ["ENDINGS", "FORMATS", "format_of", "html", "latex", "markdown"]

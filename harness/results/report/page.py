@@ -57,8 +57,8 @@ class Section:
     @property
     def file_name(self) -> str:
         """What the files of its charts begin with."""
-        card = self.comparison.card
-        parts = (self.comparison.dataset, self.comparison.data, card["name"], card["hash"])
+        found, card = self.comparison, self.comparison.card
+        parts = (found.dataset, found.data, found.source_data, card["name"], card["hash"])
         return re.sub(r"[^\w.]+", "-", "-".join(str(part) for part in parts if part))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -116,9 +117,11 @@ def test_data_without_a_test_part(
 
 
 def test_pictures_of_the_manual() -> None:
+    """Every picture is shown by the page on reports or by README, and is small."""
     folder = ROOT / "docs"
     pictures = sorted((folder / "pictures").glob("*.png"))
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    assert len(pictures) == text.count("](pictures/") == 6
-    assert all(f"](pictures/{path.name})" in text for path in pictures)
-    assert sum(path.stat().st_size for path in pictures) < 300_000
+    pages = [folder / "report.md", ROOT / "README.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    shown = set(re.findall(r"\]\((?:docs/)?pictures/([\w-]+\.png)\)", text))
+    assert shown == {path.name for path in pictures} and len(shown) == 7
+    assert sum(path.stat().st_size for path in pictures) < 330_000

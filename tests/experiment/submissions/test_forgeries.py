@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.core.hashing import settings_digest
+from harness.core.hashing import card_hash, settings_digest
 from harness.experiment.submissions import Reference, validate
 from tests.experiment.submissions.forge import (
     edit,
@@ -28,7 +28,7 @@ from tests.experiment.submissions.forge import (
 Copy = Callable[[str], Path]
 
 
-@pytest.mark.parametrize("name", ["one", "two", "untrained", "bare"])
+@pytest.mark.parametrize("name", ["one", "two", "untrained", "adapted", "supervised", "bare"])
 def test_honest_submissions_pass(packed: dict[str, Path], reference: Reference, name: str) -> None:
     verdict = validate(packed[name], reference)
     assert verdict.passes, [c for c in verdict.checks if c.outcome == "FAILED"]
@@ -245,6 +245,69 @@ def test_a_seed_under_another_number_is_caught(copy: Copy, reference: Reference)
     assert "every query has the result" in reason(verdict, "repeats")
 
 
+def test_a_seed_with_nearly_the_results_of_another_is_caught(
+    copy: Copy, reference: Reference
+) -> None:
+    folder = copy("two")
+    first, second = sorted(path for path in folder.iterdir() if path.is_dir())
+    shutil.copy(first / "per_query.npz", second / "per_query.npz")
+    edit_arrays(
+        second / "per_query.npz",
+        lambda a: a.update(train_ap=np.nextafter(a["train_ap"], np.float32(0))),
+    )
+    verdict = validate(seal(folder), reference)
+    assert "repeats" in failures(verdict)
+
+
+# ------------------------------------------------------------------------------ labels and methods
+
+
+def forget_labels(folder: Path) -> None:
+    """A network that saw labels, as one that saw none."""
+    edit(run_of(folder) / "config.json", lambda c: c.update(source=None))
+    seal_config(folder)
+
+    def change(record: Any) -> None:
+        record["protocol"].pop("setting")
+        record["protocol"]["hash"] = card_hash(record["protocol"])
+
+    edit(run_of(folder) / "record.json", change)
+
+
+@pytest.mark.parametrize("name", ["supervised", "adapted"])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_labels_that_are_not_told_are_caught(
+    copy: Copy, reference: Reference, name: str, everywhere: bool
+) -> None:
+    folder = copy(name)
+    forget_labels(folder)
+    if everywhere:
+        edit(run_of(folder) / "record.json", lambda r: r.pop("source"))
+    assert {"card"} <= failures(validate(seal(folder), reference))
+
+
+def test_own_labels_as_those_of_a_source_are_caught(copy: Copy, reference: Reference) -> None:
+    folder = copy("adapted")
+
+    def change(record: Any) -> None:
+        record["source"]["fingerprint"] = record["dataset"]["fingerprint"]
+
+    edit(run_of(folder) / "record.json", change)
+    assert failures(validate(seal(folder), reference)) == {"data set"}
+
+
+def test_another_method_under_a_name_is_caught(copy: Copy, reference: Reference) -> None:
+    """Cluster Contrast trains one stage, MSKD two."""
+    folder = copy("one")
+    edit(run_of(folder) / "config.json", lambda c: c["method"].update(name="mskd"))
+    seal_config(folder)
+    edit(run_of(folder) / "record.json", lambda r: r["experiment"].update(method="mskd"))
+    edit(folder / "submission.json", lambda m: m["runs"][run_of(folder).name].update(method="mskd"))
+    verdict = validate(seal(folder), reference)
+    assert "protocol" in failures(verdict)
+    assert "its stages are train; those of mskd are teacher, student" in reason(verdict, "protocol")
+
+
 def test_a_known_result_is_a_duplicate(store: Path, packed: dict[str, Path]) -> None:
     known = Reference(leaderboard=store)
     assert failures(validate(packed["one"], known)) == {"repeats"}
@@ -277,4 +340,4 @@ def test_differences_from_published_settings_are_named(copy: Copy, reference: Re
     folder = copy("one")
     forge_published(folder)
     text = reason(validate(seal(folder), reference), "protocol")
-    assert "input: 64x32, not 256x128" in text and "more" in text
+    assert "input: 64x32 in the record, not 256x128" in text and "more" in text

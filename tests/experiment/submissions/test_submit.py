@@ -53,7 +53,7 @@ def test_refusals(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="There is no run 'mskd'"):
         submit(["mskd"], runs, output=out)
-    with pytest.raises(ConfigError, match="2 experiments"):
+    with pytest.raises(ConfigError, match="4 experiments"):
         submit(["*"], runs, output=out)
     with pytest.raises(ConfigError, match="is no name"):
         submit(["*"], runs, "..", output=out)

@@ -8,6 +8,7 @@ from typing import Any
 from harness.components.backbones.weights import describe_weights, is_portable
 from harness.core.errors import HarnessError
 from harness.core.hashing import card_hash
+from harness.experiment.labelled_source import check_source
 from harness.experiment.protocol import protocol_card
 from harness.experiment.recipe import make_recipe
 from harness.experiment.submissions.checks.images import loaded, published_facts
@@ -28,7 +29,7 @@ def check_card(run: ReadRun, context: Context) -> Found:
         return unknown("the backbone or the data set is of a plug-in that is not installed")
     try:
         if not foreign:
-            make_recipe(run.composed)
+            check_source(run.composed, make_recipe(run.composed).stages)
         card = recomputed(run)
     except HarnessError as error:
         return failed(f"config.json cannot be run: {quoted(error.cause, 300)}")
@@ -50,7 +51,7 @@ def recomputed(run: ReadRun) -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """`KEY: RECORDED, not EXPECTED` for every line of a card that differs."""
+    """`KEY: RECORDED in the record, not EXPECTED` for every line of a card that differs."""
     lines = []
     for key in dict.fromkeys([*expected, *recorded]):
         if key == "hash" or recorded.get(key) == expected.get(key):
@@ -63,7 +64,7 @@ def differences(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> lis
 
 
 def _line(key: str, recorded: object, expected: object) -> str:
-    return f"{quoted(key)}: {quoted(recorded)}, not {quoted(expected)}"
+    return f"{quoted(key)}: {quoted(recorded)} in the record, not {quoted(expected)}"
 
 
 def _may_lack_cameras(run: ReadRun, context: Context) -> bool:

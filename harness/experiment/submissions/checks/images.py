@@ -14,11 +14,13 @@ from harness.data.facts import FACT_NAMES
 from harness.data.types import DatasetFacts, ReIDData
 from harness.evaluation.evaluator import without_junk
 from harness.experiment.joint_datasets import complete, plugin_names, sections, settings
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.registration import register
 from harness.experiment.stages import build, named
 from harness.experiment.submissions.context import Context, ReadRun
 from harness.experiment.submissions.untrusted import quoted
 from harness.experiment.submissions.verdict import Found, failed_or, ok, unknown
+from harness.results.settings import SUPERVISED
 
 COUNTS = ("train", "query", "gallery")
 #: the data set without files, and the images of it that are laid out for a check
@@ -30,7 +32,7 @@ OWN_IMAGES = "folder"
 def check_images(run: ReadRun, context: Context) -> Found:
     """Compare fingerprint and counts with the published ones, and with the images if possible."""
     recorded = run.record["dataset"]
-    problems = list(_names(run, context))
+    problems = [*_names(run, context), *_source(run)]
     unlike = recorded.get("not_as_published") or []
     problems += [f"not as published: {quoted(line)}" for line in unlike]
     if skipped := recorded.get("unreadable"):
@@ -68,6 +70,21 @@ def _names(run: ReadRun, context: Context) -> Iterator[str]:
             run.record["dataset"].get("name")
         ):
             yield f"config.json takes a subset of {quoted(name)}, which has a name of its own"
+
+
+def _source(run: ReadRun) -> Iterator[str]:
+    """A labeled source that is in one of record and config.json only, or is not what it is for."""
+    stated, recorded = run.config.get("source"), run.record.get("source")
+    if (stated is None) != (recorded is None):
+        has, lacks = ("the record", "config.json")[:: 1 if stated is None else -1]
+        yield f"{has} has a labeled source, {lacks} has none"
+    elif recorded is not None:
+        own = recorded["fingerprint"] == run.record["dataset"]["fingerprint"]
+        supervised = setting_of(run.composed) == SUPERVISED
+        if own and not supervised:
+            yield "the labeled source is the data set itself"
+        if supervised and not own:
+            yield "a supervised run has the labels of other images than those of its data set"
 
 
 def _sizes(data: ReIDData) -> tuple[int, None, int, None, int]:

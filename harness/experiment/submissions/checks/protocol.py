@@ -10,13 +10,15 @@ from harness.core.hashing import UNHASHED
 from harness.core.options import REQUIRED, options_of
 from harness.experiment.compose import compose
 from harness.experiment.joint_datasets import BETWEEN, plugin_names
+from harness.experiment.labelled_source import setting_of
 from harness.experiment.plan import NEUTRAL, Plan, make_plan
 from harness.experiment.stages import PLUGS, target_of
 from harness.experiment.submissions.checks.card import differences
 from harness.experiment.submissions.context import Context, ReadRun
 from harness.experiment.submissions.untrusted import quoted
-from harness.experiment.submissions.verdict import Found, failed_or, ok, unknown
+from harness.experiment.submissions.verdict import Found, failed, failed_or, ok, unknown
 from harness.results.row_labels import flat
+from harness.results.settings import SUPERVISED
 
 #: protocols that are the authors' settings of a method, so that every setting counts
 PUBLISHED = ("published",)
@@ -38,11 +40,15 @@ def check_protocol(run: ReadRun, context: Context) -> Found:
     try:
         plan = _plan(context, run, method, BETWEEN.join(datasets), choice)
     except HarnessError as error:
-        return unknown(f"it cannot be composed here: {quoted(error.cause, 200)}")
+        return failed(f"it cannot be composed here: {quoted(error.cause, 200)}")
     weights, problems = _weights(run.record["protocol"], plan.card), []
     expected = plan.card | ({"weights": run.record["protocol"]["weights"]} if weights else {})
     shown = {k: v for k, v in run.record["protocol"].items() if k not in UNHASHED}
     held = {key: value for key, value in expected.items() if key not in UNHASHED}
+    own, stages = list(plan.settings["stages"]), list(run.config["stages"])
+    if not set(stages) <= set(own):  # `distiller.teacher=RUN` leaves out the teacher's
+        names = [quoted(", ".join(some) or "none") for some in (stages, own)]
+        problems.append(f"its stages are {names[0]}; those of {method} are {names[1]}")
     problems += differences({**shown, "hash": run.record["protocol"]["hash"]}, held)
     if name in PUBLISHED:
         problems += _settings(run.config, plan.settings, bool(weights))
@@ -53,14 +59,22 @@ def check_protocol(run: ReadRun, context: Context) -> Found:
 
 def _plan(context: Context, run: ReadRun, method: str, dataset: str, choice: str) -> Plan:
     """What the protocol composes, with the run's precision where the protocol leaves it open."""
-    precision = str(run.config["train"]["precision"])
-    key = (method, dataset, choice, precision)
+    precision, source = str(run.config["train"]["precision"]), _source(run)
+    key = (method, dataset, str(source), choice, precision)
     if key not in context.reference.plans:
-        words = [f"method={method}", f"dataset={dataset}", choice]
-        config = compose(words)
+        named = [f"source={source['name']}"] if source else []
+        config = compose([f"method={method}", f"dataset={dataset}", *named, choice])
+        if source:  # which images of it were used is left open
+            config.source = source
         own = str(config.train.precision)
         context.reference.plans[key] = make_plan(config, precision if own == "auto" else own)
     return context.reference.plans[key]
+
+
+def _source(run: ReadRun) -> dict[str, Any] | None:
+    """The labeled source of a run; None if it is the data set itself, as of `supervised`."""
+    supervised = setting_of(run.composed) == SUPERVISED
+    return None if supervised else run.config.get("source")
 
 
 def _weights(recorded: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
