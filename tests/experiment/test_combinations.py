@@ -94,6 +94,7 @@ def _passed(table: list[Combination]) -> list[Combination]:
     return [c for c in kept if c.verdict in ("yes", RUN, MAX, SOURCE)]
 
 
+@pytest.mark.slow
 def test_a_sample_of_what_passes_trains(table: list[Combination], ran: Ran) -> None:
     """Every option once, of different methods."""
     passed = _passed(table)

@@ -42,11 +42,18 @@ main(["run", *sys.argv[4:]])
 @pytest.mark.parametrize(
     ("module", "name", "count"),
     [
-        ("harness.components.labelers.jaccard_dbscan", "JaccardDBSCAN.label", 2),  # while labelling
         ("harness.training.trainer", "Trainer._step", 7),  # in the student's warm-up epoch
         ("harness.core.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
-        ("harness.core.files", "os.fsync", 13),
-        ("harness.experiment.run_files", "peak_memory", 1),  # all is done but the record
+        pytest.param("harness.core.files", "os.fsync", 13, marks=pytest.mark.slow),
+        pytest.param(  # while labels are made
+            "harness.components.labelers.jaccard_dbscan",
+            "JaccardDBSCAN.label",
+            2,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(  # all is done but the record
+            "harness.experiment.run_files", "peak_memory", 1, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_killed_and_resumed(

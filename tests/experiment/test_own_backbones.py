@@ -100,6 +100,7 @@ def test_weights_that_are_missing_stop_before_any_work(tmp_path: Path) -> None:
         assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_combinations_know_it() -> None:
     verdicts = {c.option: c.verdict for c in combinations(("pcl_clip",)) if c.group == "backbone"}
     assert {option for option, verdict in verdicts.items() if verdict == "own"} == {"clip_vit_base"}

@@ -149,7 +149,9 @@ def held(config: DictConfig) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("protocol", ["common", "demo", "debug"])
+@pytest.mark.parametrize(
+    "protocol", ["common", "demo", pytest.param("debug", marks=pytest.mark.slow)]
+)
 def test_all_methods_share_one_card(protocol: str) -> None:
     """In each setting; methods that choose a backbone share all of it but the backbone."""
     configs = {

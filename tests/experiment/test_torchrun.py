@@ -73,6 +73,7 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     _both(tmp_path, DEFAULT)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one_with_a_labeled_source(tmp_path: Path) -> None:
     _both(tmp_path, JOINT)
 

@@ -22,11 +22,11 @@ from tests.fuzz.invariant import violations
 from tests.tiny import TINY, tiny_config
 
 #: cases of each target by default: about a minute in all
-COUNTS = {"overrides": 30, "tables_of_images": 25, "folders_of_images": 8, "archives": 50,
-          "arrays": 60, "stores": 45, "checkpoints": 15, "networks": 25,
-          "exported_files": 40}  # fmt: skip
+COUNTS = {"overrides": 15, "tables_of_images": 12, "folders_of_images": 4, "archives": 25,
+          "arrays": 30, "stores": 20, "checkpoints": 8, "networks": 12,
+          "exported_files": 20}  # fmt: skip
 #: times as many with `-m slow`
-LONG = 8
+LONG = 16
 
 
 @pytest.fixture(scope="module")

@@ -83,10 +83,7 @@ PSEUDO = [n for n in TRAINED if not reads_identities(make_recipe(as_published(n)
 USL = [name for name in METHODS if name not in SOURCED]
 #: methods that between them have most kinds of parts and of stages. The contracts of the others are
 #: slow tests
-CORE = (
-    "buc", "cap", "cluster_contrast", "dcmip", "ice", "mmt", "mskd", "pplr", "source_pretrain",
-    "spcl", "spcl/uda",
-)  # fmt: skip
+CORE = ("buc", "cap", "cluster_contrast", "dcmip", "mmt", "mskd", "spcl", "spcl/uda")
 
 
 def core_first(names: Sequence[str]) -> list[Any]:
@@ -326,7 +323,9 @@ def test_data_without_cameras(name: str, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", core_first(TRAINED))
-@pytest.mark.parametrize(("identities", "images"), [(3, 5), (1, 7), (5, 1)])
+@pytest.mark.parametrize(
+    ("identities", "images"), [(3, 5), pytest.param(1, 7, marks=pytest.mark.slow), (5, 1)]
+)
 def test_odd_batches(name: str, identities: int, images: int, ran: Ran) -> None:
     """P and K may be odd, or one."""
     batch = (f"batch.identities={identities}", f"batch.images={images}")

@@ -54,7 +54,9 @@ def same(one: Run, other: Run) -> None:
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
-@pytest.mark.parametrize("case", ["spcl", "buc", "buc, published"])
+@pytest.mark.parametrize(
+    "case", ["spcl", "buc", pytest.param("buc, published", marks=pytest.mark.slow)]
+)
 def test_interrupted_in_every_epoch_and_resumed(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -225,10 +226,18 @@ def test_every_reference_is_called_as_its_folder() -> None:
         assert text.count("{") == text.count("}"), path
 
 
+#: tables of a paper, as options, caption and layout; two of them sooner than the slow tests
+SOONER = [([], "short", "narrow"), (["--compare"], "full", "wide")]
+PAPERS = [
+    pytest.param(*paper, marks=[] if paper in SOONER else pytest.mark.slow)
+    for paper in product(
+        ([], ["--by-dataset"], ["--compare"]), ("short", "full"), ("wide", "narrow")
+    )
+]
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX is installed")
-@pytest.mark.parametrize("layout", ["wide", "narrow"])
-@pytest.mark.parametrize("caption", ["short", "full"])
-@pytest.mark.parametrize("options", [[], ["--by-dataset"], ["--compare"]])
+@pytest.mark.parametrize(("options", "caption", "layout"), PAPERS)
 def test_latex_compiles(
     options: list[str], caption: str, layout: str, command: Command, tmp_path: Path
 ) -> None:

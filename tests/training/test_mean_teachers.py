@@ -46,7 +46,9 @@ def _weights(run: Run) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", ["mmt", pytest.param("ice", marks=pytest.mark.slow), "ice/aware"]
+)
 def test_resumed_or_repeated_the_numbers_are_the_same(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,7 +49,13 @@ def _weights(run: Run) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize("case", CROSSED)
+#: what lasts beyond an epoch in the memory, the classifier, the optimizer and the labels
+SOONER = ("mean teacher", "classifier", "renewed", "merged labels that last")
+
+
+@pytest.mark.parametrize(
+    "case", [c if c in SOONER else pytest.param(c, marks=pytest.mark.slow) for c in CROSSED]
+)
 def test_interrupted_and_resumed(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,7 @@ def test_batch_norms_are_grouped(network: TimmNet) -> None:
 # --------------------------------------------------------------------------------- whole runs
 
 
-FAST = ("test_resnet", "test_efficientnet", "test_convnext", "test_vit")
+FAST = ("test_efficientnet", "test_vit")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_all_pictures_go_into_the_run_s_own_folder(own: Run, place: Path, comman
     assert len(list(folder.iterdir())) == 4
 
 
-@pytest.mark.parametrize("kind", ["svg", "pdf"])
+@pytest.mark.parametrize("kind", ["svg", pytest.param("pdf", marks=pytest.mark.slow)])
 def test_formats(own: Run, place: Path, tmp_path: Path, kind: str) -> None:
     options = {
         "style": kind,

@@ -81,10 +81,10 @@ def resnet50() -> Model:
 
 MODELS = [
     pytest.param(small, id="small"),
-    pytest.param(vit, id="vit"),
-    pytest.param(joined(stem="ics"), id="ics"),
+    pytest.param(vit, id="vit", marks=pytest.mark.slow),
+    pytest.param(joined(stem="ics"), id="ics", marks=pytest.mark.slow),
     pytest.param(joined(part_tokens=3), id="parts"),
-    pytest.param(joined(projection=24), id="projection"),
+    pytest.param(joined(projection=24), id="projection", marks=pytest.mark.slow),
     pytest.param(resnet50, id="resnet50", marks=pytest.mark.slow),
 ]
 

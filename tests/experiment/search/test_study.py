@@ -25,6 +25,7 @@ from harness.experiment.search.worker import heartbeat, requeue_abandoned
 from tests.experiment.search.small import EPS, pretend, search, small
 
 Planned = Callable[..., Plan]
+STORAGES = ["journal", pytest.param("sqlite", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_ctrl_c_leaves_a_trial_that_goes_on(
     assert set(after[1].intermediate_values) == {0, 1}
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_dead_workers_trial_is_retried(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
@@ -215,7 +216,7 @@ def test_a_dead_workers_trial_is_retried(
     assert "default" in ended(plan)[0].user_attrs
 
 
-@pytest.mark.parametrize("storage", ["journal", "sqlite"])
+@pytest.mark.parametrize("storage", STORAGES)
 def test_a_live_worker_keeps_its_trial(planned: Planned, storage: str) -> None:
     plan = planned(storage=storage)
     study = study_of(plan)
