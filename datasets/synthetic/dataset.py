@@ -92,7 +92,7 @@ class Synthetic(Dataset):
         ] = (64, 32),
         difficulty: Annotated[
             float, Field(ge=0, le=2, description="color casts, exposure and occlusion")
-        ] = 0.7,
+        ] = 0.5,
         seed: Annotated[int, Field(ge=0, description="another seed gives another data set")] = 0,
         total_images: Annotated[
             int | None,
