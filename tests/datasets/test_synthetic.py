@@ -59,7 +59,7 @@ def test_pixels_are_those_of_other_machines(synthetic: Make) -> None:
 
     The tolerance is for Pillow, whose polygons' borders may move with compiler and version.
     """
-    data = synthetic(identities=6, test_identities=6).load()
+    data = synthetic(identities=6, test_identities=6, difficulty=0.7).load()
     total = sum(int(pixels(part).astype(np.int64).sum()) for part in (data.train, data.gallery))
     assert total == pytest.approx(PIXEL_SUM, rel=1e-3)
 
@@ -153,7 +153,7 @@ def test_a_colour_histogram_helps_but_does_not_solve_it(
         shown = ~(mine & (cameras(gallery) == cameras(query)[i]))
         ranks = np.flatnonzero(mine[shown][np.argsort(-row[shown], kind="stable")]) + 1
         precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    assert 0.05 < np.mean(precisions) < 0.40  # chance is about 0.02, a trained network 0.8
+    assert 0.05 < np.mean(precisions) < 0.50  # chance is about 0.02, a trained network 0.85
 
 
 @pytest.mark.parametrize(
