@@ -35,6 +35,10 @@ class _Block(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(maps))
 
 
+#: channels of the weights that come with the harness
+USUAL_WIDTHS = [16, 32, 64, 128]
+
+
 def small(
     widths: Annotated[
         Sequence[PositiveInt], Field(min_length=1, description="channels of each stage")
@@ -55,6 +59,11 @@ def small(
         raise ConfigError(
             "There are no ImageNet weights for backbone=small.",
             "Use backbone=resnet50, or backbone.weights=rendered or none.",
+        )
+    if weights == "rendered" and list(widths) != USUAL_WIDTHS:
+        raise ConfigError(
+            f"backbone.weights=rendered are of backbone.widths={USUAL_WIDTHS}, not {list(widths)}.",
+            "Start from random weights: backbone.weights=none.",
         )
     stem = nn.Sequential(
         nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()

@@ -8,7 +8,8 @@ from torch import nn
 
 from harness.components.backbones import small
 from harness.components.backbones.weights import describe_weights
-from harness.core.errors import ConfigError, DataError
+from harness.core.errors import ConfigError
+from harness.experiment.compose import compose
 
 
 def parameters(weights: str, seed: int) -> torch.Tensor:
@@ -32,8 +33,17 @@ def test_they_are_those_of_a_trained_network() -> None:
 
 
 def test_they_fit_the_usual_widths_only() -> None:
-    with pytest.raises(DataError, match="rendered"):
+    with pytest.raises(ConfigError, match="rendered") as caught:
         small(widths=[8, 16], strides=[1, 2], weights="rendered")
+    assert caught.value.hint is not None and "backbone.weights=none" in caught.value.hint
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2", "timm", "small"])
+def test_other_backbones_keep_their_own_in_the_demonstration(backbone: str) -> None:
+    words = ["method=cluster_contrast", "dataset=synthetic"]
+    plain = compose([*words, f"backbone={backbone}", "protocol=common"]).backbone.weights
+    assert compose([*words, f"backbone={backbone}"]).backbone.weights == plain
+    assert (plain == "rendered") == (backbone == "small")
 
 
 def test_there_are_no_imagenet_weights() -> None:
