@@ -1,4 +1,5 @@
-"""Make the pictures of README and docs/report.md: `python docs/pictures/make.py` in the checkout.
+"""Make the pictures of README, docs/report.md and the synthetic data set: `python
+docs/pictures/make.py` in the checkout.
 
 This trains MSKD on synthetic persons first (minutes on two cores) unless results/runs has that run.
 Chromium and the test extra show the page. All persons in these pictures are rendered.
@@ -18,8 +19,11 @@ from PIL import Image
 from selenium import webdriver
 
 from harness.cli.main import main
+from harness.experiment.compose import compose
+from harness.experiment.stages import load_data
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "datasets" / "synthetic" / "examples.png"
 SHOWN = ("ranked", "embedding", "curves", "maps")
 OPTIONS = ("--queries", "random", "--seed", "4", "--count", "2", "--top", "8")
 #: name → width, height, color scheme, scale
@@ -83,7 +87,31 @@ def pages(folder: Path) -> None:
             shrink(base64.b64decode(shot), HERE / name)
 
 
+def examples() -> None:
+    """Two images per camera of the first four identities, and bad detections below."""
+    data = load_data(compose(["method=direct_transfer", "dataset=synthetic"]))
+    train, gallery = data.train, data.gallery
+    rows = [
+        [
+            [train.images.read(i) for i in np.flatnonzero(mine & (train.cameras == camera))[:2]]
+            for camera in range(5)
+        ]
+        for mine in (train.identities == identity for identity in range(1, 5))
+    ]
+    bad = [gallery.images.read(i) for i in np.flatnonzero(gallery.identities == 0)[:10]]
+    rows.append([bad[i : i + 2] for i in range(0, 10, 2)])
+    sheet = Image.new("RGB", (10 * 34 - 2, 5 * 66 - 2), "white")
+    for y, row in enumerate(rows):
+        for camera, pair in enumerate(row):
+            for x, image in enumerate(pair, 2 * camera):
+                sheet.paste(Image.fromarray(np.asarray(image)), (34 * x, 66 * y))
+    whole = io.BytesIO()
+    sheet.save(whole, "PNG")
+    shrink(whole.getvalue(), EXAMPLES)
+
+
 if __name__ == "__main__":
+    examples()
     with tempfile.TemporaryDirectory() as made:
         pictures(Path(made))
         pages(Path(made))
