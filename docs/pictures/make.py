@@ -28,8 +28,8 @@ SHOWN = ("ranked", "embedding", "curves", "maps")
 OPTIONS = ("--queries", "random", "--seed", "4", "--count", "2", "--top", "8")
 #: name → width, height, color scheme, scale
 PAGES = {
-    "leaderboard.png": (1000, 640, "light", 0.9),
-    "report.png": (1280, 1330, "light", 0.75),
+    "leaderboard.png": (1000, 745, "light", 0.8),
+    "report.png": (1280, 1560, "light", 0.7),
     "report-narrow.png": (400, 820, "dark", 0.8),
 }
 #: what the pictures show: the table of rendered persons, and for README without the page's filters

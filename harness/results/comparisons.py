@@ -147,7 +147,7 @@ def comparisons(
     store: str | Path, dataset: str | None = None, where: str | None = None,
     sort: str | None = None, found: Iterable[Run] | None = None, gap: bool = False,
 ) -> Iterator[Comparison]:  # fmt: skip
-    """The tables of a store.
+    """The tables of a store, by data set; those with more methods first.
 
     Args:
         dataset: only this one. where: a condition on the columns of `store.frame`, as pandas'
@@ -168,7 +168,7 @@ def comparisons(
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
     alike = ["dataset", "protocol", "setting"]
     hashes = runs.groupby(alike)["protocol_hash"].nunique().to_dict()
-    for (name, _, _, protocol), group in runs.groupby(tables, sort=True):
+    for (name, _, _, protocol), group in sorted(runs.groupby(tables), key=_largest_first):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         source = group["shown_source"].iloc[0]
         costs = measured_costs(store, str(name), cards[protocol])
@@ -181,6 +181,12 @@ def comparisons(
         bounds = _bounds(found, group.iloc[0], card) if gap else None
         rows = rows if bounds is None else bounds.add(rows)
         yield Comparison(str(name), data, card, rows, store, unlike, costs, shared, bounds, source)
+
+
+def _largest_first(table: tuple[Any, pd.DataFrame]) -> tuple[Any, ...]:
+    """By data; the tables of the same data by their number of methods, the largest first."""
+    (*data, protocol), group = table
+    return *data, -group["method"].nunique(), protocol
 
 
 def _bounds(found: Sequence[Run], like: pd.Series, card: Mapping[str, Any]) -> Bounds | None:
