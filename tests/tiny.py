@@ -25,6 +25,7 @@ TINY = (
     "dataset.cameras=3",
     "backbone.widths=[8,16]",
     "backbone.strides=[1,2]",
+    "backbone.weights=none",
     "images.height=32",
     "images.width=16",
     "images.pad=2",
@@ -106,5 +107,6 @@ def own_images(folder: Path, cameras: bool = True) -> list[str]:
         "method=cluster_contrast", "dataset=folder", f"dataset.csv={people}/list.csv",
         "protocol=debug", "neighbours.k1=4", "neighbours.k2=1", "labeler.min_samples=1",
         "batch.identities=2", "batch.images=2", "backbone.widths=[8]", "backbone.strides=[1]",
+        "backbone.weights=none",
         f"store={folder}/runs", f"data.root={folder}/data", "device=cpu",
     ]  # fmt: skip

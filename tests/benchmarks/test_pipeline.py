@@ -22,8 +22,8 @@ from tests.conftest import Command
 from tests.paths import ROOT
 
 SMALL = ("protocol=debug", "dataset.identities=6", "backbone.widths=[8,16]",
-         "backbone.strides=[1,2]", "images.height=32", "images.width=16", "images.pad=2",
-         "train.precision=fp32")  # fmt: skip
+         "backbone.strides=[1,2]", "backbone.weights=none", "images.height=32", "images.width=16",
+         "images.pad=2", "train.precision=fp32")  # fmt: skip
 ANY_LOAD = ("--max-load", "1", "--max-spread", "99", "--retries", "0")
 OPTIONS = ("--device", "cpu", "--repeats", "2", "--images", "48", *ANY_LOAD)
 

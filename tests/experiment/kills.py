@@ -105,7 +105,8 @@ def command(folder: Path, kind: str) -> list[str]:
         (images / "images.csv").write_text("\n".join(rows))
     places = [f"store={folder}/runs", f"data.root={images}"]
     return [*settings, "protocol=debug", "backbone.widths=[8,16]", "backbone.strides=[1,2]",
-            "images.height=96", "images.width=48", "device=cpu", *places]  # fmt: skip
+            "backbone.weights=none", "images.height=96", "images.width=48", "device=cpu",
+            *places]  # fmt: skip
 
 
 def only(folder: Path) -> Run:

@@ -135,7 +135,7 @@ def test_what_is_refused_is_refused_before_any_work(
 @pytest.mark.skipif(find_spec("infomap") is None, reason="the package infomap is not installed")
 def test_two_combinations_at_once(tmp_path: Path) -> None:
     """`labeler=infomap backbone=resnet50_views`: the views are the backbone's, and are trained."""
-    small = ("backbone.widths", "backbone.strides")
+    small = ("backbone.widths", "backbone.strides", "backbone.weights")
     given = [x for x in tiny(tmp_path) if not x.startswith(small)]
     config = compose(
         [*given, "method=cluster_contrast", "labeler=infomap", "backbone=resnet50_views",

@@ -234,7 +234,7 @@ def test_options_are_on_the_card_where_they_matter(mskd: DictConfig, key: str) -
 
 def test_options_without_effect_are_on_no_card(mskd: DictConfig) -> None:
     assert make_plan(mskd, "fp32").card["optimizer"] == (
-        "Adam, lr 0.003, weight decay 0.0005, x0.1 every 20 epochs"
+        "Adam, lr 0.003, weight decay 0.0005, x0.1 every 10 epochs"
     )
     sgd = mskd.copy()
     OmegaConf.update(sgd, "optimizer.name", "sgd")

@@ -21,7 +21,7 @@ pytestmark = [
 #: large enough for activations to be most of the memory
 LARGE = (
     "batch.identities=4", "batch.images=32", "batch.samples_per_bn=16", "images.height=256",
-    "images.width=128", "backbone.widths=[32,64]", "train.epochs=1",
+    "images.width=128", "backbone.widths=[32,64]", "backbone.weights=none", "train.epochs=1",
 )  # fmt: skip
 
 
