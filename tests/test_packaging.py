@@ -71,7 +71,7 @@ def test_it_holds_every_file_and_no_runs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     bundled = {"methods": "methods", "datasets": "datasets", "golden": "tests/golden"}
     expected = {"harness/py.typed", "harness/_bundled/results/published.csv"}
-    for pattern in ("*.py", "*.yaml", "*.html", "*.css", "*.js", "*.json"):
+    for pattern in ("*.py", "*.yaml", "*.html", "*.css", "*.js", "*.json", "*.safetensors"):
         expected |= {p.relative_to(ROOT).as_posix() for p in (ROOT / "harness").rglob(pattern)}
     for kind, folder in bundled.items():
         for path in (ROOT / folder).rglob("*"):
