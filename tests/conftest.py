@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,13 @@ torch.set_num_threads(1)  # the order of sums, and so the results, depend on it;
 # no time limits in tests: machines and their load differ
 settings.register_profile("harness", deadline=None)
 settings.load_profile("harness")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs with `threads=2` and timings set the number for the whole process."""
+    yield
+    torch.set_num_threads(1)
 
 
 class Answer(NamedTuple):
