@@ -30,7 +30,9 @@ ABLATIONS = ["mskd/no_views", "mskd/no_distillation", "mskd/online"]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("protocol", ["common", "published"])
+@pytest.mark.parametrize(
+    "protocol", ["common", "published", pytest.param("debug", marks=pytest.mark.slow)]
+)
 def test_every_variant_composes_under_its_own_name(name: str, protocol: str) -> None:
     recipe = make_recipe(compose([f"method={name}", f"protocol={protocol}", "dataset=synthetic"]))
     assert recipe.method == name.replace("/", "_")

@@ -35,14 +35,14 @@ class _Block(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.shortcut(maps))
 
 
-#: channels of the weights that come with the harness
-USUAL_WIDTHS = [16, 32, 64, 128]
+#: channels of each stage, also of the weights that come with the harness
+USUAL_WIDTHS = (16, 32, 64, 128)
 
 
 def small(
     widths: Annotated[
         Sequence[PositiveInt], Field(min_length=1, description="channels of each stage")
-    ] = (16, 32, 64, 128),
+    ] = USUAL_WIDTHS,
     strides: Annotated[
         Sequence[PositiveInt], Field(min_length=1, description="stride of each stage")
     ] = (1, 2, 2, 1),
@@ -60,9 +60,10 @@ def small(
             "There are no ImageNet weights for backbone=small.",
             "Use backbone=resnet50, or backbone.weights=rendered or none.",
         )
-    if weights == "rendered" and list(widths) != USUAL_WIDTHS:
+    if weights == "rendered" and tuple(widths) != USUAL_WIDTHS:
         raise ConfigError(
-            f"backbone.weights=rendered are of backbone.widths={USUAL_WIDTHS}, not {list(widths)}.",
+            f"backbone.weights=rendered fits backbone.widths={list(USUAL_WIDTHS)}, not "
+            f"{list(widths)}.",
             "Start from random weights: backbone.weights=none.",
         )
     stem = nn.Sequential(

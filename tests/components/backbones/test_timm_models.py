@@ -152,11 +152,11 @@ def test_batch_norms_are_grouped(network: TimmNet) -> None:
 # --------------------------------------------------------------------------------- whole runs
 
 
-FAST = ("test_efficientnet", "test_vit")
+FAST, SLOW = ("test_efficientnet", "test_vit"), ("test_resnet", "test_convnext", *NAMES)
 
 
 @pytest.mark.parametrize(
-    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)]
+    "name", [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 )
 def test_interrupted_and_resumed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
