@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -50,8 +51,12 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         )
     device = resolve_device(processes.local_device(str(config.device)))
     plan = plan_of(config, device)
-    _prepare_process(config, device)
-    run = Store(Path(str(config.store)).expanduser()).run(plan.name)
+    with _prepared_process(config, device):
+        return _run(plan, device, reporter, overwrite)
+
+
+def _run(plan: Plan, device: torch.device, reporter: Reporter | None, overwrite: str) -> Run:
+    run = Store(Path(str(plan.config.store)).expanduser()).run(plan.name)
     collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
     with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False
@@ -73,13 +78,22 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
         return run
 
 
-def _prepare_process(config: DictConfig, device: torch.device) -> None:
+@contextlib.contextmanager
+def _prepared_process(config: DictConfig, device: torch.device) -> Iterator[None]:
+    """Device, memory and threads of this process. The next run of a sweep finds the threads that
+    there were before: their number changes the order of sums, and so a result.
+    """
     if device.type == "cuda" and processes.is_distributed():
         torch.cuda.set_device(device)  # collectives use the current device
     if device.type == "cpu":
         keep_freed_memory()
+    before = torch.get_num_threads()
     if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
         torch.set_num_threads(int(config.threads) or processes.threads_per_process())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -69,6 +70,25 @@ def test_a_log_beside_the_record_tells_what_happened(
     assert lines == capsys.readouterr().out.splitlines() and "mAP" in log
     run_experiment(tiny_config(tmp_path, "method=direct_transfer"))  # is only reported
     assert (run.folder / "log.txt").read_text() == log
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_next_run_of_the_process_finds_the_threads_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    execute, counts = Experiment.execute, []
+
+    def counted(self: Experiment, afresh: bool) -> None:
+        counts.append(torch.get_num_threads())
+        if stopped:
+            raise KeyboardInterrupt
+        execute(self, afresh)
+
+    monkeypatch.setattr(Experiment, "execute", counted)
+    with contextlib.suppress(KeyboardInterrupt):
+        run_experiment(tiny_config(tmp_path, "method=direct_transfer", "threads=2"))
+    assert counts == [2]
+    assert torch.get_num_threads() == 1
 
 
 def test_a_finished_run_is_reported_without_the_libraries_that_train(tmp_path: Path) -> None:
