@@ -158,7 +158,8 @@ def leaderboard(comparison: Comparison, metrics: Sequence[str] = (), narrow: boo
         body.append(tuple(cells))
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
-        marks_note({key: marks[key] for key in shown if key in marks}) if marks
+        marks_note({key: marks[key] for key in shown if key in marks}, not rows["final"].all())
+        if marks
         else _why_unmarked(rows),
         costs.note if costs and {*COSTS} & {*shown} else "",
         comparison.bounds.note if comparison.bounds else "",
@@ -214,13 +215,19 @@ def _explained(pairs: Sequence[Pair]) -> str:
     )
 
 
-def marks_note(marks: Marks) -> str:
-    """What bold and underlined mean; '' if nothing is marked."""
+def marks_note(marks: Marks, earlier_stages: bool = False) -> str:
+    """What bold and underlined mean; '' if nothing is marked.
+
+    Args:
+        earlier_stages: the table shows stages before the last, too.
+    """
     if not marks:
         return ""
     return (
         "Bold: the best, and every row that is not significantly behind it (paired bootstrap, "
         f"p ≥ {1 - LEVEL:.2f} after Holm's correction). Underlined: the next."
+        + " Stages before the last do not compete."
+        * earlier_stages
     )
 
 

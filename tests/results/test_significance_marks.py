@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from harness.core.errors import ConfigError
 from harness.results.comparisons import comparisons
 from harness.results.significance_marks import compare, significance_marks
+from harness.results.table_model import leaderboard
 from tests.conftest import Command
-from tests.results.records import record, write
+from tests.results.records import metrics, record, write
 
 RNG = np.random.default_rng(0)
 DIFFICULTY = RNG.random(200) * 0.5
@@ -95,6 +97,22 @@ def test_a_checkpoint_chosen_on_the_test_set_does_not_compete(tmp_path: Path) ->
     (only,) = comparisons(tmp_path)
     found = significance_marks(only)["mAP"]
     assert found == {"one": "best", "two": "second"}
+
+
+def test_a_stage_before_the_last_does_not_compete_and_the_note_says_so(tmp_path: Path) -> None:
+    run(tmp_path, "one", 0.1)
+    run(tmp_path, "two", 0.0)
+    (without,) = comparisons(tmp_path)
+    path = tmp_path / "two-0" / "record.json"
+    content = json.loads(path.read_text())
+    content["stages"] = {"first": {**content["stages"]["train"], "metrics": metrics(99.0)},
+                         **content["stages"]}  # fmt: skip
+    path.write_text(json.dumps(content))
+    (only,) = comparisons(tmp_path)
+    assert significance_marks(only)["mAP"] == {"one": "best", "two": "second"}
+    note = "Stages before the last do not compete."
+    assert note in "".join(leaderboard(only).notes)
+    assert note not in "".join(leaderboard(without).notes)
 
 
 def test_command(command: Command, tmp_path: Path) -> None:
