@@ -75,12 +75,20 @@ class VeRi776(MarketDataset):
         """Raises DataError if the release is missing, incomplete or not as expected."""
         folder, (train, query, gallery) = self.find_splits()
         notes = _compare_with_lists(folder)
+        query, gallery = (
+            replace(split, originals=_file_names(split)) for split in (query, gallery)
+        )
         if self.tracks:
             gallery = replace(gallery, tracks=_read_tracks(folder / TRACKS, gallery))
         return self.make_data("veri776", (train, query, gallery), notes)
 
     def release_facts(self) -> DatasetFacts:
         return FACTS
+
+
+def _file_names(split: Split) -> np.ndarray:
+    """(N,) names without their folders: the queries are in image_test, too."""
+    return np.array([Path(split.images.name(i)).name for i in range(len(split.images))])
 
 
 def _read_tracks(path: Path, gallery: Split) -> np.ndarray:

@@ -30,18 +30,22 @@ class Split:
     cameras: (N,) int64 from 0, or None if the data set has none.
     tracks: (N,) int64 from 0 without gaps: the track of each gallery image, if tracks are
         ranked instead of images; else None. A track has one identity and one camera.
+    originals: (N,) names of the original images, where the gallery contains the queries under
+        other paths; else None, and the paths tell which images are the same.
     """
 
     images: ImageSource
     identities: np.ndarray
     cameras: np.ndarray | None = None
     tracks: np.ndarray | None = None
+    originals: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.identities)
         if len(self.images) != count:
             raise ValueError(f"{len(self.images)} images but {count} identities")
-        for name, values in (("cameras", self.cameras), ("tracks", self.tracks)):
+        for name in ("cameras", "tracks", "originals"):
+            values = getattr(self, name)
             if values is not None and len(values) != count:
                 raise ValueError(f"{count} identities but {len(values)} {name}")
 
@@ -52,6 +56,7 @@ class Split:
             Subset(self.images, indices), self.identities[indices],
             None if cameras is None else cameras[indices],
             None if tracks is None else np.unique(tracks[indices], return_inverse=True)[1],
+            None if self.originals is None else self.originals[indices],
         )  # fmt: skip
 
 

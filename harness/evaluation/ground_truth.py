@@ -41,25 +41,38 @@ class GroundTruth:
         """The ground truth of a data set's test part."""
         return cls(
             query.identities, gallery.identities, query.cameras, gallery.cameras,
-            [query.images.name(i) for i in range(len(query.images))],
-            [gallery.images.name(i) for i in range(len(gallery.images))], gallery.tracks,
+            _names(query), _names(gallery), gallery.tracks,
         )  # fmt: skip
 
     def without_cameras(self) -> GroundTruth:
-        """The same without cameras: only a query's own image is removed from its ranking."""
+        """The same without cameras: only a query's own image is removed from its ranking, or, where
+        tracks are ranked, the track that contains it.
+        """
         return replace(self, query_cams=None, gallery_cams=None)
 
     def of_tracks(self) -> GroundTruth:
         """The same with a gallery of tracks (T,), each with the identity and camera of its images.
 
-        Tracks of the query's identity and camera are removed, as images are.
+        Tracks of the query's identity and camera are removed, as images are. Without cameras, a
+        query's name is the number of the track that contains its image.
         """
         assert self.tracks is not None
         _, first = np.unique(self.tracks, return_index=True)
         ids, cams = np.asarray(self.gallery_ids)[first], None
         if self.gallery_cams is not None:
             cams = np.asarray(self.gallery_cams)[first]
-        return GroundTruth(self.query_ids, ids, self.query_cams, cams)
+        query_names = gallery_names = None
+        if self.query_names is not None and self.gallery_names is not None:
+            track_of = dict(zip(self.gallery_names, self.tracks.astype(str), strict=True))
+            query_names = [track_of.get(name, "") for name in self.query_names]
+            gallery_names = [str(track) for track in range(len(first))]
+        return GroundTruth(self.query_ids, ids, self.query_cams, cams, query_names, gallery_names)
+
+
+def _names(split: Split) -> list[str]:
+    if split.originals is not None:
+        return [str(name) for name in split.originals]
+    return [split.images.name(i) for i in range(len(split.images))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import nearest, search
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.interfaces import Backbone, UnlabelledSet
+from harness.core.interfaces import Backbone, UnlabelledSet, check_features
 from harness.core.options import check_options
 from harness.evaluation.cluster_quality import outliers_alone
 from harness.training.extraction import extract
@@ -62,9 +62,15 @@ def label_free(
     Args:
         criteria: some of `CRITERIA`; of these, `cross_camera` needs cameras (N,).
         features, flipped: (N, D), L2-normalized, of the images and of their mirror images.
+
+    Raises:
+        HarnessError: features that are not finite or not normalized.
+        ConfigError: `cross_camera` without cameras.
     """
     if "cross_camera" in criteria and cameras is None:
         raise no_cameras()
+    for x in (features, flipped):
+        check_features(x[:, None])
     compute: dict[str, Callable[[], float]] = {
         "cross_camera": lambda: _neighbor_overlap(features, flipped, reference.k1, cameras),
         "neighbours": lambda: _neighbor_overlap(features, flipped, reference.k1),
@@ -145,10 +151,13 @@ def _neighbor_overlap(
     features: Tensor, flipped: Tensor, k1: int, cameras: Tensor | None = None
 ) -> float:
     sets = []
-    for x in (features, flipped):
-        ranks = nearest(x, k1 + 1)[:, 1:].cpu().numpy()  # without the image itself
+    # Equal features are ranked by image number. The mirror images are numbered backwards, so that
+    # a collapsed network, whose features are all equal, has no overlap.
+    backwards = len(features) - 1 - nearest(flipped.flip(0), k1 + 1).flip(0)
+    for x in (nearest(features, k1 + 1), backwards):
+        ranks = x[:, 1:].cpu().numpy()  # without the image itself
         rows = np.repeat(np.arange(len(ranks)), ranks.shape[1])
-        sets.append(csr_matrix((np.ones(len(rows)), (rows, ranks.ravel())), (len(x), len(x))))
+        sets.append(csr_matrix((np.ones(len(rows)), (rows, ranks.ravel())), (len(x),) * 2))
     both = sets[0].multiply(sets[1]).tocoo()
     common = np.bincount(both.row, minlength=len(features))
     sizes = [np.diff(s.indptr) for s in sets]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -19,6 +20,7 @@ from harness.core.plugins import find
 from harness.data.facts import differences, measure
 from harness.data.prepare.layouts import find_layout
 from harness.data.types import Dataset, ReIDData, Split
+from harness.evaluation.ground_truth import GroundTruth, MatchIndex
 from tests.datasets.fakes import DUKE, VERI, in_folders, touch
 
 Modules = Callable[[str], ModuleType]
@@ -101,6 +103,20 @@ def test_veri(dataset_module: Modules, tmp_path: Path) -> None:
     assert data.gallery.tracks is None and not data.notes
     # the query itself and its track go, the other camera's two images stay
     assert measure(data).matches == 2
+
+
+def test_without_cameras_veris_query_is_still_not_its_own_match(
+    dataset_module: Modules, tmp_path: Path
+) -> None:
+    """image_test contains the images of image_query."""
+    touch(tmp_path / "VeRi", in_folders(VERI))
+    data = load(dataset_module, "veri776", tmp_path)
+    truth = GroundTruth.of(data.query, data.gallery).without_cameras()
+    matches = MatchIndex.of(truth)
+    assert matches.itself is not None and matches.itself.tolist() == [0]
+    later = replace(data, gallery=data.gallery.subset(np.array([4, 2, 0])))
+    itself = MatchIndex.of(GroundTruth.of(later.query, later.gallery).without_cameras()).itself
+    assert itself is not None and itself.tolist() == [2]
 
 
 def test_veris_official_lists_of_junk_are_compared_with_the_rule(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,27 @@ def test_average_precision_over_tracks() -> None:
     evaluator.protocol = EvaluationProtocol()
     evaluator.data = ReIDData("made", query_split, query_split, split)
     np.testing.assert_array_equal(evaluator.score(query, images).ap, result.ap)
+
+
+def test_without_cameras_the_track_that_contains_the_query_is_removed() -> None:
+    """Queries are the images 0 … 8 of the gallery, which has them under other paths."""
+    split = gallery()
+    assert split.tracks is not None
+    originals = np.array([f"{i}" for i in range(60)])
+    files = ImageFiles(Path("nowhere"), [f"query/{q}.jpg" for q in range(9)])
+    queries = Split(files, split.identities[:9], None, None, originals[:9])
+    truth = GroundTruth.of(queries, replace(split, originals=originals)).without_cameras()
+    images = features(60, 2)
+    tracks = truth.of_tracks()
+    found = rank(None, None, tracks, distances=track_blocks(
+        distance_blocks(images[:9], images), split.tracks))  # fmt: skip
+    plain = torch.cat([rows for _, rows in distance_blocks(images[:9], images)]).numpy()
+    for q in range(9):
+        nearest = {t: plain[q, split.tracks == t].min() for t in range(20) if t != split.tracks[q]}
+        order = sorted(nearest, key=lambda t: nearest[t])
+        hits = [place for place, t in enumerate(order, start=1) if t % 5 == split.identities[q]]
+        expected = np.mean([n / place for n, place in enumerate(hits, start=1)])
+        assert abs(found.ap[q] - expected) < 1e-9
 
 
 def test_the_protocol_card_says_that_tracks_are_ranked() -> None:
