@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,8 +112,27 @@ def is_joint(stage: Stage) -> bool:
     return bool(stage.config.batch.joint)
 
 
+def check_identities(stages: tuple[Stage, ...], source: ReIDData) -> None:
+    """Check that the source has the identities of a batch.
+
+    Raises:
+        ConfigError: a stage that trains on them draws more identities than there are.
+    """
+    count = len(np.unique(source.train.identities))
+    names = source_stages(stages)
+    for stage in (stage for stage in stages if stage.name in names):
+        batch = stage.config.batch
+        if batch.sampler == "identity" and count < batch.identities:
+            raise ConfigError(
+                f"The source {source.name} has {count} identities for training, and a batch of "
+                f"stage '{stage.name}' has {batch.identities}.",
+                f"Set batch.identities={count} or fewer, or choose another source.",
+            )
+
+
 def load_source(config: DictConfig) -> ReIDData:
-    """The source's images and identities, without decoding.
+    """The source's images and identities, without decoding; training images of unknown identity
+    are left out.
 
     Raises:
         ConfigError: wrong options. DataError: it is missing, or has no identities.
@@ -126,11 +145,14 @@ def load_source(config: DictConfig) -> ReIDData:
             raise
         cause, hint = (text.replace("dataset.", "source.") for text in (error.cause, error.hint))
         raise type(error)(cause, hint) from error
-    if not len(data.train.images) or (data.train.identities < 0).all():
+    known = data.train.identities >= 0
+    if not known.any():
         raise DataError(
             f"{data.name} has no identities to learn from.", "Choose a labeled data set as source."
         )
-    return data
+    if known.all():
+        return data
+    return replace(data, train=data.train.subset(np.flatnonzero(known)))
 
 
 def open_source(config: DictConfig, stages: tuple[Stage, ...], evaluator: Evaluator) -> Source:

@@ -24,7 +24,7 @@ from harness.data.image_cache import bytes_to_build
 from harness.data.types import ReIDData
 from harness.evaluation.evaluator import bytes_to_decode
 from harness.experiment.finished_networks import without_weights
-from harness.experiment.labelled_source import load_source, setting_of
+from harness.experiment.labelled_source import check_identities, load_source, setting_of
 from harness.experiment.part_checks import (
     check_cameras,
     check_downloads,
@@ -87,6 +87,7 @@ def check_all(plan: Plan, device: torch.device) -> Checked:
     if config.get("source") is not None:
         with problems.collecting():
             source = load_source(config)
+            check_identities(plan.recipe.stages, source)
     if data is not None:
         for check in (_check_cameras, check_test_part, _check_images):
             with problems.collecting():

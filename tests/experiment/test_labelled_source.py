@@ -144,6 +144,23 @@ def test_a_missing_source_is_one_of_all_problems(tmp_path: Path) -> None:
     assert "source.epochs" in text and "seed=-1" in text and "train.epochs=0" in text
 
 
+def test_images_of_unknown_identity_are_no_person(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    own_images(folder)
+    table = folder / "people" / "list.csv"
+    rows = [row.split(",") for row in table.read_text().splitlines()]
+    for row in rows:
+        row[1] = "-1" if row[1] == "2" else row[1]  # 4 of the 16 training images
+    table.write_text("\n".join(map(",".join, rows)))
+    given = ["method=source_pretrain", "source=folder", f"source.csv={table}"]
+    with pytest.raises(ConfigError, match="has 3 identities for training") as caught:
+        run_experiment(tiny_config(tmp_path, *given, "batch.identities=4"))
+    assert caught.value.hint.startswith("Set batch.identities=3 or fewer")
+    run = run_experiment(tiny_config(tmp_path, *given, "batch.identities=2"))
+    assert (run.record["source"]["train"], run.record["source"]["identities"]) == (12, 3)
+
+
 def test_a_source_without_identities(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
