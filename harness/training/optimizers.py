@@ -134,7 +134,7 @@ def describe(settings: Mapping[str, Any]) -> str:
 def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
     """Check the options that depend on each other; `where` is a prefix ("stages.student: ").
 
-    Raises ConfigError for milestones that do not rise, or momentum for Adam.
+    Raises ConfigError for milestones that do not rise, momentum for Adam, or a rising cosine.
     """
     steps = list(settings["steps"] or [])
     if steps != sorted(set(steps)):
@@ -158,6 +158,11 @@ def check_optimizer(settings: Mapping[str, Any], where: str = "") -> None:
         raise ConfigError(
             f"{where}optimizer.min_lr={settings['min_lr']} is for a cosine schedule.",
             "Set optimizer.schedule=cosine or optimizer.min_lr=0.",
+        )
+    if settings["min_lr"] > settings["lr"]:
+        raise ConfigError(
+            f"{where}optimizer.min_lr={settings['min_lr']} is above optimizer.lr={settings['lr']}.",
+            "Set it to optimizer.lr or less.",
         )
     if settings["nesterov"] and not settings["momentum"]:
         raise ConfigError(

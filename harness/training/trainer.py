@@ -146,7 +146,14 @@ class Trainer:
             row: Row = {"stage": self.name, "epoch": epoch, "lr": lr}
             features, relabeling = self._features(epoch, row)
             labels = self._label(epoch, features, row)
-            self._train(epoch, labels, features, relabeling, row)
+            iterations = self._iterations(labels, frozen=epoch < 0)
+            drawn = self._drawn(epoch, labels, iterations, row)
+            # of the components' own draws and of dropout
+            torch.manual_seed(derive(self.config.seed, self.name, epoch, "torch"))
+            labels = labels.to(self.device)
+            self._start_epoch(epoch, labels, features, relabeling)
+            del features, relabeling  # up to gigabytes, which the iterations do not need
+            self._train(epoch, labels, drawn, iterations, row)
             self.next_epoch = epoch + 1
             if epoch in self.tested:
                 with self._timed("test", row):
@@ -266,22 +273,21 @@ class Trainer:
     def _reads_features(self, epoch: int) -> bool:
         """Whether a component needs the features at the start of an epoch."""
         objective, distiller = self.components.objective, self.components.distiller
-        relabels = distiller is not None and distiller.relabeled_by is None
+        relabels = (
+            distiller is not None
+            and type(distiller).relabel is not Distiller.relabel
+            and distiller.relabeled_by is None
+        )
         return bool(self._labelings(epoch)) or objective.reads_features or relabels
 
     def _train(
-        self, epoch: int, labels: Tensor, features: Tensor, relabeling: Tensor, row: Row
+        self, epoch: int, labels: Tensor, drawn: Iterator[Tensor], iterations: int, row: Row
     ) -> None:
-        """The epoch's iterations, on labels (N,) and features (N, V, D)."""
+        """The epoch's iterations, on labels (N,) and the image indices (B,) of each batch."""
         frozen = epoch < 0
-        iterations = self._iterations(labels, frozen)
-        drawn = self._drawn(epoch, labels, iterations, row)
-        torch.manual_seed(derive(self.config.seed, self.name, epoch, "torch"))  # for dropout
-        device_labels = labels.to(self.device)
-        self._start_epoch(epoch, device_labels, features, relabeling)
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
-        made = self._with_source(epoch, self._batches(epoch, drawn, device_labels), iterations)
+        made = self._with_source(epoch, self._batches(epoch, drawn, labels), iterations)
         batches = Prefetcher(made, self.device)
         load = LoadMeter()
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too

@@ -265,6 +265,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "an unlearning trunk": ({"backbone_lr_mult": -1}, "backbone_lr_mult=-1 is out of range", ""),
     "two schedules": ({"schedule": "cosine", "steps": [3]}, "no effect on a cosine schedule", ""),
     "no cosine": ({"min_lr": 0.1}, "min_lr=0.1 is for a cosine schedule", "schedule=cosine"),
+    "a rising cosine": (
+        {"schedule": "cosine", "lr": 1e-4, "min_lr": 1e-2}, "min_lr=0.01 is above optimizer.lr", "",
+    ),
     "AdamW's momentum": (
         {"name": "adamw", "momentum": 0.5}, "momentum=0.5 has no effect on AdamW", "name=sgd",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,41 @@ def test_labels_come_from_the_memory_after_the_first_epoch(
     assert torch.equal(labelled[1], memories[1]) and torch.equal(labelled[2], memories[2])
     assert not torch.equal(labelled[1], labelled[2])
     assert ["seconds_extract" in row for row in run.history()] == [True, False, False]
+
+
+def test_nothing_is_extracted_that_nobody_reads(tmp_path: Path) -> None:
+    """Kept labels, an objective without features, and a teacher that takes no labels."""
+    run = run_experiment(
+        tiny_config(
+            tmp_path, "method=cluster_contrast", "objective=exclusive", "distiller=mean_teacher",
+            "labeler=bottom_up", "labeler.share=0.3", "batch.sampler=random",
+            "train.label_every=2", "train.epochs=4",
+        )
+    )  # fmt: skip
+    extracts = ["seconds_extract" in row for row in run.history()]
+    assert extracts == [True, False, True, False]
+
+
+def test_features_are_freed_before_the_iterations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    step = Trainer._step
+
+    def extracting(*arguments: Any, **options: Any) -> Tensor:
+        features = extract(*arguments, **options)
+        made.append(weakref.ref(features))
+        return features
+
+    def spied(*arguments: Any) -> Tensor:
+        alive.append(any(reference() is not None for reference in made))
+        return step(*arguments)
+
+    monkeypatch.setattr("harness.training.trainer.extract", extracting)
+    monkeypatch.setattr(Trainer, "_step", spied)
+    run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
+    assert made and alive and not any(alive)
 
 
 def test_mskd_with_a_mean_teacher_needs_no_teacher_stage(

@@ -81,6 +81,8 @@ class TimmNet(ReIDNet):
     def layers(self) -> list[list[nn.Parameter]]:
         from timm.models import group_parameters
 
+        if not hasattr(self.model, "group_matcher"):  # some models of timm, such as MetaFormer
+            return super().layers()
         matcher = self.trunk.model.group_matcher(coarse=False)
         return list(group_parameters(self.model, matcher, return_values=True).values())
 

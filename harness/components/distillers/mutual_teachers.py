@@ -10,7 +10,14 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from harness.components.distillers.teacher import Alpha, AveragedTeacher, BatchNorm, Ramp, exact
+from harness.components.distillers.teacher import (
+    Alpha,
+    AveragedTeacher,
+    BatchNorm,
+    Ramp,
+    exact,
+    set_mode,
+)
 from harness.components.objectives.classification import soft_cross_entropy, soft_triplet
 from harness.components.objectives.options import PartWeight
 from harness.components.objectives.views import weigh_views
@@ -89,7 +96,7 @@ class MutualTeachers(AveragedTeacher):
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self._other_teacher.train(self.batch_norm == "train")
+        set_mode(self._other_teacher, self.batch_norm)
         self.student.train()
         self._frozen = epoch < 0
 

@@ -32,6 +32,17 @@ def exact(embeddings: Tensor) -> Tensor:
     return embeddings if embeddings.dtype == torch.float64 else embeddings.float()
 
 
+def set_mode(teacher: Backbone, batch_norm: BatchNorm) -> None:
+    """Let a teacher normalize with the statistics of the batch (`train`) or with its own (`eval`).
+
+    Dropout and stochastic depth stay off: what the student learns from is not noisy.
+    """
+    teacher.train(batch_norm == "train")
+    for module in teacher.modules():
+        if isinstance(module, nn.Dropout) or hasattr(module, "drop_prob"):
+            module.eval()
+
+
 class Teacher(Distiller):
     """A network that teaches without being trained by gradient; it also labels warm-up epochs."""
 
@@ -45,7 +56,7 @@ class Teacher(Distiller):
         return self._teacher
 
     def start_epoch(self, epoch: int) -> None:
-        self._teacher.train(self.batch_norm == "train")
+        set_mode(self._teacher, self.batch_norm)
 
     def train(self: Self, mode: bool = True) -> Self:
         """Leave the teacher's mode, which `batch_norm` sets, as it is."""

@@ -97,6 +97,8 @@ class BottomUp(PseudoLabeler):
 
     def __post_init__(self) -> None:
         self.min_images = math.ceil(1 / self.share)  # for one merge per round
+        while int(self.min_images * self.share) < 1:  # 1/161 · 161 is rounded to less than 1
+            self.min_images += 1
         self.labels: Tensor | None = None
 
     def max_clusters(self, images: int) -> int:

@@ -238,6 +238,15 @@ def test_output_stride_and_drop_path() -> None:
         assert not torch.equal(dropping.trunk(images())[0], dropping.trunk(images())[0])
 
 
+def test_a_model_that_does_not_name_its_layers() -> None:
+    """MetaFormers have no `group_matcher`; their children are the layers of the rates."""
+    network = timm_model("poolformer_s12", SIZE)
+    assert not hasattr(network.model, "group_matcher")
+    layers = [parameter for layer in network.layers() for parameter in layer]
+    assert {*map(id, layers)} == {*map(id, network.model.parameters())}
+    assert len(network.layers()) > 2
+
+
 def test_preprocessing_is_that_of_timms_weights() -> None:
     clip = preprocessing("vit_base_patch16_clip_224.openai")
     assert clip.mean == pytest.approx((0.48145466, 0.4578275, 0.40821073))

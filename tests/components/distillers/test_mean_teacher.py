@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.components.backbones import small
+from harness.components.backbones import small, timm_model
 from harness.components.distillers import MeanTeacher, OfflineTeacher
 from harness.components.objectives import ClusterMemory
 from harness.core.interfaces import Backbone, Batch, Distiller
@@ -34,6 +34,22 @@ def _images(seed: int = 0) -> Tensor:
 def _loss(teacher: Distiller, student: Tensor, seed: int = 0) -> Tensor:
     nothing = torch.zeros(6, dtype=torch.int64)
     return teacher(student, Batch(_images(seed), nothing, nothing), ClusterMemory())
+
+
+@pytest.mark.parametrize("kind", ["drop_path", "drop_rate"])
+def test_the_teacher_of_a_batch_is_not_random(kind: str) -> None:
+    """Stochastic depth and dropout are off, the statistics are those of the batch."""
+    torch.manual_seed(0)
+    student = timm_model("test_vit", (32, 32), drop_path=0.5)
+    if kind == "drop_rate":
+        student.trunk.model.pos_drop = nn.Dropout(0.5)
+    teacher = MeanTeacher(copy.deepcopy(student))
+    teacher.start_epoch(0)
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.equal(teacher.teacher(images), teacher.teacher(images))
+    assert teacher.teacher.training
+    student.train()
+    assert not torch.equal(student(images), student(images))
 
 
 @pytest.mark.parametrize("ramp", [True, False])

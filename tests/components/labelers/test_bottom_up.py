@@ -139,6 +139,16 @@ def test_the_share_that_is_advised_is_enough(images: int) -> None:
     assert labeler.label(features).clusters == images - 1
 
 
+@pytest.mark.parametrize("images", [161, 187, 322, 347, 374, 389, 400])
+def test_the_smallest_training_set_can_be_merged(images: int) -> None:
+    """1 / share is rounded: 161 · (1 / 161) is less than 1."""
+    labeler = BottomUp(share=1 / images)
+    assert images <= labeler.min_images <= images + 1
+    features = blobs(labeler.min_images, 1)[:, None]
+    labeler.label(features)
+    assert labeler.label(features).clusters == labeler.min_images - 1
+
+
 def test_another_training_set_is_refused() -> None:
     labeler = BottomUp()
     labeler.label(blobs(5, 8)[:, None])
