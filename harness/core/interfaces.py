@@ -201,7 +201,8 @@ class Objective(nn.Module, ABC):
     def features(self) -> Tensor | None:
         """Features (N, V, D), L2-normalized per view, to label the next epoch from.
 
-        None: extract them. Warm-up epochs always do.
+        None: extract them. Warm-up epochs always do. Other epochs use these features even if
+        `Distiller.labeled_by` names a network.
         """
         return None
 
@@ -304,7 +305,10 @@ class Distiller(nn.Module, ABC):
 
     @property
     def labeled_by(self) -> tuple[Backbone, ...]:
-        """The networks whose mean features label the other epochs; () for the student."""
+        """The networks whose mean features label the other epochs; () for the student.
+
+        An objective that keeps features (`Objective.features`) labels the epochs itself.
+        """
         return ()
 
     @property

@@ -190,7 +190,7 @@ def _check_parts(stage: Stage) -> None:
                 "Set method.uses_cameras=true (tables will show it), or choose another part.",
             )
     objective, distiller = kinds["objective"], kinds.get("distiller")
-    _check_pooled(config, objective)
+    _check_pooled(config, objective, distiller)
     _check_joint(config, kinds)
     classifies = getattr(objective, "has_classifier", False)
     if getattr(distiller, "needs_classifier", False) and not classifies:
@@ -225,7 +225,7 @@ def _check_joint(config: DictConfig, kinds: Mapping[str, Any]) -> None:
         )
 
 
-def _check_pooled(config: DictConfig, objective: Any) -> None:
+def _check_pooled(config: DictConfig, objective: Any, distiller: Any) -> None:
     """Check the view `pooled`: only some objectives use it, and it is not a part of the image."""
     views = list(config.backbone.get("views") or [])
     takes = getattr(objective, "needs_pooled", None)
@@ -240,12 +240,18 @@ def _check_pooled(config: DictConfig, objective: Any) -> None:
             f"backbone.views={views}, but {_name(objective)} does not use '{POOLED}'.",
             f"Set backbone.views=[{','.join(view for view in views if view != POOLED)}].",
         )
-    if wanted and config.labeler.get("part_weight"):
-        raise ConfigError(
-            f"labeler.part_weight={config.labeler.part_weight} cannot be combined with the view "
-            f"'{POOLED}'.",
-            "Set labeler.part_weight=0.",
-        )
+    if not wanted:
+        return
+    as_parts = {"labeler.part_weight": 0.0, "labeler.views": "global"}
+    if distiller is not None and not getattr(distiller, "needs_classifier", False):
+        as_parts["distiller.part_weight"] = 0.0  # the others compare scores
+    for key, instead in as_parts.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value != instead:
+            raise ConfigError(
+                f"{key}={value} cannot be combined with the view '{POOLED}', which is no part.",
+                f"Set {key}={instead}.",
+            )
 
 
 def _with_teacher(stage: Stage, names: list[str]) -> Stage:

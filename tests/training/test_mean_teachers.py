@@ -229,6 +229,15 @@ REFUSED = {
         ("method=mmt", "labeler.part_weight=0.1"), "cannot be combined with the view 'pooled'",
         "part_weight=0",
     ),
+    "a view before the neck among those of k-means": (
+        ("method=mmt", "labeler=kmeans", "labeler.views=mean"),
+        "cannot be combined with the view 'pooled'", "views=global",
+    ),
+    "a view before the neck for a part of the teacher": (
+        ("method=mmt", "distiller=mean_teacher", "backbone.views=[global,upper,lower,pooled]",
+         "distiller.part_weight=0.2", "objective.part_weight=0.2"),
+        "distiller.part_weight=0.2 cannot be combined with the view 'pooled'", "part_weight=0",
+    ),
     "cameras in ICE's loss": (
         ("method=ice/aware", "method.uses_cameras=false"), "ProxyContrast needs cameras",
         "uses_cameras=true",
