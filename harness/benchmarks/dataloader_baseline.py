@@ -7,7 +7,6 @@ batch norm over the whole batch.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,6 +18,7 @@ from torchvision import transforms as T
 
 from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
+from harness.core.distributed.processes import cores
 from harness.core.precision import fp32_as
 from harness.core.throughput import synchronized_time
 from harness.experiment.stages import build_objective, preprocessing
@@ -50,7 +50,6 @@ class DecodedImages(Dataset[tuple[Tensor, int]]):
 
 def best_workers(images: DecodedImages, workload: Workload, batches: int) -> int:
     """The number of worker processes with which the DataLoader alone is fastest here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     drawn = workload.drawn(batches)
 
     def seconds(workers: int) -> float:
@@ -61,7 +60,7 @@ def best_workers(images: DecodedImages, workload: Workload, batches: int) -> int
             pass
         return synchronized_time(workload.device) - started
 
-    return min({0, 1, max(1, (cores or 1) // 2), cores or 1}, key=seconds)
+    return min({0, 1, max(1, cores() // 2), cores()}, key=seconds)
 
 
 def baseline(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.distributed.processes import processes_here
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.host_memory import free_memory
 from harness.data.image_cache import ImageCache
@@ -89,11 +90,17 @@ def place_images(
 ) -> tuple[np.ndarray | Tensor, CacheLocation]:
     """Choose a location by the memory that is free now, and put the images there.
 
+    The processes of a machine put their images there at the same time, so each counts on an equal
+    share of the free main memory.
+
     Returns the images (N, H, W, 3) uint8, and their location. Raises: see `choose_location`.
     """
     free_device = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
     size = image_cache.images.nbytes
-    location = choose_location(requested, size, device, free_device, free_memory())
+    free_host = free_memory()
+    if free_host is not None:
+        free_host //= processes_here()
+    location = choose_location(requested, size, device, free_device, free_host)
     if location.name == "mmap":
         return image_cache.images, location
     if location.name == "device":

@@ -7,7 +7,6 @@ renders need processes.
 from __future__ import annotations
 
 import functools
-import os
 import pickle
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from harness.core.distributed.processes import cores
 from harness.core.errors import HarnessError, first_line, say_once
 from harness.core.preprocessing import IMAGENET
 from harness.data.image_source import ImageSource
@@ -33,12 +33,6 @@ MIN_IMAGES = 2048
 
 class ReadError(Exception):
     """An image cannot be read from disk; its cause is the OSError."""
-
-
-def cores() -> int:
-    """Number of processors that this process may use."""
-    found = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(found) or os.cpu_count() or 1
 
 
 def use_processes(source: ImageSource) -> bool:

@@ -22,11 +22,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from harness.core.distributed.processes import cores
 from harness.core.errors import DataError, HarnessError
 from harness.core.files import make_folder, write_atomically, write_text
 from harness.core.hashing import hexdigest
 from harness.core.preprocessing import IMAGENET
-from harness.data.decoding import Progress, ReadError, cores, decode
+from harness.data.decoding import Progress, ReadError, decode
 from harness.data.image_source import ImageSource
 
 FORMAT = 2  # raise it when pixels or files change: older image caches are then rebuilt

@@ -70,6 +70,23 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
                 raise ValueError(f"{key} does not hold an integer per image")
     if arrays["query"].shape[1] != arrays["gallery"].shape[1]:
         raise ValueError("query and gallery have another number of dimensions")
+    if "tracks" in arrays:
+        _check_tracks(arrays)
+
+
+def _check_tracks(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError unless there is a track, from 0 without gaps, of one identity and camera for
+    each gallery image.
+    """
+    tracks = arrays["tracks"]
+    if tracks.shape != arrays["gallery_ids"].shape or tracks.dtype.kind not in "iu":
+        raise ValueError("tracks do not hold an integer per gallery image")
+    numbers, first = np.unique(tracks, return_index=True)
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise ValueError("tracks are not numbered from 0 without gaps")
+    for key in {"gallery_ids", "gallery_cams"} & arrays.keys():
+        if not np.array_equal(arrays[key], arrays[key][first][tracks]):
+            raise ValueError(f"a track has several {key}")
 
 
 def load(folder: Path, stage: str) -> KeptFeatures | None:

@@ -78,11 +78,6 @@ class RankingResult:
         """Mean average precision over the valid queries."""
         return float(self.ap[self.valid].mean())
 
-    @property
-    def mINP(self) -> float:
-        """Mean inverse negative penalty over the valid queries."""
-        return float(self.inp[self.valid].mean())
-
     def cmc_at(self, k: int) -> float:
         """Share of the valid queries whose first correct image is within the top k."""
         return float((self.first_match_rank[self.valid] <= k).mean())

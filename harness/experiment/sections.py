@@ -83,7 +83,7 @@ class Train(BaseModel):
     )
     compile: Literal["off", "default", "max-autotune"] = _option("torch.compile of networks")
     micro_batch: Positive | Literal["auto"] = _option(
-        "images computed at once; auto: as many as fit. Same results"
+        "images computed at once; auto: as many as fit. Changes rounding, and drop_path's draws"
     )
 
 

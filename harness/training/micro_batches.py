@@ -10,7 +10,8 @@ process. Behind the call
   `torch.utils.checkpoint`).
 
 Objectives, memories and teachers therefore see the batch that one process with enough memory would
-see: losses and gradients are equal up to rounding. Micro-batches are whole groups of
+see: losses and gradients are equal up to rounding, except that stochastic depth
+(`backbone.drop_path`) draws for each micro-batch by itself. Micro-batches are whole groups of
 `samples_per_bn` images. Running statistics follow the first group of the batch, once.
 """
 

@@ -160,7 +160,7 @@ class Step:
         share = f"{self.share} of " if is_distributed() else ""
         say_once(
             f"the GPU is short of memory: steps split {share}{self.batch} images into "
-            f"micro-batches of {self.micro_batches.size}, with equal results "
+            f"micro-batches of {self.micro_batches.size}, with equal results up to rounding "
             f"(train.micro_batch={self.micro_batches.size} skips the search)"
         )
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 
 from harness.core.errors import ConfigError
 from harness.core.host_memory import free_memory
+from harness.data import cache_location
 from harness.data.cache_location import check_cache_location, choose_location
+from harness.data.image_cache import ImageCache
 from harness.data.prefetcher import ImageReader
 from harness.experiment.run import run_experiment
 from tests.same import assert_same
@@ -47,6 +52,20 @@ def test_on_a_cpu() -> None:
     assert choose_location("device", GB, CPU, None, 9 * GB).name == "device"
     with pytest.raises(ConfigError, match=r"1\.0 GB, but only 0\.5 GB of main memory"):
         choose_location("device", GB, CPU, None, GB // 2)
+
+
+def test_the_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They place their images at the same time and find the same memory free."""
+    cache = cast(
+        ImageCache,
+        SimpleNamespace(images=np.zeros(GB // 1000, np.uint8), tensor=lambda _: torch.empty(0)),
+    )
+    monkeypatch.setattr(cache_location, "free_memory", lambda: 3 * GB // 1000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert cache_location.place_images("device", cache, CPU)[1].name == "device"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="main memory are free"):
+        cache_location.place_images("device", cache, CPU)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -98,7 +98,7 @@ def test_by_hand() -> None:
     truth = GroundTruth([3], [1, 3, 3, -1, 2, 3], [0], [0, 1, 0, 0, 1, 2])
     result = rank(None, None, truth, distances=[(0, distances)])
     assert result.ap[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
-    assert result.mINP == pytest.approx(2 / 4)
+    assert result.as_dict()["mINP"] == pytest.approx(100 * 2 / 4)
     assert result.first_match_rank[0] == 2
     assert result.as_dict() == {
         "mAP": 50.0,
@@ -175,7 +175,7 @@ def test_equals_the_oracle(problem: tuple[np.ndarray, dict[str, Any], int]) -> N
     for k in range(1, 30):
         assert result.cmc_at(k) == np.mean([r <= k for r in found])
     assert result.mAP == pytest.approx(np.nanmean(ap), abs=1e-12)
-    assert result.mINP == pytest.approx(np.nanmean(inp), abs=1e-12)
+    assert result.as_dict()["mINP"] == pytest.approx(100 * np.nanmean(inp), abs=1e-10)
     assert result.skipped_queries == first.count(0)
     assert result.gallery == sum(truth["gallery_ids"] >= 0)
 

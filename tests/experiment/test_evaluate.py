@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from harness.core.errors import DataError
 from harness.evaluation import kept_features
 from harness.evaluation.ground_truth import GroundTruth
 from harness.evaluation.protocol import EvaluationProtocol, score
@@ -109,6 +111,36 @@ def test_damaged_features_are_refused(run: Run, command: Command) -> None:
         assert answer.status == 2 and "cannot be read" in answer.err
     finally:
         path.write_bytes(whole)
+
+
+TRACKS = {
+    "fewer than images": [0, 1, 2],
+    "a gap": [0, 0, 2, 2, 3, 3],
+    "below 0": [-1, -1, 0, 0, 1, 1],
+    "fractions": [0.0, 0.0, 1.0, 1.0, 2.0, 2.0],
+    "rows": [[0], [0], [1], [1], [2], [2]],
+    "far away": [0, 0, 1, 1, 2**40, 2**40],
+    "two identities": [0, 0, 0, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize("tracks", TRACKS.values(), ids=TRACKS)
+def test_tracks_of_others_are_checked(tracks: list[Any], tmp_path: Path) -> None:
+    """Files of features come from strangers, too: `harness validate` reads them."""
+    rows = torch.eye(6)
+    ids, cams = np.array([0, 0, 1, 1, 2, 2]), np.arange(6) // 2
+    truth = GroundTruth(ids[:2], ids, 1 + cams[:2], cams, tracks=np.arange(6) // 2)
+    kept_features.save(tmp_path, "train", rows[:2], rows, truth, "")
+    found = kept_features.load(tmp_path, "train")
+    assert found is not None
+    result = score(found.query, found.gallery, found.ground_truth, EvaluationProtocol())
+    assert result.gallery == 3
+    path = kept_features.path_of(tmp_path, "train")
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    np.savez(path, **{**kept, "tracks": np.array(tracks)})
+    with pytest.raises(DataError, match="cannot be read"):
+        kept_features.load(tmp_path, "train")
 
 
 def test_without_cameras_only_the_query_itself_is_removed() -> None:

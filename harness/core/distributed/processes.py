@@ -112,10 +112,20 @@ def local_device(name: str) -> str:
     return f"cuda:{local_rank()}"
 
 
+def processes_here() -> int:
+    """The number of the experiment's processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size())
+
+
+def cores() -> int:
+    """The number of processors that this process may use."""
+    found = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(found) or os.cpu_count() or 1
+
+
 def threads_per_process() -> int:
     """CPU threads of each process if all processes of a machine share its cores equally."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size()))
+    return max(1, cores() // processes_here())
 
 
 def rank_zero_console() -> Console:

@@ -149,7 +149,8 @@ def _split(
     tested = _test_identities(images, seed, share)
     rows = [replace(n, split="train") for n in names if n.id not in tested and n.id != JUNK]
     if not tested:
-        reason = "test_share=0" if share == 0 else _seen_once(names)
+        few = round(share * len(images)) == 0
+        reason = f"test_share={share:g} of {len(images)} identities" if few else _seen_once(names)
         return rows, [f"No test images ({reason}): {NO_TEST}.", *_dropped(len(names) - len(rows))]
     rows += _with_queries([name for name in names if name.id in tested or name.id == JUNK])
     note = (

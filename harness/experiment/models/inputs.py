@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from harness.core.distributed.processes import cores
 from harness.core.errors import ConfigError, DataError
 from harness.core.hashing import hexdigest
 from harness.data.csv_lists import Row, lines, read_rows
-from harness.data.decoding import cores
 from harness.data.identifiers import is_missing, whole_number
 from harness.data.image_files import SUFFIXES, ImageFiles, to_rgb
 from harness.data.image_source import ImageSource

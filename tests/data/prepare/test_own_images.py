@@ -47,6 +47,9 @@ def test_split_by_identity(tmp_path: Path) -> None:
     few = rows(tmp_path, test_share="0.25")
     assert len({i for i, _ in few["gallery"]}) == 2 and {i for i, _ in few["query"]} <= tested
     assert set(rows(tmp_path, test_share="0")) == {"train"}
+    none = propose(tmp_path, {"test_share": "0.05"})
+    assert {row.split for row in none.rows} == {"train"}
+    assert "No test images (test_share=0.05 of 8 identities)" in none.notes[0]
 
 
 def test_every_query_has_an_answer(tmp_path: Path) -> None:
