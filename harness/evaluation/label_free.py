@@ -22,7 +22,7 @@ from harness.components.labelers.dbscan import dbscan
 from harness.components.labelers.encoding import encode
 from harness.components.labelers.jaccard import radius_graph
 from harness.components.labelers.neighbours import nearest, search
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.interfaces import Backbone, UnlabelledSet, check_features
 from harness.core.options import check_options
 from harness.evaluation.cluster_quality import outliers_alone
@@ -78,7 +78,7 @@ def label_free(
             _clusters(_graph(features, reference, reference.eps), reference),
             _clusters(_graph(flipped, reference, reference.eps), reference),
         ),
-        "silhouette": lambda: _silhouette(_graph(features, reference, FAR), reference),
+        "silhouette": lambda: _silhouette(_wide_graph(features, reference), reference),
     }
     return {name: 100 * compute[name]() for name in criteria}
 
@@ -136,10 +136,9 @@ def make_label_free_test(
         raise no_cameras()
 
     def measure(backbone: Backbone) -> dict[str, float]:
-        x = data.images
-        mirrored = x.flip(2) if isinstance(x, Tensor) else x[:, :, ::-1]  # (N, H, W, 3)
         features, flipped = (
-            extract(backbone, images, device, precision, views=1)[:, 0] for images in (x, mirrored)
+            extract(backbone, data.images, device, precision, views=1, mirrored=mirrored)[:, 0]
+            for mirrored in (False, True)
         )
         found = label_free(criteria, features, flipped, reference, cameras)
         return {column(name): value for name, value in found.items()}
@@ -174,6 +173,16 @@ def _graph(features: Tensor, reference: Reference, radius: float) -> csr_matrix:
     found = search(x, reference.k1)
     encoding = encode(x, found.ranks, reference.k1, reference.k2, distances=found.distances)
     return radius_graph([encoding], radius)
+
+
+def _wide_graph(features: Tensor, reference: Reference) -> csr_matrix:
+    try:
+        return _graph(features, reference, FAR)
+    except HarnessError as error:
+        raise HarnessError(
+            f"The criterion silhouette is not possible for {len(features)} images: {error.cause}",
+            "Use another one: evaluation.label_free or search.label_free=cross_camera.",
+        ) from error
 
 
 def _clusters(graph: csr_matrix, reference: Reference) -> np.ndarray:

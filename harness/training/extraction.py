@@ -24,14 +24,15 @@ BATCH = 128
 def extract(
     backbone: Backbone, images: np.ndarray | Tensor, device: torch.device, precision: str = "fp32",
     batch: int = BATCH, progress: Callable[[int, int], None] | None = None,
-    views: int | None = None,
+    views: int | None = None, mirrored: bool = False,
 ) -> Tensor:  # fmt: skip
     """Images (N, H, W, 3) uint8 → features (N, V, D) float32, each view L2-normalized.
 
     The backbone's mode is restored afterwards. A thread normalizes the next batches and copies them
     to the GPU meanwhile. Several processes share the work, and all return the same features.
 
-    `views` keeps the first of them only; tests use the global one alone.
+    `views` keeps the first of them only; tests use the global one alone. `mirrored` flips the
+    images horizontally.
     """
     was_training = backbone.training
     backbone.eval()
@@ -46,7 +47,8 @@ def extract(
     def batches() -> Iterator[tuple[int, Tensor]]:
         for start in range(first, last, batch):
             part = reader.span(start, start + batch)
-            yield start, normalize(part, backbone.preprocessing, device=device)
+            inputs = normalize(part, backbone.preprocessing, device=device)
+            yield start, inputs.flip(3) if mirrored else inputs
 
     try:
         with Prefetcher(batches(), device) as prefetched:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.components.backbones import small
 from harness.core.errors import ConfigError, HarnessError
 from harness.evaluation.label_free import CRITERIA, Reference, label_free, read_label_free
 from harness.experiment.compose import compose
+from harness.training.extraction import extract
 
 REFERENCE = Reference(k1=8, k2=3)
 
@@ -95,6 +98,15 @@ def test_features_that_rank_nothing_are_refused(name: str, value: float, message
         label_free([name], x, y, REFERENCE, cameras)
 
 
+def test_too_many_pairs_for_the_silhouette(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labeler's hint, a lower eps, does not apply."""
+    monkeypatch.setattr("harness.components.labelers.jaccard._MAX_PAIRS", 10)
+    x, y, _ = features(0.3, 0.3)
+    with pytest.raises(HarnessError, match="silhouette is not possible for 180") as error:
+        label_free(["silhouette"], x, y, REFERENCE)
+    assert "label_free=cross_camera" in error.value.hint
+
+
 def test_options() -> None:
     config = compose(["method=mskd", "dataset=synthetic"])
     assert read_label_free(config) == ((), Reference())
@@ -114,3 +126,13 @@ def test_options() -> None:
         with pytest.raises(ConfigError, match="evaluation") as error:
             read_label_free(broken)
         assert message in str(error.value)
+
+
+def test_mirror_images_are_flipped_batch_by_batch() -> None:
+    torch.manual_seed(0)
+    network, device = small(widths=(8, 16), strides=(1, 2)), torch.device("cpu")
+    images = np.random.default_rng(0).integers(0, 255, (11, 16, 8, 3), dtype=np.uint8)
+    found = extract(network, images, device, batch=4, mirrored=True)
+    whole = extract(network, np.ascontiguousarray(images[:, :, ::-1]), device, batch=4)
+    assert torch.equal(found, whole)
+    assert not torch.equal(found, extract(network, images, device, batch=4))
