@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = Parser(f"bench {what}", example, ABOUT[what])
     if what == "gpu":
         parser.add_argument("--minutes", type=float, help="stop after this time")
-        parser.add_argument("--store", default="results/runs", help="folder of runs")
+        parser.add_store()
         from harness.benchmarks import gpu
 
         gpu.run(**vars(parser.parse_args(rest)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 import sys
 from typing import NoReturn
@@ -28,7 +29,9 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
 
     def add_store(self) -> None:
-        self.add_argument("--store", default="results/runs", help="folder of runs")
+        self.add_argument(
+            "--store", default="results/runs", type=os.path.expanduser, help="folder of runs"
+        )
 
     def add_data(self) -> None:
         """Options of commands that read the images of a run."""

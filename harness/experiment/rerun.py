@@ -50,7 +50,7 @@ def rerun(
         HarnessError: some failed again.
     """
     register()
-    folder = Store(Path(store).expanduser())
+    folder = Store(Path(store))
     given = dict(_parse(change) for change in changes)
     chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
     states = {run.name: state(run) for run in chosen}

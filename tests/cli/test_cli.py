@@ -241,6 +241,34 @@ def test_multirun_runs_every_combination(command: Command, tmp_path: Path) -> No
     assert names[0].split("-")[3] == names[1].split("-")[3], "repeats share their settings' hash"
 
 
+def test_a_tilde_is_the_home_folder_in_every_command(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "own" / "methods").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    store, data = 'store="~/runs"', 'data.root="~/data"'
+    words = [word for word in tiny(home) if not word.startswith(("store=", "data.root="))]
+    answer = command("run", "-m", "method=direct_transfer", "seed=0,1", store, data, *words)
+    assert answer.status == 0, answer.err
+    assert (home / "runs" / ".multirun").is_dir()
+    name = next((home / "runs").glob("[!.]*")).name
+    for typed in (
+        ["table"], ["table", "--cross"], ["table", "--rows", "method"], ["list", "runs"],
+        ["table", "--format", "csv", "--output", "~/table.csv"], ["diff", name, name],
+        ["report", "--output", "~/report.html"], ["eval", name, "--data-root", "~/data"],
+        ["show", name, "ranked", "--data-root", "~/data"], ["submit", name, "--output", "~/sent"],
+        ["rm", name, "--yes"],
+    ):  # fmt: skip
+        answer = command(*typed, "--store", "~/runs")
+        assert answer.status == 0, (typed, answer.err)
+        assert name in answer.out or typed[0] not in ("list", "eval", "rm")
+    assert command("--plugins", "~/own", "list", "methods").status == 0
+    assert not (tmp_path / "~").exists()
+    answer = command("eval", "x", "--store", "~no-such-user/runs")
+    assert "no run 'x' in ~no-such-user/runs" in answer.err
+
+
 @pytest.mark.parametrize(
     ("methods", "expected"),
     [
