@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
+from harness.core.options import value_of
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.data.cache_folder import cache_folder
@@ -209,7 +209,7 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
             raise ConfigError(
                 f"There is no option '{key}'.", did_you_mean(last, section or config["dataset"])
             )
-        section[last] = yaml.safe_load(value)
+        section[last] = value_of(change)
     for key, value in config["dataset"].items() if named else ():
         if value == "???":
             raise ConfigError(

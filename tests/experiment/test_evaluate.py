@@ -100,6 +100,13 @@ def test_command(run: Run, command: Command) -> None:
         assert answer.status == 2 and said in answer.err, (words_, answer.err)
 
 
+def test_a_value_that_is_no_yaml_is_refused(run: Run, command: Command) -> None:
+    where = ["--store", places(run)["store"], "--device", "cpu"]
+    for words in (["eval", run.name], ["show", run.name, "ranked"]):
+        answer = command(*words, "dataset.seed=[", *where)
+        assert answer.status == 2 and "'dataset.seed=[' cannot be read" in answer.err
+
+
 def test_damaged_features_are_refused(run: Run, command: Command) -> None:
     path = kept_features.path_of(run.folder, "train")
     whole = path.read_bytes()
