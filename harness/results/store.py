@@ -214,7 +214,8 @@ class Store:
         """
         path = expanded(name)
         if (path / "config.json").is_file():
-            return Run(path)
+            # `.` and `..` have no name of their own
+            return Run(path.resolve() if path.name in ("", "..") else path)
         names = [run.name for run in self.runs()]
         fitting = [name] if name in names else [n for n in names if n.startswith(name)]
         if len(fitting) == 1:
