@@ -19,7 +19,8 @@ import torch
 
 from harness.core.environment import environment
 from harness.core.errors import HarnessError
-from harness.core.files import make_folder, write_json
+from harness.core.files import make_folder, read_json, write_json
+from harness.core.hashing import settings_digest
 from harness.core.host_memory import PeakMemory
 from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
 
@@ -234,6 +235,9 @@ def unsteady(values: Mapping[str, Sequence[float]], bounds: Bounds) -> list[str]
 def save(result: Mapping[str, Any], folder: str) -> Path:
     """Write a result into a folder, as `train-nvidia-h200.json`.
 
+    It replaces a result of the same setting. One of another setting (data set, protocol, …) is
+    kept: the name of the new file ends in a digest of its setting.
+
     Raises:
         HarnessError: other work disturbed the measurement.
     """
@@ -248,8 +252,19 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
+    digest = settings_digest(result["setting"])[:8]
+    if path.exists() and _setting_digest(path) != digest:
+        path = path.with_stem(f"{name}-{digest}")
     write_json(path, result)
     return path
+
+
+def _setting_digest(path: Path) -> str | None:
+    """The digest of the setting of a result; None if the file holds no result."""
+    try:
+        return settings_digest(read_json(path)["setting"])[:8]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
