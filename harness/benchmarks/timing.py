@@ -23,6 +23,7 @@ from harness.core.files import make_folder, read_json, write_json
 from harness.core.hashing import settings_digest
 from harness.core.host_memory import PeakMemory
 from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
+from harness.results.measured_costs import hardware
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
             "--max-load 1 --max-spread 9 (or --max-error 9).",
         )
     about = result["machine"]
-    device = about["cpu"] if about["device"] == "CPU" else about["device"]
+    device = hardware(about["device"], about["cpu"])
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
