@@ -371,7 +371,8 @@ def measure(
 
     Returns:
         `methods`: hours of each method's schedule, its cost (a multiple of the reference's hours),
-        and its stages. `candidates`: the measurements. For the rest see `compare`.
+        and its stages; methods that have nothing to do are left out. `candidates`: the
+        measurements. For the rest see `compare`.
 
     Raises:
         HarnessError: a method, a setting or the data set is not as it should be.
@@ -390,6 +391,9 @@ def measure(
     if stages[0].stage is None:
         raise ConfigError(f"--reference {reference} does not train.",
                           "Choose a method that trains, such as cluster_contrast.")  # fmt: skip
+    for idle in [s for s in stages if s.stage is None and not s.evaluator.evaluates]:
+        reporter.say(f"{idle.method} is left out: it does not train, and there is no test part.")
+        stages.remove(idle)
     stages[0].rehearse()
     candidates = [s.candidates[part] for part in PARTS for s in stages if part in s.candidates]
     progress = reporter.phase("measurements")

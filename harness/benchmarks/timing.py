@@ -19,9 +19,11 @@ import torch
 
 from harness.core.environment import environment
 from harness.core.errors import HarnessError
-from harness.core.files import make_folder, write_json
+from harness.core.files import make_folder, read_json, write_json
+from harness.core.hashing import settings_digest
 from harness.core.host_memory import PeakMemory
 from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
+from harness.results.measured_costs import hardware
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,9 @@ def unsteady(values: Mapping[str, Sequence[float]], bounds: Bounds) -> list[str]
 def save(result: Mapping[str, Any], folder: str) -> Path:
     """Write a result into a folder, as `train-nvidia-h200.json`.
 
+    It replaces a result of the same setting. One of another setting (data set, protocol, …) is
+    kept: the name of the new file ends in a digest of its setting.
+
     Raises:
         HarnessError: other work disturbed the measurement.
     """
@@ -244,12 +249,23 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
             "--max-load 1 --max-spread 9 (or --max-error 9).",
         )
     about = result["machine"]
-    device = about["cpu"] if about["device"] == "CPU" else about["device"]
+    device = hardware(about["device"], about["cpu"])
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
+    digest = settings_digest(result["setting"])[:8]
+    if path.exists() and _setting_digest(path) != digest:
+        path = path.with_stem(f"{name}-{digest}")
     write_json(path, result)
     return path
+
+
+def _setting_digest(path: Path) -> str | None:
+    """The digest of the setting of a result; None if the file holds no result."""
+    try:
+        return settings_digest(read_json(path)["setting"])[:8]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.cli.parser import Parser
+from harness.cli.parser import Parser, count, natural, positive, share
 
 ABOUT = {
     "methods": "What each method costs: steps, extraction, label step and tests of every stage in "
@@ -39,48 +38,49 @@ def main(arguments: Sequence[str]) -> None:
     example = EXAMPLES.get(what, f"harness bench {what} dataset=market1501 --baseline")
     parser = Parser(f"bench {what}", example, ABOUT[what])
     if what == "gpu":
-        parser.add_argument("--minutes", type=float, help="stop after this time")
-        parser.add_argument("--store", default="results/runs", help="folder of runs")
+        parser.add_argument("--minutes", type=positive, help="stop after this time")
+        parser.add_store()
         from harness.benchmarks import gpu
 
         gpu.run(**vars(parser.parse_args(rest)))
         return
     if what in PIPELINE:
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as in harness run")
-        parser.add_argument("--images", type=_count, default=1024, help="use at most this many")
-        parser.add_argument("--steps", type=_count, help="batches per round; default 50 on a GPU")
+        parser.add_argument("--images", type=count, default=1024, help="use at most this many")
+        parser.add_argument("--steps", type=count, help="batches per round; default 50 on a GPU")
         parser.add_argument("--baseline", dest="with_baseline", action="store_true",
                             help="alternate with DataLoader, PIL and fp32")  # fmt: skip
-        parser.add_argument("--workers", type=int, help="of the DataLoader; default: the fastest")
+        parser.add_argument("--workers", type=natural,
+                            help="of the DataLoader; default: the fastest")  # fmt: skip
     elif what == "methods":
         parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE",
                             help="as in harness run, or method=mskd,buc")  # fmt: skip
         parser.add_argument("--reference", default="cluster_contrast", help="method of cost 1")
-        parser.add_argument("--seconds", type=_positive, default=0.5,
+        parser.add_argument("--seconds", type=positive, default=0.5,
                             help="of each measurement, at least; default 0.5")  # fmt: skip
     else:
         sizes = ["market1501", "msmt17"]
         parser.add_argument("--size", default=sizes[0], choices=sizes, help="of this data set")
     if what == "labels":
-        parser.add_argument("--images", type=_count, help="another number of images")
-        parser.add_argument("--views", type=_count, default=1, help="views of each image")
+        parser.add_argument("--images", type=count, help="another number of images")
+        parser.add_argument("--views", type=count, default=1, help="views of each image")
     if what == "eval":
-        parser.add_argument("--scale", type=float, default=1.0, help="a share of the test set")
+        parser.add_argument("--scale", type=share, default=1.0, help="a share of the test set")
         parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
     repeats = 20 if what == "methods" else 3
-    parser.add_argument("--repeats", type=_count, default=repeats,
+    parser.add_argument("--repeats", type=count, default=repeats,
                         help=f"rounds after the warm-up; default {repeats}")  # fmt: skip
-    parser.add_argument("--max-load", type=_positive, default=0.1,
+    parser.add_argument("--max-load", type=positive, default=0.1,
                         help="share of the CPU that other work may take; default 0.1")  # fmt: skip
     if what == "methods":
-        parser.add_argument("--max-error", type=_positive, default=0.1,
+        parser.add_argument("--max-error", type=positive, default=0.1,
                             help="of a cost, half its 95%% interval; default 0.1")  # fmt: skip
     else:
-        parser.add_argument("--max-spread", type=_positive, default=0.25,
+        parser.add_argument("--max-spread", type=positive, default=0.25,
                             help="range of the rounds over their median; default 0.25")  # fmt: skip
-    parser.add_argument("--retries", type=int, default=2, help="of a disturbed measurement")
+    parser.add_argument("--retries", type=natural, default=2, help="of a disturbed measurement")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
-    parser.add_argument("--threads", type=_count, help="CPU threads; default: all")
+    parser.add_argument("--threads", type=count, help="CPU threads; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--output",
@@ -170,19 +170,3 @@ def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _millions(count: int | None) -> float | None:
     return None if count is None else round(count / 1e6, 3)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number from 1")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
-    return value

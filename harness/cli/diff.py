@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
     from harness.results.differences import differences
     from harness.results.store import Store
 
-    store = Store(Path(options.store).expanduser())
+    store = Store(Path(options.store))
     runs = store.find(options.one), store.find(options.other)
     found = list(differences(*runs))
     if options.json:

@@ -176,9 +176,9 @@ def _show_reference(what: str, group: str | None, style: str, output: str | None
 
 
 def _print_or_write(text: str, output: str | None) -> None:
-    from harness.core.files import write_text
+    from harness.core.files import expanded, write_text
 
     if output is None:
         print(text, end="")
     else:
-        write_text(Path(output), text)
+        write_text(expanded(output), text)

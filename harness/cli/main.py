@@ -8,11 +8,10 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness.cli.parser import report_error
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
-from harness.core.files import shown
+from harness.core.files import expanded, shown
 from harness.core.host_memory import before_torch
 
 #: subcommands; each is a module of this package that is imported when it is needed
@@ -117,7 +116,7 @@ def _take_plugins(arguments: list[str]) -> list[str]:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ConfigError("--plugins needs a folder.") from error
-    folders = [str(Path(folder).absolute()) for folder in options.plugins]
+    folders = [str(expanded(folder).absolute()) for folder in options.plugins]
     if folders:
         before = os.environ.get("HARNESS_PLUGINS", "")
         os.environ["HARNESS_PLUGINS"] = os.pathsep.join([*folders, *filter(None, [before])])

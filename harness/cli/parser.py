@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os.path
 import re
 import sys
 from typing import NoReturn
@@ -28,7 +29,9 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}.", f"Example: {self.example}")
 
     def add_store(self) -> None:
-        self.add_argument("--store", default="results/runs", help="folder of runs")
+        self.add_argument(
+            "--store", default="results/runs", type=os.path.expanduser, help="folder of runs"
+        )
 
     def add_data(self) -> None:
         """Options of commands that read the images of a run."""
@@ -42,6 +45,42 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
         self.add_argument("--force", action="store_true", help="overwrite existing files")
         self.add_argument("--json", action="store_true", help="print JSON; notes go to stderr")
+
+
+def natural(text: str) -> int:
+    """The type of an option: a whole number from 0."""
+    return _whole(text, 0)
+
+
+def count(text: str) -> int:
+    """The type of an option: a whole number from 1."""
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' must be a whole number from {least}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """The type of an option: a finite number above 0."""
+    return _up_to(text, sys.float_info.max, "a number above 0")
+
+
+def share(text: str) -> float:
+    """The type of an option: a number above 0, up to 1."""
+    return _up_to(text, 1, "a number above 0, up to 1")
+
+
+def _up_to(text: str, most: float, words: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= most:  # nan is refused, too
+        raise argparse.ArgumentTypeError(f"'{text}' must be {words}")
+    return value
 
 
 def report_error(error: HarnessError, with_flags: bool = False) -> int:

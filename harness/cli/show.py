@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.cli.parser import Parser
+from harness.cli.parser import Parser, natural
 
 
 def main(arguments: list[str]) -> None:
@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--queries", default="worst", help="worst, best, random, or 0,7,NAME")
     parser.add_argument("--count", type=int, default=8, help="number of queries, or of maps")
     parser.add_argument("--top", type=int, default=10, help="images of each ranked list")
-    parser.add_argument("--seed", type=int, default=0, help="of random choices")
+    parser.add_argument("--seed", type=natural, default=0, help="of random choices")
     parser.add_argument("--method", default="tsne", help="of the embedding: tsne or umap")
     parser.add_argument("--identities", type=int, default=16, metavar="N", help="of the embedding")
     parser.add_store()

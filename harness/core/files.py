@@ -52,6 +52,11 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def expanded(path: str | Path) -> Path:
+    """A path with `~` and `~USER` as home folders; that of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's own raises for unknown users)
+
+
 def shown(path: str | Path) -> str:
     """A path for a message; the middle of a very long one is left out."""
     text = str(path)

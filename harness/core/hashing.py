@@ -20,7 +20,9 @@ def hexdigest(chunks: Iterable[bytes], size: int = 16) -> str:
 
 
 def settings_digest(settings: Any) -> str:
-    """Digest of the configuration in config.json, which its record keeps."""
+    """Digest of settings as JSON: of the configuration in config.json, which its record keeps, and
+    of the setting of a measurement.
+    """
     return hexdigest([json.dumps(settings, sort_keys=True).encode()])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import inspect
+import shlex
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from typing import (
     get_type_hints,
 )
 
-from harness.core.errors import ConfigError, Problems, did_you_mean
+import yaml
+
+from harness.core.errors import ConfigError, Problems, did_you_mean, first_line
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -103,6 +106,22 @@ def check_options(target: Callable[..., Any], values: Mapping[str, Any], prefix:
                 known = [option.name for option in options_of(target)]
                 raise ConfigError(f"There is no option '{key}'.", did_you_mean(name, known))
     problems.check()
+
+
+def value_of(change: str) -> Any:
+    """The value of `KEY=VALUE`, read as YAML.
+
+    Raises:
+        ConfigError: it is no YAML.
+    """
+    try:
+        return yaml.safe_load(change.partition("=")[2])
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: 2024-13-01 is no date
+        quoted = shlex.quote(f'{change.partition("=")[0]}="…"')
+        raise ConfigError(
+            f"'{change}' cannot be read: {first_line(error)}.",
+            f"Quote what is text twice, once for the shell: {quoted}.",
+        ) from error
 
 
 def _fields(target: Callable[..., Any]) -> tuple[dict[str, FieldInfo], bool]:

@@ -29,9 +29,10 @@ from harness.core.errors import ConfigError, first_line
 from harness.core.paths import CONF, shipped
 
 KINDS = ("methods", "datasets")
+#: configuration groups of the parts of a method
+PART_GROUPS = ("backbone", "labeler", "objective", "distiller")
 #: configuration groups that `DIR/conf/GROUP/NAME.yaml` of a plug-in folder adds options to
-CONF_GROUPS = ("backbone", "labeler", "objective", "distiller", "protocol", "experiment",
-               "source")  # fmt: skip
+CONF_GROUPS = (*PART_GROUPS, "protocol", "experiment", "source")
 ALIAS = "harness_plugins"
 
 

@@ -34,7 +34,6 @@ from harness.experiment.registration import options, register
 #: flags of Hydra that do without a method, or that add groups that are unknown here
 UNCHECKED = {"-sc", "-cp", "-cn", "-cd", "--hydra-help", "--version", "--shell-completion", "-i",
              "--info", "--config-path", "--config-name", "--config-dir"}  # fmt: skip
-PART_GROUPS = ("backbone", "labeler", "objective", "distiller")
 SEE = "See harness run … --cfg job."
 #: a character that Hydra reads in quotes only
 _SPECIAL = re.compile(r"[^\w\s/+.$%*@?|:\\-]", re.ASCII)
@@ -316,7 +315,7 @@ def _composed_keys(parsed: Sequence[Override], primary: str) -> set[str]:
 def _option_with(key: str) -> str:
     """The hint that names the options of a group that have this key; '' if none has it."""
     group, _, last = key.partition(".")
-    if group not in PART_GROUPS:
+    if group not in plugins.PART_GROUPS:
         return ""
     files = plugins.options(group).items()
     names = [f"{group}={name}" for name, path in files if last in plugins.load_config(path)]

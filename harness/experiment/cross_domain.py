@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.files import read_json, write_atomically, write_json
+from harness.core.files import expanded, read_json, write_atomically, write_json
 from harness.core.hashing import card_hash, hexdigest
 from harness.core.metrics import METRICS
 from harness.results import schema, settings
@@ -161,10 +161,11 @@ def tables(
         ConfigError: nothing finished, nothing of that data set, nothing left, or no such metric.
     """
     check_metrics(metrics, METRICS)
+    store = expanded(store)
     runs = load(store)
     if runs.empty:
-        damaged = sum(run.problem is not None for run in Store(Path(store)).runs())
-        raise no_finished_runs(Path(store), damaged)
+        damaged = sum(run.problem is not None for run in Store(store).runs())
+        raise no_finished_runs(store, damaged)
     if dataset is not None and dataset not in set(runs["tested_on"]):
         raise ConfigError(
             f"Nothing was tested on data set '{dataset}'.", did_you_mean(dataset, runs["tested_on"])
@@ -172,7 +173,7 @@ def tables(
     runs = runs if dataset is None else runs[runs["tested_on"] == dataset]
     runs = runs if where is None else filtered(runs, where)
     # the evaluation rule is the table's own, so it is not part of a label
-    configs = configurations(runs["run"], Path(store))
+    configs = configurations(runs["run"], store)
     runs = add_row_labels(runs, configs, ["trained_on", "protocol_hash"], ["evaluation.rerank"])
     ambiguous = runs.groupby("tested_on")["data"].transform("nunique") > 1
     column = runs["tested_on"].replace(TITLES) + (" " + runs["data"]).where(ambiguous, "")

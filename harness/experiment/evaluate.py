@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
+from harness.core.options import value_of
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.data.cache_folder import cache_folder
@@ -23,6 +23,7 @@ from harness.evaluation.ranking import RANKS
 from harness.experiment import cross_domain
 from harness.experiment.finished_networks import load_network
 from harness.experiment.joint_datasets import BETWEEN, complete, sections, settings
+from harness.experiment.plan import check_name
 from harness.experiment.registration import register
 from harness.experiment.stages import build, named, preprocessing
 from harness.results import evaluations
@@ -185,7 +186,8 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
         Whether a data set was named: one with the settings of its own page, not the run's.
 
     Raises:
-        ConfigError: something else, or an option or data set that does not exist.
+        ConfigError: something else, an option or data set that does not exist, or a name that no
+            folder may have.
     """
     named = False
     for change in sorted(changes, key=lambda change: not change.startswith("dataset=")):
@@ -209,10 +211,11 @@ def choose(config: dict[str, Any], changes: Sequence[str]) -> bool:
             raise ConfigError(
                 f"There is no option '{key}'.", did_you_mean(last, section or config["dataset"])
             )
-        section[last] = yaml.safe_load(value)
+        section[last] = value_of(change)
     for key, value in config["dataset"].items() if named else ():
         if value == "???":
             raise ConfigError(
                 f"No value was given for dataset.{key}.", f"Give one: dataset.{key}=VALUE."
             )
+    check_name("dataset.name", str(config["dataset"]["name"]))  # of files beside the record
     return named

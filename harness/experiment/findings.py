@@ -57,7 +57,6 @@ method and the entry; authors of a method need no other proof than a line of the
 _REPOSITORY = re.compile(r"\[([\w.-]+/[\w.-]+)\]\(https://github\.com/\1/?\) at `([0-9a-f]{7,40})`")
 _BULLET = re.compile(r"\*\*([^*]+)\.\*\* (.+)")
 _PLACE = re.compile(r"(.+) \(([^()]*`[^()]*)\)\.?")
-_DATE = re.compile(r"^As of (\d{4}-\d{2}-\d{2})\.$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -160,15 +159,3 @@ def _line(finding: Finding) -> str:
     )
     method = f"[`{finding.method}`](../methods/{finding.method}/README.md)"
     return f"- {method}: {text} ({code}: {finding.place})"
-
-
-def date_of(page: str) -> date:
-    """The date that a page carries.
-
-    Raises:
-        ConfigError: it carries none.
-    """
-    found = _DATE.search(page)
-    if found is None:
-        raise ConfigError("The page has no line 'As of YYYY-MM-DD.'.", "Make it again.")
-    return date.fromisoformat(found[1])

@@ -84,7 +84,7 @@ def find_teachers(config: DictConfig, stages: tuple[Stage, ...]) -> dict[str, Fi
 
 
 def _finished_run(config: DictConfig, option: str, name: str) -> Run:
-    run = Store(Path(str(config.store)).expanduser()).find(name)
+    run = Store(Path(str(config.store))).find(name)
     if not run.finished:
         raise ConfigError(
             f"{option}={run.name}: this run is not finished.",

@@ -22,7 +22,6 @@ from harness.core.options import REQUIRED, Option, options_of
 from harness.core.paths import CONF
 from harness.experiment.sections import SECTIONS, Settings
 
-PARTS = ("backbone", "labeler", "objective", "distiller")
 HEAD = """\
 # Options
 
@@ -69,7 +68,7 @@ def _groups() -> Iterator[Group]:
         yield Group(name, f"{name}.", _first_line(section), options)
     found = plugins.find()
     plugins.make_importable(found)
-    for part in PARTS:
+    for part in plugins.PART_GROUPS:
         for name, path in sorted(plugins.options(part).items()):
             yield from _part(part, name, path)
     for name, plugin in sorted(found["datasets"].items()):

@@ -98,17 +98,7 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
     recipe = make_recipe(config)
     check_source(config, recipe.stages)
     for key in ("name", "method.name", "dataset.name"):  # parts of the name of the run's folder
-        name = str(OmegaConf.select(config, key) or "")
-        if name and not re.fullmatch(r"\w[\w.+-]*", name):
-            raise ConfigError(
-                f"{key}={shown(name)} is not a valid folder name.",
-                "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
-            )
-        if len(name.encode()) > LONGEST_NAME:
-            raise ConfigError(
-                f"{key}={shown(name)} is too long for a folder name.",
-                f"Use {LONGEST_NAME} bytes or fewer.",
-            )
+        check_name(key, str(OmegaConf.select(config, key) or ""))
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
     kind = target_of(config.backbone._target_, "backbone")
     if "weights" not in config.backbone and any(o.name == "weights" for o in options_of(kind)):
@@ -125,6 +115,24 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
         hashed["init"] = init.digest
     settings = _with_paths_as(plain, {path: Path(path).name for path in _paths(plain)})
     return Plan(config, recipe, init, teachers, precision, card, settings, settings_hash(hashed))
+
+
+def check_name(key: str, name: str) -> None:
+    """Refuse the value of an option that cannot be part of a folder's or a file's name.
+
+    Raises:
+        ConfigError: it has other characters, or is too long.
+    """
+    if name and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ConfigError(
+            f"{key}={shown(name)} is not a valid folder name.",
+            "Use letters, digits, '.', '_', '+' and '-'; store=DIR chooses the parent folder.",
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(
+            f"{key}={shown(name)} is too long for a folder name.",
+            f"Use {LONGEST_NAME} bytes or fewer.",
+        )
 
 
 def _find_weights_of_runs(config: DictConfig) -> None:

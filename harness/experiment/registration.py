@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.core import plugins
 from harness.core.errors import ConfigError
+from harness.core.files import expanded
 from harness.core.paths import CHECKOUT, CONF
 from harness.core.plugins import CONF_GROUPS, Plugin, load_config
 from harness.core.variants import PROTOCOL_BLOCKS, chosen_parts, own_parts, vary
@@ -124,6 +125,8 @@ def if_parts(value: float, *, _root_: DictConfig) -> float:
 
 
 OmegaConf.register_new_resolver("if_parts", if_parts, replace=True)
+#: `${expanded:~/runs}`: a path with the home folder in place of `~`
+OmegaConf.register_new_resolver("expanded", lambda path: str(expanded(str(path))), replace=True)
 
 
 def _store(group: str, name: str, node: object, package: str | None = "_global_") -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from harness.components.backbones import describe_weights
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.options import value_of
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import plugin_names, sections, settings
 from harness.experiment.plan import NEUTRAL, make_plan
@@ -50,7 +50,7 @@ def rerun(
         HarnessError: some failed again.
     """
     register()
-    folder = Store(Path(store).expanduser())
+    folder = Store(Path(store))
     given = dict(_parse(change) for change in changes)
     chosen = [folder.find(name) for name in runs] if runs else list(folder.runs())
     states = {run.name: state(run) for run in chosen}
@@ -83,13 +83,13 @@ def rerun(
 
 
 def _parse(change: str) -> tuple[str, Any]:
-    key, sign, value = change.partition("=")
+    key, sign, _ = change.partition("=")
     if not sign or key not in PLACES:
         raise ConfigError(
             f"'{change}': a rerun keeps its run's settings.",
             did_you_mean(key, PLACES) or f"These can be given: {', '.join(PLACES)}.",
         )
-    return key, yaml.safe_load(value)
+    return key, value_of(change)
 
 
 def restored(run: Run, given: dict[str, Any]) -> DictConfig:

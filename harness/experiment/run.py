@@ -56,7 +56,7 @@ def run_experiment(config: DictConfig, reporter: Reporter | None = None) -> Run:
 
 
 def _run(plan: Plan, device: torch.device, reporter: Reporter | None, overwrite: str) -> Run:
-    run = Store(Path(str(plan.config.store)).expanduser()).run(plan.name)
+    run = Store(Path(str(plan.config.store))).run(plan.name)
     collectives.check_all_equal(f"{run.name} ({plan.hash}, {device.type})", "experiment")
     with reporter or Reporter(processes.rank_zero_console()) as reporter:
         changed = False

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from harness.core.errors import ConfigError, did_you_mean, first_line
+from harness.core.files import expanded
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published, settings
@@ -158,7 +159,7 @@ def comparisons(
     Raises:
         ConfigError: there is no such run, or the condition or sort key is not valid.
     """
-    store = Path(store)
+    store = expanded(store)
     found = list(Store(store).runs()) if found is None else list(found)
     runs = selected(found, store, dataset, where, sort)
     protocols = [run.record["protocol"] for run in found if run.finished]

@@ -108,6 +108,11 @@ class MeasuredCosts:
         return frame.groupby(["row", "phase"], sort=False, as_index=False).sum()
 
 
+def hardware(device: str, cpu: str) -> str:
+    """What a measurement was made on: the GPU, or the processor if there was none."""
+    return cpu if device == "CPU" else device
+
+
 def cost_key(card: Mapping[str, Any]) -> str:
     """8 hex digits of a protocol card without what does not change a cost.
 
@@ -137,12 +142,11 @@ def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> Measur
         if not methods or result.setting.dataset != dataset or result.disturbed:
             continue
         machine, others, reference = result.machine, result.load.others, result.setting.reference
-        device = machine.cpu if machine.device == "CPU" else machine.device
         shared = "" if others is None else f"; other work took {others:.0%} of the CPU"
         note = (
             f"Images/s (in training), hours (of the schedule) and cost (hours over those of "
-            f"{reference}) were timed side by side by harness bench methods on {device}, "
-            f"{machine.date}{shared}."
+            f"{reference}) were timed side by side by harness bench methods on "
+            f"{hardware(machine.device, machine.cpu)}, {machine.date}{shared}."
         )
         order = len(methods), machine.date
         found.append((order, MeasuredCosts(reference, methods, note)))

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
-from harness.core.files import make_folder, read_json
+from harness.core.files import expanded, make_folder, read_json
 from harness.core.hashing import settings_digest
 from harness.core.metrics import METRICS
 from harness.core.tuned import row_mark
@@ -189,9 +189,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of runs."""
+    """A folder of runs; `~` in it is a home folder."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", expanded(self.folder))
 
     def run(self, name: str) -> Run:
         """The run of this name, whether it exists or not."""
@@ -209,9 +212,10 @@ class Store:
         Raises:
             ConfigError: no run fits, or more than one.
         """
-        path = Path(name).expanduser()
+        path = expanded(name)
         if (path / "config.json").is_file():
-            return Run(path)
+            # `.` and `..` have no name of their own
+            return Run(path.resolve() if path.name in ("", "..") else path)
         names = [run.name for run in self.runs()]
         fitting = [name] if name in names else [n for n in names if n.startswith(name)]
         if len(fitting) == 1:
@@ -264,7 +268,7 @@ def describe(run: Run) -> dict[str, Any]:
 
 def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """All finished runs of a store as a tidy table: see `frame`."""
-    return frame(Store(Path(store).expanduser()).runs())
+    return frame(Store(Path(store)).runs())
 
 
 def frame(runs: Iterable[Run]) -> pd.DataFrame:

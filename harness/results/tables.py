@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.files import write_text
+from harness.core.files import expanded, write_text
 from harness.core.metrics import METRICS
 from harness.results import published
 from harness.results.comparisons import COSTS, Comparison, comparisons
@@ -108,7 +107,7 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
     plain = tables is None and not options.pivots and options.compared is None
     if plain:
         check_metrics(options.metrics, values() | COSTS)
-    store = Path(options.store)
+    store = expanded(options.store)
     found, groups = list(Store(store).runs()), list[Comparison]()
     chosen = (options.dataset, options.condition, options.sort)
     if tables is None and options.pivots:
@@ -142,7 +141,7 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
             text = f"{_head(found)}\n{text}"
         _write(text, options.output)
         if options.style == "latex" and options.output is not None:
-            path = Path(options.output).with_suffix(".bib")
+            path = expanded(options.output).with_suffix(".bib")
             write_text(path, bibliography(text))
             print(f"{options.output}, and {path} for \\bibliography", file=sys.stderr)
 
@@ -211,7 +210,7 @@ def _write(text: str, output: str | None) -> None:
     if output is None:
         print(text, end="")
     else:
-        write_text(Path(output), text)
+        write_text(expanded(output), text)
 
 
 def _print(table: Table, least: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from harness.experiment.run import run_experiment
 from harness.results.measured_costs import cost_key
 from harness.training.extraction import extract
 from tests.conftest import Command
-from tests.tiny import TINY, tiny_config
+from tests.tiny import TINY, own_images, tiny_config
 
 CPU = torch.device("cpu")
 #: without the options that `bench` has as flags
@@ -68,6 +68,20 @@ def test_costs_beside_the_reference(command: Command, tmp_path: Path) -> None:
     assert sum(student["hours_by_phase"].values()) == pytest.approx(student["hours"], rel=0.3)
     assert student["images_per_second"] == pytest.approx(16 / student["step_seconds"], rel=0.01)
     assert "images_per_second" not in untrained
+
+
+def test_methods_without_work_are_left_out(command: Command, tmp_path: Path) -> None:
+    """A method that does not train has nothing to do without a test part."""
+    others = ("method=", "device=", "store=", "labeler.")
+    words = [word for word in own_images(tmp_path) if not word.startswith(others)]
+    csv = tmp_path / "people" / "list.csv"
+    rows = csv.read_text().splitlines()
+    csv.write_text("\n".join([rows[0], *(row for row in rows if row.endswith(",train"))]))
+    answer = command("bench", "methods", "method=direct_transfer", *words, "--device", "cpu",
+                     "--repeats", "2", *SHORT, "--json")  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert list(json.loads(answer.out)["methods"]) == ["cluster_contrast"]
+    assert "direct_transfer is left out: it does not train" in answer.err
 
 
 def test_table(command: Command, tmp_path: Path) -> None:

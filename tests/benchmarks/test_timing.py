@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from harness.benchmarks.timing import Candidate, Round, compare
+from harness.benchmarks.timing import Candidate, Round, compare, save
+from harness.core.files import read_json
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,20 @@ def test_candidates_take_turns_and_ratios_are_of_a_round() -> None:
     assert found["candidates"]["b"]["seconds"] == 20.0
     assert found["ratios"]["b"]["images_per_second"] == 2.0, "not that of medians of other rounds"
     assert found["setting"] == {"batch": 4} and found["machine"]["threads"]
+
+
+def test_a_file_of_another_setting_is_kept(tmp_path: Path) -> None:
+    def saved(dataset: str, rate: float) -> Path:
+        setting = {"dataset": dataset, "views": ("global",)}  # JSON has no tuples
+        found = compare("methods", setting, [Candidate("a", lambda: Round(10, rate))], 1, CPU)
+        return save(found | {"disturbed": [], "rate": rate}, str(tmp_path))
+
+    first, other = saved("market1501", 1.0), saved("msmt17", 2.0)
+    assert saved("market1501", 3.0) == first and saved("msmt17", 4.0) == other
+    assert {path: read_json(path)["rate"] for path in tmp_path.iterdir()} == {first: 3, other: 4}
+    assert other.stem.startswith(f"{first.stem}-"), "`methods-*.json` are found"
+    first.write_text("damaged")
+    assert saved("market1501", 5.0) not in (first, other)
 
 
 def test_images_prepared_before_the_clock_starts_count_as_cpu_work() -> None:

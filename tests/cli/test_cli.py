@@ -100,6 +100,17 @@ SLIPS = {
     "table --format htm": ["'htm'", "markdown"],
     "eval": ["required: run", "harness eval RUN"],
     "eval nothing": ["no run 'nothing'"],
+    "eval RUN --ranks 1,a": ["--ranks: '1,a' must be numbers of 1 or more, as 1,3,50"],
+    "eval RUN --ranks 1,": ["--ranks: '1,' must be numbers of 1 or more"],
+    "rerun RUN data.root=[": ["'data.root=[' cannot be read", "'data.root=\"…\"'"],
+    "rerun RUN data.root=2024-13-01": ["cannot be read: month must be in 1..12"],
+    "show RUN --seed -1": ["--seed: '-1' must be a whole number from 0"],
+    "bench train --retries -1": ["--retries: '-1' must be a whole number from 0"],
+    "bench train --workers -1": ["--workers: '-1' must be a whole number from 0"],
+    "bench eval --scale nan": ["--scale: 'nan' must be a number above 0, up to 1"],
+    "bench eval --scale inf": ["--scale: 'inf' must be a number above 0, up to 1"],
+    "bench eval --scale -1": ["--scale: '-1' must be a number above 0, up to 1"],
+    "bench gpu --minutes nan": ["--minutes: 'nan' must be a number above 0"],
     "table": ["no finished runs", "harness run method=mskd"],
     "export nothing": ["no run 'nothing'"],
     "export RUN --format onx": ["'onx'", "onnx"],
@@ -239,6 +250,34 @@ def test_multirun_runs_every_combination(command: Command, tmp_path: Path) -> No
         ["direct_transfer", "synthetic", "s1"],
     ]
     assert names[0].split("-")[3] == names[1].split("-")[3], "repeats share their settings' hash"
+
+
+def test_a_tilde_is_the_home_folder_in_every_command(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "own" / "methods").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    store, data = 'store="~/runs"', 'data.root="~/data"'
+    words = [word for word in tiny(home) if not word.startswith(("store=", "data.root="))]
+    answer = command("run", "-m", "method=direct_transfer", "seed=0,1", store, data, *words)
+    assert answer.status == 0, answer.err
+    assert (home / "runs" / ".multirun").is_dir()
+    name = next((home / "runs").glob("[!.]*")).name
+    for typed in (
+        ["table"], ["table", "--cross"], ["table", "--rows", "method"], ["list", "runs"],
+        ["table", "--format", "csv", "--output", "~/table.csv"], ["diff", name, name],
+        ["report", "--output", "~/report.html"], ["eval", name, "--data-root", "~/data"],
+        ["show", name, "ranked", "--data-root", "~/data"], ["submit", name, "--output", "~/sent"],
+        ["rm", name, "--yes"],
+    ):  # fmt: skip
+        answer = command(*typed, "--store", "~/runs")
+        assert answer.status == 0, (typed, answer.err)
+        assert name in answer.out or typed[0] not in ("list", "eval", "rm")
+    assert command("--plugins", "~/own", "list", "methods").status == 0
+    assert not (tmp_path / "~").exists()
+    answer = command("eval", "x", "--store", "~no-such-user/runs")
+    assert "no run 'x' in ~no-such-user/runs" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from harness.core.downloads import download
-from harness.core.errors import DataError
+from harness.core.errors import DataError, HarnessError
 
 CONTENT = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -89,6 +89,18 @@ def test_another_content_is_refused(address: str, tmp_path: Path) -> None:
         download(address, "0" * 64, tmp_path)
     assert SHA256 in refusal.value.cause
     assert not list(tmp_path.glob("*.pth")) and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+def test_a_refused_write_is_no_fault_of_the_network(address: str, tmp_path: Path) -> None:
+    part = tmp_path / f"weights-{SHA256[:8]}.pth.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(HarnessError, match=r"The disk that contains .* is full"):
+        download(address, SHA256, tmp_path)
+    part.unlink()
+    part.mkdir()
+    with pytest.raises(HarnessError, match="cannot be written: Is a directory"):
+        download(address, SHA256, tmp_path)
 
 
 def test_addresses_that_cannot_be_reached(address: str, tmp_path: Path) -> None:

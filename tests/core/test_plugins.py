@@ -13,6 +13,7 @@ from harness.core import plugins
 from harness.core.errors import ConfigError
 from harness.experiment import registration
 from harness.experiment.compose import compose
+from harness.experiment.stages import PLUGS
 from harness.results.store import Store
 from tests.conftest import Command
 from tests.tiny import tiny
@@ -128,6 +129,10 @@ def test_a_method_from_a_folder_runs_from_end_to_end(
     assert all(-0.7 <= row["loss"] <= 0.7 for row in run.history())
     listed = command(*given, "list", "methods").out
     assert f"Pulls images together [user: {root / 'methods' / 'pull'}]" in listed
+
+
+def test_every_part_has_an_interface() -> None:
+    assert tuple(PLUGS) == plugins.PART_GROUPS
 
 
 def test_a_data_set_from_a_folder(command: Command, tmp_path: Path) -> None:

@@ -102,6 +102,23 @@ def test_command(run: Run, command: Command) -> None:
         assert answer.status == 2 and said in answer.err, (words_, answer.err)
 
 
+def test_a_value_that_is_no_yaml_is_refused(run: Run, command: Command) -> None:
+    where = ["--store", places(run)["store"], "--device", "cpu"]
+    for words in (["eval", run.name], ["show", run.name, "ranked"]):
+        answer = command(*words, "dataset.seed=[", *where)
+        assert answer.status == 2 and "'dataset.seed=[' cannot be read" in answer.err
+
+
+def test_a_name_that_no_file_may_have_is_refused(run: Run, command: Command) -> None:
+    where = ["--store", places(run)["store"], "--device", "cpu"]
+    for name, said in {"a/b": "not a valid folder name", "x" * 101: "too long"}.items():
+        words = ["dataset=synthetic", f"dataset.name={name}", "--save", *where]
+        answer = command("eval", run.name, *words)
+        assert answer.status == 2 and f"dataset.name={name} is" in answer.err
+        assert said in answer.err
+    assert not list(run.folder.glob("eval-*"))
+
+
 def test_damaged_features_are_refused(run: Run, command: Command) -> None:
     path = kept_features.path_of(run.folder, "train")
     whole = path.read_bytes()

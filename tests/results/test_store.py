@@ -133,6 +133,20 @@ def test_find(tmp_path: Path) -> None:
         Store(tmp_path / "nowhere").find("x")
 
 
+def test_a_folder_given_by_dots_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mskd-a"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    for inside, given in ((folder, "."), (folder, "./"), (folder / "figures", "..")):
+        monkeypatch.chdir(inside)
+        found = Store(Path("results/runs")).find(given)
+        assert (found.name, found.folder) == ("mskd-a", folder)
+    monkeypatch.chdir(tmp_path)
+    assert Store(Path("runs")).find("mskd-a/").folder == Path("mskd-a"), "others stay as given"
+
+
 def test_eval_answers_a_misspelt_stage(tmp_path: Path, command: Command) -> None:
     write(tmp_path, "good", record())
     write(tmp_path, "half", None)

@@ -105,7 +105,7 @@ def check_packages(style: str) -> None:
 
 
 def _find(run: str, stage: str | None, store: str | Path) -> tuple[Run, str]:
-    found = Store(Path(store).expanduser()).find(run)
+    found = Store(Path(store)).find(run)
     return found, find_stage(found, stage)
 
 

@@ -69,7 +69,7 @@ def load_model(
 
 def _find_run(name: str, store: Path, models: list[str]) -> Run:
     try:
-        return Store(store.expanduser()).find(name)
+        return Store(store).find(name)
     except ConfigError as error:
         path = Path(name).expanduser()
         cause = error.cause

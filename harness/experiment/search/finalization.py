@@ -23,12 +23,13 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.core.errors import HarnessError
 from harness.core.files import write_atomically, write_json, write_text
 from harness.core.metrics import METRICS, in_tables
+from harness.core.plugins import PART_GROUPS
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.core.tuned import row_mark
 from harness.experiment.registration import search_folders
 from harness.experiment.run import run_experiment
-from harness.experiment.search.plan import PARTS, Plan
+from harness.experiment.search.plan import Plan
 from harness.experiment.search.study import best_of, counted, seconds_of
 from harness.experiment.search.worker import shown
 from harness.results.significance_marks import LEVEL, Queries
@@ -127,11 +128,11 @@ def write_presets(result: Result) -> list[str]:
 
 def _write_preset(result: Result, trial: FrozenTrial, suffix: str, what: str) -> None:
     settings = result.plan.settings
-    parts = [{f"override /{k}": v} for k, v in trial.params.items() if k in PARTS]
+    parts = [{f"override /{k}": v} for k, v in trial.params.items() if k in PART_GROUPS]
     node = OmegaConf.create({"defaults": parts} if parts else {})
     node.tuned = result.tuned_by(settings.name + suffix)
     for key, value in trial.params.items():
-        if key not in PARTS:
+        if key not in PART_GROUPS:
             OmegaConf.update(node, key, value, force_add=True)
     text = yaml.safe_dump(OmegaConf.to_container(node), sort_keys=False, allow_unicode=True)
     number = f"{trial.number} of {len(result.trials)}"

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
+from harness.core.plugins import PART_GROUPS
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.part_checks import check_parts
@@ -23,8 +24,6 @@ from harness.experiment.search.settings import Settings, read_settings
 from harness.experiment.search.space import Param, Space, SpaceError, Values, is_number, parse
 from harness.experiment.stages import build_labeler, build_objective, load_data
 
-#: config groups whose options can be searched
-PARTS = ("backbone", "labeler", "objective", "distiller")
 #: not hyper-parameters: they define the experiment
 NOT_SEARCHED = (
     "seed", "dataset", "data", "store", "name", "overwrite", "log", "device", "threads",
@@ -165,7 +164,7 @@ def _origin(key: str, overrides: Sequence[str], method: str) -> str:
 
 def _configure(base: DictConfig, overrides: Sequence[str], values: Values) -> DictConfig:
     """A configuration with some values of the space; where they choose a part, Hydra composes."""
-    groups = {key: value for key, value in values.items() if key in PARTS}
+    groups = {key: value for key, value in values.items() if key in PART_GROUPS}
     config = base.copy()
     if groups:
         parser = OverridesParser.create()
@@ -252,7 +251,7 @@ def _typed(param: Param, space: Space, compose: Compose) -> Param:
     top = param.key.split(".")[0]
     if top in NOT_SEARCHED:
         raise SpaceError(param.key, f"{top} cannot be searched: it defines the experiment.")
-    if param.key in PARTS:
+    if param.key in PART_GROUPS:
         if param.choices is None:
             raise SpaceError(param.key, "a part has choices, not a range.")
         return param

@@ -55,7 +55,7 @@ def submit(
         ConfigError: no such run, or a name that exists. HarnessError: a run is not finished, not
             evaluated or incomplete, or its files say something about the machine.
     """
-    chosen = _choose(Store(Path(store).expanduser()), runs)
+    chosen = _choose(Store(Path(store)), runs)
     problems = Problems()
     for run in chosen:
         with problems.collecting():
