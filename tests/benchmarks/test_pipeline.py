@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_an_experiment_brings_its_own_data_set_and_protocol() -> None:
 
 def test_committed_timings_are_in_the_docs() -> None:
     page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
-    kinds = set()
+    kinds, used = set(), set()
     for path in (ROOT / "results" / "bench").glob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert "/work" not in text and "/home" not in text
@@ -144,12 +145,20 @@ def test_committed_timings_are_in_the_docs() -> None:
         kinds.add(found["what"])
         if found["what"] not in PIPELINE:
             continue
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| {found['what']} |"))
-        harness, baseline = (found["candidates"][name] for name in ("harness", "baseline"))
-        assert found["machine"]["device"] in row and harness["rounds"]
-        for one in (harness, baseline):
+        assert found["machine"]["date"] in page and found["candidates"]["harness"]["rounds"]
+        cells = [found["what"], str(found["setting"]["batch"])]
+        for one in found["candidates"].values():
             rate = one["images_per_second"]
-            assert (f"{rate:,.1f}" if rate < 100 else f"{rate:,.0f}") in row
-        for ratio in found["ratios"]["baseline"].values():
-            assert f"{ratio:.1f} ×" in row
+            cells.append(f"{rate:,.1f}" if rate < 150 else f"{rate:,.0f}")
+        baseline = found["ratios"]["baseline"]
+        cells += [f"{ratio:.1f}" if ratio > 10 else f"{ratio:.2f}" for ratio in baseline.values()]
+        if "bare" in found["ratios"]:
+            cells.append(f"{found['ratios']['bare']['images_per_second']:.2f}")
+        rows = [
+            line for line in page.splitlines()
+            if line.startswith("| ") and {*cells} <= {*re.split(r"[ |]+", line)}
+        ]  # fmt: skip
+        assert len(rows) == 1, (path.name, cells)
+        used.add(rows[0])
+    assert len(used) == 5
     assert kinds >= {"train", "extract", "augment"}
