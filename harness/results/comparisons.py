@@ -311,13 +311,13 @@ def _rows(
     runs: pd.DataFrame, card: Mapping[str, Any], unlike: str, costs: MeasuredCosts | None
 ) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
-    keys = ["method", "name", "stage", "final", "crossing", "cameras", "selection", "tuned"]
+    keys = ["method", "name", "stage", "final", "changed", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
     found: list[dict[Any, Any]] = summarize(runs, keys).to_dict("records")
     for row in found:
-        if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
+        if row["final"] and not (row["changed"] or row["tuned"] or unlike):
             cameras, setting = bool(row["cameras"]), settings.of_card(card)
             row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
         row |= dict.fromkeys(COSTS) | (costs.of_row(row) if costs else {})
-    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="crossing")
+    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")

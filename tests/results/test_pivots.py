@@ -125,8 +125,8 @@ def test_any_column_can_be_a_field(tmp_path: Path, field: str) -> None:
 
 
 def test_command(tmp_path: Path, command: Command) -> None:
-    run(tmp_path, "a", 50.0, {"labeler": {"eps": 0.5}})
-    run(tmp_path, "b", 60.0, {"labeler": {"eps": 0.5}}, method="cap")
+    run(tmp_path, "a", 50.0, {"labeler": {"eps": 0.6}})
+    run(tmp_path, "b", 60.0, {}, method="cap")
     run(tmp_path, "c", 90.0, {}, method="buc", card={"selection": "oracle"})
     store = ["--store", str(tmp_path), "--rows", "method", "--columns", "dataset"]
     for style, said in {"markdown": "| cap | yes | 60.0 |", "csv": "cap,yes,60.0",
