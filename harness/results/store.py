@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "SCHEMA", "Run", "Store", "describe", "frame", "load", "trained_on"]
 #: columns that identify an experiment. Two runs that agree in them are duplicates: tables count one
-EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
+EXPERIMENT = ["method", "dataset", "data", "source_data", "protocol_hash", "settings", "seed"]
 SPEEDS = ("images_per_second", "extract_images_per_second", "waiting", "cpu_share")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
