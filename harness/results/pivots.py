@@ -58,8 +58,8 @@ def pivot(
 
     Args:
         rows, columns: fields. metrics: keys of `table_model.values`.
-        dataset, where: as of `comparisons`. sort: a metric or `method`; without it, methods that do better come last,
-            and other fields are in their own order.
+        dataset, where: as of `comparisons`. sort: a metric or `method`; without it,
+            methods that do better come last, and other fields are in their own order.
 
     Raises:
         ConfigError: nothing to show, or a field, metric, condition or sort key that does not exist.
