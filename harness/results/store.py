@@ -182,12 +182,12 @@ class Run:
             return False
         try:
             if sys.platform == "win32":
-                FileLock(path, timeout=0).acquire().lock.release()
-            else:
-                import fcntl  # not available on Windows
+                with FileLock(path, timeout=0):
+                    return False
+            import fcntl  # not available on Windows
 
-                with path.open("rb") as file:  # a reader may have no right to write
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
+            with path.open("rb") as file:  # a reader may have no right to write
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
         except (BlockingIOError, Timeout):
             return True
         except (OSError, NotImplementedError):  # unreadable, or a file system without locks
