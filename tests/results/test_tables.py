@@ -361,6 +361,12 @@ def test_output_to_a_file(tmp_path: Path, command: Command) -> None:
         (("--compare", "mskd", "mksd"), "There is no row 'mksd'. Did you mean 'mskd'"),
         (("--metrics", "map"), "There is no metric 'map'. Known: cost, hours"),
         (("--metrics", "mAP", "--published"), "--metrics does not apply to --published"),
+        (("--where", "nonsense", "--published"), "--where does not apply to --published"),
+        (("--published", "--cross"), "--cross does not apply to --published"),
+        (("--published", "--compare"), "--compare does not apply to --published"),
+        (("--sort", "nonsense", "--cross"), "--sort does not apply to --cross"),
+        (("--sort", "mAP", "--compare"), "--sort does not apply to --compare"),
+        (("--reverse", "--compare"), "--reverse does not apply to --compare"),
         (("--selection", "oracle"), "Without --where and --selection, harness table shows all"),
     ],
 )  # fmt: skip
