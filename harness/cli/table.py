@@ -5,6 +5,14 @@ from __future__ import annotations
 from harness.cli.parser import Parser
 from harness.core.errors import ConfigError
 
+#: option → those that have no effect beside it
+IGNORED = {
+    "published": ("metrics", "where", "selection", "sort", "reverse", "rows", "columns",
+                  "by_dataset", "cross", "compare"),
+    "cross": ("sort",),
+    "compare": ("sort", "reverse"),
+}  # fmt: skip
+
 
 def main(arguments: list[str]) -> None:
     parser = Parser("table", "harness table --output table.tex")
@@ -37,8 +45,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--published", action="store_true", help="numbers from papers, no runs")
     options = parser.parse_args(arguments)
     pivots = options.rows or options.columns or options.by_dataset or options.cross
-    if options.metrics is not None and options.published:
-        raise ConfigError("--metrics does not apply to --published.", "Leave it out.")
+    given = {name for name, value in vars(options).items() if value not in (None, False)}
+    for kind, others in IGNORED.items():
+        if kind in given and (wrong := [name for name in others if name in given]):
+            cause = f"--{wrong[0].replace('_', '-')} does not apply to --{kind}."
+            raise ConfigError(cause, "Leave it out.")
     if options.gap and (pivots or options.compare is not None or options.published):
         raise ConfigError("--gap applies to the usual table only.", "Leave it out.")
     from harness.results.formats import format_of

@@ -110,8 +110,10 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
     """Networks of last stages by what they were tested on: the test of the run itself, and the
     results of `harness eval --save`. Each experiment counts once, whatever its runs are called.
 
-    Columns: those of `harness.results.store.describe` and stage, final, trained_on, tested_on, data
-    (fingerprint of what was tested on), card, images_per_second (missing), and the metrics.
+    Columns: those of `harness.results.store.describe` and stage, final, trained_on, trained_data
+    (fingerprints of what it was trained on, '' if untrained), network (the hash of its settings),
+    tested_on, data (fingerprint of what was tested on), card, images_per_second (missing), and the
+    metrics.
     """
     runs = [run for run in Store(Path(store)).runs() if run.finished]
     hashes = {run.name: run.record["settings"] for run in runs}
@@ -123,7 +125,7 @@ def load(store: str | Path = "results/runs") -> pd.DataFrame:
             "stage": last,
             "final": True,
             "trained_on": trained_on(record),
-            "trained_data": own.get("fingerprint", ""),
+            "trained_data": _trained_data(record),
             # a run that differs in its evaluation alone may have taken over another's networks
             "network": hashes.get(str(record.get("networks_of")), record["settings"]),
             "images_per_second": np.nan,
@@ -177,9 +179,12 @@ def tables(
     runs = add_row_labels(runs, configs, ["trained_on", "protocol_hash"], ["evaluation.rerank"])
     ambiguous = runs.groupby("tested_on")["data"].transform("nunique") > 1
     column = runs["tested_on"].replace(TITLES) + (" " + runs["data"]).where(ambiguous, "")
+    several = runs.groupby("trained_on")["trained_data"].transform("nunique") > 1
+    images = (" (" + runs["trained_data"] + ")").where(several & (runs["trained_data"] != ""), "")
     runs = runs.assign(
-        tested_on="on " + column, trained_on=runs["trained_on"].map(_titled), gpu_hours=np.nan
-    )
+        tested_on="on " + column, trained_on=runs["trained_on"].map(_titled) + images,
+        gpu_hours=np.nan,
+    )  # fmt: skip
     found = []
     for _, group in runs.groupby(["protocol", "protocol_hash"]):
         card = group["card"].iloc[0]
@@ -201,6 +206,17 @@ def tables(
             caption=f"Results, {title}: {table.caption}.", cards=(held_equal,),
         ))  # fmt: skip
     return found
+
+
+def _trained_data(record: Mapping[str, Any]) -> str:
+    """The fingerprints of the data sets that `trained_on` names, but for those of `init`."""
+    if all(result.get("epoch") is None for result in record["stages"].values()):
+        return ""
+    own, source = record["dataset"].get("fingerprint", ""), record.get("source") or {}
+    if settings.kind(settings.of_card(record["protocol"])) != settings.UDA:
+        source = {}
+    used = [source.get("fingerprint", "")] + ([] if source.get("alone") else [own])
+    return " → ".join(fingerprint[:8] for fingerprint in used if fingerprint)
 
 
 def _any_source(card: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -52,7 +52,8 @@ class Bounds:
         return (
             "Gap closed: (mAP − floor) / (ceiling − floor) in percent, of direct_transfer "
             f"({_by_seeds(self.floor)}) and supervised ({_by_seeds(self.ceiling)}) runs with the "
-            "same backbone, weights, input and number of seeds."
+            "same backbone, weights, input and number of seeds, with default options and the last "
+            "checkpoint."
         )
 
 
@@ -73,6 +74,7 @@ class Comparison:
     shares_name: whether another table has a protocol of the same name, with other settings.
     source_data: the labeled source's fingerprint where the store holds more than one source of this
         name, else ''.
+    searches: how the settings of tuned rows were found; '' if there are none.
     """
 
     dataset: str
@@ -85,6 +87,7 @@ class Comparison:
     shares_name: bool = False
     bounds: Bounds | None = None
     source_data: str = ""
+    searches: str = ""
 
     @property
     def title(self) -> str:
@@ -108,16 +111,6 @@ class Comparison:
     @property
     def caption(self) -> str:
         return caption(self.card, self.rows["selection"])
-
-    @property
-    def searches(self) -> str:
-        """How the settings of tuned rows were found; '' if there are none."""
-        found = {}
-        for runs in self.rows.loc[self.rows["tuned"] != "", "runs"]:
-            tuned = Run(self.store / runs[0]).record["protocol"]["tuned"]
-            found[tuned["search"]] = f"{tuned['trials']} trials, optimizing {tuned['by']}"
-        searches = "; ".join(f"{name}: {text}" for name, text in found.items())
-        return f"Searches that settings come from: {searches}." if searches else ""
 
     @property
     def sources(self) -> str:
@@ -162,8 +155,8 @@ def comparisons(
     store = expanded(store)
     found = list(Store(store).runs()) if found is None else list(found)
     runs = selected(found, store, dataset, where, sort)
-    protocols = [run.record["protocol"] for run in found if run.finished]
-    cards = {card["hash"]: card for card in protocols}
+    protocols = {run.name: run.record["protocol"] for run in found if run.finished}
+    cards = {card["hash"]: card for card in protocols.values()}
     tables, key = ["dataset", "data", "source_data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
     runs = add_row_labels(runs, configurations(runs["run"], store), tables)
@@ -179,9 +172,21 @@ def comparisons(
         )
         card = cards[protocol]
         shared = hashes[name, card["name"], settings.of_card(card)] > 1
-        bounds = _bounds(found, group.iloc[0], card) if gap else None
+        bounds = _bounds(found, store, group.iloc[0], card) if gap else None
         rows = rows if bounds is None else bounds.add(rows)
-        yield Comparison(str(name), data, card, rows, store, unlike, costs, shared, bounds, source)
+        yield Comparison(
+            str(name), data, card, rows, store, unlike, costs, shared, bounds, source,
+            _searches(protocols[runs[0]] for runs in rows["runs"]),
+        )  # fmt: skip
+
+
+def _searches(cards: Iterable[Mapping[str, Any]]) -> str:
+    """How the settings of rows with these cards were found; '' if none were searched."""
+    found = {}
+    for tuned in filter(None, (card.get("tuned") for card in cards)):
+        found[tuned["search"]] = f"{tuned['trials']} trials, optimizing {tuned['by']}"
+    searches = "; ".join(f"{name}: {text}" for name, text in found.items())
+    return f"Searches that settings come from: {searches}." if searches else ""
 
 
 def _largest_first(table: tuple[Any, pd.DataFrame]) -> tuple[Any, ...]:
@@ -190,21 +195,34 @@ def _largest_first(table: tuple[Any, pd.DataFrame]) -> tuple[Any, ...]:
     return *data, -group["method"].nunique(), protocol
 
 
-def _bounds(found: Sequence[Run], like: pd.Series, card: Mapping[str, Any]) -> Bounds | None:
-    """The bounds on the data of a row, of runs whose network and input are those of its card."""
+def _bounds(
+    found: Sequence[Run], store: Path, like: pd.Series, card: Mapping[str, Any]
+) -> Bounds | None:
+    """The bounds on the data of a row, of runs whose network and input are those of its card.
+
+    Their checkpoint is the last, and their options are the defaults. Where such runs differ in
+    other lines of the card, those of this very card count; without any, there is no bound.
+    """
     held = [run for run in found if run.finished and _same(run.record["protocol"], card)]
     runs = frame(held)
     if runs.empty:
         return None
     runs = runs[(runs["dataset"] == like["dataset"]) & (runs["data"] == like["data"])]
-    runs = runs[runs["final"] & (runs["tuned"] == "")]
+    runs = runs[runs["final"] & (runs["tuned"] == "") & (runs["selection"] == "last")]
     kinds = {"direct_transfer": settings.USL, "supervised": settings.SUPERVISED}
     means: list[dict[int, float]] = []
     for method, setting in kinds.items():
         own = runs[(runs["method"] == method) & (runs["setting"] == setting)]
+        if own.empty:
+            return None
         own = own.drop_duplicates([*EXPERIMENT, "stage"])
-        groups = own.groupby("settings")
-        means.append({g["seed"].nunique(): float(g["mAP"].mean()) for _, g in groups})
+        if (like["protocol_hash"] == own["protocol_hash"]).any():
+            own = own[own["protocol_hash"] == like["protocol_hash"]]
+        own = add_row_labels(own, configurations(own["run"], store), ["protocol_hash"])
+        own = own[own["method"] == own["name"]]
+        groups = own.groupby("settings").agg(seeds=("seed", "nunique"), mAP=("mAP", "mean"))
+        groups = groups.drop_duplicates("seeds", keep=False)
+        means.append({int(n): float(mAP) for n, mAP in groups.itertuples(index=False)})
     return Bounds(*means) if all(means) else None
 
 
@@ -312,13 +330,13 @@ def _rows(
     runs: pd.DataFrame, card: Mapping[str, Any], unlike: str, costs: MeasuredCosts | None
 ) -> pd.DataFrame:
     """One row per label and whatever else must not be averaged."""
-    keys = ["method", "name", "stage", "final", "crossing", "cameras", "selection", "tuned"]
+    keys = ["method", "name", "stage", "final", "changed", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
     found: list[dict[Any, Any]] = summarize(runs, keys).to_dict("records")
     for row in found:
-        if row["final"] and not (row["crossing"] or row["tuned"] or unlike):
+        if row["final"] and not (row["changed"] or row["tuned"] or unlike):
             cameras, setting = bool(row["cameras"]), settings.of_card(card)
             row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
         row |= dict.fromkeys(COSTS) | (costs.of_row(row) if costs else {})
-    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="crossing")
+    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")

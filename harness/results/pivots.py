@@ -21,7 +21,7 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.core.hashing import card_hash
 from harness.core.metrics import METRICS
 from harness.results import settings
-from harness.results.comparisons import CHECKPOINTS, caption, selected, summarize, warning
+from harness.results.comparisons import CHECKPOINTS, COSTS, caption, selected, summarize, warning
 from harness.results.published import TITLES
 from harness.results.row_labels import Flat, add_row_labels, configurations
 from harness.results.significance_marks import Marks, chosen_on_test, mark_rows
@@ -58,8 +58,8 @@ def pivot(
 
     Args:
         rows, columns: fields. metrics: keys of `table_model.values`.
-        dataset, where, sort: as of `comparisons`; without sort, methods that do better come last,
-            and other fields are in their own order.
+        dataset, where: as of `comparisons`. sort: a metric or `method`; without it,
+            methods that do better come last, and other fields are in their own order.
 
     Raises:
         ConfigError: nothing to show, or a field, metric, condition or sort key that does not exist.
@@ -68,6 +68,9 @@ def pivot(
     check_metrics(metrics, values())
     if both := set(rows) & set(columns):
         raise ConfigError(f"{', '.join(sorted(both))} cannot be rows and columns at once.")
+    if sort in COSTS:
+        cause = f"--sort {sort}: tables of fields show no measured costs."
+        raise ConfigError(cause, "Sort by a metric or by method.")
     runs = selected(found, store, dataset, where, sort)
     if "stage" not in fields:
         runs = runs[runs["final"]]
@@ -78,6 +81,8 @@ def pivot(
     )
     hashes = runs.groupby("protocol")["protocol_hash"].transform("nunique")
     runs["protocol"] += (" (" + runs["protocol_hash"] + ")").where(hashes > 1, "")
+    source = (" (data " + runs["shown_source"] + ")").where(runs["shown_source"] != "", "")
+    runs["setting"] += source  # a column of it does not mix sources
     runs["dataset_name"] = runs["dataset"]
     runs["dataset"] = (runs["dataset"].replace(TITLES) + " " + runs["shown_data"]).str.strip()
     for field in fields:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.core import plugins
 from harness.core.errors import HarnessError
 from harness.core.paths import CONF
-from harness.core.variants import PROTOCOL_BLOCKS, overridden, own_parts, vary
+from harness.core.variants import PARTS, PROTOCOL_BLOCKS, overridden, own_parts, vary
 from harness.core.views import count_parts
 from harness.results.store import Run
 
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 #: a configuration as dotted keys
 Flat = Mapping[str, Any]
+OF_PARTS = tuple(f"{part}." for part in PARTS)
+#: options of the method: the protocol card does not hold them equal, so labels name them
+OWN = (*OF_PARTS, "neighbours.", "stages.", "backbone.views",
+       "batch.joint", "batch.domain_norms", "train.label_every", "train.warmup_")  # fmt: skip
 #: options that a label names, and characters of a value that it shows
 MAX_OPTIONS, MAX_VALUE = 3, 24
 
@@ -53,37 +57,45 @@ def add_row_labels(
     runs: pd.DataFrame, configs: Mapping[str, Flat], tables: Sequence[str],
     shown: Collection[str] = (),
 ) -> pd.DataFrame:  # fmt: skip
-    """Runs with `method` as the label, the method's `name`, and `crossing`: parts that are not the
-    method's own, as `distiller=none`, else ''. A method with another labeler, objective or
-    distiller is another method, even if it is the only row.
+    """Runs with `method` as the label, the method's `name`, and `changed`: parts that are not the
+    method's own, as `distiller=none`, and options that are not its defaults, as far as its label
+    names them, else ''. A method with another labeler, objective or distiller is another method,
+    and one with other options a variant, even if it is the only row.
 
-    Options are part of a label only where runs of the method differ in them, and only if they are
-    not the method's defaults. Runs that differ in anything but the seed never share a label.
+    Options are part of a label if they are the method's own (`OWN`) or runs of the method differ in
+    them, and only if they are not the method's defaults. Of runs whose settings a search found, the
+    search is named, and only options that set them apart. Runs that differ in anything but the seed
+    never share a label.
 
     Args:
         runs: as of `store.frame`. configs: of `configurations`. tables: columns that separate
             tables. shown: fields that have a column of their own in the table.
     """
-    import pandas as pd  # slow to import, and other functions here do without
-
     known = plugins.find()["methods"].values()
     recipes = {method: recipe(str(method), known) for method in runs["method"].unique()}
     crossing = []
     for run, method in zip(runs["run"], runs["method"], strict=True):
         foreign = foreign_parts(recipes[method], configs[run])
         crossing.append(", ".join(f"{part}={option}" for part, option in foreign.items()))
-    runs = runs.assign(crossing=crossing, name=runs["method"], options="")
-    for (method, *_), group in runs.groupby(["method", *tables, "crossing", "tuned"]):
-        if group["settings"].nunique() > 1:
-            first = group.drop_duplicates("settings").set_index("settings")["run"]
-            variants = {str(settings): configs[run] for settings, run in first.items()}
-            texts = _variants(variants, recipes[method], shown)
-            runs.loc[group.index, "options"] = group["settings"].map(texts)
+    runs = runs.assign(crossing=crossing, name=runs["method"], named="", options="")
+    for (method, *_, tuned), group in runs.groupby(["method", *tables, "crossing", "tuned"]):
+        first = group.drop_duplicates("settings").set_index("settings")["run"]
+        variants = {str(settings): configs[run] for settings, run in first.items()}
+        named = _changed(variants, recipes[method], shown, () if tuned else OWN)
+        texts = _told_apart(variants, named, shown)
+        runs.loc[group.index, "named"] = group["settings"].map(named)
+        runs.loc[group.index, "options"] = group["settings"].map(texts)
     stage = (" (" + runs["stage"] + ")").mask(runs["final"] | ("stage" in shown), "")
-    parts = runs[["crossing", "options", "tuned"]].itertuples(index=False)
-    apart = pd.Series([", ".join(filter(None, row)) for row in parts], index=runs.index)
+    apart = _joined(runs[["crossing", "options", "tuned"]])
+    runs["changed"] = _joined(runs[["crossing", "named"]])
     runs["method"] += stage + (" [" + apart + "]").mask(apart == "", "")
-    return runs.drop(columns="options")
+    return runs.drop(columns=["crossing", "named", "options"])
+
+
+def _joined(columns: pd.DataFrame) -> pd.Series:
+    """Texts of columns, separated by commas; empty ones are left out."""
+    rows = columns.itertuples(index=False)
+    return columns.iloc[:, 0].map(lambda _: ", ".join(filter(None, next(rows))))
 
 
 def recipe(method: str, known: Iterable[plugins.Plugin]) -> DictConfig | None:
@@ -138,26 +150,50 @@ def foreign_parts(node: DictConfig | None, config: Flat) -> dict[str, str]:
     return found
 
 
-def _variants(
-    variants: Mapping[str, Flat], node: DictConfig | None, shown: Collection[str]
-) -> dict[str, str]:
-    """Settings → the options that set them apart."""
+def _changed(
+    variants: Mapping[str, Flat], node: DictConfig | None, shown: Collection[str],
+    own: tuple[str, ...],
+) -> dict[str, str]:  # fmt: skip
+    """Settings → the options that are not the method's defaults: those that begin with `own`, and
+    those in which the settings differ.
+    """
     keys = sorted({key for config in variants.values() for key in config} - {"seed", "name"})
-    keys = [key for key in keys if len({str(c.get(key)) for c in variants.values()}) > 1]
-    default = {} if node is None else defaults(node, next(iter(variants.values())))
+    readable = next(filter(None, variants.values()), {})
+    default = {} if node is None or not readable else defaults(node, readable)
+    # where a plug-in folder is not given, neither are the defaults of its methods and parts
+    own = tuple(o for o in own if default and (o not in OF_PARTS or _holds(default, o)))
+    keys = [
+        key
+        for key in keys
+        if key.startswith(own) or len({str(c.get(key)) for c in variants.values()}) > 1
+    ]
     options = [key for key in keys if key not in shown]
     changed = {
         settings: {
-            k: config[k] for k in options if k in config and not is_default(k, config, default)
+            k: config[k]
+            for k in options
+            if k in config and not is_default(k, {**default, **config}, default)
         }
         for settings, config in variants.items()
     }
     named = [key for key in keys if any(key in values for values in changed.values())]
-    short = {settings: _texts(values, named) for settings, values in changed.items()}
-    rows = {s: (short[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
-    count = Counter(rows.values())
-    # settings that these options do not set apart are named by their hash
-    return short | {s: s for s, config in variants.items() if count[rows[s]] > 1 or not config}
+    return {settings: _texts(values, named) for settings, values in changed.items()}
+
+
+def _holds(config: Flat, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in config)
+
+
+def _told_apart(
+    variants: Mapping[str, Flat], named: Mapping[str, str], shown: Collection[str]
+) -> dict[str, str]:
+    """Settings → the options that are `named`; their hash where these do not set them apart."""
+    rows = {s: (named[s], *(str(c.get(key)) for key in shown)) for s, c in variants.items()}
+    count, several = Counter(rows.values()), len(variants) > 1
+    return {
+        s: s if count[rows[s]] > 1 or (several and not config) else named[s]
+        for s, config in variants.items()
+    }
 
 
 def _texts(values: Flat, keys: Sequence[str]) -> str:
@@ -190,32 +226,35 @@ def defaults(node: DictConfig, config: Flat) -> dict[str, Any]:
         groups |= overridden(changes)
     foreign = foreign_parts(node, config)
     parts = {"backbone": groups["backbone"], **own_parts(node), **foreign}
-    layers: list[Any] = [_load(CONF / "config.yaml")]
-    layers += [{part: _settings(part, str(option))} for part, option in parts.items()]
-    layers.append(OmegaConf.masked_copy(node, [str(key) for key in node if key not in foreign]))
-    layers += protocol
-    layers += _file(CONF / "backbone_overrides", parts["backbone"])
+    layers: list[tuple[str, Any]] = [("", _load(CONF / "config.yaml"))]
+    layers += [(f"{part}.", _settings(part, str(option))) for part, option in parts.items()]
+    layers.append(("", OmegaConf.masked_copy(node, [str(k) for k in node if k not in foreign])))
+    layers += [("", changes) for changes in protocol]
+    layers += [("", changes) for changes in _file(CONF / "backbone_overrides", parts["backbone"])]
     if "backbone" not in foreign:
         layers += [
-            node.get(block, {}) for block, (held, _) in PROTOCOL_BLOCKS.items() if name in held
+            ("", node[block])
+            for block, (held, _) in PROTOCOL_BLOCKS.items()
+            if name in held and block in node
         ]
-    layers.append({"source": None})
+    layers.append(("", {"source": None}))
     datasets = plugins.find()["datasets"]
     for section in ("dataset", "source"):
         called = str(config.get(f"{section}.name")), str(config.get(f"{section}._target_"))
         dataset = datasets.get(plugins.dataset_name(*called, datasets))
         if dataset is not None:
-            layers.append({section: plugins.load_config(dataset.folder / "config.yaml")})
+            layers.append((f"{section}.", _load(dataset.folder / "config.yaml")))
     found: dict[str, Any] = {}
-    for layer in layers:
-        found |= flat(OmegaConf.to_container(OmegaConf.create(layer)))
+    for prefix, layer in layers:
+        plain = OmegaConf.to_container(layer) if isinstance(layer, DictConfig) else layer
+        found |= flat(plain, prefix)
     return found
 
 
 def _file(folder: Path, name: object) -> Iterator[DictConfig]:
     """A configuration file, after those that its defaults list names: `[demo, _self_]`."""
     if (folder / f"{name}.yaml").is_file():
-        node = plugins.load_config(folder / f"{name}.yaml")
+        node = _load(folder / f"{name}.yaml")
         for other in node.get("defaults") or []:
             yield from _file(folder, other)
         yield node

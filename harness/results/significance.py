@@ -67,16 +67,16 @@ class Bootstrap:
         Bootstrap*, 1993, ch. 6): identities with replacement, the same for A and B, and, if both
         have more than one seed, each method's seeds. Drawn seeds spread too little by √((n−1)/n),
         which is corrected. Interval and p are Student's, with identities − 1 degrees of freedom or,
-        with seeds drawn, seeds − 2 if that is less.
+        with seeds drawn, those of the seeds (see `_seed_freedom`) if that is less.
 
         Args:
             value: of all queries, A minus B. a, b: (resamples, S) the `means` of each.
         """
         from scipy import special  # slow to import
 
-        seeds, freedom = (a.shape[1], b.shape[1]), self.identities - 1
+        seeds, freedom = (a.shape[1], b.shape[1]), float(self.identities - 1)
         if min(seeds) >= 2:
-            freedom = min(freedom, sum(seeds) - 2)
+            freedom = min(freedom, _seed_freedom(a.mean(0), b.mean(0)))
             a, b = a * self._seed_weights(0, seeds[0]), b * self._seed_weights(1, seeds[1])
             error = float((a.sum(1) - b.sum(1)).std(ddof=1))
         else:
@@ -95,6 +95,23 @@ class Bootstrap:
             spread = np.sqrt(seeds / (seeds - 1))
             self._weights[role, seeds] = 1 / seeds + (times / seeds - 1 / seeds) * spread
         return self._weights[role, seeds]
+
+
+def _seed_freedom(a: np.ndarray, b: np.ndarray) -> float:
+    """Degrees of freedom that the seeds' results (S,) of two methods give their difference.
+
+    S_A + S_B − 2 for equal numbers of seeds. For unequal numbers, the spread of the method with
+    fewer seeds counts most, and those of Welch (*The generalization of 'Student's' problem when
+    several different population variances are involved*, 1947) are between min(S_A, S_B) − 1 and
+    S_A + S_B − 2.
+    """
+    if len(a) == len(b):
+        return len(a) + len(b) - 2
+    shares = [values.var(ddof=1) / len(values) for values in (a, b)]
+    if max(shares) < 1e-24:  # the seeds of each method agree
+        return min(len(a), len(b)) - 1
+    parts = zip(shares, (a, b), strict=True)
+    return float(sum(shares) ** 2 / sum(share**2 / (len(v) - 1) for share, v in parts))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -70,7 +70,7 @@ class Queries:
                 arrays = read_queries(path)
                 stored = {key.removeprefix(f"{stage}_"): key for key in arrays}
                 found.append({name: arrays[stored[name]] for name in wanted & stored.keys()})
-                if self._identities is None and "query_identity" in stored:
+                if self._identities is None and "query_identity" in arrays:
                     self._identities = arrays["query_identity"]
         except (OSError, ValueError):
             return None

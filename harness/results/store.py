@@ -18,6 +18,7 @@ results/runs/mskd-market1501-s0-1a2b3c4d/
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "SCHEMA", "Run", "Store", "describe", "frame", "load", "trained_on"]
 #: columns that identify an experiment. Two runs that agree in them are duplicates: tables count one
-EXPERIMENT = ["method", "dataset", "data", "protocol_hash", "settings", "seed"]
+EXPERIMENT = ["method", "dataset", "data", "source_data", "protocol_hash", "settings", "seed"]
 SPEEDS = ("images_per_second", "extract_images_per_second", "waiting", "cpu_share")
 PHASES = ("extract", "label", "search", "jaccard", "cluster", "train", "test")
 #: seconds to wait for a run's lock; status checks hold it for a moment only
@@ -176,14 +177,21 @@ class Run:
     @property
     def running(self) -> bool:
         """Whether a process, on this machine or another, holds the lock."""
-        if (self.folder / LOCK).is_file():
-            try:
-                with FileLock(self.folder / LOCK, timeout=0):
+        path = self.folder / LOCK
+        if not path.is_file():
+            return False
+        try:
+            if sys.platform == "win32":
+                with FileLock(path, timeout=0):
                     return False
-            except Timeout:
-                return True
-            except (OSError, NotImplementedError):  # a read-only store
-                return False
+            import fcntl  # not available on Windows
+
+            with path.open("rb") as file:  # a reader may have no right to write
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # until the file is closed
+        except (BlockingIOError, Timeout):
+            return True
+        except (OSError, NotImplementedError):  # unreadable, or a file system without locks
+            return False
         return False
 
 

@@ -41,7 +41,8 @@ STYLES = {"best": "bold", "second": "underline"}
 #: what --gap says without its bounds
 NO_BOUNDS = (
     "note: no gap is known: it takes finished runs of direct_transfer and of supervised on the "
-    "same data, with the same protocol, backbone, weights, input and number of seeds."
+    "same data, with the same protocol, backbone, weights, input and number of seeds, "
+    "with default options and the last checkpoint; where several such runs differ, none is taken."
 )
 
 

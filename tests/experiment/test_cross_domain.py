@@ -22,6 +22,7 @@ from harness.experiment.run import run_experiment
 from harness.results.store import Run
 from tests.conftest import Answer, Command
 from tests.datasets.fakes import paint
+from tests.results.records import record, write
 from tests.tiny import tiny, tiny_config
 
 OTHER = ("dataset=synthetic", "dataset.seed=3", "dataset.identities=8", "dataset.test_identities=5")
@@ -113,6 +114,40 @@ def test_the_table(source: Run, tested: dict[str, float], folder: Path, command:
         answer = command("table", "--cross", "--store", store, *wrong)
         assert answer.status == 2 and word in answer.err
     assert "no finished runs" in command("table", "--cross", "--store", str(folder)).err
+
+
+def test_networks_of_other_images_of_one_name_are_not_averaged(tmp_path: Path) -> None:
+    """Be they of the data set itself or of a labeled source; untrained ones have seen neither."""
+    target = {"name": "synthetic", "not_as_published": None}
+
+    def add(name: str, method: str, mAP: float, own: str, source: str = "") -> None:
+        card = {"setting": "UDA, source personx"} if source else {}
+        content = record(method, dataset="synthetic", settings=method, card=card, train=mAP)
+        content["dataset"] = target | {"fingerprint": own * 32}
+        if source:
+            content["source"] = {"name": "personx", "fingerprint": source * 32}
+        if method == "direct_transfer":
+            content["stages"]["train"]["epoch"] = None
+        write(tmp_path, name, content)
+        other = {"name": "cuhk03", "fingerprint": "e" * 32}
+        saved = {key: content[key] for key in ("schema", "protocol", "metrics")}
+        result = saved | {"stage": "train", "dataset": other}
+        (tmp_path / name / "eval-cuhk03-0.json").write_text(json.dumps(result))
+
+    for place, images in enumerate("ab"):
+        add(f"usl-{images}", "mskd", 40.0 + place, images)
+        add(f"uda-{images}", "spcl_uda", 50.0 + place, "a", source=str(place))
+        add(f"floor-{images}", "direct_transfer", 10.0, images)
+    found: dict[tuple[str, str], str] = {}
+    for table in transfers.tables(tmp_path, "cuhk03", None, ("mAP",)):
+        found |= {(row[0].text, row[1].text): row[-1].text for row in table.rows}
+    assert found == {
+        ("direct_transfer", "–"): "10.0",
+        ("mskd", "synthetic (aaaaaaaa)"): "40.0",
+        ("mskd", "synthetic (bbbbbbbb)"): "41.0",
+        ("spcl_uda", "personx → synthetic (00000000 → aaaaaaaa)"): "50.0",
+        ("spcl_uda", "personx → synthetic (11111111 → aaaaaaaa)"): "51.0",
+    }
 
 
 def test_a_duplicate_under_another_name_counts_once(

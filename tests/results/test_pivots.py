@@ -124,9 +124,22 @@ def test_any_column_can_be_a_field(tmp_path: Path, field: str) -> None:
         assert any(cell.text.startswith("50.0") for row in only.rows for cell in row)
 
 
+def test_a_setting_does_not_mix_sources_of_one_name(tmp_path: Path) -> None:
+    for name, fingerprint, mAP in (("a", "1" * 32, 40.0), ("b", "2" * 32, 60.0)):
+        content = record("spcl_uda", card={"setting": "UDA, source personx"}, train=mAP)
+        write(tmp_path, name, content | {"source": {"name": "personx", "fingerprint": fingerprint}})
+    run(tmp_path, "c", 50.0, {}, method="spcl")
+    (only,) = tables(tmp_path, "method,setting", "")
+    assert [row[:2] + row[-1:] for row in text(only)[1:]] == [
+        ["spcl_uda", "UDA, source personx (data 11111111)", "40.0"],
+        ["spcl", "USL", "50.0"],
+        ["spcl_uda", "UDA, source personx (data 22222222)", "60.0"],
+    ]
+
+
 def test_command(tmp_path: Path, command: Command) -> None:
-    run(tmp_path, "a", 50.0, {"labeler": {"eps": 0.5}})
-    run(tmp_path, "b", 60.0, {"labeler": {"eps": 0.5}}, method="cap")
+    run(tmp_path, "a", 50.0, {"labeler": {"eps": 0.6}})
+    run(tmp_path, "b", 60.0, {}, method="cap")
     run(tmp_path, "c", 90.0, {}, method="buc", card={"selection": "oracle"})
     store = ["--store", str(tmp_path), "--rows", "method", "--columns", "dataset"]
     for style, said in {"markdown": "| cap | yes | 60.0 |", "csv": "cap,yes,60.0",
@@ -148,6 +161,8 @@ def test_command(tmp_path: Path, command: Command) -> None:
         "--rows method --columns method": "rows and columns at once",
         "--metrics maP": "no metric 'maP'",
         "--sort mapp": "no such column",
+        "--sort cost": "Sort by a metric or by method",
+        "--sort hours": "show no measured costs",
         "--selection first": "invalid choice",
     }.items():
         answer = command("table", *store, *words.split())

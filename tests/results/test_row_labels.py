@@ -14,7 +14,7 @@ from harness.experiment.compose import compose
 from harness.results.comparisons import comparisons
 from harness.results.row_labels import defaults, flat, is_default, recipe
 from tests.conftest import Command
-from tests.results.records import record, write
+from tests.results.records import measure, record, write
 
 
 def add(store: Path, method: str, *overrides: str, mAP: float = 50.0, **options: Any) -> None:
@@ -85,6 +85,33 @@ def test_a_variant_has_defaults_of_its_own(tmp_path: Path) -> None:
     add(tmp_path, "mskd/online")
     add(tmp_path, "mskd/online", "labeler.eps=0.5")
     assert labels(tmp_path) == ["mskd_online", "mskd_online [eps=0.5]"]
+
+
+def test_a_variant_is_named_even_if_it_is_the_only_row(tmp_path: Path) -> None:
+    """By options of the method; those on the protocol card are the same for all rows."""
+    add(tmp_path, "mskd", "labeler.eps=0.5", "optimizer.lr=0.2", "backbone.weights=none")
+    assert labels(tmp_path) == ["mskd [eps=0.5]"]
+    add(tmp_path, "mskd", "labeler.eps=0.5", "neighbours.k1=20", mAP=60.0)
+    assert labels(tmp_path) == [
+        "mskd [eps=0.5, k1=20]", "mskd [weights=none, eps=0.5, lr=0.2]"
+    ]  # fmt: skip
+    add(tmp_path, "mskd", "labeler=kmeans", "labeler.clusters=7")
+    assert "mskd [labeler=kmeans, clusters=7]" in labels(tmp_path)
+
+
+def test_neither_costs_nor_published_numbers_stand_beside_a_variant(tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    add(store, "cluster_contrast", "labeler.eps=0.9")
+    measure(store, "epyc", cluster_contrast=1.0)
+    (only,) = comparisons(store)
+    assert list(only.rows["method"]) == ["cluster_contrast [eps=0.9]"]
+    assert only.rows["cost"].isna().all() and "published_mAP" not in only.rows
+    add(store, "cluster_contrast", mAP=60.0)
+    (both,) = comparisons(store)
+    costs = dict(zip(both.rows["method"], both.rows["cost"].fillna(0), strict=True))
+    assert costs == {"cluster_contrast": 1.0, "cluster_contrast [eps=0.9]": 0.0}
+    published = both.rows.set_index("method")["published_mAP"].dropna()
+    assert list(published.index) == ["cluster_contrast"]
 
 
 def test_without_the_plugin_rows_name_what_differs(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import filelock
 import pytest
@@ -142,6 +144,24 @@ def test_rm_asks(tmp_path: Path) -> None:
     assert answer("Y") == ["teacher-run"]
     with pytest.raises(ConfigError, match="no run"):
         answer("y")
+
+
+def test_a_reader_without_the_right_to_write_sees_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(begun(tmp_path, "shared"))
+    held, opened = run.lock(), os.open
+    (run.folder / ".lock").chmod(0o444)
+
+    def read_only(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):  # root may write nevertheless
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *args, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    assert run.running
+    held.release()
+    assert not run.running
 
 
 def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,22 @@ def test_identities_beyond_32_bits_are_distinguished(tmp_path: Path, command: Co
     assert "20 identities" in command("table", "--store", str(tmp_path), "--compare").out
 
 
+def test_identities_are_drawn_whatever_the_stage_is_called(tmp_path: Path) -> None:
+    """`query_identity` is no array of a stage `query`."""
+    for name, lead in (("one", 0.3), ("two", 0.0)):
+        run(tmp_path, name, lead)
+        folder = tmp_path / f"{name}-0"
+        content = json.loads((folder / "record.json").read_text())
+        content["stages"] = {"query": content["stages"]["train"]}
+        (folder / "record.json").write_text(json.dumps(content))
+        with np.load(folder / "per_query.npz") as file:
+            arrays: dict[str, Any] = {k.replace("train_", "query_"): v for k, v in file.items()}
+        np.savez(folder / "per_query.npz", **arrays)
+    (only,) = comparisons(tmp_path)
+    (pair,) = compare(only, [])
+    assert pair.by_identity and pair.difference.identities == 100
+
+
 def test_queries_of_one_identity_cannot_be_compared(tmp_path: Path) -> None:
     for name, lead in (("one", 0.3), ("two", 0.0)):
         run(tmp_path, name, lead)

@@ -11,7 +11,9 @@ import pytest
 
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.metrics import METRICS
+from harness.results.comparisons import comparisons
 from harness.results.store import Run, Store, load
+from harness.results.store_check import record_problems
 from tests.conftest import Command
 from tests.results.records import metrics, record, write
 
@@ -116,6 +118,18 @@ def test_load_gives_a_row_a_stage(tmp_path: Path) -> None:
     assert rows["method"].tolist() == ["mskd", "mskd", "direct_transfer"]
     assert rows[list(metrics(0))].iloc[1].to_dict() == metrics(70.0)
     assert set(METRICS) <= set(rows)
+
+
+def test_runs_on_other_images_of_a_source_are_other_experiments(tmp_path: Path) -> None:
+    """Their settings are equal; the tables are as many as the sources, and no run is left out."""
+    for name, fingerprint, mAP in (("a", "1" * 32, 40.0), ("b", "2" * 32, 60.0)):
+        content = record("spcl_uda", card={"setting": "UDA, source personx"}, train=mAP)
+        write(tmp_path, name, content | {"source": {"name": "personx", "fingerprint": fingerprint}})
+    assert not list(record_problems(Store(tmp_path).runs()))
+    assert [list(table.rows["mAP"]) for table in comparisons(tmp_path)] == [[40.0], [60.0]]
+    write(tmp_path, "copy", json.loads((tmp_path / "b" / "record.json").read_text()))
+    (problem,) = record_problems(Store(tmp_path).runs())
+    assert "same experiment as b" in problem.text
 
 
 def test_find(tmp_path: Path) -> None:

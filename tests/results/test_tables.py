@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,65 @@ def test_a_copy_of_a_cell_is_no_repeat(tmp_path: Path) -> None:
     table = rows(tmp_path)
     assert table.loc["mskd", "mAP"] == pytest.approx(51.5)
     assert table.loc["mskd", "seeds"] == 2
+
+
+# ------------------------------------------------------------------------- the gap, searches
+
+
+def gap(store: Path) -> dict[str, float]:
+    """The gap that MSKD and direct transfer close; nothing without bounds."""
+    (found,) = (t for t in comparisons(store, gap=True) if "mskd" in set(t.rows["name"]))
+    if found.bounds is None:
+        return {}
+    closed = found.rows.set_index("method")["gap_closed"].dropna()
+    return {str(label): float(value) for label, value in closed.items()}
+
+
+@pytest.fixture
+def bounded(tmp_path: Path) -> Path:
+    """A store with the bounds 10 and 90, and MSKD at 50."""
+    write(tmp_path, "floor", record("direct_transfer", initial=10.0))
+    write(tmp_path, "ceiling", record("supervised", card={"setting": "supervised"}, train=90.0))
+    write(tmp_path, "mskd", record(train=50.0))
+    return tmp_path
+
+
+def test_bounds_are_runs_with_the_last_checkpoint(bounded: Path) -> None:
+    assert gap(bounded) == {"direct_transfer": 0.0, "mskd": 50.0}
+    oracle = {"setting": "supervised", "selection": "oracle"}
+    write(bounded, "oracle", record("supervised", settings="2", card=oracle, train=99.0))
+    assert gap(bounded) == {"direct_transfer": 0.0, "mskd": 50.0}
+
+
+def test_bounds_are_runs_with_the_default_options(bounded: Path) -> None:
+    own = {"setting": "supervised"}
+    config = OmegaConf.to_container(compose(["method=supervised"]), resolve=True)
+    (bounded / "ceiling" / "config.json").write_text(json.dumps(config))
+    changed = write(bounded, "other", record("supervised", settings="2", card=own, train=20.0))
+    config = compose(["method=supervised", "objective.margin=0.9"])
+    (changed / "config.json").write_text(json.dumps(OmegaConf.to_container(config, resolve=True)))
+    assert gap(bounded) == {"direct_transfer": 0.0, "mskd": 50.0}
+    (bounded / "ceiling" / "record.json").unlink()
+    assert gap(bounded) == {}
+
+
+def test_runs_of_several_cards_are_no_bound_unless_one_is_the_tables_own(bounded: Path) -> None:
+    fast = {"precision": "bf16"}
+    write(bounded, "fast", record("direct_transfer", settings="2", card=fast, initial=20.0))
+    assert gap(bounded) == {"direct_transfer": 0.0, "mskd": 50.0}
+    both = {"setting": "supervised", "precision": "bf16"}
+    write(bounded, "top", record("supervised", settings="2", card=both, train=99.0))
+    assert gap(bounded) == {}
+
+
+def test_a_run_that_is_removed_after_the_store_was_read_changes_no_table(tmp_path: Path) -> None:
+    tuned = {"search": "mskd-1", "criterion": "valid", "by": "mAP", "trials": 30}
+    folder = write(tmp_path, "a", record(train=50.0, card={"tuned": tuned}))
+    write(tmp_path, "b", record(train=40.0))
+    (found,) = comparisons(tmp_path)
+    shutil.rmtree(folder)
+    notes = leaderboard(found).notes
+    assert "Searches that settings come from: mskd-1: 30 trials, optimizing mAP." in notes
 
 
 # ------------------------------------------------------------------------- published numbers
@@ -301,6 +361,12 @@ def test_output_to_a_file(tmp_path: Path, command: Command) -> None:
         (("--compare", "mskd", "mksd"), "There is no row 'mksd'. Did you mean 'mskd'"),
         (("--metrics", "map"), "There is no metric 'map'. Known: cost, hours"),
         (("--metrics", "mAP", "--published"), "--metrics does not apply to --published"),
+        (("--where", "nonsense", "--published"), "--where does not apply to --published"),
+        (("--published", "--cross"), "--cross does not apply to --published"),
+        (("--published", "--compare"), "--compare does not apply to --published"),
+        (("--sort", "nonsense", "--cross"), "--sort does not apply to --cross"),
+        (("--sort", "mAP", "--compare"), "--sort does not apply to --compare"),
+        (("--reverse", "--compare"), "--reverse does not apply to --compare"),
         (("--selection", "oracle"), "Without --where and --selection, harness table shows all"),
     ],
 )  # fmt: skip

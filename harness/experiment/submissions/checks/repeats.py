@@ -61,10 +61,10 @@ def _known(run: ReadRun, store: Store) -> Iterator[str]:
 
 def _experiment(record: Any) -> tuple[Any, ...]:
     """What tables count once."""
-    named = record["experiment"]
+    named, source = record["experiment"], record.get("source") or {}
     return (
         named["method"], named["dataset"], record["dataset"].get("fingerprint"),
-        record["protocol"]["hash"], record["settings"], named["seed"],
+        source.get("fingerprint"), record["protocol"]["hash"], record["settings"], named["seed"],
     )  # fmt: skip
 
 
