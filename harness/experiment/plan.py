@@ -170,8 +170,12 @@ def _portable(
             del node["train"]
         for section, values in NEUTRAL.items():
             own = node.get(section) or {}
+            # a neutral value of a stage counts where it takes the place of another one at the top,
+            # which is first and has lost its own neutral values
+            top = (plain.get(section) or {}) if node is not plain else {}
             for key in [key for key in values if key in own and own[key] == values[key]]:
-                del own[key]
+                if key not in top:
+                    del own[key]
     if init is not None or not is_portable(str(config.backbone.get("weights", "none"))):
         plain["backbone"]["weights"] = weights
     if teachers:
