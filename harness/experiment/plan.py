@@ -109,6 +109,12 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
                 f"{key}={shown(name)} is too long for a folder name.",
                 f"Use {LONGEST_NAME} bytes or fewer.",
             )
+    if is_portable(str(config.name or "")):
+        raise ConfigError(
+            f"name={config.name} cannot be the name of a run: backbone.weights={config.name} has "
+            "another meaning.",
+            "Choose another name.",
+        )
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
     kind = target_of(config.backbone._target_, "backbone")
     if "weights" not in config.backbone and any(o.name == "weights" for o in options_of(kind)):
@@ -128,13 +134,18 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
 
 
 def _find_weights_of_runs(config: DictConfig) -> None:
-    """Replace `backbone.weights=RUN`, the name of a finished run in the store, by its folder."""
+    """Replace `backbone.weights=RUN`, the name of a finished run in the store, by its folder.
+
+    Words such as `none` and `imagenet` keep their meaning, even if a folder has such a name.
+    """
     store = Path(str(config.store)).expanduser()
     stages = config.stages if isinstance(config.stages, DictConfig) else {}
     for key in ("backbone.weights", *(f"stages.{stage}.backbone.weights" for stage in stages)):
-        name = OmegaConf.select(config, key)
-        folder = store / str(name)
-        if name and "/" not in str(name) and not Path(str(name)).exists() and folder.is_dir():
+        name = str(OmegaConf.select(config, key) or "")
+        folder = store / name
+        if not name or is_portable(name) or "/" in name or Path(name).exists():
+            continue
+        if folder.is_dir():
             OmegaConf.update(config, key, str(folder))
 
 

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core import plugins
+from harness.core.errors import ConfigError
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
 from harness.experiment.labelled_source import setting_of
@@ -288,6 +289,20 @@ def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
     assert written["dataset"]["csv"] == "list.csv"
     assert written["train"]["precision"] == "fp32"
     assert str(tmp_path) not in json.dumps(make_plan(config, "fp32").card)
+
+
+@pytest.mark.parametrize("word", ["none", "imagenet", "rendered"])
+def test_a_folder_in_the_store_does_not_take_a_word_for_weights(word: str, tmp_path: Path) -> None:
+    def plan(*overrides: str) -> Plan:
+        own = ("method=direct_transfer", f"store={tmp_path}", f"backbone.weights={word}")
+        return make_plan(compose([*own, *overrides]), "fp32")
+
+    before = plan()
+    (tmp_path / word).mkdir()
+    assert plan().name == before.name and plan().config.backbone.weights == word
+    with pytest.raises(ConfigError, match=rf"name={word} cannot be the name of a run") as error:
+        plan(f"name={word}")
+    assert error.value.hint == "Choose another name."
 
 
 def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:
