@@ -449,6 +449,7 @@ def test_another_search_of_the_same_name_is_refused(
         (["search.space.labeler.eps.low=0.4"], ["space of labeler.eps"]),
         (["search.criterion=oracle", "search.sampler=random"],
          ["optimized: mAP on 40% of the training people", "sampler: tpe, not random"]),
+        (["search.held_out=0.404"], ["mAP on 40% of", "not mAP on 40.4% of"]),
         (["train.epochs=3", "seed=3"], ["other settings", "seed: 0, not 3"]),
         (["method=cap"], ["method: cluster_contrast, not cap"]),
     ):  # fmt: skip
