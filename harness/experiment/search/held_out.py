@@ -24,7 +24,8 @@ class HeldOut(Dataset):
     """The training part of another data set, some of its identities as query and gallery.
 
     Attributes:
-        called: name of the other data set. root: its folder, if it has one. of: its other options.
+        called: name of the other data set. root: its folder, if it has one; of joint data sets, the
+            folder of each by its name. of: its other options.
         share: of the identities are held out, by a hash of (seed, identity), so that a smaller
             share is contained in a larger one. 0: none, and there is no test part.
     """
@@ -33,7 +34,7 @@ class HeldOut(Dataset):
     called: str
     share: float
     seed: int
-    root: str | None = None
+    root: str | Mapping[str, str] | None = None
 
     def load(self) -> ReIDData:
         """Split the training part by identity.
@@ -41,8 +42,7 @@ class HeldOut(Dataset):
         Raises:
             DataError: the other data set is missing, knows no identities, or has too few.
         """
-        options = dict(self.of) | ({} if self.root is None else {"root": self.root})
-        whole: ReIDData = build(OmegaConf.create(options), f"dataset {self.called}").load()
+        whole: ReIDData = build(self._options(), f"dataset {self.called}").load()
         train = whole.train
         if not self.share:
             empty = train.subset(np.empty(0, dtype=np.int64))
@@ -64,6 +64,16 @@ class HeldOut(Dataset):
         notes = dict(whole.notes) | {"held_out_identities": count, "held_out_seed": self.seed}
         return ReIDData(f"{self.called}_held_out", *splits, notes)
 
+    def _options(self) -> DictConfig:
+        """The section of the other data set, with its folders."""
+        options = OmegaConf.create(dict(self.of))
+        if isinstance(self.root, Mapping):
+            for name, root in self.root.items():
+                options.sets[name].root = root
+        elif self.root is not None:
+            options.root = self.root
+        return options
+
     def _queries(self, train: Split, held_out: np.ndarray) -> np.ndarray:
         """One image of each identity and camera (or identity), unless it is the only one."""
         chosen = []
@@ -82,6 +92,8 @@ def hold_out(config: DictConfig, share: float, seed: int) -> DictConfig:
     """The configuration with the training part of its data set as its data set, see `HeldOut`."""
     other: Any = OmegaConf.to_container(config.dataset, resolve=True)
     moved = {key: other.pop(key) for key in ("name", "root", "on_bad_image") if key in other}
+    if roots := {k: own.pop("root") for k, own in other.get("sets", {}).items() if "root" in own}:
+        moved["root"] = roots  # not a part of the settings, as that of a single data set
     config = config.copy()
     OmegaConf.set_struct(config, False)
     config.dataset = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from PIL import Image
 from harness.core.errors import DataError
 from harness.data.image_source import ImageSource
 from harness.data.types import Dataset, ReIDData, Split
+from harness.experiment.compose import compose
+from harness.experiment.plan import make_plan
 from harness.experiment.search.held_out import HeldOut, hold_out
 from harness.experiment.stages import load_data
 from harness.results.store import Run
+from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
 from tests.experiment.search.small import search
 from tests.tiny import tiny_config
 
@@ -103,6 +107,25 @@ def test_a_configuration_keeps_its_data_set(tmp_path: Path) -> None:
     whole = load_data(config)
     assert set(data.gallery.identities) < set(whole.train.identities)
     assert config.dataset.name == "synthetic" and "of" not in config.dataset
+
+
+def test_the_folders_of_joint_data_sets_are_no_settings(tmp_path: Path) -> None:
+    """Neither one for all nor one of its own changes a trial's hash, or is in its config.json."""
+    plans = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        paint(place / "Market-1501", in_folders(MARKET))
+        paint(place / "own" / "DukeMTMC-reID", in_folders(DUKE))
+        sets = "dataset.sets"
+        config = compose(
+            ["method=cluster_contrast", "dataset=[market1501,dukemtmcreid]", f"data.root={place}",
+             f"{sets}.dukemtmcreid.root={place}/own", "backbone.weights=none",
+             f"{sets}.market1501.check_counts=false", f"{sets}.dukemtmcreid.check_counts=false"]
+        )  # fmt: skip
+        held = hold_out(config, 0, 0)
+        assert len(load_data(held).train.images) == 5
+        plans.append(make_plan(held, "fp32"))
+    assert plans[0].hash == plans[1].hash and plans[0].settings == plans[1].settings
+    assert str(tmp_path) not in json.dumps(plans[0].settings)
 
 
 # ----------------------------------------------------------------------------- the test set
