@@ -6,17 +6,22 @@ dropped before anything of it is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.errors import DataError
+from harness.core.errors import ConfigError, DataError
 from harness.core.seeds import derive
 from harness.data.types import Dataset, ReIDData, Split
+from harness.experiment.joint_datasets import plugin_names, sections
+from harness.experiment.plan import Plan
 from harness.experiment.stages import build
+from harness.results.store import Run
 
 
 @dataclass(kw_only=True)
@@ -86,6 +91,56 @@ class HeldOut(Dataset):
                     draw = derive(self.seed, "query", int(identity), int(camera))
                     chosen.append(int(seen[draw % len(seen)]))
         return np.array(sorted(chosen), dtype=np.int64)
+
+
+def check_unseen(plan: Plan) -> None:
+    """Refuse networks and sources that know the held-out identities: trained on the same data set,
+    or the data set itself.
+
+    Raises:
+        ConfigError: with the option that names one.
+    """
+    config: Any = OmegaConf.to_container(plan.config, resolve=True)
+    own = _persons(config["dataset"])
+    hint = "Leave it out or choose another, or set search.criterion=label_free, which holds no identities out."
+    follows = OmegaConf.is_interpolation(plan.config, "source")  # source=target: what is kept
+    if not follows and own & _persons(config.get("source")):
+        raise ConfigError(
+            f"source={config['source']['name']} has the identities that the search holds out.", hint
+        )
+    for option, run in _runs(plan).items():
+        record, made = run.record, run.complete_config()
+        before = re.split(r" → |\+", str((record.get("init") or {}).get("trained_on")))
+        seen = {data for data in own if data[0] in before}
+        if any(result.get("epoch") is not None for result in record["stages"].values()):
+            seen |= own & (_persons(made["dataset"]) | _persons(made.get("source")))
+        if seen:
+            raise ConfigError(
+                f"{option}={run.name} was trained on {min(seen)[0]}, so it knows images of the "
+                "identities that the search holds out.",
+                hint,
+            )
+
+
+def _persons(dataset: Mapping[str, Any] | None) -> set[tuple[str, str]]:
+    """Of each data set in a section its name and, if its persons are rendered, their seed."""
+    if dataset is None:
+        return set()
+    parts = zip(plugin_names(dataset), sections(dataset), strict=True)
+    return {(name, str(part.get("seed"))) for name, part in parts}
+
+
+def _runs(plan: Plan) -> dict[str, Run]:
+    """Option → the finished run that it names."""
+    found = {"distiller.teacher": network.run for network in plan.teachers.values()}
+    if plan.init is not None:
+        found["init"] = plan.init.run
+    for key in ("backbone.weights", *(f"stages.{s}.backbone.weights" for s in plan.config.stages)):
+        path = Path(str(OmegaConf.select(plan.config, key))).expanduser()
+        run = Run(path if path.is_dir() else path.parent)
+        if path.exists() and run.finished:
+            found[key] = run
+    return found
 
 
 def hold_out(config: DictConfig, share: float, seed: int) -> DictConfig:

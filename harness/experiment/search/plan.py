@@ -18,7 +18,7 @@ from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan as ExperimentPlan
 from harness.experiment.plan import make_plan as plan_experiment
 from harness.experiment.recipe import Recipe, make_recipe
-from harness.experiment.search.held_out import hold_out
+from harness.experiment.search.held_out import check_unseen, hold_out
 from harness.experiment.search.settings import Settings, read_settings
 from harness.experiment.search.space import Param, Space, SpaceError, Values, is_number, parse
 from harness.experiment.stages import build_labeler, build_objective, load_data
@@ -56,9 +56,17 @@ class Plan:
         return _configure(self.base, self.overrides, values)
 
     def trial_config(self, values: Values) -> DictConfig:
-        """The configuration of a trial: data as the criterion needs them, in the study's store."""
+        """The configuration of a trial: data as the criterion needs them, in the study's store.
+
+        Raises:
+            ConfigError: a network that it begins or learns from may know the held-out identities.
+        """
         settings = self.settings
         config = self.compose(values)
+        plan = plan_experiment(config, str(config.train.precision))
+        if settings.criterion == "last_val":
+            check_unseen(plan)
+        _name_runs_by_folder(config, plan)  # they are not in the study's store
         config.store = str(settings.place / "trials")
         config.overwrite, config.selection = "skip", "last"
         config.evaluation.every = settings.every
@@ -185,6 +193,17 @@ def _configure(base: DictConfig, overrides: Sequence[str], values: Values) -> Di
         if key not in groups:
             OmegaConf.update(config, key, value, force_add=True)
     return config
+
+
+def _name_runs_by_folder(config: DictConfig, plan: ExperimentPlan) -> None:
+    """Replace the names of runs, which hold in one store alone; `plan` is of this configuration."""
+    if plan.init is not None:
+        config.init = str(plan.init.run.folder)
+    teachers = {s.teacher_run: plan.teachers[s.name] for s in plan.recipe.stages if s.teacher_run}
+    for node in ("", *(f"stages.{stage}." for stage in config.stages)):
+        network = teachers.get(OmegaConf.select(config, f"{node}distiller.teacher"))
+        if network is not None:
+            OmegaConf.update(config, f"{node}distiller.teacher", str(network.run.folder))
 
 
 def _check_data(plan: Plan) -> None:
