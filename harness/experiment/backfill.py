@@ -114,7 +114,7 @@ def _write_curves(experiment: Experiment) -> bool:
     """Write curves for a tracker that has none. Returns whether there were any to write."""
     plan, run = experiment.plan, experiment.run
     log = str(plan.config.log)
-    if log == "none" or list(tracking.forget(run.folder)):
+    if log == "none" or tracking.has_curves(log, run.folder):
         return False
     tracker = tracking.make_tracker(log, run.folder, run.name, plan.settings, run.history())
     tracker.close(run.record["metrics"])
