@@ -241,7 +241,7 @@ def test_with_several_stages_a_wrong_network_changes_nothing(tmp_path: Path) -> 
     (folder / "record.json").write_text(json.dumps(record))
     before = contents(folder)
     mskd.overwrite = "backfill"
-    with pytest.raises(DataError, match="student of .* nothing was changed"):
+    with pytest.raises(DataError, match=r"student of .* nothing was changed"):
         run_experiment(mskd)
     assert contents(folder) == before
     (folder / "record.json").write_text(right)

@@ -7,7 +7,7 @@ dropped before anything of it is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,13 @@ def check_unseen(plan: Plan) -> None:
     """
     config: Any = OmegaConf.to_container(plan.config, resolve=True)
     own = _persons(config["dataset"])
-    hint = "Leave it out or choose another, or set search.criterion=label_free, which holds no identities out."
+    hint = "Choose another one, or search.criterion=label_free, which holds no identities out."
     follows = OmegaConf.is_interpolation(plan.config, "source")  # source=target: what is kept
     if not follows and own & _persons(config.get("source")):
         raise ConfigError(
             f"source={config['source']['name']} has the identities that the search holds out.", hint
         )
-    for option, run in _runs(plan).items():
+    for option, run in _runs(plan):
         record, made = run.record, run.complete_config()
         before = re.split(r" → |\+", str((record.get("init") or {}).get("trained_on")))
         seen = {data for data in own if data[0] in before}
@@ -130,17 +130,17 @@ def _persons(dataset: Mapping[str, Any] | None) -> set[tuple[str, str]]:
     return {(name, str(part.get("seed"))) for name, part in parts}
 
 
-def _runs(plan: Plan) -> dict[str, Run]:
-    """Option → the finished run that it names."""
-    found = {"distiller.teacher": network.run for network in plan.teachers.values()}
+def _runs(plan: Plan) -> Iterator[tuple[str, Run]]:
+    """The finished runs that a plan begins or learns from, each after the option that names it."""
     if plan.init is not None:
-        found["init"] = plan.init.run
+        yield "init", plan.init.run
+    for network in plan.teachers.values():
+        yield "distiller.teacher", network.run
     for key in ("backbone.weights", *(f"stages.{s}.backbone.weights" for s in plan.config.stages)):
         path = Path(str(OmegaConf.select(plan.config, key))).expanduser()
         run = Run(path if path.is_dir() else path.parent)
         if path.exists() and run.finished:
-            found[key] = run
-    return found
+            yield key, run
 
 
 def hold_out(config: DictConfig, share: float, seed: int) -> DictConfig:

@@ -143,7 +143,7 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     if base.selection != "last":  # of the runs on fresh seeds; trials end with their last epoch
         raise ConfigError(f"selection={base.selection} has no effect on the trials of a search: "
                           "they are compared after their last epoch.",
-                          "Leave selection out; search.criterion says what is optimized.")  # fmt: skip
+                          "Leave it out; search.criterion says what is optimized.")  # fmt: skip
     if base.name is not None:  # of all runs on fresh seeds
         raise ConfigError(f"name={base.name} names one run, and a search has many.",
                           "Name the search instead: search.name=NAME.")  # fmt: skip
