@@ -11,7 +11,9 @@ import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from harness.core.environment import cpu_name, device_name
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
+from harness.core.precision import resolve_device
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.part_checks import check_parts
@@ -104,8 +106,17 @@ class Plan:
             "sampler_seed": settings.seed,
             "seed": int(base.seed),
             "other settings": self.experiment.hash,
+            **self._machine,
             **{f"space of {key}": leaf for key, leaf in self.space.describe().items()},
         }
+
+    @property
+    def _machine(self) -> dict[str, str]:
+        """With a second objective, which is a matter of speed, the device and the processor."""
+        if self.settings.against is None:
+            return {}
+        device = device_name(resolve_device(str(self.base.device)))
+        return {"machine (search.against needs workers on equal ones)": f"{device}, {cpu_name()}"}
 
     @cached_property
     def trials(self) -> int:
