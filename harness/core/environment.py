@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.core.host_memory import max_resident
+from harness.core.host_memory import max_resident, reset_peak
 from harness.core.paths import CHECKOUT
 from harness.core.version import __version__
 
@@ -73,8 +73,17 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew. On hosts other than Linux it still counts from the start."""
+    reset_peak()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Peak memory of this process in MiB: `host`, and `device` on a GPU."""
+    """Peak memory of this process in MiB since `reset_peak_memory`, or else its start: `host`, and
+    `device` on a GPU.
+    """
     peak = {} if sys.platform == "win32" else {"host": max_resident()}
     if device.type == "cuda":
         peak["device"] = torch.cuda.max_memory_allocated(device) / 2**20

@@ -70,32 +70,38 @@ def halving(work: Callable[[int], Result], block: int, what: str) -> Result:
 class PeakMemory:
     """Context manager: the rise of the process's resident memory inside the block, in MiB.
 
-    On Linux the kernel's peak is reset first; elsewhere only a rise above the last peak is seen.
+    See `reset_peak`: only on Linux is a rise below an earlier peak seen.
     """
 
     mib: float = 0.0
 
     def __enter__(self) -> PeakMemory:
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # else freed memory hides the rise
-            ctypes.CDLL(None).malloc_trim(0)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        reset_peak()
         self._before = _resident("VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.mib = max(0.0, _resident("VmHWM") - self._before)
+        self.mib = max(0.0, max_resident() - self._before)
+
+
+def reset_peak() -> None:
+    """Let the peak of `max_resident` begin at what is in use now. Without effect outside Linux."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # else freed memory is still resident
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def max_resident() -> float:
+    """Peak resident MiB of this process since the last `reset_peak`, or else its start."""
+    return _resident("VmHWM")
 
 
 def _resident(field: str) -> float:
     """Resident MiB of this process: current (VmRSS) or peak (VmHWM)."""
-    kib = _kib("/proc/self/status", field)
-    return max_resident() if kib is None else kib / 1024
-
-
-def max_resident() -> float:
-    """Peak resident MiB of this process since its start."""
+    if (kib := _kib("/proc/self/status", field)) is not None:
+        return kib / 1024
     import resource  # not available on Windows
 
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10  # macOS counts bytes, Linux KiB

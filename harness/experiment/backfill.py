@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from copy import copy
 from operator import methodcaller
 
 from omegaconf import OmegaConf
@@ -68,9 +69,14 @@ def find_missing(run: Run, keep_features: bool) -> dict[str, list[str]]:
 
 
 def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
-    """Test the networks of stages again, and keep what was missing."""
+    """Test the networks of stages again, all before any file is written, and keep what was missing.
+
+    Raises:
+        ConfigError: weights were not kept. DataError: a network has another mAP than its record.
+    """
     run, record, files = experiment.run, experiment.run.record, experiment.files
     evaluator = _open_data(experiment, run)
+    tested: dict[str, tuple[dict[str, float], Evaluator]] = {}
     for stage, lacks in missing.items():
         experiment.reporter.say(
             f"{run.name} ({stage}): {', '.join(lacks)} missing or damaged; "
@@ -84,7 +90,10 @@ def _complete(experiment: Experiment, missing: dict[str, list[str]]) -> None:
                 f"{recorded['mAP']:.2f}: nothing was changed.",
                 "Its network or the evaluation has changed: overwrite=always.",
             )
-        files.save_queries(stage, evaluator)
+        tested[stage] = metrics, copy(evaluator)  # its next test replaces its results
+    for stage, (metrics, results) in tested.items():
+        files.save_queries(stage, results)
+        recorded = record["stages"][stage]["metrics"]
         recorded.update({k: v for k, v in metrics.items() if k not in recorded})
     if any("metrics" in lacks for lacks in missing.values()):
         last = list(record["stages"].values())[-1]["metrics"]
@@ -105,7 +114,7 @@ def _write_curves(experiment: Experiment) -> bool:
     """Write curves for a tracker that has none. Returns whether there were any to write."""
     plan, run = experiment.plan, experiment.run
     log = str(plan.config.log)
-    if log == "none" or list(tracking.forget(run.folder)):
+    if log == "none" or tracking.has_curves(log, run.folder):
         return False
     tracker = tracking.make_tracker(log, run.folder, run.name, plan.settings, run.history())
     tracker.close(run.record["metrics"])

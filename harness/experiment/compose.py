@@ -84,6 +84,7 @@ def run(arguments: Sequence[str]) -> None:
     sys.argv = ["harness", *words]
     _failed.clear()
     _begun.clear()
+    sweeps.forget()
     try:
         _task()
     except HarnessError:

@@ -15,6 +15,7 @@ from harness.components.backbones.weights import read_state
 from harness.core.errors import ConfigError
 from harness.core.hashing import hexdigest
 from harness.core.interfaces import Backbone
+from harness.experiment.recipe import stage_config
 from harness.experiment.stages import Stage, build_backbone
 from harness.results.store import Run, Store, trained_on
 
@@ -128,8 +129,9 @@ def load_network(run: Run, stage: str) -> Backbone:
 def backbone_config(run: Run, stage: str) -> dict[str, Any]:
     """The configuration of a stage's backbone."""
     config = run.complete_config()
-    changes = (config["stages"].get(stage) or {}).get("backbone") or {}
-    return dict(config["backbone"] | changes)
+    own = stage_config(OmegaConf.create(config), config["stages"].get(stage)).backbone
+    backbone: Any = OmegaConf.to_container(own)
+    return dict(backbone)
 
 
 def load_weights(

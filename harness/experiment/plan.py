@@ -99,6 +99,12 @@ def make_plan(config: DictConfig, precision: str) -> Plan:
     check_source(config, recipe.stages)
     for key in ("name", "method.name", "dataset.name"):  # parts of the name of the run's folder
         check_name(key, str(OmegaConf.select(config, key) or ""))
+    if is_portable(str(config.name or "")):
+        raise ConfigError(
+            f"name={config.name} cannot be the name of a run: backbone.weights={config.name} has "
+            "another meaning.",
+            "Choose another name.",
+        )
     init, teachers = find_init(config), find_teachers(config, recipe.stages)
     kind = target_of(config.backbone._target_, "backbone")
     if "weights" not in config.backbone and any(o.name == "weights" for o in options_of(kind)):
@@ -136,13 +142,18 @@ def check_name(key: str, name: str) -> None:
 
 
 def _find_weights_of_runs(config: DictConfig) -> None:
-    """Replace `backbone.weights=RUN`, the name of a finished run in the store, by its folder."""
+    """Replace `backbone.weights=RUN`, the name of a finished run in the store, by its folder.
+
+    Words such as `none` and `imagenet` keep their meaning, even if a folder has such a name.
+    """
     store = Path(str(config.store)).expanduser()
     stages = config.stages if isinstance(config.stages, DictConfig) else {}
     for key in ("backbone.weights", *(f"stages.{stage}.backbone.weights" for stage in stages)):
-        name = OmegaConf.select(config, key)
-        folder = store / str(name)
-        if name and "/" not in str(name) and not Path(str(name)).exists() and folder.is_dir():
+        name = str(OmegaConf.select(config, key) or "")
+        folder = store / name
+        if not name or is_portable(name) or "/" in name or Path(name).exists():
+            continue
+        if folder.is_dir():
             OmegaConf.update(config, key, str(folder))
 
 
@@ -178,8 +189,12 @@ def _portable(
             del node["train"]
         for section, values in NEUTRAL.items():
             own = node.get(section) or {}
+            # a neutral value of a stage counts where it takes the place of another one at the top,
+            # which is first and has lost its own neutral values
+            top = (plain.get(section) or {}) if node is not plain else {}
             for key in [key for key in values if key in own and own[key] == values[key]]:
-                del own[key]
+                if key not in top:
+                    del own[key]
     if init is not None or not is_portable(str(config.backbone.get("weights", "none"))):
         plain["backbone"]["weights"] = weights
     if teachers:

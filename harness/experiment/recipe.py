@@ -124,6 +124,14 @@ def _without_init(
     return OmegaConf.masked_copy(changes, [str(key) for key in changes if key != "init"]), given
 
 
+def stage_config(config: DictConfig, changes: Mapping[str, Any] | None) -> DictConfig:
+    """The whole configuration of a stage of a finished run, whose `changes` were checked."""
+    own = OmegaConf.create(dict(changes or {}))
+    complete = OmegaConf.merge(_replaced(config, own), own)
+    assert isinstance(complete, DictConfig)
+    return complete
+
+
 def _replaced(config: DictConfig, changes: DictConfig) -> DictConfig:
     """The configuration with parts of another class, where `changes` name one."""
     others = [

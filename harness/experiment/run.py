@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from harness.core.distributed import collectives, processes
+from harness.core.environment import reset_peak_memory
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.metrics import in_tables
@@ -90,6 +91,7 @@ def _prepared_process(config: DictConfig, device: torch.device) -> Iterator[None
     before = torch.get_num_threads()
     if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
         torch.set_num_threads(int(config.threads) or processes.threads_per_process())
+    reset_peak_memory(device)  # else a record has the peak of the largest run of the sweep so far
     try:
         yield
     finally:

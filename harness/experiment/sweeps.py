@@ -77,6 +77,11 @@ def failure(error: Exception) -> dict[str, Any]:
     return {FAILED: [f"{type(error).__name__}: {first_line(error)}", ""]}
 
 
+def forget() -> None:
+    """Forget the outcomes of an earlier sweep of this process, whose launcher stopped."""
+    _folder.clear()
+
+
 def summarize() -> None:
     """End a sweep.
 

@@ -229,6 +229,29 @@ def test_a_network_that_is_not_the_records_is_refused(root: Path) -> None:
         missing(root)
 
 
+def test_with_several_stages_a_wrong_network_changes_nothing(tmp_path: Path) -> None:
+    """The first stage agrees with the record; nothing of it may be written before the second."""
+    mskd = tiny_config(tmp_path, "method=mskd", "train.epochs=1")
+    folder = run_experiment(mskd).folder
+    (folder / "per_query.npz").unlink()
+    record: dict[str, Any] = json.loads((folder / "record.json").read_text())
+    right = json.dumps(record)
+    assert list(record["stages"]) == ["teacher", "student"]
+    record["stages"]["student"]["metrics"]["mAP"] += 5
+    (folder / "record.json").write_text(json.dumps(record))
+    before = contents(folder)
+    mskd.overwrite = "backfill"
+    with pytest.raises(DataError, match=r"student of .* nothing was changed"):
+        run_experiment(mskd)
+    assert contents(folder) == before
+    (folder / "record.json").write_text(right)
+    run_experiment(mskd)
+    with np.load(folder / "per_query.npz") as arrays:
+        for stage in ("teacher", "student"):
+            mean = record["stages"][stage]["metrics"]["mAP"] - 5 * (stage == "student")
+            assert 100 * arrays[f"{stage}_ap"].mean() == pytest.approx(mean, abs=0.1)
+
+
 def test_unknown_strategies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="overwrite=backfil is unknown"):
         run_experiment(tiny_config(tmp_path, METHOD, "overwrite=backfil"))

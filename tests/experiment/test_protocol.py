@@ -13,10 +13,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core import plugins
+from harness.core.errors import ConfigError
 from harness.core.paths import CONF
 from harness.experiment.compose import compose
 from harness.experiment.labelled_source import setting_of
-from harness.experiment.plan import make_plan
+from harness.experiment.plan import Plan, make_plan
 from harness.experiment.protocol import OWN, card_hash
 from tests.tiny import has_own_backbone, source_of
 
@@ -126,6 +127,20 @@ def test_options_that_came_later_keep_the_hash_of_the_settings(mskd: DictConfig)
     )
     other = make_plan(changed(mskd, "labeler.classical_lists", True), "fp32")
     assert other.settings["labeler"]["classical_lists"] and other.hash != plan.hash
+
+
+def test_a_stages_neutral_value_counts_where_it_replaces_another_one() -> None:
+    """Left out of config.json, it would be that of the whole."""
+
+    def plan(*overrides: str) -> Plan:
+        own = ("method=mskd", "backbone.weights=none", "stages.teacher.optimizer.lr=0.001")
+        return make_plan(compose([*own, *overrides]), "fp32")
+
+    clipped, unclipped = "optimizer.clip=1.0", "stages.teacher.optimizer.clip=null"
+    teacher = plan(clipped, unclipped).settings["stages"]["teacher"]
+    assert teacher["optimizer"] == {"lr": 1e-3, "clip": None}
+    assert plan(clipped, unclipped).hash != plan(clipped).hash
+    assert plan(unclipped).settings == plan().settings and plan(unclipped).hash == plan().hash
 
 
 def test_a_stages_own_schedule_is_told(mskd: DictConfig) -> None:
@@ -274,6 +289,20 @@ def test_no_path_and_no_device_in_what_is_recorded(tmp_path: Path) -> None:
     assert written["dataset"]["csv"] == "list.csv"
     assert written["train"]["precision"] == "fp32"
     assert str(tmp_path) not in json.dumps(make_plan(config, "fp32").card)
+
+
+@pytest.mark.parametrize("word", ["none", "imagenet", "rendered"])
+def test_a_folder_in_the_store_does_not_take_a_word_for_weights(word: str, tmp_path: Path) -> None:
+    def plan(*overrides: str) -> Plan:
+        own = ("method=direct_transfer", f"store={tmp_path}", f"backbone.weights={word}")
+        return make_plan(compose([*own, *overrides]), "fp32")
+
+    before = plan()
+    (tmp_path / word).mkdir()
+    assert plan().name == before.name and plan().config.backbone.weights == word
+    with pytest.raises(ConfigError, match=rf"name={word} cannot be the name of a run") as error:
+        plan(f"name={word}")
+    assert error.value.hint == "Choose another name."
 
 
 def test_two_lists_of_one_name_are_two_cells(tmp_path: Path) -> None:

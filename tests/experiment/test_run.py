@@ -161,6 +161,24 @@ def test_a_name_stands_for_one_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.glob("x*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be reset")
+def test_a_run_has_the_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small run after a large one, in one process, as in a sweep."""
+    work = Experiment.execute
+
+    def large(experiment: Experiment, afresh: bool = False) -> None:
+        block = np.ones(400 << 17)  # 400 MiB
+        work(experiment, afresh)
+        assert block[-1] == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "execute", large)
+        first = run_experiment(tiny_config(tmp_path, "method=direct_transfer"))
+    second = run_experiment(tiny_config(tmp_path, "method=direct_transfer", "seed=1"))
+    peaks = [run.record["memory_mib"]["host"] for run in (first, second)]
+    assert peaks[0] - peaks[1] > 300
+
+
 def test_finished_with_other_images(tmp_path: Path) -> None:
     """A finished cell is no answer for images that have changed since."""
     overrides = own_images(tmp_path)

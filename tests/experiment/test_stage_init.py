@@ -14,6 +14,7 @@ from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
+from harness.experiment.finished_networks import backbone_config
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.results.store import Run
@@ -178,6 +179,19 @@ def test_another_part_in_a_stage_replaces_the_one_at_the_top() -> None:
     assert "eps" in train.config.labeler
     assert source.config.objective.margin == train.config.objective.margin
     assert (train.init_stages, train.needs) == (("source", "source_2"),) * 2
+
+
+def test_so_it_does_where_a_finished_network_is_built_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = {"backbone": {"_target_": "a", "x": 2}}
+    other = {"backbone": {"_target_": "b", "y": 3}}
+    config = {"backbone": {"_target_": "a", "x": 1, "z": 4}, "stages": {"s": alike, "t": other}}
+    monkeypatch.setattr(Run, "complete_config", lambda self: config)
+    run = Run(tmp_path)
+    assert backbone_config(run, "s") == {"_target_": "a", "x": 2, "z": 4}
+    assert backbone_config(run, "t") == {"_target_": "b", "y": 3}
+    assert backbone_config(run, "initial") == config["backbone"]
 
 
 def test_a_wrong_option_of_such_a_part_is_named(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.hydra import Hydra
 
 from harness.core.errors import HarnessError
 from harness.experiment import sweeps
@@ -138,6 +140,24 @@ def test_submitit_with_several_tasks_a_job(command: Command, tmp_path: Path) -> 
     assert answer.status == 0, answer.err
     (run,) = Store(tmp_path / "runs").runs()
     assert run.record["processes"] == [2]
+
+
+def test_a_sweep_that_stopped_is_forgotten_by_the_next_command(
+    command: Command, tmp_path: Path, plugins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multirun = Hydra.multirun
+
+    def stopping(self: Hydra, *arguments: Any, **options: Any) -> None:
+        multirun(self, *arguments, **options)
+        raise RuntimeError("no queue")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Hydra, "multirun", stopping)
+        answer = command(*_sweep(tmp_path, plugins, "error"))
+    assert answer.status == 1
+    assert "The launcher stopped" in answer.err and "It did not work." in answer.err
+    answer = command("run", "method=direct_transfer", *tiny(tmp_path))
+    assert answer.status == 0 and "failed" not in answer.err
 
 
 def test_launchers_that_are_not_there(

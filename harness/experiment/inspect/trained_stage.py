@@ -26,7 +26,8 @@ from harness.experiment.evaluate import (
     recorded_precision,
 )
 from harness.experiment.finished_networks import load_network
-from harness.experiment.stages import build
+from harness.experiment.recipe import stage_config
+from harness.experiment.stages import build, target_of
 from harness.results.store import Run
 from harness.training.extraction import extract
 from harness.training.label_schedule import label_schedule
@@ -118,16 +119,17 @@ class TrainedStage:
     def labels(self, features: Tensor) -> tuple[np.ndarray, str] | None:
         """Pseudo-labels (N,) of these features, −1 for outliers, and the labeler's description.
 
-        None where the stage has no labeler. A labeler that starts from its previous labels is
-        called as often as in training.
+        None where the stage has no labeler, or one that reads the identities of a labeled source.
+        A labeler that starts from its previous labels is called as often as in training.
         """
-        merged: Any = OmegaConf.merge(self.config, self.config["stages"].get(self.name) or {})
-        if (merged.get("labeler") or {}).get("_target_") is None:
+        config = stage_config(OmegaConf.create(self.config), self.config["stages"].get(self.name))
+        target = (config.get("labeler") or {}).get("_target_")
+        if target is None or getattr(target_of(target, "labeler"), "reads_identities", False):
             return None
-        labeler: PseudoLabeler = build(merged.labeler, "labeler")
+        labeler: PseudoLabeler = build(config.labeler, "labeler")
         cameras = self.training.data.train.cameras if labeler.uses_cameras else None
         given = None if cameras is None else torch.from_numpy(np.asarray(cameras))
-        every, epochs = merged.train.get("label_every", 1), int(merged.train.epochs)
+        every, epochs = config.train.get("label_every", 1), int(config.train.epochs)
         calls = sum(label_schedule(every, epochs)) if labeler.min_calls > 1 else 1
         self.reporter.phase("labels")
         for _ in range(calls):

@@ -350,7 +350,7 @@ def _draw_plots(result: Result) -> list[str]:
 
 def command(result: Result) -> str:
     """The command that runs the best settings on the same data."""
-    settings, own = result.plan.settings, ("search.", "store=", "name=")
+    settings, own = result.plan.settings, ("search.", "store=")
     words = [w for w in result.plan.overrides if not w.lstrip("+~").startswith(own)]
     run = shlex.join(["harness", "run", *words, f"+search={settings.name}"])
     found = settings.folder.absolute() in map(Path.absolute, search_folders())

@@ -11,15 +11,17 @@ import pandas as pd
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from harness.core.environment import cpu_name, device_name
 from harness.core.errors import ConfigError, DataError, HarnessError, did_you_mean
 from harness.core.plugins import PART_GROUPS
+from harness.core.precision import resolve_device
 from harness.evaluation.label_free import no_cameras, read_label_free
 from harness.experiment.compose import compose
 from harness.experiment.part_checks import check_parts
 from harness.experiment.plan import Plan as ExperimentPlan
 from harness.experiment.plan import make_plan as plan_experiment
 from harness.experiment.recipe import Recipe, make_recipe
-from harness.experiment.search.held_out import hold_out
+from harness.experiment.search.held_out import check_unseen, hold_out
 from harness.experiment.search.settings import Settings, read_settings
 from harness.experiment.search.space import Param, Space, SpaceError, Values, is_number, parse
 from harness.experiment.stages import build_labeler, build_objective, load_data
@@ -55,9 +57,17 @@ class Plan:
         return _configure(self.base, self.overrides, values)
 
     def trial_config(self, values: Values) -> DictConfig:
-        """The configuration of a trial: data as the criterion needs them, in the study's store."""
+        """The configuration of a trial: data as the criterion needs them, in the study's store.
+
+        Raises:
+            ConfigError: a network that it begins or learns from may know the held-out identities.
+        """
         settings = self.settings
         config = self.compose(values)
+        plan = plan_experiment(config, str(config.train.precision))
+        if settings.criterion == "last_val":
+            check_unseen(plan)
+        _name_runs_by_folder(config, plan)  # they are not in the study's store
         config.store = str(settings.place / "trials")
         config.overwrite, config.selection = "skip", "last"
         config.evaluation.every = settings.every
@@ -95,8 +105,17 @@ class Plan:
             "sampler_seed": settings.seed,
             "seed": int(base.seed),
             "other settings": self.experiment.hash,
+            **self._machine,
             **{f"space of {key}": leaf for key, leaf in self.space.describe().items()},
         }
+
+    @property
+    def _machine(self) -> dict[str, str]:
+        """With a second objective, which is a matter of speed, the device and the processor."""
+        if self.settings.against is None:
+            return {}
+        device = device_name(resolve_device(str(self.base.device)))
+        return {"machine (search.against needs workers on equal ones)": f"{device}, {cpu_name()}"}
 
     @cached_property
     def trials(self) -> int:
@@ -131,6 +150,13 @@ def make_plan(overrides: Sequence[str]) -> Plan:
     if base.get("tuned") is not None:
         raise ConfigError(f"+search={base.tuned.search} is the result of a search.",
                           "Give single values instead, such as labeler.eps=….")  # fmt: skip
+    if base.selection != "last":  # of the runs on fresh seeds; trials end with their last epoch
+        raise ConfigError(f"selection={base.selection} has no effect on the trials of a search: "
+                          "they are compared after their last epoch.",
+                          "Leave it out; search.criterion says what is optimized.")  # fmt: skip
+    if base.name is not None:  # of all runs on fresh seeds
+        raise ConfigError(f"name={base.name} names one run, and a search has many.",
+                          "Name the search instead: search.name=NAME.")  # fmt: skip
     if not base.stages:
         raise ConfigError(f"{base.method.name} does not train: there is nothing to search.",
                           "Choose a method that trains (harness list methods).")  # fmt: skip
@@ -177,6 +203,17 @@ def _configure(base: DictConfig, overrides: Sequence[str], values: Values) -> Di
         if key not in groups:
             OmegaConf.update(config, key, value, force_add=True)
     return config
+
+
+def _name_runs_by_folder(config: DictConfig, plan: ExperimentPlan) -> None:
+    """Replace the names of runs, which hold in one store alone; `plan` is of this configuration."""
+    if plan.init is not None:
+        config.init = str(plan.init.run.folder)
+    teachers = {s.teacher_run: plan.teachers[s.name] for s in plan.recipe.stages if s.teacher_run}
+    for node in ("", *(f"stages.{stage}." for stage in config.stages)):
+        network = teachers.get(OmegaConf.select(config, f"{node}distiller.teacher"))
+        if network is not None:
+            OmegaConf.update(config, f"{node}distiller.teacher", str(network.run.folder))
 
 
 def _check_data(plan: Plan) -> None:

@@ -55,7 +55,9 @@ class Settings(BaseModel):
     @property
     def optimized(self) -> str:
         """The objectives in words, as records, protocol cards and tables show them."""
-        held_out = f"mAP on {self.held_out:.0%} of the training people, held out"
+        # not rounded: a study is told from another by these words
+        share = f"{100 * self.held_out:.10g}%"
+        held_out = f"mAP on {share} of the training people, held out"
         label_free = f"{self.label_free} of the training features, without labels"
         words = {
             "last_val": f"{held_out}, after the last epoch",

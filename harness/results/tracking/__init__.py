@@ -7,6 +7,7 @@ no point is logged twice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,9 +15,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, did_you_mean, say_once
+from harness.core.files import write_json
 from harness.results.schema import is_number
-from harness.results.store import Run
+from harness.results.store import UNREADABLE_JSON, Run
 
 Row = Mapping[str, Any]
 #: option → package that it needs, and how to install it
@@ -26,6 +28,7 @@ NEEDED = {
     "mlflow": ("mlflow", 'pip install "usl-reid-harness[mlflow]"'),
 }
 OPTIONS = ("none", *NEEDED)
+NOTE = "tracking.json"
 
 
 class Tracker:
@@ -74,10 +77,40 @@ def opened(
         tracker.close(run.record["metrics"] if run.finished else None)
 
 
+def has_curves(log: str, folder: Path) -> bool:
+    """Whether this tracker, whatever others did, was given curves of the run."""
+    if log == "tensorboard":
+        return any(folder.glob("events.out.tfevents.*"))
+    return log in read_note(folder)
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """What trackers keep of a run from one process to the next: service → its id of the run.
+
+    A damaged note is named and left out: the run is then a new one for the service.
+    """
+    path = folder / NOTE
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(note, dict):
+            raise ValueError("it does not hold an object")
+    except FileNotFoundError:
+        return {}
+    except UNREADABLE_JSON as error:
+        say_once(f"{path} cannot be read ({error}): curves begin as those of a new run.")
+        return {}
+    return note
+
+
+def update_note(folder: Path, **entries: Any) -> None:
+    """Change entries of the note; those of other services stay."""
+    write_json(folder / NOTE, read_note(folder) | entries)
+
+
 def forget(folder: Path) -> Iterator[Path]:
     """Files of trackers in a run's folder, to delete when the run starts from the beginning."""
     yield from folder.glob("events.out.tfevents.*")
-    yield from folder.glob("tracking.json")
+    yield from folder.glob(NOTE)
 
 
 def scalars(row: Row) -> dict[str, float]:

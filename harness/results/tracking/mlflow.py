@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,8 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from harness.core.files import write_json
 from harness.results.row_labels import flat
-from harness.results.tracking import Row, Tracker, final, scalars
+from harness.results.tracking import Row, Tracker, final, read_note, scalars, update_note
 
 EXPERIMENT = "usl-reid-harness"
 #: the server's limits: characters of a parameter's value, parameters of a request
@@ -30,15 +28,14 @@ class Client(Tracker):
         self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
     ) -> None:
         self.client, self.sent = MlflowClient(), -1
-        note = folder / "tracking.json"
-        known = json.loads(note.read_text()).get("mlflow") if note.is_file() else None
+        known = read_note(folder).get("mlflow")
         self.run = str(known or self._create(name, config))
         if known:
             steps = self.client.get_metric_history(self.run, "step")
             self.sent = max((metric.step for metric in steps), default=-1)
             self.client.update_run(self.run, status="RUNNING")
         else:
-            write_json(note, {"mlflow": self.run})
+            update_note(folder, mlflow=self.run)
         for step, row in enumerate(history):
             self.log(row, step)
 

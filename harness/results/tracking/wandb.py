@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import uuid
@@ -12,8 +11,7 @@ from typing import Any
 
 import wandb
 
-from harness.core.files import write_json
-from harness.results.tracking import Row, Tracker, final, scalars
+from harness.results.tracking import Row, Tracker, final, read_note, scalars, update_note
 
 
 class Client(Tracker):
@@ -25,8 +23,7 @@ class Client(Tracker):
     def __init__(
         self, folder: Path, name: str, config: Mapping[str, Any], history: Sequence[Row]
     ) -> None:
-        self.note = folder / "tracking.json"
-        known = json.loads(self.note.read_text()) if self.note.is_file() else {}
+        self.folder, known = folder, read_note(folder)
         slug = re.sub(r"[^\w.-]+", "-", name)[:100]
         self.id = known.get("wandb") or f"{slug}-{uuid.uuid4().hex[:8]}"
         self.sent = int(known.get("sent", -1))
@@ -35,7 +32,7 @@ class Client(Tracker):
             id=self.id, name=name, config=dict(config), resume="allow", save_code=False,
             settings=wandb.Settings(console="off", silent=True),
         )  # fmt: skip
-        write_json(self.note, {"wandb": self.id, "sent": self.sent})
+        update_note(folder, wandb=self.id, sent=self.sent)
         for step, row in enumerate(history):
             self.log(row, step)
 
@@ -43,7 +40,7 @@ class Client(Tracker):
         if step > self.sent:
             self.run.log(scalars(row), step=step)
             self.sent = step
-            write_json(self.note, {"wandb": self.id, "sent": step})
+            update_note(self.folder, sent=step)
 
     def close(self, metrics: Mapping[str, float] | None) -> None:
         for key, value in final(metrics or {}).items():

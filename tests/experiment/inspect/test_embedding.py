@@ -12,8 +12,10 @@ from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
 from harness.experiment.inspect.embedding import choose_identities, embed
 from harness.experiment.inspect.trained_stage import TrainedStage
+from harness.experiment.run import run_experiment
 from harness.results.figures.embedding import draw
 from harness.results.store import Run
+from tests.tiny import tiny_config
 
 
 def trained_stage(run: Run, place: Path, stage: str = "student") -> TrainedStage:
@@ -46,6 +48,15 @@ def test_labels_are_the_labeler_s(run: Run, place: Path) -> None:
     assert [axes.get_title(loc="left").split(" (")[0] for axes in picture.axes] == [
         "by cluster", "by identity",
     ]  # fmt: skip
+
+
+def test_a_stage_that_learns_from_identities_has_no_labels(tmp_path: Path) -> None:
+    """Its labeler takes the place of the one at the top, and nothing of that one's options."""
+    run = run_experiment(tiny_config(tmp_path, "method=mmt/uda", "train.epochs=1"))
+    assert list(run.record["stages"]) == ["source", "source_2", "train"]
+    source = embed(trained_stage(run, tmp_path, "source"), identities=4)
+    assert source.labels is None and len(np.unique(source.identities)) == 4
+    assert embed(trained_stage(run, tmp_path, "train"), identities=4).labels is not None
 
 
 @pytest.mark.parametrize(("count", "method"), [(1, "tsne"), (49, "tsne"), (8, "pca")])

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
-from harness.core.errors import DataError
+from harness.core.errors import ConfigError, DataError
 from harness.data.image_source import ImageSource
 from harness.data.types import Dataset, ReIDData, Split
+from harness.experiment.compose import compose
+from harness.experiment.plan import make_plan
+from harness.experiment.run import run_experiment
 from harness.experiment.search.held_out import HeldOut, hold_out
+from harness.experiment.search.plan import make_plan as make_search
 from harness.experiment.stages import load_data
 from harness.results.store import Run
-from tests.experiment.search.small import search
+from tests.datasets.fakes import DUKE, MARKET, in_folders, paint
+from tests.experiment.search.small import search, small
 from tests.tiny import tiny_config
 
 
@@ -103,6 +110,57 @@ def test_a_configuration_keeps_its_data_set(tmp_path: Path) -> None:
     whole = load_data(config)
     assert set(data.gallery.identities) < set(whole.train.identities)
     assert config.dataset.name == "synthetic" and "of" not in config.dataset
+
+
+def test_the_folders_of_joint_data_sets_are_no_settings(tmp_path: Path) -> None:
+    """Neither one for all nor one of its own changes a trial's hash, or is in its config.json."""
+    plans = []
+    for place in (tmp_path / "a", tmp_path / "b"):
+        paint(place / "Market-1501", in_folders(MARKET))
+        paint(place / "own" / "DukeMTMC-reID", in_folders(DUKE))
+        sets = "dataset.sets"
+        config = compose(
+            ["method=cluster_contrast", "dataset=[market1501,dukemtmcreid]", f"data.root={place}",
+             f"{sets}.dukemtmcreid.root={place}/own", "backbone.weights=none",
+             f"{sets}.market1501.check_counts=false", f"{sets}.dukemtmcreid.check_counts=false"]
+        )  # fmt: skip
+        held = hold_out(config, 0, 0)
+        assert len(load_data(held).train.images) == 5
+        plans.append(make_plan(held, "fp32"))
+    assert plans[0].hash == plans[1].hash and plans[0].settings == plans[1].settings
+    assert str(tmp_path) not in json.dumps(plans[0].settings)
+
+
+# ------------------------------------------------------------------------- networks and sources
+
+
+def test_networks_that_know_the_held_out_persons_are_refused(tmp_path: Path) -> None:
+    """By training on the data set, or by beginning from a network that did; others are taken."""
+    method, short = "method=cluster_contrast", "train.epochs=1"
+    knows = run_experiment(tiny_config(tmp_path, method, short)).name
+    others = run_experiment(tiny_config(tmp_path, method, short, "dataset.seed=1")).name
+    after = run_experiment(
+        tiny_config(tmp_path, method, short, "dataset.seed=1", f"init={knows}")
+    ).name
+    teacher = ("distiller=offline_teacher", "distiller.teacher=")
+    for *more, option in (("init=",), ("backbone.weights=",), teacher):
+        for name in (knows, after) if option == "init=" else (knows,):
+            refused = f"{option}{name} was trained on synthetic, so it knows"
+            with pytest.raises(ConfigError, match=refused) as error:
+                make_search(small(tmp_path, *more, f"{option}{name}"))
+            assert "search.criterion=label_free" in error.value.hint
+            make_search(small(tmp_path, *more, f"{option}{name}", "search.criterion=label_free"))
+        config = make_search(small(tmp_path, *more, f"{option}{others}")).trial_config({})
+        value = str(OmegaConf.select(config, option.removesuffix("=")))
+        assert value == f"{tmp_path}/runs/{others}", "the study's store does not have it"
+
+
+def test_a_source_that_is_the_data_set_follows_it_or_is_refused(tmp_path: Path) -> None:
+    same = [f"source.{o}" for o in ("identities=12", "cameras=3", "test_identities=6", "seed=0")]
+    with pytest.raises(ConfigError, match="source=synthetic has the identities"):
+        make_search(small(tmp_path, "method=supervised", "source=synthetic", *same))
+    config = make_search(small(tmp_path, "method=supervised", "source=target")).trial_config({})
+    assert config.source == config.dataset and config.source.share == 0.4
 
 
 # ----------------------------------------------------------------------------- the test set

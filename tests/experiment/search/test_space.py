@@ -243,6 +243,22 @@ def test_a_method_without_training_is_refused(tmp_path: Path) -> None:
         make_plan(small(tmp_path, "method=direct_transfer"))
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection=oracle", "selection=oracle has no effect on the trials"),
+        ("selection=label_free", "selection=label_free has no effect on the trials"),
+        ("name=foo", "name=foo names one run"),
+    ],
+)
+def test_what_would_hold_for_the_fresh_seeds_alone_is_refused(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        make_plan(small(tmp_path, override))
+    assert "search." in error.value.hint
+
+
 def test_another_labeler_takes_its_space_with_it(tmp_path: Path) -> None:
     plan = make_plan(small(tmp_path, "labeler=kmeans", "labeler.clusters=5",
                            "search.warm_start=false"))  # fmt: skip

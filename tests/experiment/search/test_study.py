@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.errors import ConfigError, DataError, HarnessError, TrainingError
 from harness.experiment.search import command
+from harness.experiment.search import plan as plans
 from harness.experiment.search import worker as trials
 from harness.experiment.search.plan import Plan, make_plan
 from harness.experiment.search.study import counted, open_study, reason
@@ -413,6 +414,20 @@ def test_two_objectives_make_a_front(planned: Planned, monkeypatch: pytest.Monke
     assert all(f"preset-{t.number}.yaml" not in names for t in beaten)
 
 
+def test_speeds_of_different_machines_are_not_compared(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(planned(trials=1, name="accuracy alone"), monkeypatch)
+    run(planned(trials=1, against="images_per_second"), monkeypatch)
+    study_of(planned(trials=1, against="images_per_second"))
+    monkeypatch.setattr(plans, "cpu_name", lambda: "a faster one, 64 cores", raising=False)
+    study_of(planned(trials=1, name="accuracy alone"))
+    with pytest.raises(
+        ConfigError, match=r"workers on equal ones.*not CPU, a faster one, 64 cores"
+    ):
+        study_of(planned(trials=1, against="images_per_second"))
+
+
 def test_a_trial_of_several_seeds_is_their_mean(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,6 +464,7 @@ def test_another_search_of_the_same_name_is_refused(
         (["search.space.labeler.eps.low=0.4"], ["space of labeler.eps"]),
         (["search.criterion=oracle", "search.sampler=random"],
          ["optimized: mAP on 40% of the training people", "sampler: tpe, not random"]),
+        (["search.held_out=0.404"], ["mAP on 40% of", "not mAP on 40.4% of"]),
         (["train.epochs=3", "seed=3"], ["other settings", "seed: 0, not 3"]),
         (["method=cap"], ["method: cluster_contrast, not cap"]),
     ):  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -84,6 +87,62 @@ def test_curves_of_a_finished_run(tmp_path: Path) -> None:
     assert not list(tracking.forget(run.folder))
     run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard", "overwrite=backfill"))
     assert [step for step, _ in tensorboard_points(run.folder)["train/loss"]] == [0, 1, 2]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[int]]]:
+    """Service → the steps that it received. Neither package is needed."""
+    steps: dict[str, list[int]] = {"wandb": [], "mlflow": []}
+
+    class Receiver(Mock):
+        def log(self, values: dict[str, float], step: int) -> None:
+            steps["wandb"].append(step)
+
+        def log_batch(self, run: str, metrics: Any = (), **_: Any) -> None:
+            steps["mlflow"] += [metric[3] for metric in metrics if metric[0] == "step"]
+
+        def get_metric_history(self, *_: Any) -> list[Any]:
+            return []
+
+    entities = SimpleNamespace(
+        Metric=lambda *values: values, Param=lambda *_: None, RunTag=lambda *_: None
+    )
+    modules = {
+        "wandb": SimpleNamespace(
+            init=lambda **_: Receiver(summary={}), Settings=lambda **_: None
+        ),
+        "mlflow": ModuleType("mlflow"),
+        "mlflow.entities": entities,
+        "mlflow.tracking": SimpleNamespace(MlflowClient=Receiver),
+    }  # fmt: skip
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    for name in ("wandb", "mlflow"):
+        monkeypatch.delitem(sys.modules, f"harness.results.tracking.{name}", raising=False)
+        monkeypatch.delattr(tracking, name, raising=False)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: object())
+    yield steps
+    for name in ("wandb", "mlflow"):  # they have imported what is not there
+        sys.modules.pop(f"harness.results.tracking.{name}", None)
+
+
+def test_a_tracker_has_its_curves_whatever_others_have(
+    tmp_path: Path, services: dict[str, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_experiment(tiny_config(tmp_path, *METHOD, "log=tensorboard"))
+    note = run.folder / "tracking.json"
+    for log in ("wandb", "mlflow"):
+        for _ in range(2):  # the second finds them there
+            run_experiment(tiny_config(tmp_path, *METHOD, f"log={log}", "overwrite=backfill"))
+        assert services[log][:3] == [0, 1, 2] and len(set(services[log])) == 3
+        assert services["wandb"] == [0, 1, 2]
+    assert {"wandb", "sent", "mlflow"} == json.loads(note.read_text()).keys()
+    for damaged in ("{", "[]"):
+        note.write_text(damaged)
+        assert not tracking.has_curves("wandb", run.folder)
+        make_tracker("wandb", run.folder, "run", {}, ROWS[:1])
+        assert {"wandb", "sent"} == json.loads(note.read_text()).keys()
+    assert "tracking.json cannot be read" in "".join(capsys.readouterr())
 
 
 def test_logging_changes_no_experiment(tmp_path: Path) -> None:
