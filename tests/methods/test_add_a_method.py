@@ -79,7 +79,8 @@ def test_its_commands_run_to_the_end(command: Command, tmp_path: Path) -> None:
     listed, *_, table = (answer.out for answer in answers)
     assert "k-means, and of its clusters only the images near" in listed
     assert "pul/all_images " in listed
-    for row in ("pul ", "pul_all_images ", "pul [objective=cluster_memory] "):
+    for row in ("pul [", "pul_all_images [", "pul [objective=cluster_memory, "):
+        row += "clusters=8] "
         assert any(line.startswith(row) for line in table.splitlines()), row
     runs = {run.record["experiment"]["method"]: run for run in Store(Path("results/runs")).runs()}
     assert set(runs) == {"pul", "pul_all_images"}
