@@ -11,8 +11,8 @@ process. Behind the call
 
 Objectives, memories and teachers therefore see the batch that one process with enough memory would
 see: losses and gradients are equal up to rounding, except that stochastic depth
-(`backbone.drop_path`) draws for each micro-batch by itself. Micro-batches are whole groups of
-`samples_per_bn` images. Running statistics follow the first group of the batch, once.
+(`backbone.drop_path`) draws its masks for each micro-batch separately. Micro-batches are whole
+groups of `samples_per_bn` images. Running statistics follow the first group of the batch, once.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +145,22 @@ def test_a_missing_source_is_one_of_all_problems(tmp_path: Path) -> None:
     assert "source.epochs" in text and "seed=-1" in text and "train.epochs=0" in text
 
 
-def test_images_of_unknown_identity_are_no_person(tmp_path: Path) -> None:
-    folder = tmp_path / "source"
+def without_ids(folder: Path, ids: Collection[str]) -> list[str]:
+    """The overrides of a source on own images whose training identities `ids` are unknown."""
     folder.mkdir()
     own_images(folder)
     table = folder / "people" / "list.csv"
     rows = [row.split(",") for row in table.read_text().splitlines()]
     for row in rows:
-        row[1] = "-1" if row[1] == "2" else row[1]  # 4 of the 16 training images
+        if row[1] in ids and row[3] == "train":
+            row[1] = "-1"
     table.write_text("\n".join(map(",".join, rows)))
-    given = ["method=source_pretrain", "source=folder", f"source.csv={table}"]
+    return ["source=folder", f"source.csv={table}"]
+
+
+def test_images_of_unknown_identity_are_no_person(tmp_path: Path) -> None:
+    """One of four identities, with 4 of the 16 training images."""
+    given = ["method=source_pretrain", *without_ids(tmp_path / "source", {"2"})]
     with pytest.raises(ConfigError, match="has 3 identities for training") as caught:
         run_experiment(tiny_config(tmp_path, *given, "batch.identities=4"))
     assert caught.value.hint.startswith("Set batch.identities=3 or fewer")
@@ -162,19 +169,7 @@ def test_images_of_unknown_identity_are_no_person(tmp_path: Path) -> None:
 
 
 def test_a_source_without_identities(tmp_path: Path) -> None:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    own_images(folder)
-    table = folder / "people" / "list.csv"
-    rows = [row.split(",") for row in table.read_text().splitlines()]
-    table.write_text(
-        "\n".join(
-            ",".join([r[0], *([r[1]] if i == 0 else ["-1"]), *r[2:]]) if r[3] != "query" else
-            ",".join(r)
-            for i, r in enumerate(rows)
-        )
-    )  # fmt: skip
-    config = tiny_config(tmp_path, UDA, "source=folder", f"source.csv={table}")
+    config = tiny_config(tmp_path, UDA, *without_ids(tmp_path / "source", {"1", "2", "3", "4"}))
     with pytest.raises(DataError, match="no identities to learn from"):
         run_experiment(config)
     assert not list((tmp_path / "runs").glob("*/history.json"))
