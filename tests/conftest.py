@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,14 @@ torch.set_num_threads(1)  # the order of sums, and so the results, depend on it;
 # no time limits in tests: machines and their load differ
 settings.register_profile("harness", deadline=None)
 settings.load_profile("harness")
+
+
+def pytest_collection_finish() -> None:
+    """Every run collects garbage first, which takes 0.1 s or more if it looks at all libraries and
+    tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

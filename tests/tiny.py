@@ -66,9 +66,13 @@ TINY_VIT = ("backbone.model=test_vit", "backbone.pretrained=false", "backbone.we
 def has_own_backbone(method: str) -> bool:
     """Whether a method, or the method of a variant, chooses a backbone."""
     plugin = plugins.find()["methods"].get(method.partition("/")[0])
-    return plugin is not None and "backbone" in overridden(
-        plugins.load_config(plugin.folder / "config.yaml")
-    )
+    return plugin is not None and "backbone" in _chosen(plugin.folder / "config.yaml")
+
+
+@cache
+def _chosen(config: Path) -> set[str]:
+    """The parts that a method's file chooses."""
+    return set(overridden(plugins.load_config(config)))
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
