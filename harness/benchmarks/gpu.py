@@ -1,12 +1,14 @@
 """`harness bench gpu`: everything that needs a GPU, one step after the other.
 
 A finished step leaves a mark and is not repeated; a stopped run resumes from its last finished
-epoch. Repeating the command therefore completes the work on machines that are lent for minutes.
+epoch. A step that failed, or that took more than the whole time, comes after the others the next
+time. Repeating the command therefore completes the work on machines that are lent for minutes.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ from harness.core.environment import commit, device_name
 from harness.core.errors import ConfigError, HarnessError
 
 MARKS = Path("results/bench/.done")
+#: the methods that are timed first; all of them take longer than a machine is lent
+FIRST = "method=cluster_contrast,mskd,direct_transfer,o2cap,cap,mmt"
 
 
 def steps(store: str) -> dict[str, list[str]]:
@@ -31,11 +35,11 @@ def steps(store: str) -> dict[str, list[str]]:
         f"bench {what}": [*bench, what, market, "--baseline", *output]
         for what in ("train", "extract", "augment")
     }
+    methods = [*bench, "methods", "+experiment=market1501_gpu", "--repeats", "5", *any_load,
+               "--max-error", "9", "--output", "results/bench"]  # fmt: skip
     return {
         "tests": ["-m", "pytest", "-m", "gpu and not slow"],
-        "bench methods": [*bench, "methods", "+experiment=market1501_gpu", "--seconds", "0.2",
-                          "--repeats", "5", *any_load, "--max-error", "9", "--output",
-                          "results/bench"],
+        "bench methods": [*methods, "--seconds", "0.5", FIRST],
         **timings,
         "bench labels": [*bench, "labels", *output],
         "bench eval": [*bench, "eval", *output],
@@ -46,6 +50,7 @@ def steps(store: str) -> dict[str, list[str]]:
         "MSKD as published": [*harness, "run", "method=mskd", market, "protocol=published",
                               "train.precision=bf16", f"store={store}"],
         "tests of compilation": ["-m", "pytest", "-m", "gpu and slow"],
+        "bench all methods": [*methods, "--seconds", "0.5"],
         "table": [*harness, "table", "--store", store, "--dataset", "market1501"],
     }  # fmt: skip
 
@@ -54,7 +59,7 @@ def run(minutes: float | None, store: str) -> None:
     """Do the steps that are left, until all are done or the time is over.
 
     Raises:
-        ConfigError: there is no GPU. HarnessError: a step failed.
+        ConfigError: there is no GPU. HarnessError: steps failed.
     """
     if not torch.cuda.is_available():
         raise ConfigError("PyTorch finds no GPU here.", "Run this command on a GPU machine.")
@@ -68,32 +73,74 @@ def do(
     todo: Mapping[str, Sequence[str]], marks: Path, version: str, minutes: float | None,
     say: Callable[[str], None],
 ) -> list[str]:  # fmt: skip
-    """Do steps in order, except those that have a mark of this version.
+    """Do steps, except those that are done in this version. A table is made each time.
 
     Returns:
         Names of the steps that are left when the time is over.
 
     Raises:
-        HarnessError: a step failed; later ones were not started.
+        HarnessError: steps failed; the others were done, or the time was over.
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes
-    for position, (name, arguments) in enumerate(todo.items()):
-        mark = marks / name.replace(" ", "-")
-        if mark.is_file() and mark.read_text(encoding="utf-8") == version:
+    states = {name: _state(marks, name, version) for name in todo}
+    order = sorted(todo, key=lambda name: states[name] == "later")
+    failed: dict[str, int] = {}
+    left: list[str] = []
+    begun = 0
+    for position, name in enumerate(order):
+        if states[name] == "done":
             say(f"{name}: already done")
             continue
-        say(f"{name}: {' '.join(arguments[1:])}")
-        try:
-            status = subprocess.run(
-                [sys.executable, *arguments],
-                timeout=None if end is None else max(0.0, end - time.monotonic()),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return list(todo)[position:]
-        if status:
-            raise HarnessError(f"The step '{name}' failed with status {status}.",
-                               "The same command starts again with this step.")  # fmt: skip
-        marks.mkdir(parents=True, exist_ok=True)
-        mark.write_text(version, encoding="utf-8")
-    return []
+        say(f"{name}: {' '.join(todo[name][1:])}")
+        begun += 1
+        status = _run(todo[name], None if end is None else max(0.0, end - time.monotonic()))
+        if status == 0 and name != "table":
+            _mark(marks, name, f"done {version}")
+        elif status:
+            failed[name] = status
+            _mark(marks, name, f"later {version}")
+        elif status is None:
+            resumes = "run" in todo[name]
+            if begun == 1 and not resumes:  # it had all the time
+                _mark(marks, name, f"later {version}")
+            left = [each for each in order[position:] if states[each] != "done"]
+            break
+    if failed:
+        shown = ", ".join(f"'{name}' (status {status})" for name, status in failed.items())
+        rest = f" The time was over before: {', '.join(left)}." if left else ""
+        raise HarnessError(f"Steps failed: {shown}.{rest}",
+                           "The same command repeats them after those that are left.")  # fmt: skip
+    return left
+
+
+def _state(marks: Path, name: str, version: str) -> str:
+    """'done', 'later' (it failed, or took too long), or '' if it has not been tried."""
+    path = marks / name.replace(" ", "-")
+    state, _, of = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(" ")
+    return state if of == version else ""
+
+
+def _mark(marks: Path, name: str, text: str) -> None:
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / name.replace(" ", "-")).write_text(text, encoding="utf-8")
+
+
+def _run(arguments: Sequence[str], seconds: float | None) -> int | None:
+    """The exit status of a Python process; None if it was stopped after `seconds`, with all
+    processes that it started.
+    """
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+    )  # fmt: skip
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.returncode is None:  # also after Ctrl-C, which does not reach another session
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+            process.wait()

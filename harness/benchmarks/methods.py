@@ -36,6 +36,7 @@ from harness.benchmarks.timing import (
     Candidate,
     Round,
     built_when_run,
+    error_of_median,
     machine,
     spread,
     take_turns,
@@ -350,6 +351,7 @@ class StageCosts:
             "views": list(backbone.get("views") or ["global"]),
             "precision": self.precision,
             "compile": str(config.train.compile),
+            "test_every": int(config.evaluation.every),
             "train": len(self.evaluator.data.train.images),
             "query": len(self.evaluator.data.query.images),
             "gallery": len(self.evaluator.data.gallery.images),
@@ -474,24 +476,14 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
             for key, values in own.items()
             if min(base[key]) > 0 and min(values) > 0 and key != "hours"
         }
+        share = [a / b for a, b in zip(own["hours"], total[reference], strict=True)]
         found[stage.method]["stages"][stage.name] = {
             **{key: _round(statistics.median(values)) for key, values in own.items()},
-            **speed, "hours_by_phase": hours_by_phase,
+            **speed, "hours_by_phase": hours_by_phase, "cost": _round(statistics.median(share)),
             "ratios": ratios_of, **_memory(stage), **stage.facts,
             "schedule": vars(stage.amounts),
         }  # fmt: skip
     return found
-
-
-def error_of_median(values: Sequence[float]) -> float:
-    """Half the width of the median's 95% interval, over the median; 1 for a single value.
-
-    The interval is that of normally distributed values: ± 1.96 · 1.2533 · s / √n.
-    """
-    if len(values) < 2:
-        return 1.0
-    error = 1.96 * 1.2533 * statistics.stdev(values) / math.sqrt(len(values))
-    return error / statistics.median(values)
 
 
 def imprecise(methods: Mapping[str, Mapping[str, Any]], bounds: Bounds) -> list[str]:

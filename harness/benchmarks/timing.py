@@ -7,6 +7,7 @@ repeated, and a result that stays disturbed says so and is not written to a file
 from __future__ import annotations
 
 import functools
+import math
 import re
 import statistics
 import time
@@ -170,8 +171,10 @@ def take_turns(
             progress(done, total)
     overall = whole.read()
     # rounds may be too short for the kernel's clock; the whole measurement seldom is
-    found = [load for each in candidates for load in each.loads if load]
-    known = found or ([overall] if overall else [])
+    loads = [load for each in candidates for load in each.loads]
+    known = [load for load in loads if load]
+    if overall and len(known) < len(loads):
+        known.append(overall)
     load: dict[str, Any] = {"others": None, "steal": None, "highest": None}
     if known:
         load["others"] = round(statistics.median(each.others for each in known), 4)
@@ -197,17 +200,23 @@ def compare(
 
     Returns:
         `candidates`: each one's summary. `ratios`: how many times as fast the first one is as each
-        other one, the median of the ratios within a round. `machine`: hardware, versions, date.
-        `load` and `disturbed`: see `take_turns`; candidates whose rates spread too far are added.
+        other one, the median of the ratios within a round, and its `error_of_median`. `machine`:
+        hardware, versions, date. `load` and `disturbed`: see `take_turns`; candidates whose rates spread too far are added.
     """
     measured = take_turns(candidates, repeats, device, bounds)
     measured["disturbed"] += unsteady({each.name: each.rates for each in candidates}, bounds)
     first, *others = candidates
-    ratios = {
-        other.name: {"images_per_second": _ratio(first.rates, other.rates),
-                     "images_per_core_second": _ratio(first.cpu_rates, other.cpu_rates)}
-        for other in others
-    }  # fmt: skip
+    ratios: dict[str, dict[str, float]] = {}
+    for other in others:
+        wall, cpu = (
+            [a / b for a, b in zip(ones, twos, strict=True)]
+            for ones, twos in ((first.rates, other.rates), (first.cpu_rates, other.cpu_rates))
+        )
+        ratios[other.name] = {
+            "images_per_second": round(statistics.median(wall), 2),
+            "error": round(error_of_median(wall), 3),
+            "images_per_core_second": round(statistics.median(cpu), 2),
+        }
     return {"what": what, "setting": dict(setting), "ratios": ratios, "machine": machine(device),
             "candidates": {each.name: each.summary() for each in candidates},
             **measured}  # fmt: skip
@@ -236,8 +245,8 @@ def unsteady(values: Mapping[str, Sequence[float]], bounds: Bounds) -> list[str]
 def save(result: Mapping[str, Any], folder: str) -> Path:
     """Write a result into a folder, as `train-nvidia-h200.json`.
 
-    It replaces a result of the same setting. One of another setting (data set, protocol, …) is
-    kept: the name of the new file ends in a digest of its setting.
+    It replaces a result of the same setting, candidates and number of threads. One of another
+    setting (data set, protocol, methods, …) is kept: the name of the new file ends in a digest.
 
     Raises:
         HarnessError: other work disturbed the measurement.
@@ -253,20 +262,36 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
-    digest = settings_digest(result["setting"])[:8]
-    if path.exists() and _setting_digest(path) != digest:
+    digest = _digest(result)
+    earlier = sorted(path.parent.glob(f"{name}*.json"))
+    if alike := [each for each in earlier if _digest_of(each) == digest]:
+        path = alike[0]
+    elif path.exists():
         path = path.with_stem(f"{name}-{digest}")
     write_json(path, result)
     return path
 
 
-def _setting_digest(path: Path) -> str | None:
-    """The digest of the setting of a result; None if the file holds no result."""
+def _digest(result: Mapping[str, Any]) -> str:
+    """Digest of what was timed, and how."""
+    timed = [result["setting"], sorted(result["candidates"]), result["machine"]["threads"]]
+    return settings_digest(timed)[:8]
+
+
+def _digest_of(path: Path) -> str | None:
+    """The digest of the result in a file; None if it holds none."""
     try:
-        return settings_digest(read_json(path)["setting"])[:8]
+        return _digest(read_json(path))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(ones, others, strict=True)), 2)
+def error_of_median(values: Sequence[float]) -> float:
+    """Half the width of the median's 95% interval, over the median; 1 for a single value.
+
+    The interval is that of normally distributed values: ± 1.96 · 1.2533 · s / √n.
+    """
+    if len(values) < 2:
+        return 1.0
+    error = 1.96 * 1.2533 * statistics.stdev(values) / math.sqrt(len(values))
+    return error / statistics.median(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,10 @@ EXAMPLES = {
     "eval": "harness bench eval --rerank",
     "gpu": "harness bench gpu --minutes 9",
 }
+#: columns of the table of methods, those that need a wide terminal, and how wide it must be
+COLUMNS = ("Step", "Extract", "Labels", "Test", "Epoch", "Passes", "M param.", "MiB", "Hours",
+           "Cost", "±")  # fmt: skip
+WIDE_ONLY, WIDE = ("Extract", "Labels", "Test", "M param."), 108
 PIPELINE = ("train", "extract", "augment")
 
 
@@ -122,18 +127,22 @@ def _show(result: Mapping[str, Any]) -> None:
     """Print a table with a column for each candidate, the setting and the ratios."""
     import pandas as pd
 
+    from harness.results.measured_costs import hardware
+
     machine, candidates = result["machine"], result["candidates"]
-    print(f"{result['what']} on {machine['device']}, {machine['threads']} threads")
+    name = hardware(machine["device"], machine["cpu"])
+    print(f"{result['what']} on {name}, {machine['threads']} threads")
     print(", ".join(f"{key} {value}" for key, value in result["setting"].items()))
     if result["what"] == "methods":
-        print(pd.DataFrame(_rows(result)).astype(object).fillna("").to_string(index=False))
+        _show_methods(result)
     else:
         table = pd.json_normalize(list(candidates.values())).set_index(pd.Index(candidates))
         print(table.astype(object).T.fillna("").to_string())
         first = next(iter(candidates))
         for name, ratio in result["ratios"].items():
             wall, cpu = ratio["images_per_second"], ratio["images_per_core_second"]
-            print(f"{first} is {wall} times as fast as {name} ({cpu} times by CPU time)")
+            within = f" ± {ratio['error']:.0%}" if "error" in ratio else ""
+            print(f"{first} is {wall}{within} times as fast as {name} ({cpu} times by CPU time)")
     load = result["load"]
     if load["others"] is not None:
         print(f"other processes took {load['others']:.1%} of the CPU, other virtual machines "
@@ -143,30 +152,46 @@ def _show(result: Mapping[str, Any]) -> None:
         print(f"disturbed: {line}")
 
 
-def _rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the table of methods: one for each stage, the last one with the method's total."""
-    rows = []
+def _show_methods(result: Mapping[str, Any]) -> None:
+    """Print a row for each stage; the last one has the hours and the cost of the method."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    width = shutil.get_terminal_size((WIDE, 24)).columns
+    shown = [column for column in COLUMNS if width >= WIDE or column not in WIDE_ONLY]
+    table = Table("Method", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
+    for column in shown:
+        table.add_column(column, justify="right")
     for method, found in result["methods"].items():
         *_, last = found["stages"]
         for name, stage in found["stages"].items():
-            ratios = stage["ratios"]
-            rows.append({
-                "method": method, "stage": name,
-                "step s": stage["step_seconds"], "×": ratios.get("step_seconds"),
-                "extract s": stage["extract_seconds"], "× ": ratios.get("extract_seconds"),
-                "label s": stage["label_seconds"], "×  ": ratios.get("label_seconds"),
-                "test s": stage["test_seconds"], "epoch s": stage["epoch_seconds"],
-                "forwards": stage.get("forward_passes"),
-                "M parameters": _millions(stage.get("trained_parameters")),
-                **{f"{key} MiB": value for key, value in stage["memory_mib"].items()},
-                "hours": stage["hours"],
-                **({"total": found["hours"],
-                    f"cost × {result['setting']['reference']}": found["cost"],
-                    "±": found["cost_error"]}
-                   if name == last else {}),
-            })  # fmt: skip
-    return rows
+            total = {key: found[key] for key in ("hours", "cost", "cost_error")}
+            cells = _cells(stage | (total if name == last else {}))
+            label = method if name == last else f"{method} ({name})"
+            table.add_row(label, *(cells[column] for column in shown))
+    Console(width=width, highlight=False).print(table)
+    reference = result["setting"]["reference"]
+    print(
+        "Step, Extract, Labels, Test: seconds, of one step and of all images. Epoch: seconds, "
+        "without test. Passes: forward passes per step. MiB: peak memory of a step, of the GPU if "
+        f"there is one. Hours: of the schedule. Cost: hours over those of {reference}, median of "
+        "the rounds; ±: half its 95% interval."
+    )
 
 
-def _millions(count: int | None) -> float | None:
-    return None if count is None else round(count / 1e6, 3)
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Texts by column; '' for what a stage does not have."""
+    parameters, memory = row.get("trained_parameters"), row["memory_mib"]
+    error = row.get("cost_error")
+    numbers = {
+        "Step": row["step_seconds"], "Extract": row["extract_seconds"],
+        "Labels": row["label_seconds"], "Test": row["test_seconds"], "Epoch": row["epoch_seconds"],
+        "Passes": row.get("forward_passes"),
+        "M param.": None if parameters is None else parameters / 1e6,
+        "Hours": row["hours"], "Cost": row.get("cost"),
+    }  # fmt: skip
+    cells = {column: f"{value:.3g}" if value else "" for column, value in numbers.items()}
+    cells["MiB"] = f"{memory.get('device_above', memory['host_above']):.0f}"
+    return cells | {"±": "" if error is None else f"{error:.0%}"}

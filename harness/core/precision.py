@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, did_you_mean, say_once
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 #: precisions in which networks run under autocast
@@ -59,6 +59,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name not in PRECISIONS:
         hint = did_you_mean(name, ["auto", *PRECISIONS])
         raise ConfigError(f"train.precision={name} is unknown.", hint)
+    if name == "bf16" and not has_bf16(device):
+        say_once(
+            f"{device} has no bf16 units that are known here: emulated bf16 is far slower than "
+            "fp32. train.precision=fp32 is faster, and its results are in a table of their own."
+        )
     if name == "fp16" and device.type != "cuda":
         raise ConfigError(
             f"train.precision=fp16 needs a GPU: {device} has no fp16 hardware.",

@@ -156,17 +156,19 @@ def comparisons(
     found = list(Store(store).runs()) if found is None else list(found)
     runs = selected(found, store, dataset, where, sort)
     protocols = {run.name: run.record["protocol"] for run in found if run.finished}
+    datasets = {run.name: run.record["dataset"] for run in found if run.finished}
     cards = {card["hash"]: card for card in protocols.values()}
     tables, key = ["dataset", "data", "source_data", "protocol_hash"], sort or "mAP"
     best_last = key not in METRICS or METRICS[key].higher_is_better
-    runs = add_row_labels(runs, configurations(runs["run"], store), tables)
+    configs = configurations(runs["run"], store)
+    runs = add_row_labels(runs, configs, tables)
     alike = ["dataset", "protocol", "setting"]
     hashes = runs.groupby(alike)["protocol_hash"].nunique().to_dict()
     for (name, _, _, protocol), group in sorted(runs.groupby(tables), key=_largest_first):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         source = group["shown_source"].iloc[0]
-        costs = measured_costs(store, str(name), cards[protocol])
-        rows = _rows(group, cards[protocol], unlike, costs)
+        costs = measured_costs(store, datasets[group["run"].iloc[0]], cards[protocol])
+        rows = _rows(group, configs, cards[protocol], unlike, costs)
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
@@ -327,8 +329,9 @@ def _std(values: pd.Series) -> float:
 
 
 def _rows(
-    runs: pd.DataFrame, card: Mapping[str, Any], unlike: str, costs: MeasuredCosts | None
-) -> pd.DataFrame:
+    runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]], card: Mapping[str, Any],
+    unlike: str, costs: MeasuredCosts | None,
+) -> pd.DataFrame:  # fmt: skip
     """One row per label and whatever else must not be averaged."""
     keys = ["method", "name", "stage", "final", "changed", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
@@ -338,5 +341,5 @@ def _rows(
             cameras, setting = bool(row["cameras"]), settings.of_card(card)
             row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
-        row |= dict.fromkeys(COSTS) | (costs.of_row(row) if costs else {})
+        row |= dict.fromkeys(COSTS) | (costs.of_run(row, configs[row["runs"][0]]) if costs else {})
     return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")

@@ -26,27 +26,46 @@ FOLDER = "bench"
 class StageCost(BaseModel):
     """A training stage, or an untrained network.
 
-    hours: of its schedule. hours_by_phase: their parts. images_per_second: of training.
+    hours: of its schedule. cost: hours over those of the whole reference. hours_by_phase: parts of
+    the hours. images_per_second: of training.
     """
 
     hours: float
+    cost: float | None = None
     hours_by_phase: dict[str, float]
     images_per_second: float | None = None
 
 
 class MethodCost(BaseModel):
-    """A method. card: see `cost_key`. hours: of all stages. cost: hours over the reference's."""
+    """A method.
+
+    card: see `cost_key`. hours: of all stages. cost: hours over the reference's. cost_error: half
+    the width of its 95% interval, over the cost.
+    """
 
     name: str
     card: str
     hours: float
     cost: float
+    cost_error: float | None = None
     stages: dict[str, StageCost]
 
 
 class _Setting(BaseModel):
+    """train, query, gallery: numbers of images. test_every: epochs between tests."""
+
     reference: str
     dataset: str
+    train: int | None = None
+    query: int | None = None
+    gallery: int | None = None
+    compile: str | None = None
+    test_every: int | None = None
+
+    def fits(self, about: Mapping[str, Any]) -> bool:
+        """Whether nothing that `about` tells of a run differs."""
+        ours = self.model_dump(exclude_none=True)
+        return all(about[key] == value for key, value in ours.items() if key in about)
 
 
 class _Machine(BaseModel):
@@ -71,11 +90,26 @@ class _Measurement(BaseModel):
 
 @dataclass(frozen=True)
 class MeasuredCosts:
-    """Costs by name of the method. note: the machine, the day, and the load meanwhile."""
+    """Costs by name of the method. note: the machine, the day, the load meanwhile, and how certain
+    costs are.
+    """
 
-    reference: str
+    setting: _Setting
     methods: Mapping[str, MethodCost]
     note: str
+
+    @property
+    def reference(self) -> str:
+        return self.setting.reference
+
+    def of_run(self, row: Mapping[Any, Any], config: Mapping[str, Any]) -> dict[str, float]:
+        """As `of_row`; empty for a run that is compiled or tested at other times than those timed.
+
+        config: of the row's runs, as dotted keys.
+        """
+        keys = {"compile": "train.compile", "test_every": "evaluation.every"}
+        about = {name: config[key] for name, key in keys.items() if key in config}
+        return self.of_row(row) if self.setting.fits(about) else {}
 
     def of_row(self, row: Mapping[Any, Any]) -> dict[str, float]:
         """What a row of a comparison cost; empty for variants of a method.
@@ -90,7 +124,10 @@ class MeasuredCosts:
             return {}
         stage = method.stages[row["stage"]]
         hours = method.hours if row["final"] else stage.hours
-        found = {"hours": hours, "cost": method.cost * hours / method.hours}
+        cost = method.cost if row["final"] else stage.cost
+        if cost is None:  # measured before stages had a cost of their own
+            cost = method.cost * hours / method.hours
+        found = {"hours": hours, "cost": cost}
         if stage.images_per_second is not None:
             found["images_per_second"] = stage.images_per_second
         return found
@@ -124,12 +161,16 @@ def cost_key(card: Mapping[str, Any]) -> str:
     return card_hash(held)
 
 
-def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> MeasuredCosts | None:
+def measured_costs(
+    store: Path, data: Mapping[str, Any], card: Mapping[str, Any]
+) -> MeasuredCosts | None:
     """The costs of methods on a data set under a protocol, of the measurement with most of them.
 
-    store: `bench/methods-*.json` beside it are read.
-
     A damaged file is left out, with a notice.
+
+    Args:
+        store: `bench/methods-*.json` beside it are read. data: the data set of a record: its name
+            and its numbers of images.
     """
     key, found = cost_key(card), list[tuple[tuple[int, str], MeasuredCosts]]()
     for path in sorted((store.parent / FOLDER).glob("methods-*.json")):
@@ -139,15 +180,18 @@ def measured_costs(store: Path, dataset: str, card: Mapping[str, Any]) -> Measur
             say_once(f"{path} is no result of harness bench methods, and is left out.")
             continue
         methods = {one.name: one for one in result.methods.values() if one.card == key}
-        if not methods or result.setting.dataset != dataset or result.disturbed:
+        setting, machine, others = result.setting, result.machine, result.load.others
+        about = {**data, "dataset": data["name"]}
+        if not methods or result.disturbed or not setting.fits(about):
             continue
-        machine, others, reference = result.machine, result.load.others, result.setting.reference
+        errors = [one.cost_error for one in methods.values() if one.cost_error is not None]
+        certain = f", each cost within ± {max(errors):.0%} (95%) or less" if errors else ""
         shared = "" if others is None else f"; other work took {others:.0%} of the CPU"
         note = (
             f"Images/s (in training), hours (of the schedule) and cost (hours over those of "
-            f"{reference}) were timed side by side by harness bench methods on "
-            f"{hardware(machine.device, machine.cpu)}, {machine.date}{shared}."
+            f"{setting.reference}) were timed side by side by harness bench methods on "
+            f"{hardware(machine.device, machine.cpu)}, {machine.date}{certain}{shared}."
         )
         order = len(methods), machine.date
-        found.append((order, MeasuredCosts(reference, methods, note)))
+        found.append((order, MeasuredCosts(setting, methods, note)))
     return max(found, key=lambda one: one[0])[1] if found else None

@@ -184,8 +184,8 @@ def pivoted(
         body.append(tuple(cells))
         names = {str(found["name"]) for found in table[row].values()}
         methods.append(names.pop() if len(names) == 1 else "")
-    note = marks_note({key: mark for found in marks.values() for key, mark in found.items()})
     seeds = [found["seeds"] for cells in table.values() for found in cells.values()]
+    note = marks_note({k: mark for found in marks.values() for k, mark in found.items()}, seeds)
     return Table(
         "", tuple(heads), tuple(body), tuple(methods), (note,) * bool(note), kind="pivot",
         caption=percent(seeds),

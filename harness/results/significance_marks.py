@@ -154,8 +154,9 @@ def mark_rows(store: Path, rows: pd.DataFrame, metrics: Iterable[str]) -> Marks:
 
 
 def _best_first(rows: pd.DataFrame, metric: str) -> list[str]:
-    ascending = not METRICS[metric].higher_is_better
-    return rows.sort_values(metric, ascending=ascending, kind="stable")["method"].tolist()
+    """Labels; equal rows by their labels, so that marks do not depend on the order of a table."""
+    ascending = [not METRICS[metric].higher_is_better, True]
+    return rows.sort_values([metric, "method"], ascending=ascending)["method"].tolist()
 
 
 def compare(comparison: Comparison, names: Sequence[str], metric: str = "mAP") -> list[Pair]:

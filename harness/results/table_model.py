@@ -158,7 +158,10 @@ def leaderboard(comparison: Comparison, metrics: Sequence[str] = (), narrow: boo
         body.append(tuple(cells))
     notes = [
         comparison.warning, comparison.caption, comparison.searches,
-        marks_note({key: marks[key] for key in shown if key in marks}, not rows["final"].all())
+        marks_note(
+            {key: marks[key] for key in shown if key in marks},
+            rows.loc[rows["final"], "seeds"], not rows["final"].all(),
+        )
         if marks
         else _why_unmarked(rows),
         costs.note if costs and {*COSTS} & {*shown} else "",
@@ -204,10 +207,9 @@ def differences(comparison: Comparison, pairs: Sequence[Pair], narrow: bool = Fa
 
 def _explained(pairs: Sequence[Pair]) -> str:
     drawn = "identities" if pairs[0].by_identity else "queries"
-    seeds, warning = " and over seeds", ""
-    if any(min(pair.difference.seeds) < 2 for pair in pairs):
+    seeds, warning = " and over seeds", one_seed(n for pair in pairs for n in pair.difference.seeds)
+    if warning:
         seeds = " (and seeds, where both have more than one)"
-        warning = " With one seed, only these networks are compared, not the methods."
     return (
         f"Percentage points; {LEVEL:.0%} intervals of a paired bootstrap over "
         f"{pairs[0].difference.identities} {drawn}{seeds}; p under no difference, corrected for "
@@ -215,19 +217,25 @@ def _explained(pairs: Sequence[Pair]) -> str:
     )
 
 
-def marks_note(marks: Marks, earlier_stages: bool = False) -> str:
+def one_seed(seeds: Iterable[int]) -> str:
+    """What a difference means where a method has one seed; '' if none has."""
+    return " With one seed, only networks are compared, not methods." * (min(seeds) < 2)
+
+
+def marks_note(marks: Marks, seeds: Iterable[int], earlier_stages: bool = False) -> str:
     """What bold and underlined mean; '' if nothing is marked.
 
     Args:
-        earlier_stages: the table shows stages before the last, too.
+        seeds: the number of seeds of each row. earlier_stages: the table shows stages before the
+            last, too.
     """
     if not marks:
         return ""
     return (
         "Bold: the best, and every row that is not significantly behind it (paired bootstrap, "
         f"p ≥ {1 - LEVEL:.2f} after Holm's correction). Underlined: the next."
-        + " Stages before the last do not compete."
-        * earlier_stages
+        + " Stages before the last do not compete." * earlier_stages
+        + one_seed(seeds)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,41 @@ def test_steps_continue_where_they_stopped(tmp_path: Path) -> None:
     assert log.read_text() == "123123", "another commit or another GPU starts afresh"
 
 
-def test_a_failing_step_is_the_last(tmp_path: Path) -> None:
-    todo = {"bad": ["-c", "raise SystemExit(3)"], "never": ["-c", ""]}
-    with pytest.raises(HarnessError, match="'bad' failed with status 3"):
-        gpu.do(todo, tmp_path, "v", None, lambda text: None)
-    assert not (tmp_path / "never").exists()
+def test_others_follow_a_failing_step_and_come_first_the_next_time(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write = f"open({str(log)!r}, 'a').write({{!r}})"
+    todo = {
+        "bad": ["-c", f"{write.format('b')}; raise SystemExit(3)"],
+        "good": ["-c", write.format("g")],
+        "table": ["-c", write.format("t")],
+    }
+    with pytest.raises(HarnessError, match=r"'bad' \(status 3\)"):
+        gpu.do(todo, tmp_path / "marks", "v", None, print)
+    assert log.read_text() == "bgt"
+    with pytest.raises(HarnessError, match="'bad'"):
+        gpu.do(todo, tmp_path / "marks", "v", None, print)
+    assert log.read_text() == "bgttb", "a table is made each time"
+
+
+def test_a_step_that_takes_more_than_the_whole_time_comes_last(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    late = f"import time; time.sleep(4); open({str(child)!r}, 'w')"
+    long = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {late!r}])"
+    todo = {"long": ["-c", long], "short": ["-c", ""]}
+    marks = tmp_path / "marks"
+    assert gpu.do(todo, marks, "v", 2 / 60, print) == ["long", "short"]
+    assert gpu.do(todo, marks, "v", 2 / 60, print) == ["long"]
+    assert gpu.do({"long": ["-c", ""]}, marks, "v", None, print) == []
+    time.sleep(3)
+    assert not child.exists(), "what a step started ends with it"
+
+
+def test_a_run_that_resumes_stays_at_its_place(tmp_path: Path) -> None:
+    run = ["-c", "import time; time.sleep(60)", "run"]
+    for _ in range(2):
+        assert gpu.do({"run": run, "next": ["-c", ""]}, tmp_path, "v", 1 / 60, print) == [
+            "run", "next",
+        ]  # fmt: skip
 
 
 def test_every_step_is_a_valid_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +90,7 @@ def test_every_step_is_a_valid_command(command: Command, monkeypatch: pytest.Mon
             make_recipe(compose([word for word in arguments[3:] if "=" in word]))
         elif arguments[2] == "bench":
             assert "not here" in command(*arguments[2:]).err
-    assert timed == ["methods", "train", "extract", "augment", "labels", "eval", "train"]
+    assert timed == ["methods", "train", "extract", "augment", "labels", "eval", "train", "methods"]
     assert "MSKD as published" in steps
 
 

@@ -85,6 +85,24 @@ def test_disturbed_rounds_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["disturbed"] == ["other work took up to 20% of the CPU (a)"]
 
 
+def test_of_rounds_too_short_to_tell_the_whole_measurement_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readings = iter([Load(0.9, 0.0), Load(0.01, 0.0), None, None, None, None])
+
+    class Meter:
+        def __init__(self) -> None:  # that of the whole measurement is the first
+            self.load = next(readings)
+
+        def read(self) -> Load | None:
+            return self.load
+
+    monkeypatch.setattr(timing, "LoadMeter", Meter)
+    once = rounds(*[1.0] * 6)
+    found = compare("train", {}, [Candidate("a", once)], 3, CPU, Bounds(0.1, 9.0, retries=0))
+    assert found["disturbed"] == ["other work took up to 90% of the CPU (all rounds)"]
+
+
 def test_rounds_that_differ_are_disturbed(tmp_path: Path) -> None:
     found = compare("train", {}, [Candidate("a", rounds(9.0, 1.0, 2.0, 1.0))], 3, CPU,
                     Bounds(1.0, 0.4))  # fmt: skip

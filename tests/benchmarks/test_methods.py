@@ -10,7 +10,7 @@ import torch
 
 from harness.benchmarks import methods
 from harness.benchmarks.methods import Amounts, Features, StageCosts, counted_images
-from harness.benchmarks.timing import Bounds
+from harness.benchmarks.timing import Bounds, error_of_median
 from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
@@ -88,7 +88,10 @@ def test_table(command: Command, tmp_path: Path) -> None:
     answer = command("bench", "methods", *SETTINGS, f"data.root={tmp_path}/data", "--device", "cpu",
                      "method=cluster_contrast", "--repeats", "1", *SHORT)  # fmt: skip
     assert answer.status == 0, answer.err
-    assert "cost × cluster_contrast" in answer.out and "forwards" in answer.out
+    head, row = (line.split() for line in answer.out.splitlines()[3:6:2])
+    assert head == ["Method", "Step", "Epoch", "Passes", "MiB", "Hours", "Cost", "±"]
+    assert row[0] == "cluster_contrast" and row[-2] == "1", "100 columns: without a stage's parts"
+    assert "Cost: hours over those of cluster_contrast" in answer.out
 
 
 def test_a_source_is_the_data_set_itself(tmp_path: Path) -> None:
@@ -154,9 +157,9 @@ def test_seconds_of_a_schedule() -> None:
 def test_the_error_of_a_median() -> None:
     # s = 0.1 · √(10 / 9) for five values each of 0.9 and 1.1
     expected = 1.96 * 1.2533 * (0.1 * (10 / 9) ** 0.5) / 10**0.5
-    assert methods.error_of_median([0.9, 1.1] * 5) == pytest.approx(expected)
-    assert methods.error_of_median([2.0] * 4) == 0
-    assert methods.error_of_median([2.0]) == 1, "nothing is known of a single round's error"
+    assert error_of_median([0.9, 1.1] * 5) == pytest.approx(expected)
+    assert error_of_median([2.0] * 4) == 0
+    assert error_of_median([2.0]) == 1, "nothing is known of a single round's error"
     found = {"a": {"cost": 2.0, "cost_error": 0.2}, "b": {"cost": 1.0, "cost_error": 0.01}}
     assert methods.imprecise(found, Bounds()) == ["a: cost 2.0 is uncertain by ± 20%"]
 

@@ -52,8 +52,23 @@ def test_a_file_of_another_setting_is_kept(tmp_path: Path) -> None:
     assert saved("market1501", 3.0) == first and saved("msmt17", 4.0) == other
     assert {path: read_json(path)["rate"] for path in tmp_path.iterdir()} == {first: 3, other: 4}
     assert other.stem.startswith(f"{first.stem}-"), "`methods-*.json` are found"
+    assert {path: read_json(path)["rate"] for path in tmp_path.iterdir()} == {first: 3, other: 4}
     first.write_text("damaged")
     assert saved("market1501", 5.0) not in (first, other)
+
+
+def test_a_file_with_other_methods_or_threads_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def saved(*names: str, threads: int = 1) -> Path:
+        timed = [Candidate(name, lambda: Round(10, 1.0)) for name in names]
+        found = compare("methods", {}, timed, 1, CPU)
+        found["machine"]["threads"] = threads
+        return save(found | {"disturbed": []}, str(tmp_path))
+
+    many, few, other = saved("a", "b"), saved("a"), saved("a", threads=2)
+    assert len({many, few, other}) == 3
+    assert saved("a") == few and saved("a", threads=2) == other and saved("b", "a") == many
 
 
 def test_images_prepared_before_the_clock_starts_count_as_cpu_work() -> None:

@@ -155,3 +155,16 @@ def test_the_scale_of_fp16_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.M
     assert scales["whole"] == scales["parts"] and len(set(scales["whole"])) == 6, "it grows"
     assert_same(whole, resumed)
     assert whole.record["protocol"]["precision"] == "fp16"
+
+
+def test_emulated_bf16_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu = torch.device("cpu")
+    for units in (True, False):
+        monkeypatch.setattr("harness.core.errors._noticed", set())
+        monkeypatch.setattr("harness.core.precision.has_bf16", lambda device, units=units: units)
+        assert resolve_precision("bf16", cpu) == "bf16"
+        assert ("cpu has no bf16 units" in capsys.readouterr().err) is not units
+        assert resolve_precision("auto", cpu) == ("bf16" if units else "fp32")
+        assert not capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from harness.results.report.page import render
 from harness.results.store import Store
 from harness.results.table_model import leaderboard
 from tests.results.records import CARD, card, measure, put, record, write
+
+MARKET = {"name": "market1501"}
 
 
 @pytest.fixture
@@ -78,19 +81,19 @@ def test_variants_have_no_cost(store: Path) -> None:
 
 def test_another_protocol_data_set_or_a_disturbed_measurement_is_none(store: Path) -> None:
     result = measure(store, "epyc", mskd=2.4)
-    assert measured_costs(store, "market1501", CARD) is not None
-    assert measured_costs(store, "market1501", card(input="128x64")) is None
-    assert measured_costs(store, "msmt17", CARD) is None
-    assert measured_costs(store, "market1501", card(weights="others", cameras=False)) is not None
+    assert measured_costs(store, MARKET, CARD) is not None
+    assert measured_costs(store, MARKET, card(input="128x64")) is None
+    assert measured_costs(store, {"name": "msmt17"}, CARD) is None
+    assert measured_costs(store, MARKET, card(weights="others", cameras=False)) is not None
     put(store, "epyc", result | {"disturbed": ["other work"]})
-    assert measured_costs(store, "market1501", CARD) is None
+    assert measured_costs(store, MARKET, CARD) is None
 
 
 def test_the_fullest_and_then_the_latest_measurement_counts(store: Path) -> None:
     measure(store, "a", "2026-01-03", mskd=1.0)
     measure(store, "b", "2026-01-02", mskd=2.0, ice=3.0)
     measure(store, "c", "2026-01-01", mskd=4.0, ice=5.0)
-    found = measured_costs(store, "market1501", CARD)
+    found = measured_costs(store, MARKET, CARD)
     assert found is not None
     assert {name: one.cost for name, one in found.methods.items()} == {"mskd": 2.0, "ice": 3.0}
 
@@ -100,5 +103,39 @@ def test_a_file_of_something_else_is_named_and_left_out(
     store: Path, result: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(store, "broken", result)
-    assert measured_costs(store, "market1501", CARD) is None
+    assert measured_costs(store, MARKET, CARD) is None
     assert "methods-broken.json is no result of harness bench" in capsys.readouterr().err
+
+
+def test_costs_are_of_runs_like_those_that_were_timed(store: Path) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    put(store, "epyc", result | {"setting": result["setting"] | {"train": 12936, "query": 3368}})
+    assert measured_costs(store, MARKET | {"train": 12936, "query": 3368}, CARD) is not None
+    assert measured_costs(store, MARKET | {"train": 500, "query": 3368}, CARD) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "timed", "other"),
+    [("compile", "train.compile", "off", "default"), ("test_every", "evaluation.every", 5, 1)],
+)
+def test_runs_that_are_compiled_or_tested_more_often_have_no_cost(
+    store: Path, name: str, key: str, timed: object, other: object
+) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    put(store, "epyc", result | {"setting": result["setting"] | {name: timed}})
+    section, _, option = key.partition(".")
+    for run, value in (("a", timed), ("b", other)):
+        (store / run / "config.json").write_text(json.dumps({section: {option: value}}))
+    costs = {name: cost for name, (cost,) in shown(store, "Cost × cluster_contrast").items()}
+    assert costs["mskd"] == "2.40" and costs["cluster_contrast"] == "–"
+
+
+def test_an_earlier_stage_has_the_cost_of_its_own_rounds(store: Path) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    result["methods"]["mskd"]["stages"]["teacher"]["cost"] = 1.07
+    result["methods"]["mskd"]["cost_error"] = 0.051
+    put(store, "epyc", result)
+    found = shown(store, "Cost × cluster_contrast")
+    assert found["mskd (teacher)"] == ["1.07"] and found["mskd"] == ["2.40"]
+    (only,) = comparisons(store)
+    assert only.costs is not None and "each cost within ± 5% (95%) or less" in only.costs.note

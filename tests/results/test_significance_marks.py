@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from harness.core.errors import ConfigError
+from harness.core.metrics import in_tables
 from harness.results.comparisons import comparisons
-from harness.results.significance_marks import compare, significance_marks
+from harness.results.significance_marks import _best_first, compare, mark_rows, significance_marks
 from harness.results.table_model import leaderboard
 from tests.conftest import Command
 from tests.results.records import metrics, record, write
@@ -106,6 +107,28 @@ def test_without_results_by_query_nothing_is_bold(tmp_path: Path) -> None:
         compare(only, [])
 
 
+def test_of_equal_rows_the_same_one_is_best_in_any_order(tmp_path: Path) -> None:
+    for name in ("b", "a", "c"):
+        run(tmp_path, name, 0.2)
+    run(tmp_path, "d", 0.19, seed=5)
+    (only,) = comparisons(tmp_path)
+    for order in (only.rows, only.rows[::-1], only.rows.sample(frac=1, random_state=0)):
+        assert _best_first(order, "mAP")[:3] == ["a", "b", "c"]
+        assert mark_rows(tmp_path, order, in_tables()) == significance_marks(only)
+
+
+def test_the_note_says_what_one_seed_shows(tmp_path: Path) -> None:
+    for seed in range(2):
+        run(tmp_path, "one", 0.1, seed=seed)
+        run(tmp_path, "two", 0.0, seed=seed)
+    warning = "With one seed, only networks are compared, not methods."
+    (several,) = comparisons(tmp_path)
+    assert warning not in "".join(leaderboard(several).notes)
+    run(tmp_path, "three", 0.0)
+    (mixed,) = comparisons(tmp_path)
+    assert warning in "".join(leaderboard(mixed).notes)
+
+
 def test_a_checkpoint_chosen_on_the_test_set_does_not_compete(tmp_path: Path) -> None:
     run(tmp_path, "one", 0.1)
     run(tmp_path, "two", 0.0)
@@ -141,7 +164,7 @@ def test_command(command: Command, tmp_path: Path) -> None:
     assert "100 identities" in shown and "and over seeds" in shown
     few = command("table", *store, "--where", "seed < 1 or seed == 10", "--compare").out
     few = " ".join(few.split())
-    assert "1, 1" in few and "With one seed, only these networks are compared" in few
+    assert "1, 1" in few and "With one seed, only networks are compared" in few
     for words, said in {
         "--compare one tow": "There is no row 'tow'",
         "--where sead<1": "'sead<1': name 'sead' is not defined.\n  Did you mean 'seed'? Examples",

@@ -155,7 +155,8 @@ def _cost(data: ChartData) -> Chart | None:
     cost, spread = rows["cost"], rows.pop("mAP_std").fillna(0.0)
     rows["low"] = (rows["mAP"] - spread).clip(lower=0)
     rows["high"] = (rows["mAP"] + spread).clip(upper=100)
-    x = alt.X("cost:Q").title(f"hours of training over those of {data.reference}").scale(zero=True)
+    x = alt.X("cost:Q").title(f"cost: hours of the schedule over those of {data.reference}")
+    x = x.scale(zero=True).axis(labelFlush=False, labelOverlap="greedy", tickCount=8)
     if log := cost.max() > LOG_COST * cost.min():
         x = x.scale(type="log", nice=False, padding=12)
     y = alt.Y("mAP:Q").title("mAP, %").scale(zero=True)
