@@ -201,7 +201,8 @@ def compare(
     Returns:
         `candidates`: each one's summary. `ratios`: how many times as fast the first one is as each
         other one, the median of the ratios within a round, and its `error_of_median`. `machine`:
-        hardware, versions, date. `load` and `disturbed`: see `take_turns`; candidates whose rates spread too far are added.
+        hardware, versions, date. `load` and `disturbed`: see `take_turns`; candidates whose rates
+        spread too far are added.
     """
     measured = take_turns(candidates, repeats, device, bounds)
     measured["disturbed"] += unsteady({each.name: each.rates for each in candidates}, bounds)

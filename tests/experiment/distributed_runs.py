@@ -30,6 +30,13 @@ CELLS: dict[str, tuple[str, ...]] = {
     "cluster contrast": ("method=cluster_contrast", GROUPS),
     "pplr": ("method=pplr", GROUPS, *ONE_EPOCH),
     "cap": ("method=cap", GROUPS, "objective.inter_epoch=0", *ONE_EPOCH),
+    "o2cap": ("method=o2cap", GROUPS, *ONE_EPOCH),
+    "ise": ("method=ise", GROUPS, "labeler.eps=0.5", *ONE_EPOCH),
+    "3c": ("method=3c", GROUPS, *ONE_EPOCH),
+    "ncplr": ("method=ncplr", GROUPS, *ONE_EPOCH),
+    "ncplr with parts": ("method=ncplr/parts", GROUPS, *ONE_EPOCH),
+    "rtmem": ("method=rtmem", GROUPS, *ONE_EPOCH),
+    "hhcl": ("method=hhcl", GROUPS, *ONE_EPOCH),
     "running statistics": (
         "method=cluster_contrast", "distiller=mean_teacher", "distiller.batch_norm=eval", GROUPS,
         *ONE_EPOCH,

@@ -47,7 +47,7 @@ OWN = ("protocol=published", "batch.identities=4", "batch.samples_per_bn=0", "tr
 COMPARED = [name for name in METHODS if not has_own_backbone(name)]
 NO_CAMERAS = "method.uses_cameras=false"
 #: methods whose own radius finds too few clusters in a tiny data set
-WIDER = {"ise": ("labeler.eps=0.5",)}
+WIDER = {"ise": ("labeler.eps=0.5",), "pass": ("labeler.min_samples=2",)}
 
 Ran = Callable[..., Run]
 

@@ -50,8 +50,9 @@ def overlap_patches(model: nn.Module, stride: int, size: tuple[int, int], name: 
 def resize_positions(state: State, model: nn.Module, size: tuple[int, int], origin: str) -> State:
     """Weights whose position embeddings fit a model's grid; the weights themselves if they do.
 
-    The grid of the weights is square, as ImageNet's, or has the aspect of the input, or is one of
-    overlapping patches of the input's size.
+    The grid of the weights is square, as ImageNet's, or has the aspect of the input, or is twice as
+    high as wide, as that of 256×128 pedestrians, or is one of overlapping patches of the input's
+    size.
 
     Raises:
         DataError: their number of positions is none of these.
@@ -65,8 +66,10 @@ def resize_positions(state: State, model: nn.Module, size: tuple[int, int], orig
     prefix = own.shape[1] - math.prod(grid)
     count = found.shape[1] - prefix
     side = math.isqrt(max(0, count))
-    tall = round(math.sqrt(max(0, count) * size[0] / size[1]))
-    shapes = [(side, side), (tall, count // max(1, tall))]
+    shapes = [(side, side)]
+    for aspect in (size[0] / size[1], 2.0):
+        tall = round(math.sqrt(max(0, count) * aspect))
+        shapes.append((tall, count // max(1, tall)))
     high, wide = (int(side) for side in model.patch_embed.patch_size)  # type: ignore[union-attr]
     shapes += [
         ((size[0] - high) // stride + 1, (size[1] - wide) // stride + 1)

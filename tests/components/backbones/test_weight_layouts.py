@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.components.backbones import mobilenet_v2, small, timm_model
+from harness.components.backbones.position_embeddings import resize_positions
 from harness.components.backbones.weight_layouts import find_state, load_trunk, without_prefix
 from harness.components.backbones.weights import describe_weights, initial_state
 from harness.core.errors import ConfigError, DataError
@@ -201,6 +202,23 @@ def test_clips_image_encoder(tmp_path: Path) -> None:
     _load(made, state, origin, SIZE)
     own = source.state_dict()
     assert all(torch.equal(v, own[k]) for k, v in made.state_dict().items())
+
+
+@pytest.mark.parametrize(("size", "prefix"), [((192, 64), 1), ((160, 64), 4), ((96, 96), 1)])
+def test_positions_of_pedestrians_fit_other_aspects(
+    tmp_path: Path, size: tuple[int, int], prefix: int
+) -> None:
+    """Weights of 16×8 patches (LUPerson) serve 384×128 pixels, as TMGF has them."""
+    options = {"num_classes": 0, "reg_tokens": prefix - 1, "no_embed_class": False}
+    source = timm.create_model("test_vit", img_size=(256, 128), **options)
+    target = timm.create_model("test_vit", img_size=size, **options)
+    patches = [side // 16 for side in size]
+    state = resize_positions(dict(source.state_dict()), target, size, "FILE")
+    expected = timm.layers.resample_abs_pos_embed(
+        source.pos_embed, patches, [16, 8], num_prefix_tokens=prefix
+    )
+    torch.testing.assert_close(state["pos_embed"], expected, rtol=0, atol=0)
+    assert state["pos_embed"].shape == target.pos_embed.shape
 
 
 def test_positions_that_are_no_grid(tmp_path: Path) -> None:
