@@ -38,6 +38,9 @@ table. Cameras: whether the method uses camera labels, be it in its sampler only
 costs are those that `harness bench methods` timed side by side, where it has.
 """
 STYLES = {"best": "bold", "second": "underline"}
+#: columns that a narrow terminal does without, the first ones first
+LEAST = ("Rank-10", "Rank-5", "Hours", "mINP", "Images/s", "Cameras", "Published mAP",
+         "Published Rank-1", "Seeds")  # fmt: skip
 #: what --gap says without its bounds
 NO_BOUNDS = (
     "note: no gap is known: it takes finished runs of direct_transfer and of supervised on the "
@@ -130,7 +133,7 @@ def show(options: Options, tables: Sequence[Table] | None = None) -> None:
         print(problem, file=sys.stderr)
     if options.style == "terminal":
         for table in tables:
-            _print(table, () if options.metrics else ("Rank-5", "Rank-10", "Hours"))
+            _print(table, () if options.metrics else LEAST)
     elif options.style == "csv":
         _write(_csv(groups, options) if plain else _plain_csv(tables), options.output)
     else:
@@ -215,15 +218,21 @@ def _write(text: str, output: str | None) -> None:
 
 
 def _print(table: Table, least: Sequence[str]) -> None:
-    """In the terminal; a narrow one has no room for the `least` important columns."""
-    console = Console(highlight=False)
-    grid = _grid(table)
-    width = Console(width=1000).measure(grid).maximum
+    """In the terminal; of the `least` important columns a narrow one leaves out the first ones, as
+    many as do not fit.
+    """
+    console, measuring = Console(highlight=False), Console(width=1000)
+    grid, left_out = _grid(table), 0
     if not console.is_terminal:  # a file or pipe has any width
-        console = Console(highlight=False, width=max(width, 100))
-    elif width > console.width:
-        grid = _grid(table, least)
+        console = Console(highlight=False, width=max(measuring.measure(grid).maximum, 100))
+    least = [title for title in least if title in {column.title for column in table.columns}]
+    while measuring.measure(grid).maximum > console.width and left_out < len(least):
+        left_out += 1
+        grid = _grid(table, least[:left_out])
     console.print(grid)
+    if left_out:
+        names = ", ".join(least[:left_out])
+        console.print(f"Not shown in so narrow a terminal: {names}.", style="dim")
     for note in table.notes:
         console.print(note, style="dim", markup=False)
     console.print()

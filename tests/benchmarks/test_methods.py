@@ -19,7 +19,7 @@ from harness.experiment.run import run_experiment
 from harness.results.measured_costs import cost_key
 from harness.training.extraction import extract
 from tests.conftest import Command
-from tests.tiny import TINY, own_images, tiny_config
+from tests.tiny import TINY, TINY_VIT, has_own_backbone, own_images, tiny_config
 
 CPU = torch.device("cpu")
 #: without the options that `bench` has as flags
@@ -29,7 +29,10 @@ SHORT = ("--seconds", "0.01", "--max-load", "1", "--max-error", "99", "--retries
 
 
 def stages_of(folder: Path, *overrides: str) -> list[StageCosts]:
-    names, shared = methods.split_methods([*SETTINGS, f"data.root={folder}/data", *overrides])
+    settings = SETTINGS
+    if any(has_own_backbone(word.removeprefix("method=")) for word in overrides):
+        settings = [word for word in SETTINGS if not word.startswith("backbone.")] + [*TINY_VIT]
+    names, shared = methods.split_methods([*settings, f"data.root={folder}/data", *overrides])
     return methods._stages(names, shared, CPU, 1e-9, Reporter())
 
 

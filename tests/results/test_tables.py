@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,20 @@ def test_terminal_shows_every_column_and_variants(tmp_path: Path, command: Comma
     for column in ("Rank-1", "Rank-5", "Rank-10", "mINP", "Seeds"):
         assert column in out
     assert "…" not in out
+
+
+@pytest.mark.parametrize(("columns", "missing"), [(100, 0), (64, 4), (30, 5)])
+def test_a_narrow_terminal_has_fewer_columns_and_whole_names(
+    columns: int, missing: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a", record("cluster_contrast", card={"input": "32x16"}, train=50.0))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes the output for a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out = re.sub(r"\x1b\[[0-9;]*m", "", command("table", "--store", str(tmp_path)).out)
+    assert "cluster_contrast" in out and "mAP" in out and "Rank-1" in out
+    left_out = re.search(r"Not shown in so narrow a terminal: ([^.]+)\.", " ".join(out.split()))
+    names = left_out[1].split(", ") if left_out else []
+    assert names == ["Rank-10", "Rank-5", "mINP", "Cameras", "Seeds"][:missing]
 
 
 def test_csv(tmp_path: Path, command: Command) -> None:

@@ -1,8 +1,9 @@
-"""Every method's step, augmentation and extraction on pretended CUDA tensors.
+"""Every method's step, augmentation, extraction and distances on pretended CUDA tensors.
 
 torch's FakeTensorMode computes shapes, types and devices without a GPU. An operation between
 devices, or one that waits for a value (`.item()`, a mask as an index), raises an error. A backward
-pass cannot run so: `pytest -m gpu` has it.
+pass cannot run so, and neither can the start of an epoch, whose results these tests move to the
+device: `pytest -m gpu` has both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness.components.backbones.batchnorm import SourceView
 from harness.core.interfaces import Batch, SourceBatch
 from harness.data.augment import normalize
 from harness.data.samplers import SAMPLERS
+from harness.evaluation.distances import distance_blocks, product_blocks
 from harness.training.step import with_source
 from harness.training.trainer import Trainer
 from tests.benchmarks.test_methods import stages_of
@@ -32,14 +34,16 @@ from tests.benchmarks.test_methods import stages_of
 CUDA = torch.device("cuda:0")
 METHODS = (
     "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ice", "ice/aware", "ise", "mmt",
-    "mskd", "ncplr", "ncplr/parts", "o2cap", "pplr", "rtmem", "rtmem/shipped", "source_pretrain",
-    "spcl", "spcl/uda", "strong_baseline", "strong_baseline/uda", "supervised",
+    "mskd", "ncplr", "ncplr/parts", "o2cap", "pass", "pcl_clip", "pplr", "rtmem", "rtmem/shipped",
+    "source_pretrain", "spcl", "spcl/uda", "strong_baseline", "strong_baseline/uda", "supervised",
+    "tmgf", "transreid_ssl",
 )  # fmt: skip
 #: methods whose memory takes in samples one after another, by label: `update` waits for the number
 #: of samples of the most frequent one, or for that of labels whose hardest sample it takes in
 ONE_BY_ONE = (
     "3c", "buc", "cap", "cluster_contrast", "dcmip", "hhcl", "ise", "mskd", "ncplr", "ncplr/parts",
-    "o2cap", "rtmem", "rtmem/shipped", "spcl", "spcl/uda",
+    "o2cap", "pass", "pcl_clip", "rtmem", "rtmem/shipped", "spcl", "spcl/uda", "tmgf",
+    "transreid_ssl",
 )  # fmt: skip
 
 
@@ -167,6 +171,18 @@ def test_features_stay_on_the_device(tmp_path: Path, words: str) -> None:
         features = F.normalize(backbone(normalize(images, device=CUDA)).float(), dim=-1)
         assert features.shape == (4, len(backbone.views), backbone.dim)
         assert features.device == CUDA
+
+
+def test_distances_of_a_test_stay_on_the_device() -> None:
+    """Ranks are then counted on the device, and brought to the host block by block."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        query, gallery = torch.empty(10, 8, device=CUDA), torch.empty(30, 8, device=CUDA)
+        for measure in (distance_blocks, product_blocks):
+            with pytest.MonkeyPatch.context() as patch:  # their number of duplicates is waited for
+                patch.setattr("harness.evaluation.distances.first_duplicates", lambda x: None)
+                blocks = [block for _, block in measure(query, gallery, 4)]
+            assert {block.device for block in blocks} == {CUDA}
+            assert [tuple(block.shape) for block in blocks] == [(4, 30), (4, 30), (2, 30)]
 
 
 def test_mixed_devices_and_waiting_are_found() -> None:
