@@ -209,7 +209,7 @@ def test_positions_of_pedestrians_fit_other_aspects(
     tmp_path: Path, size: tuple[int, int], prefix: int
 ) -> None:
     """Weights of 16×8 patches (LUPerson) serve 384×128 pixels, as TMGF has them."""
-    options = {"num_classes": 0, "reg_tokens": prefix - 1, "no_embed_class": False}
+    options: dict[str, Any] = {"num_classes": 0, "reg_tokens": prefix - 1, "no_embed_class": False}
     source = timm.create_model("test_vit", img_size=(256, 128), **options)
     target = timm.create_model("test_vit", img_size=size, **options)
     patches = [side // 16 for side in size]
