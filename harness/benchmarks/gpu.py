@@ -2,7 +2,8 @@
 
 A finished step leaves a mark and is not repeated; a stopped run resumes from its last finished
 epoch. A step that failed, or that took more than the whole time, comes after the others the next
-time. Repeating the command therefore completes the work on machines that are lent for minutes.
+time; of several, the one that was tried last is the last. Repeating the command therefore completes
+the work on machines that are lent for minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from harness.core.environment import commit, device_name
 from harness.core.errors import ConfigError, HarnessError
 
 MARKS = Path("results/bench/.done")
-#: the methods that are timed first; all of them take longer than a machine is lent
+#: the methods that are timed first; to time all methods takes longer than a machine is lent
 FIRST = "method=cluster_contrast,mskd,direct_transfer,o2cap,cap,mmt"
 
 
@@ -58,13 +59,19 @@ def steps(store: str) -> dict[str, list[str]]:
 def run(minutes: float | None, store: str) -> None:
     """Do the steps that are left, until all are done or the time is over.
 
+    A scheduler's SIGTERM stops the step that runs, like Ctrl-C.
+
     Raises:
         ConfigError: there is no GPU. HarnessError: steps failed.
     """
     if not torch.cuda.is_available():
         raise ConfigError("PyTorch finds no GPU here.", "Run this command on a GPU machine.")
     version = f"{commit()} on {device_name(torch.device('cuda'))}"
-    left = do(steps(store), MARKS, version, minutes, print)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        left = do(steps(store), MARKS, version, minutes, print)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if left:
         print(f"Time is over. Left: {', '.join(left)}. Repeat the command to continue.")
 
@@ -73,7 +80,7 @@ def do(
     todo: Mapping[str, Sequence[str]], marks: Path, version: str, minutes: float | None,
     say: Callable[[str], None],
 ) -> list[str]:  # fmt: skip
-    """Do steps, except those that are done in this version. A table is made each time.
+    """Do steps, except those that are done in this version. The table is made anew in each call.
 
     Returns:
         Names of the steps that are left when the time is over.
@@ -83,7 +90,7 @@ def do(
     """
     end = None if minutes is None else time.monotonic() + 60 * minutes
     states = {name: _state(marks, name, version) for name in todo}
-    order = sorted(todo, key=lambda name: states[name] == "later")
+    order = sorted(todo, key=lambda name: (name == "table", _tried(marks, name, states[name])))
     failed: dict[str, int] = {}
     left: list[str] = []
     begun = 0
@@ -109,20 +116,29 @@ def do(
         shown = ", ".join(f"'{name}' (status {status})" for name, status in failed.items())
         rest = f" The time was over before: {', '.join(left)}." if left else ""
         raise HarnessError(f"Steps failed: {shown}.{rest}",
-                           "The same command repeats them after those that are left.")  # fmt: skip
+                           "The same command repeats them, after steps that are left.")  # fmt: skip
     return left
 
 
 def _state(marks: Path, name: str, version: str) -> str:
     """'done', 'later' (it failed, or took too long), or '' if it has not been tried."""
-    path = marks / name.replace(" ", "-")
+    path = _path(marks, name)
     state, _, of = (path.read_text(encoding="utf-8") if path.is_file() else "").partition(" ")
     return state if of == version else ""
 
 
+def _tried(marks: Path, name: str, state: str) -> float:
+    """When a step was tried that is to come later; 0 for the others."""
+    return _path(marks, name).stat().st_mtime if state == "later" else 0.0
+
+
+def _path(marks: Path, name: str) -> Path:
+    return marks / name.replace(" ", "-")
+
+
 def _mark(marks: Path, name: str, text: str) -> None:
     marks.mkdir(parents=True, exist_ok=True)
-    (marks / name.replace(" ", "-")).write_text(text, encoding="utf-8")
+    _path(marks, name).write_text(text, encoding="utf-8")
 
 
 def _run(arguments: Sequence[str], seconds: float | None) -> int | None:

@@ -264,7 +264,8 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
     path = Path(folder).expanduser() / f"{name}.json"
     make_folder(path.parent)
     digest = _digest(result)
-    earlier = sorted(path.parent.glob(f"{name}*.json"))
+    of_hardware = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}})?\.json")
+    earlier = sorted(each for each in path.parent.iterdir() if of_hardware.fullmatch(each.name))
     if alike := [each for each in earlier if _digest_of(each) == digest]:
         path = alike[0]
     elif path.exists():

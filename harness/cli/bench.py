@@ -27,6 +27,9 @@ EXAMPLES = {
     "eval": "harness bench eval --rerank",
     "gpu": "harness bench gpu --minutes 9",
 }
+#: decimals of columns of the table of methods
+DECIMALS = {"Step": 2, "Extract": 1, "Labels": 2, "Test": 1, "Epoch": 0, "Passes": 0, "M param.": 2,
+            "Hours": 2, "Cost": 2}  # fmt: skip
 #: columns of the table of methods, those that need a wide terminal, and how wide it must be
 COLUMNS = ("Step", "Extract", "Labels", "Test", "Epoch", "Passes", "M param.", "MiB", "Hours",
            "Cost", "±")  # fmt: skip
@@ -171,14 +174,17 @@ def _show_methods(result: Mapping[str, Any]) -> None:
             cells = _cells(stage | (total if name == last else {}))
             label = method if name == last else f"{method} ({name})"
             table.add_row(label, *(cells[column] for column in shown))
-    Console(width=width, highlight=False).print(table)
+    Console(width=max(width, 70), highlight=False).print(table)  # a narrower one would cut digits
     reference = result["setting"]["reference"]
     print(
         "Step, Extract, Labels, Test: seconds, of one step and of all images. Epoch: seconds, "
-        "without test. Passes: forward passes per step. MiB: peak memory of a step, of the GPU if "
+        "without test. Passes: forward passes per step. MiB: peak memory of a step (of extraction, "
+        "where nothing is trained), of the GPU if "
         f"there is one. Hours: of the schedule. Cost: hours over those of {reference}, median of "
-        "the rounds; ±: half its 95% interval."
+        "the rounds; ±: half its 95% interval, relative to it."
     )
+    if len(shown) < len(COLUMNS):
+        print(f"A terminal of {WIDE} columns also shows: {', '.join(WIDE_ONLY)}")
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -192,6 +198,13 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "M param.": None if parameters is None else parameters / 1e6,
         "Hours": row["hours"], "Cost": row.get("cost"),
     }  # fmt: skip
-    cells = {column: f"{value:.3g}" if value else "" for column, value in numbers.items()}
+    cells = {column: _number(value, DECIMALS[column]) for column, value in numbers.items()}
     cells["MiB"] = f"{memory.get('device_above', memory['host_above']):.0f}"
     return cells | {"±": "" if error is None else f"{error:.0%}"}
+
+
+def _number(value: float | None, decimals: int) -> str:
+    """A number of so many decimals, or of two digits if it is small; '' for none or 0."""
+    if not value:
+        return ""
+    return f"{value:.{decimals}f}" if value >= 10.0**-decimals * 10 else f"{value:.2g}"

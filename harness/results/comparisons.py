@@ -16,12 +16,12 @@ from harness.core.files import expanded
 from harness.core.hashing import UNHASHED
 from harness.core.metrics import METRICS
 from harness.results import published, settings
-from harness.results.measured_costs import MeasuredCosts, measured_costs
+from harness.results.measured_costs import MeasuredCosts, measurements
 from harness.results.row_labels import add_row_labels, configurations
 from harness.results.store import EXPERIMENT, Run, Store, frame
 
 EXAMPLE = """Examples: --where "seed < 3 and cameras", --where "method == 'mskd'"."""
-#: measured columns (see `measured_costs`) → their heading and decimals
+#: measured columns (see `measurements`) → their heading and decimals
 COSTS = {"images_per_second": ("Images/s", 0), "hours": ("Hours", 2), "cost": ("Cost", 2)}
 #: lines of the card that a run shares with the bounds of its gap
 BOUNDED_BY = ("name", "backbone", "weights", "input", "evaluation")
@@ -167,8 +167,8 @@ def comparisons(
     for (name, _, _, protocol), group in sorted(runs.groupby(tables), key=_largest_first):
         unlike, data = max(group["unlike"]), group["shown_data"].iloc[0]
         source = group["shown_source"].iloc[0]
-        costs = measured_costs(store, datasets[group["run"].iloc[0]], cards[protocol])
-        rows = _rows(group, configs, cards[protocol], unlike, costs)
+        measured = measurements(store, datasets[group["run"].iloc[0]], cards[protocol])
+        rows, costs = _rows(group, configs, cards[protocol], unlike, measured)
         rows = rows.sort_values(
             key, ascending=best_last, kind="stable", na_position="first", ignore_index=True
         )
@@ -330,9 +330,11 @@ def _std(values: pd.Series) -> float:
 
 def _rows(
     runs: pd.DataFrame, configs: Mapping[str, Mapping[str, Any]], card: Mapping[str, Any],
-    unlike: str, costs: MeasuredCosts | None,
-) -> pd.DataFrame:  # fmt: skip
-    """One row per label and whatever else must not be averaged."""
+    unlike: str, measured: Sequence[MeasuredCosts],
+) -> tuple[pd.DataFrame, MeasuredCosts | None]:  # fmt: skip
+    """One row per label and whatever else must not be averaged; and the measurement of costs that
+    is of most rows, the last one of several.
+    """
     keys = ["method", "name", "stage", "final", "changed", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
     found: list[dict[Any, Any]] = summarize(runs, keys).to_dict("records")
@@ -341,5 +343,9 @@ def _rows(
             cameras, setting = bool(row["cameras"]), settings.of_card(card)
             row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
-        row |= dict.fromkeys(COSTS) | (costs.of_run(row, configs[row["runs"][0]]) if costs else {})
-    return pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")
+    fits = [[one.of_run(row, configs[row["runs"][0]]) for row in found] for one in measured]
+    best = max(range(len(fits)), key=lambda at: (sum(map(bool, fits[at])), at), default=None)
+    for row, cost in zip(found, fits[best] if best is not None else [{}] * len(found), strict=True):
+        row |= dict.fromkeys(COSTS) | cost
+    rows = pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")
+    return rows, None if best is None else measured[best]

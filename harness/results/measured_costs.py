@@ -27,10 +27,13 @@ class StageCost(BaseModel):
     """A training stage, or an untrained network.
 
     hours: of its schedule. cost: hours over those of the whole reference. hours_by_phase: parts of
-    the hours. images_per_second: of training.
+    the hours. images_per_second: of training. compile, test_every: as in `_Setting`, where methods
+    differ in them.
     """
 
     hours: float
+    compile: str | None = None
+    test_every: int | None = None
     cost: float | None = None
     hours_by_phase: dict[str, float]
     images_per_second: float | None = None
@@ -62,11 +65,6 @@ class _Setting(BaseModel):
     compile: str | None = None
     test_every: int | None = None
 
-    def fits(self, about: Mapping[str, Any]) -> bool:
-        """Whether nothing that `about` tells of a run differs."""
-        ours = self.model_dump(exclude_none=True)
-        return all(about[key] == value for key, value in ours.items() if key in about)
-
 
 class _Machine(BaseModel):
     device: str
@@ -86,6 +84,12 @@ class _Measurement(BaseModel):
     load: _Load
     disturbed: list[str]
     methods: dict[str, MethodCost]
+
+
+def _fits(timed: _Setting | StageCost, about: Mapping[str, Any]) -> bool:
+    """Whether nothing that `about` tells of a run differs from what was timed."""
+    known = timed.model_dump(exclude_none=True)
+    return all(about[key] == value for key, value in known.items() if key in about)
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,9 @@ class MeasuredCosts:
         """
         keys = {"compile": "train.compile", "test_every": "evaluation.every"}
         about = {name: config[key] for name, key in keys.items() if key in config}
-        return self.of_row(row) if self.setting.fits(about) else {}
+        method = self.methods.get(row["name"])
+        timed = [self.setting, *(method.stages.values() if method else ())]
+        return self.of_row(row) if all(_fits(one, about) for one in timed) else {}
 
     def of_row(self, row: Mapping[Any, Any]) -> dict[str, float]:
         """What a row of a comparison cost; empty for variants of a method.
@@ -161,10 +167,11 @@ def cost_key(card: Mapping[str, Any]) -> str:
     return card_hash(held)
 
 
-def measured_costs(
+def measurements(
     store: Path, data: Mapping[str, Any], card: Mapping[str, Any]
-) -> MeasuredCosts | None:
-    """The costs of methods on a data set under a protocol, of the measurement with most of them.
+) -> list[MeasuredCosts]:
+    """The costs of methods on a data set under a protocol: measurements by their number of methods,
+    then by date, ascending.
 
     A damaged file is left out, with a notice.
 
@@ -182,10 +189,10 @@ def measured_costs(
         methods = {one.name: one for one in result.methods.values() if one.card == key}
         setting, machine, others = result.setting, result.machine, result.load.others
         about = {**data, "dataset": data["name"]}
-        if not methods or result.disturbed or not setting.fits(about):
+        if not methods or result.disturbed or not _fits(setting, about):
             continue
         errors = [one.cost_error for one in methods.values() if one.cost_error is not None]
-        certain = f", each cost within ± {max(errors):.0%} (95%) or less" if errors else ""
+        certain = f", costs within ± {max(errors):.0%} or less (95% intervals)" if errors else ""
         shared = "" if others is None else f"; other work took {others:.0%} of the CPU"
         note = (
             f"Images/s (in training), hours (of the schedule) and cost (hours over those of "
@@ -194,4 +201,4 @@ def measured_costs(
         )
         order = len(methods), machine.date
         found.append((order, MeasuredCosts(setting, methods, note)))
-    return max(found, key=lambda one: one[0])[1] if found else None
+    return [costs for _, costs in sorted(found, key=lambda one: one[0])]

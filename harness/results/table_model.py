@@ -219,7 +219,8 @@ def _explained(pairs: Sequence[Pair]) -> str:
 
 def one_seed(seeds: Iterable[int]) -> str:
     """What a difference means where a method has one seed; '' if none has."""
-    return " With one seed, only networks are compared, not methods." * (min(seeds) < 2)
+    told = " Where a row has one seed, single networks are compared, not methods."
+    return told * (min(seeds) < 2)
 
 
 def marks_note(marks: Marks, seeds: Iterable[int], earlier_stages: bool = False) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ def test_steps_continue_where_they_stopped(tmp_path: Path) -> None:
     assert log.read_text() == "123123", "another commit or another GPU starts afresh"
 
 
-def test_others_follow_a_failing_step_and_come_first_the_next_time(tmp_path: Path) -> None:
+def test_others_follow_a_failing_step(tmp_path: Path) -> None:
     log = tmp_path / "log"
     write = f"open({str(log)!r}, 'a').write({{!r}})"
     todo = {
@@ -48,20 +51,51 @@ def test_others_follow_a_failing_step_and_come_first_the_next_time(tmp_path: Pat
     assert log.read_text() == "bgt"
     with pytest.raises(HarnessError, match="'bad'"):
         gpu.do(todo, tmp_path / "marks", "v", None, print)
-    assert log.read_text() == "bgttb", "a table is made each time"
+    assert log.read_text() == "bgtbt", "the table is made in each call, at its end"
 
 
 def test_a_step_that_takes_more_than_the_whole_time_comes_last(tmp_path: Path) -> None:
     child = tmp_path / "child"
     late = f"import time; time.sleep(4); open({str(child)!r}, 'w')"
     long = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {late!r}])"
-    todo = {"long": ["-c", long], "short": ["-c", ""]}
+    done = tmp_path / "done"
+    todo = {"long": ["-c", long], "short": ["-c", f"open({str(done)!r}, 'w')"], "table": ["-c", ""]}
     marks = tmp_path / "marks"
-    assert gpu.do(todo, marks, "v", 2 / 60, print) == ["long", "short"]
-    assert gpu.do(todo, marks, "v", 2 / 60, print) == ["long"]
-    assert gpu.do({"long": ["-c", ""]}, marks, "v", None, print) == []
+    assert gpu.do(todo, marks, "v", 2 / 60, print) == ["long", "short", "table"]
+    assert not done.exists()
+    gpu.do(todo, marks, "v", 3 / 60, print)
+    assert done.exists(), "after it the others have their turn"
     time.sleep(3)
     assert not child.exists(), "what a step started ends with it"
+
+
+def test_steps_that_come_later_take_turns(tmp_path: Path) -> None:
+    flaky = tmp_path / "flaky"
+    fails_once = f"from pathlib import Path; p = Path({str(flaky)!r}); n = p.exists(); p.touch(); "
+    todo = {
+        "long": ["-c", "import time; time.sleep(60)"],
+        "flaky": ["-c", f"{fails_once} raise SystemExit(not n)"],
+    }
+    marks = tmp_path / "marks"
+    gpu.do(todo, marks, "v", 1 / 60, print)  # it had all the time
+    with pytest.raises(HarnessError, match="'flaky'"):
+        gpu.do({"flaky": todo["flaky"]}, marks, "v", None, print)
+    gpu.do(todo, marks, "v", 1 / 60, print)  # the one that was tried first comes first
+    assert gpu.do(todo, marks, "v", 3 / 60, print) == ["long"], "then the other one"
+
+
+def test_a_signal_stops_the_step_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = tmp_path / "late"
+    step = ["-c", f"import time; time.sleep(3); open({str(late)!r}, 'w')"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "device_name", lambda device: "a GPU")
+    monkeypatch.setattr(gpu, "steps", lambda store: {"one": step})
+    monkeypatch.setattr(gpu, "MARKS", tmp_path / "marks")
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with pytest.raises(KeyboardInterrupt):
+        gpu.run(None, "runs")
+    time.sleep(3)
+    assert not late.exists() and not (tmp_path / "marks").exists()
 
 
 def test_a_run_that_resumes_stays_at_its_place(tmp_path: Path) -> None:

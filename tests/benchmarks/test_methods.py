@@ -93,7 +93,9 @@ def test_table(command: Command, tmp_path: Path) -> None:
     assert answer.status == 0, answer.err
     head, row = (line.split() for line in answer.out.splitlines()[3:6:2])
     assert head == ["Method", "Step", "Epoch", "Passes", "MiB", "Hours", "Cost", "±"]
-    assert row[0] == "cluster_contrast" and row[-2] == "1", "100 columns: without a stage's parts"
+    assert row[0] == "cluster_contrast" and row[-2] == "1.00", (
+        "100 columns: without a stage's parts"
+    )
     assert "Cost: hours over those of cluster_contrast" in answer.out
 
 

@@ -52,7 +52,6 @@ def test_a_file_of_another_setting_is_kept(tmp_path: Path) -> None:
     assert saved("market1501", 3.0) == first and saved("msmt17", 4.0) == other
     assert {path: read_json(path)["rate"] for path in tmp_path.iterdir()} == {first: 3, other: 4}
     assert other.stem.startswith(f"{first.stem}-"), "`methods-*.json` are found"
-    assert {path: read_json(path)["rate"] for path in tmp_path.iterdir()} == {first: 3, other: 4}
     first.write_text("damaged")
     assert saved("market1501", 5.0) not in (first, other)
 
@@ -69,6 +68,17 @@ def test_a_file_with_other_methods_or_threads_is_kept(
     many, few, other = saved("a", "b"), saved("a"), saved("a", threads=2)
     assert len({many, few, other}) == 3
     assert saved("a") == few and saved("a", threads=2) == other and saved("b", "a") == many
+
+
+def test_hardware_whose_name_begins_like_another_is_kept(tmp_path: Path) -> None:
+    def saved(device: str) -> Path:
+        found = compare("train", {}, [Candidate("a", lambda: Round(10, 1.0))], 1, CPU)
+        found["machine"]["device"] = device
+        return save(found | {"disturbed": []}, str(tmp_path))
+
+    nvl, plain = saved("NVIDIA H200 NVL"), saved("NVIDIA H200")
+    assert nvl.name == "train-nvidia-h200-nvl.json" and plain.name == "train-nvidia-h200.json"
+    assert read_json(nvl)["machine"]["device"] == "NVIDIA H200 NVL"
 
 
 def test_images_prepared_before_the_clock_starts_count_as_cpu_work() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from harness.results.comparisons import comparisons
 from harness.results.formats import FORMATS
-from harness.results.measured_costs import measured_costs
+from harness.results.measured_costs import measurements
 from harness.results.report.chart_data import chart_data
 from harness.results.report.charts import charts
 from harness.results.report.page import render
@@ -81,20 +81,19 @@ def test_variants_have_no_cost(store: Path) -> None:
 
 def test_another_protocol_data_set_or_a_disturbed_measurement_is_none(store: Path) -> None:
     result = measure(store, "epyc", mskd=2.4)
-    assert measured_costs(store, MARKET, CARD) is not None
-    assert measured_costs(store, MARKET, card(input="128x64")) is None
-    assert measured_costs(store, {"name": "msmt17"}, CARD) is None
-    assert measured_costs(store, MARKET, card(weights="others", cameras=False)) is not None
+    assert measurements(store, MARKET, CARD)
+    assert not measurements(store, MARKET, card(input="128x64"))
+    assert not measurements(store, {"name": "msmt17"}, CARD)
+    assert measurements(store, MARKET, card(weights="others", cameras=False))
     put(store, "epyc", result | {"disturbed": ["other work"]})
-    assert measured_costs(store, MARKET, CARD) is None
+    assert not measurements(store, MARKET, CARD)
 
 
 def test_the_fullest_and_then_the_latest_measurement_counts(store: Path) -> None:
     measure(store, "a", "2026-01-03", mskd=1.0)
     measure(store, "b", "2026-01-02", mskd=2.0, ice=3.0)
     measure(store, "c", "2026-01-01", mskd=4.0, ice=5.0)
-    found = measured_costs(store, MARKET, CARD)
-    assert found is not None
+    *_, found = measurements(store, MARKET, CARD)
     assert {name: one.cost for name, one in found.methods.items()} == {"mskd": 2.0, "ice": 3.0}
 
 
@@ -103,15 +102,15 @@ def test_a_file_of_something_else_is_named_and_left_out(
     store: Path, result: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(store, "broken", result)
-    assert measured_costs(store, MARKET, CARD) is None
+    assert not measurements(store, MARKET, CARD)
     assert "methods-broken.json is no result of harness bench" in capsys.readouterr().err
 
 
 def test_costs_are_of_runs_like_those_that_were_timed(store: Path) -> None:
     result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
     put(store, "epyc", result | {"setting": result["setting"] | {"train": 12936, "query": 3368}})
-    assert measured_costs(store, MARKET | {"train": 12936, "query": 3368}, CARD) is not None
-    assert measured_costs(store, MARKET | {"train": 500, "query": 3368}, CARD) is None
+    assert measurements(store, MARKET | {"train": 12936, "query": 3368}, CARD)
+    assert not measurements(store, MARKET | {"train": 500, "query": 3368}, CARD)
 
 
 @pytest.mark.parametrize(
@@ -138,4 +137,26 @@ def test_an_earlier_stage_has_the_cost_of_its_own_rounds(store: Path) -> None:
     found = shown(store, "Cost × cluster_contrast")
     assert found["mskd (teacher)"] == ["1.07"] and found["mskd"] == ["2.40"]
     (only,) = comparisons(store)
-    assert only.costs is not None and "each cost within ± 5% (95%) or less" in only.costs.note
+    assert only.costs is not None and "costs within ± 5% or less (95% intervals)" in only.costs.note
+
+
+def test_of_methods_tested_at_different_times_each_counts(store: Path) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    for method, every in (("cluster_contrast", 10), ("mskd", 1)):
+        for stage in result["methods"][method]["stages"].values():
+            stage["test_every"] = every
+    put(store, "epyc", result)
+    for run in ("a", "b"):
+        (store / run / "config.json").write_text(json.dumps({"evaluation": {"every": 10}}))
+    costs = {name: cost for name, (cost,) in shown(store, "Cost × cluster_contrast").items()}
+    assert costs["mskd"] == "–" and costs["cluster_contrast"] == "1.00"
+
+
+def test_the_measurement_that_fits_most_rows_counts(store: Path) -> None:
+    compiled = measure(store, "compiled", "2026-01-02", cluster_contrast=1.0, mskd=3.0)
+    put(store, "compiled", compiled | {"setting": compiled["setting"] | {"compile": "default"}})
+    plain = measure(store, "plain", "2026-01-01", cluster_contrast=1.0, mskd=2.4)
+    put(store, "plain", plain | {"setting": plain["setting"] | {"compile": "off"}})
+    for run in ("a", "b"):
+        (store / run / "config.json").write_text(json.dumps({"train": {"compile": "off"}}))
+    assert shown(store, "Cost × cluster_contrast")["mskd"] == ["2.40"]

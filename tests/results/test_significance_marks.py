@@ -121,7 +121,7 @@ def test_the_note_says_what_one_seed_shows(tmp_path: Path) -> None:
     for seed in range(2):
         run(tmp_path, "one", 0.1, seed=seed)
         run(tmp_path, "two", 0.0, seed=seed)
-    warning = "With one seed, only networks are compared, not methods."
+    warning = "Where a row has one seed, single networks are compared, not methods."
     (several,) = comparisons(tmp_path)
     assert warning not in "".join(leaderboard(several).notes)
     run(tmp_path, "three", 0.0)
@@ -164,7 +164,7 @@ def test_command(command: Command, tmp_path: Path) -> None:
     assert "100 identities" in shown and "and over seeds" in shown
     few = command("table", *store, "--where", "seed < 1 or seed == 10", "--compare").out
     few = " ".join(few.split())
-    assert "1, 1" in few and "With one seed, only networks are compared" in few
+    assert "1, 1" in few and "Where a row has one seed, single networks are compared" in few
     for words, said in {
         "--compare one tow": "There is no row 'tow'",
         "--where sead<1": "'sead<1': name 'sead' is not defined.\n  Did you mean 'seed'? Examples",
