@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from harness.core import plugins
 from harness.experiment.compose import compose
 from harness.results.comparisons import comparisons
-from harness.results.row_labels import defaults, flat, is_default, recipe
+from harness.results.row_labels import _text, defaults, flat, is_default, recipe
 from tests.conftest import Command
 from tests.results.records import measure, record, write
 
@@ -144,3 +144,12 @@ def test_the_comparison_of_the_readme_works_among_variants(
     answer = command("table", "--store", str(tmp_path), "--compare", "mskd", "cluster_contrast")
     assert answer.status == 0, answer.err
     assert "cluster_contrast" in answer.out and "[" not in answer.out.split("Percentage")[0]
+
+
+def test_a_list_is_written_as_on_the_command_line() -> None:
+    assert (
+        _text("backbone.views", ["global", "upper"], ["backbone.views"]) == "views=[global,upper]"
+    )
+    assert _text("backbone.views", ["global", "upper", "lower", "top"], ["backbone.views"]) == (
+        "views=[global,upper,lower,top…"
+    )
