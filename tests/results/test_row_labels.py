@@ -147,9 +147,6 @@ def test_the_comparison_of_the_readme_works_among_variants(
 
 
 def test_a_list_is_written_as_on_the_command_line() -> None:
-    assert (
-        _text("backbone.views", ["global", "upper"], ["backbone.views"]) == "views=[global,upper]"
-    )
-    assert _text("backbone.views", ["global", "upper", "lower", "top"], ["backbone.views"]) == (
-        "views=[global,upper,lower,top…"
-    )
+    key, views = "backbone.views", ["global", "upper", "lower", "top", "middle"]
+    assert _text(key, views[:2], [key]) == "views=[global,upper]"
+    assert _text(key, views, [key]) == "views=[global,upper,lower,top…"
