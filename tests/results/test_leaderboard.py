@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import plugins
 from harness.experiment.compose import compose
 from harness.experiment.plan import make_plan
 from harness.results.store import Store
@@ -40,20 +41,34 @@ def test_records_are_whole(run: object) -> None:
     assert not names & {"checkpoint.pt"}, "an unfinished run is no record"
 
 
-SYNTHETIC = [
-    run.name
+SYNTHETIC = {
+    run.name: run.record
     for run in Store(RESULTS / "leaderboard").runs()
     if run.finished
     and run.record["dataset"]["name"] == "synthetic"
     and run.record["protocol"]["name"] == "demo"
-]
+}
+#: name of a method or variant in records → as `method=` takes it
+METHODS = {
+    name: f"{method}/{variant}" if variant else method
+    for method, plugin in plugins.find()["methods"].items()
+    for variant in (None, *plugin.variants)
+    for name in [f"{method}_{variant}" if variant else method]
+}
 
 
 @pytest.mark.parametrize("method", sorted({name.split("-")[0] for name in SYNTHETIC}))
 def test_records_are_of_the_experiments_as_configured_now(method: str) -> None:
-    """What a method's config says today is what is on the leaderboard, for each seed."""
-    config = compose([f"method={method}", "dataset=synthetic", "seed=0"])
+    """What a method's config says today is what is on the leaderboard, for each seed. Direct
+    transfer also stands beside methods that choose a backbone, with theirs.
+    """
+    config = compose([f"method={METHODS[method]}", "dataset=synthetic", "seed=0"])
     now = make_plan(config, "fp32").name
     names = {name for name in SYNTHETIC if name.split("-")[0] == method}
     assert now in names, "its settings have changed: run it again"
-    assert {name.split("-")[3] for name in names} == {now.split("-")[3]}, "of one setting"
+    others = {name for name in names if name.split("-")[3] != now.split("-")[3]}
+    assert not others or method == "direct_transfer", "of one setting"
+    for name in others:
+        card = SYNTHETIC[name]["protocol"]["hash"]
+        beside = {n.split("-")[0] for n, r in SYNTHETIC.items() if r["protocol"]["hash"] == card}
+        assert beside - {method} and card != SYNTHETIC[now]["protocol"]["hash"]
