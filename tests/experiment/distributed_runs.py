@@ -34,7 +34,9 @@ CELLS: dict[str, tuple[str, ...]] = {
     "ise": ("method=ise", GROUPS, "labeler.eps=0.5", *ONE_EPOCH),
     "3c": ("method=3c", GROUPS, *ONE_EPOCH),
     "ncplr": ("method=ncplr", GROUPS, *ONE_EPOCH),
-    "ncplr with parts": ("method=ncplr/parts", GROUPS, *ONE_EPOCH),
+    "ncplr with parts": (  # Adam would follow the sign of gradients that are rounding only
+        "method=ncplr/parts", GROUPS, "optimizer.name=sgd", "optimizer.lr=0.001", *ONE_EPOCH,
+    ),
     "rtmem": ("method=rtmem", GROUPS, *ONE_EPOCH),
     "hhcl": ("method=hhcl", GROUPS, *ONE_EPOCH),
     "running statistics": (
