@@ -211,7 +211,7 @@ def _text(key: str, value: object, keys: Sequence[str]) -> str:
         words = [key]
     endings = (".".join(words[place:]) for place in range(len(words) - 1, -1, -1))
     name = next(e for e in endings if sum(f".{other}".endswith(f".{e}") for other in keys) == 1)
-    text = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
     text = text.rsplit("/", 1)[-1]  # of a path its name
     return f"{name}={text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + '…'}"
 

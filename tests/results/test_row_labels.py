@@ -146,7 +146,7 @@ def test_the_comparison_of_the_readme_works_among_variants(
     assert "cluster_contrast" in answer.out and "[" not in answer.out.split("Percentage")[0]
 
 
-def test_a_list_is_written_as_on_the_command_line() -> None:
+def test_a_list_has_no_quotation_marks() -> None:
     key, views = "backbone.views", ["global", "upper", "lower", "top", "middle"]
-    assert _text(key, views[:2], [key]) == "views=[global,upper]"
-    assert _text(key, views, [key]) == "views=[global,upper,lower,top…"
+    assert _text(key, views[:2], [key]) == "views=[global, upper]"
+    assert _text(key, views, [key]) == "views=[global, upper, lower, …", "papers break it at spaces"
