@@ -225,14 +225,16 @@ def _print(table: Table, least: Sequence[str]) -> None:
     grid, left_out = _grid(table), 0
     if not console.is_terminal:  # a file or pipe has any width
         console = Console(highlight=False, width=max(measuring.measure(grid).maximum, 100))
-    least = [title for title in least if title in {column.title for column in table.columns}]
+    names = {name for column in table.columns for name in (column.title, column.heading)}
+    least = [name for name in least if name in names]
     while measuring.measure(grid).maximum > console.width and left_out < len(least):
         left_out += 1
         grid = _grid(table, least[:left_out])
     console.print(grid)
     if left_out:
-        names = ", ".join(least[:left_out])
-        console.print(f"Not shown in so narrow a terminal: {names}.", style="dim")
+        console.print(
+            f"Not shown in so narrow a terminal: {', '.join(least[:left_out])}.", style="dim"
+        )
     for note in table.notes:
         console.print(note, style="dim", markup=False)
     console.print()
@@ -241,7 +243,11 @@ def _print(table: Table, least: Sequence[str]) -> None:
 def _grid(table: Table, leave_out: Sequence[str] = ()) -> rich_table.Table:
     style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
     grid = rich_table.Table(title=table.title, title_justify="left", **style)
-    shown = [place for place, c in enumerate(table.columns) if c.title not in leave_out]
+    shown = [
+        place
+        for place, column in enumerate(table.columns)
+        if not {column.title, column.heading} & set(leave_out)
+    ]
     for column in (table.columns[place] for place in shown):
         head = "\n".join(filter(None, (column.group, column.title)))
         grid.add_column(head, justify="right" if column.numeric else "left", vertical="bottom")

@@ -323,7 +323,7 @@ def test_terminal_shows_every_column_and_variants(tmp_path: Path, command: Comma
     assert "…" not in out
 
 
-@pytest.mark.parametrize(("columns", "missing"), [(100, 0), (64, 4), (30, 5)])
+@pytest.mark.parametrize(("columns", "missing"), [(100, 0), (64, 4), (30, 7)])
 def test_a_narrow_terminal_has_fewer_columns_and_whole_names(
     columns: int, missing: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +334,20 @@ def test_a_narrow_terminal_has_fewer_columns_and_whole_names(
     assert "cluster_contrast" in out and "mAP" in out and "Rank-1" in out
     left_out = re.search(r"Not shown in so narrow a terminal: ([^.]+)\.", " ".join(out.split()))
     names = left_out[1].split(", ") if left_out else []
-    assert names == ["Rank-10", "Rank-5", "mINP", "Cameras", "Seeds"][:missing]
+    published = ["Published mAP", "Published Rank-1"]
+    assert names == ["Rank-10", "Rank-5", "mINP", "Cameras", *published, "Seeds"][:missing]
+
+
+def test_a_narrow_terminal_leaves_out_published_numbers(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a", record("mskd", train=50.0))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for columns, shown in (("100", True), ("30", False)):
+        monkeypatch.setenv("COLUMNS", columns)
+        out = command("table", "--store", str(tmp_path)).out
+        assert ("Published mAP" in " ".join(out.split())) is not shown, "named where it is left out"
+        assert "50.0" in out and ("85.7" in out) is shown
 
 
 def test_csv(tmp_path: Path, command: Command) -> None:
