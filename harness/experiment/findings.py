@@ -41,8 +41,8 @@ HEAD = """\
 As of {date}.
 
 To compare methods fairly, one has to know what was run. This page lists what the published code of
-the methods here does and their papers do not say, or say otherwise. Of the methods since 2022 only
-abstracts, repositories and figures were at hand, so their papers may say more than is known here.
+the methods here does and their papers do not say, or say otherwise. Of the methods
+since 2022, only abstracts, repositories and figures were read, so their papers may say more.
 The page makes no claim about intentions: a paper has few pages, and code changes after it. Many
 entries are harmless, and some are improvements.
 

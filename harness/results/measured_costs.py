@@ -192,7 +192,7 @@ def measurements(
         if not methods or result.disturbed or not _fits(setting, about):
             continue
         errors = [one.cost_error for one in methods.values() if one.cost_error is not None]
-        certain = f", costs within ± {max(errors):.0%} or less (95% intervals)" if errors else ""
+        certain = f", costs within ± {max(errors):.0%} (95% intervals)" if errors else ""
         shared = "" if others is None else f"; other work took {others:.0%} of the CPU"
         note = (
             f"Images/s (in training), hours (of the schedule) and cost (hours over those of "

@@ -137,7 +137,7 @@ def test_an_earlier_stage_has_the_cost_of_its_own_rounds(store: Path) -> None:
     found = shown(store, "Cost × cluster_contrast")
     assert found["mskd (teacher)"] == ["1.07"] and found["mskd"] == ["2.40"]
     (only,) = comparisons(store)
-    assert only.costs is not None and "costs within ± 5% or less (95% intervals)" in only.costs.note
+    assert only.costs is not None and "costs within ± 5% (95% intervals)" in only.costs.note
 
 
 def test_of_methods_tested_at_different_times_each_counts(store: Path) -> None:
