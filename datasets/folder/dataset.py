@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import DataError
+from harness.core.files import expanded
 from harness.data.csv_lists import Row, lines, read_rows
 from harness.data.identifiers import is_missing, number_cameras, number_identities
 from harness.data.image_files import ImageFiles
@@ -28,9 +29,9 @@ class Folder(Dataset):
     """
 
     def __init__(self, root: str | Path, csv: str | Path, images: str | Path | None = None) -> None:
-        root = Path(root).expanduser()
-        self.csv = root / Path(csv).expanduser()
-        self.images = self.csv.parent if images is None else root / Path(images).expanduser()
+        root = expanded(root)
+        self.csv = root / expanded(csv)
+        self.images = self.csv.parent if images is None else root / expanded(images)
 
     def load(self) -> ReIDData:
         """Raises DataError, with line numbers, if anything is wrong with the file."""

@@ -20,7 +20,7 @@ import torch
 
 from harness.core.environment import environment
 from harness.core.errors import HarnessError
-from harness.core.files import make_folder, read_json, write_json
+from harness.core.files import expanded, make_folder, read_json, write_json
 from harness.core.hashing import settings_digest
 from harness.core.host_memory import PeakMemory
 from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
@@ -261,7 +261,7 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
     about = result["machine"]
     device = hardware(about["device"], about["cpu"])
     name = re.sub(r"[^a-z0-9]+", "-", f"{result['what']} {device}".lower()).strip("-")
-    path = Path(folder).expanduser() / f"{name}.json"
+    path = expanded(folder) / f"{name}.json"
     make_folder(path.parent)
     digest = _digest(result)
     of_hardware = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}})?\.json")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from harness.cli.parser import Parser
+from harness.core.files import expanded
 
 
 def main(arguments: list[str]) -> None:
@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> None:
     reference = Reference()
     if options.data or options.data_root:
         root = options.data_root or os.environ.get("HARNESS_DATA", "data")
-        reference.data_root = Path(root).expanduser()
+        reference.data_root = expanded(root)
     if options.against:
-        reference.leaderboard = Path(options.against).expanduser()
+        reference.leaderboard = expanded(options.against)
     verdicts = [validate(folder, reference) for folder in options.folders]
     if options.json:
         print(as_json(verdicts))

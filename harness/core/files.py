@@ -52,7 +52,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def expanded(path: str | Path) -> Path:
+def expanded(path: str | os.PathLike[str]) -> Path:
     """A path with `~` and `~USER` as home folders; that of an unknown user stays as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 (Path's own raises for unknown users)
 

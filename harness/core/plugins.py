@@ -26,6 +26,7 @@ from types import ModuleType
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, first_line
+from harness.core.files import expanded
 from harness.core.paths import CONF, shipped
 
 KINDS = ("methods", "datasets")
@@ -91,7 +92,7 @@ def user_roots(extra: Sequence[str] = ()) -> list[Path]:
     Raises ConfigError if one does not exist, or holds no `methods/`, `datasets/` or `conf/`.
     """
     named = [*extra, *os.environ.get("HARNESS_PLUGINS", "").split(os.pathsep)]
-    roots = [Path(name).expanduser().resolve() for name in named if name]
+    roots = [expanded(name).resolve() for name in named if name]
     for root in roots:
         if not root.is_dir():
             hint = "Check --plugins and HARNESS_PLUGINS."

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.core.errors import say_once
-from harness.core.files import nearest_existing
+from harness.core.files import expanded, nearest_existing
 
 
 def cache_folder(root: str | Path, given: str | Path | None) -> Path:
@@ -17,8 +17,8 @@ def cache_folder(root: str | Path, given: str | Path | None) -> Path:
     Image caches that others have built in a read-only ROOT/.harness are linked there.
     """
     if given:
-        return Path(str(given)).expanduser()
-    beside = Path(str(root)).expanduser() / ".harness"
+        return expanded(str(given))
+    beside = expanded(str(root)) / ".harness"
     if _is_writable(beside):
         return beside
     user = _user_folder()
@@ -35,8 +35,8 @@ def cache_folder(root: str | Path, given: str | Path | None) -> Path:
 
 def _user_folder() -> Path:
     if chosen := os.environ.get("HARNESS_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "harness"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "harness"
 
 
 def _is_writable(folder: Path) -> bool:

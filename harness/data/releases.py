@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import DataError
+from harness.core.files import expanded
 from harness.data.image_files import ImageFiles
 from harness.data.layouts import Layout, market_layouts
 from harness.data.subsets import SubsetRule
@@ -115,7 +116,7 @@ class ReleasedDataset(Dataset):
         subset: Mapping[str, int | bool] | None = None,
     ) -> None:
         self.release = release
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.check_counts = check_counts
         self.subset = None if subset is None else SubsetRule.parse(subset)
 

@@ -57,14 +57,15 @@ def _task(config: DictConfig) -> dict[str, Any]:
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if in_sweep and job.all_failed(int(HydraConfig.get().job.num)):
             return sweeps.failure(problem)
-        if not isinstance(problem, HarnessError):
+        refused = isinstance(problem, OSError) and problem.filename is not None  # a file
+        if not refused and not isinstance(problem, HarnessError):
             raise
         _failed.append(problem)
         return {}
 
 
 #: of the command that runs: errors of its runs, and whether one has begun
-_failed: list[HarnessError] = []
+_failed: list[Exception] = []
 _begun: list[bool] = []
 
 

@@ -11,6 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, DataError, did_you_mean
+from harness.core.files import expanded
 from harness.core.host_memory import keep_freed_memory
 from harness.core.options import value_of
 from harness.core.precision import resolve_device
@@ -123,7 +124,7 @@ def find_stage(
 
 def data_folders(root: str | Path | None, cache: str | Path | None) -> tuple[Path, Path]:
     """The folders of data sets, by default $HARNESS_DATA, and of decoded images."""
-    found = Path(root or os.environ.get("HARNESS_DATA", "data")).expanduser()
+    found = expanded(root or os.environ.get("HARNESS_DATA", "data"))
     return found, cache_folder(found, cache)
 
 

@@ -7,7 +7,6 @@ Everything outside the configuration is looked up here, once: runs that `init` a
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.components.backbones.weights import describe_weights, is_portable
 from harness.core.errors import ConfigError
-from harness.core.files import shown
+from harness.core.files import expanded, shown
 from harness.core.hashing import hexdigest
 from harness.core.options import options_of
 from harness.experiment.finished_networks import FinishedNetwork, find_init, find_teachers
@@ -146,7 +145,7 @@ def _find_weights_of_runs(config: DictConfig) -> None:
 
     Words such as `none` and `imagenet` keep their meaning, even if a folder has such a name.
     """
-    store = Path(str(config.store)).expanduser()
+    store = expanded(str(config.store))
     stages = config.stages if isinstance(config.stages, DictConfig) else {}
     for key in ("backbone.weights", *(f"stages.{stage}.backbone.weights" for stage in stages)):
         name = str(OmegaConf.select(config, key) or "")
@@ -210,7 +209,7 @@ def _paths(node: Any) -> Iterator[str]:
     if isinstance(node, dict | list):
         for inner in node.values() if isinstance(node, dict) else node:
             yield from _paths(inner)
-    elif isinstance(node, str) and Path(_expanded(node)).is_absolute():
+    elif isinstance(node, str) and expanded(node).is_absolute():
         yield node
 
 
@@ -218,7 +217,7 @@ def _digests(node: dict[str, Any]) -> dict[str, str]:
     """Path → the file's name and the digest of its content: files of one name may differ."""
     digests = {}
     for value in _paths(node):
-        path = Path(_expanded(value))
+        path = expanded(value)
         digests[value] = path.name
         if path.is_file():
             digests[value] += f" {hexdigest([path.read_bytes()], size=8)}"
@@ -231,7 +230,3 @@ def _with_paths_as(node: Any, names: Mapping[str, str]) -> Any:
     if isinstance(node, list):
         return [_with_paths_as(value, names) for value in node]
     return names.get(node, node) if isinstance(node, str) else node
-
-
-def _expanded(value: str) -> str:
-    return os.path.expanduser(value)  # noqa: PTH111 (Path's own refuses unknown users)

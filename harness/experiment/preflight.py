@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError, HarnessError, Problems
-from harness.core.files import check_writable, nearest_existing
+from harness.core.files import check_writable, expanded, nearest_existing
 from harness.core.options import check_options
 from harness.core.precision import resolve_precision
 from harness.data.cache_folder import cache_folder
@@ -111,7 +110,7 @@ def _collect_settings(config: DictConfig, device: torch.device, problems: Proble
         check_compile(str(config.train.compile), device)
     before = len(problems.errors)
     with problems.collecting():
-        check_writable(Path(str(config.store)).expanduser())
+        check_writable(expanded(str(config.store)))
     return len(problems.errors) == before
 
 
@@ -138,7 +137,7 @@ def _check_space(plan: Plan, data: ReIDData, source: ReIDData | None) -> None:
     """
     size = int(plan.config.images.height), int(plan.config.images.width)
     cache = cache_folder(plan.config.data.root, plan.config.data.cache_dir)
-    store = Path(str(plan.config.store)).expanduser()
+    store = expanded(str(plan.config.store))
     try:
         interpolation = preprocessing(plan.config.backbone).interpolation
         decoded = bytes_to_decode(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from harness.core import plugins
 from harness.core.errors import ConfigError, DataError, HarnessError
-from harness.core.files import make_folder, write_json
+from harness.core.files import expanded, make_folder, write_json
 from harness.core.progress import Reporter
 from harness.data.cache_folder import cache_folder
 from harness.data.facts import compare_with_published
@@ -66,7 +66,7 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
     console = Console(stderr=True, highlight=False) if json else Console(highlight=False)
     options = {key: given.pop(key) for key in own.OPTIONS if key in given}
     if given["dataset"] == "folder" and source is not None:
-        given |= _own_images(Path(source).expanduser(), given, options, yes, console)
+        given |= _own_images(expanded(source), given, options, yes, console)
         source = None
     elif options:
         raise ConfigError(
@@ -80,11 +80,11 @@ def prepare(changes: Sequence[str], yes: bool = False, json: bool = False) -> di
         )
     config = _composed(given)
     dataset = make_dataset(config)
-    root = Path(str(config.data.root)).expanduser()
+    root = expanded(str(config.data.root))
     with Reporter(console) as reporter:
         if source is not None:
             with _alone(root, str(config.dataset.name)):
-                place(dataset, Path(source).expanduser(), root, config, reporter)
+                place(dataset, expanded(source), root, config, reporter)
         data = named(dataset.load(), str(config.dataset.name))
         card = check(data, config, reporter)
     if json:
@@ -106,7 +106,7 @@ def _own_images(
     """
     folder = folder.absolute()
     config = _composed(given | {"dataset.csv": own.NAME})
-    root = Path(str(config.data.root)).expanduser().absolute()
+    root = expanded(str(config.data.root)).absolute()
     target = root / given["dataset.csv"] if "dataset.csv" in given else folder / own.NAME
     fresh = not target.is_file()
     if not fresh:

@@ -98,7 +98,7 @@ def options() -> dict[str, list[str]]:
 def search_folders() -> list[Path]:
     """Where finished searches are stored: HARNESS_SEARCHES or ./results/searches, the checkout."""
     named = os.environ.get("HARNESS_SEARCHES") or "results/searches"
-    return [Path(named).expanduser(), CHECKOUT / "results" / "searches"]
+    return [expanded(named), CHECKOUT / "results" / "searches"]
 
 
 def presets() -> dict[str, Path]:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.components.backbones import describe_weights
 from harness.core import plugins
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.files import expanded
 from harness.core.options import value_of
 from harness.core.precision import resolve_device, resolve_precision
 from harness.experiment.joint_datasets import plugin_names, sections, settings
@@ -167,9 +168,9 @@ def _find_weights(described: str, root: str, given: dict[str, Any]) -> str:
             raise ConfigError(
                 f"backbone.weights={chosen} is {other}.", f"The run used {described}."
             )
-        return str(Path(str(chosen)).expanduser().absolute())
+        return str(expanded(str(chosen)).absolute())
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    places = [folder / described.split(" ")[0] for folder in (Path(), Path(root).expanduser(), hub)]
+    places = [folder / described.split(" ")[0] for folder in (Path(), expanded(root), hub)]
     for path in places:
         if path.is_file() and describe_weights(str(path)) == described:
             return str(path.absolute())

@@ -44,20 +44,24 @@ def _fits_a_screen(text: str) -> None:
     assert max(map(len, lines)) <= 100
 
 
-LONG = "x" * 5000
+#: a path that is too long, and one below the home folder of a user who does not exist
+NO_PATHS = ("x" * 5000, "~nobody-of-that-name/x")
 
 
+@pytest.mark.parametrize("path", NO_PATHS, ids=["too long", "unknown user"])
 @pytest.mark.parametrize(
     "words",
-    [["table", "--store", LONG], ["report", "--store", LONG], ["list", "runs", "--store", LONG],
-     ["show", LONG], ["eval", LONG], ["rerun", LONG], ["rm", LONG], ["score", LONG, LONG],
-     ["prepare", "dataset=folder", f"source={LONG}"], ["label", LONG, "--out", "x.npy"],
-     ["embed", LONG, LONG, "--out", "x.npz"], ["embed", LONG, ".", "--out", "x.npz"],
-     ["export", LONG], ["zoo", "add", LONG]],
+    [["table", "--store", "PATH"], ["report", "--store", "PATH"],
+     ["diff", "PATH", "PATH"], ["show", "PATH"], ["eval", "PATH"], ["rerun", "PATH"],
+     ["rm", "PATH"], ["score", "PATH", "PATH"], ["prepare", "dataset=folder", "source='PATH'"],
+     ["label", "PATH", "--out", "x.npy"], ["embed", "PATH", "PATH", "--out", "x.npz"],
+     ["embed", "PATH", ".", "--out", "x.npz"], ["export", "PATH"], ["zoo", "add", "PATH"],
+     ["validate", "PATH"], ["run", "method=mskd", "data.root='PATH'"],
+     ["run", "method=mskd", "dataset=synthetic", "backbone.weights='PATH'"]],
     ids=lambda words: words[0],
 )  # fmt: skip
-def test_a_path_that_is_too_long(command: Command, words: list[str]) -> None:
-    answer = command(*words)
+def test_a_path_that_cannot_exist(command: Command, words: list[str], path: str) -> None:
+    answer = command(*(word.replace("PATH", path) for word in words))
     assert answer.status in (1, 2)
     assert answer.err.startswith("error: ") and "Traceback" not in answer.err
 

@@ -28,16 +28,17 @@ NUMBERS: tuple[Any, ...] = (
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
     *NUMBERS, None, True, False, "", " ", "abc", "0", "-1", "1e3", "..", "../../x", "a/b", "/",
-    "~", "ä µ 人", "\0", "<b>&", "${seed}", "???", LONG, NOT_UTF8, [], {}, [1], ["a"], [None],
-    [[1, 2]], {"a": 1}, {"a": {"b": None}}, [float("nan")],
+    "~", "~nobody-of-that-name/x", "ä µ 人", "\0", "<b>&", "${seed}", "???", LONG, NOT_UTF8,
+    [], {}, [1], ["a"], [None], [[1, 2]], {"a": 1}, {"a": {"b": None}}, [float("nan")],
 )  # fmt: skip
 #: values as the command line gives them
 WORDS = (
     "0", "1", "-1", "2", "3", "7", "0.5", "1.0", "-0.5", "1e20", "1e-300", "1e999", "nan", "inf",
     "-inf", "1000000000000000000", "100000000000000000000", "null", "true", "off", "", "abc", "'1'",
-    "2024", "..", "../../x", "a/b", "/", "~", "ä", "[1]", "[]", "[nan]", "[0,1]", "[a,b]", "{}",
-    "{a: 1}", "{a: nan}", "{a: {b: null}}", "${seed}", "${nowhere}", "${oc.env:NO_SUCH}", "???",
-    "1,2", "choice(1,2)", "range(3)", "\\", "'", '"', "[", "{", "a=b", "#", LONG, NOT_UTF8,
+    "2024", "..", "../../x", "a/b", "/", "~", "'~nobody-of-that-name'", "ä", "[1]", "[]",
+    "[nan]", "[0,1]", "[a,b]", "{}", "{a: 1}", "{a: nan}", "{a: {b: null}}", "${seed}",
+    "${nowhere}", "${oc.env:NO_SUCH}", "???", "1,2", "choice(1,2)", "range(3)", "\\", "'", '"',
+    "[", "{", "a=b", "#", LONG, NOT_UTF8,
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from harness.components.backbones.weight_layouts import State, find_state, load_trunk
 from harness.core.downloads import download
 from harness.core.errors import ConfigError, DataError, first_line
+from harness.core.files import expanded
 from harness.core.tensor_files import load_verified
 
 Weights = Annotated[
@@ -222,7 +223,7 @@ def _file(weights: str) -> Path:
     Raises:
         ConfigError: there is none.
     """
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if path.is_dir():
         try:
             stages = json.loads((path / "record.json").read_text(encoding="utf-8"))["stages"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from harness.components.backbones.pooling import band
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
+from harness.core.files import expanded
 from harness.core.precision import resolve_device
 from harness.core.progress import Reporter
 from harness.experiment.evaluate import data_folders
@@ -114,7 +115,7 @@ def show_run(
     if options.count < 1 or options.top < 1:
         raise ConfigError("--count and --top must be 1 or more.")
     found = Store(Path(store)).find(run)
-    folder = Path(output).expanduser() if output else found.folder / "figures"
+    folder = expanded(output) if output else found.folder / "figures"
     folders = data_folders(data_root, cache)
     written, refused = [], []
     with Reporter() as reporter:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.core.errors import ConfigError, HarnessError, did_you_mean, first_line
-from harness.core.files import write_atomically
+from harness.core.files import expanded, write_atomically
 from harness.core.interfaces import Backbone
 from harness.data.augment import normalize
 from harness.experiment.evaluate import find_stage
@@ -83,7 +83,7 @@ def export_run(
     found, name = _find(run, stage, store)
     several = len(found.record["stages"]) > 1
     default = f"{found.name}-{name}" if several else found.name
-    target = Path(output or f"{default}{SUFFIXES[style]}").expanduser()
+    target = expanded(output or f"{default}{SUFFIXES[style]}")
     if target.suffix != SUFFIXES[style]:
         raise ConfigError(
             f"--output {target} does not end in {SUFFIXES[style]}.",
@@ -242,7 +242,7 @@ def add_to_zoo(
     plain = f"{experiment['method']}-{dataset}-s{experiment['seed']}"
     name = name or "".join(c if zoo.NAME.fullmatch(f"a{c}") else "-" for c in plain)
     zoo.check_name(name, known)
-    file = Path(output or known.path.with_name(f"{name}.safetensors")).expanduser()
+    file = expanded(output or known.path.with_name(f"{name}.safetensors"))
     if file.suffix != SUFFIXES["safetensors"]:
         raise ConfigError(f"--output {file} does not end in .safetensors.")
     if url is None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from harness.core.distributed.processes import cores
 from harness.core.errors import ConfigError, DataError
+from harness.core.files import expanded
 from harness.core.hashing import hexdigest
 from harness.data.csv_lists import Row, lines, read_rows
 from harness.data.identifiers import is_missing, whole_number
@@ -130,14 +131,14 @@ def find_images(
         ConfigError: an input does not exist, or is no CSV though a split is wanted.
         DataError: it holds no images, or lists files that do not exist.
     """
-    base = None if root is None else Path(root).expanduser()
+    base = None if root is None else expanded(root)
     if base is not None and not base.is_dir():
         raise ConfigError(f"There is no folder {base}.", "Paths in lists are relative to it.")
     if split not in (None, *SPLITS):
         raise ConfigError(f"There is no split '{split}'.", f"Choose {', '.join(SPLITS)}.")
     entries: list[_Entry] = []
     for given in inputs:
-        path = Path(given).expanduser()
+        path = expanded(given)
         if split is not None and path.suffix.lower() != ".csv":
             raise ConfigError(f"{given} is no CSV, so it has no {split} images.", "Omit --split.")
         if path.is_dir():
@@ -217,7 +218,7 @@ class ImagesInMemory(ImageSource):
 
     def _check(self, index: int, image: object) -> None:
         if isinstance(image, str | os.PathLike):
-            if not Path(image).expanduser().is_file():
+            if not expanded(image).is_file():
                 raise ConfigError(
                     f"Image {index}: there is no file {os.fspath(image)!s}.",
                     "Give paths of image files; of a folder: sorted(Path(FOLDER).glob('*.jpg')).",
@@ -252,7 +253,7 @@ class ImagesInMemory(ImageSource):
                 return to_rgb(image)
             except ValueError as error:
                 raise OSError(str(error)) from error
-        path = Path(image).expanduser()
+        path = expanded(image)
         return ImageFiles(path.parent, [path.name]).read(0)
 
     def fingerprint(self) -> str:

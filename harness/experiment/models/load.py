@@ -8,7 +8,7 @@ import torch
 
 from harness.core import plugins
 from harness.core.errors import ConfigError, DataError
-from harness.core.files import shown
+from harness.core.files import expanded, shown
 from harness.core.hashing import hexdigest
 from harness.core.interfaces import Backbone
 from harness.core.precision import resolve_device
@@ -51,7 +51,7 @@ def load_model(
         DataError: a file is damaged, or was not written by `harness export`.
     """
     on = resolve_device(device)
-    path = Path(name).expanduser()
+    path = expanded(name)
     known = zoo.load()
     if path.is_file():
         file, origin = path, shown(path)
@@ -71,7 +71,7 @@ def _find_run(name: str, store: Path, models: list[str]) -> Run:
     try:
         return Store(store).find(name)
     except ConfigError as error:
-        path = Path(name).expanduser()
+        path = expanded(name)
         cause = error.cause
         if path.is_dir():
             cause = f"{shown(path)} is no run: it has no config.json."

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from harness.core.downloads import download
 from harness.core.errors import ConfigError, DataError
-from harness.core.files import explain_write_errors, write_atomically, write_text
+from harness.core.files import expanded, explain_write_errors, write_atomically, write_text
 from harness.core.paths import shipped
 
 VARIABLE = "HARNESS_ZOO"
@@ -126,7 +126,7 @@ class Zoo:
 def zoo_file() -> Path:
     """The zoo's file, whether it exists or not."""
     named = os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else shipped("results", "zoo.yaml")
+    return expanded(named) if named else shipped("results", "zoo.yaml")
 
 
 def load(path: Path | None = None) -> Zoo:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, DataError
+from harness.core.files import expanded
 from harness.core.seeds import derive
 from harness.data.types import Dataset, ReIDData, Split
 from harness.experiment.joint_datasets import plugin_names, sections
@@ -137,7 +137,7 @@ def _runs(plan: Plan) -> Iterator[tuple[str, Run]]:
     for network in plan.teachers.values():
         yield "distiller.teacher", network.run
     for key in ("backbone.weights", *(f"stages.{s}.backbone.weights" for s in plan.config.stages)):
-        path = Path(str(OmegaConf.select(plan.config, key))).expanduser()
+        path = expanded(str(OmegaConf.select(plan.config, key)))
         run = Run(path if path.is_dir() else path.parent)
         if path.exists() and run.finished:
             yield key, run

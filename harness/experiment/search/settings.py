@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.core.errors import ConfigError
+from harness.core.files import expanded
 from harness.core.options import check_options
 
 Direction = Literal["maximize", "minimize"]
@@ -97,7 +98,7 @@ def read_settings(config: DictConfig) -> Settings:
         given["name"] = f"{config.method.name}-{config.dataset.name}-{given['criterion']}"
     if given["pruner"] == "auto":
         given["pruner"] = "none" if given["against"] else "median"
-    given["folder"] = Path(str(given["folder"])).expanduser()
+    given["folder"] = expanded(str(given["folder"]))
     check_options(Settings, given, "search")
     settings = Settings(**given)
     if not re.fullmatch(r"\w[\w.+-]*", settings.name):

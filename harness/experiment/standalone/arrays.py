@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.errors import ConfigError, DataError, did_you_mean, first_line
+from harness.core.files import expanded
 from harness.data.identifiers import whole_number
 
 
@@ -22,7 +23,7 @@ class ArrayFile(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         if not self.path.is_file():
             kind = "is a folder, not a file" if self.path.is_dir() else "does not exist"
             raise ConfigError(f"{self.path} {kind}.", "Name an .npy or .npz file.")

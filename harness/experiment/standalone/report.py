@@ -11,7 +11,7 @@ import torch
 
 from harness.core.environment import device_name, peak_memory
 from harness.core.errors import ConfigError, HarnessError
-from harness.core.files import make_folder
+from harness.core.files import expanded, make_folder
 from harness.core.precision import resolve_device
 
 
@@ -93,7 +93,7 @@ def check_output(
     """
     if path is None:
         return None
-    target = Path(path).expanduser()
+    target = expanded(path)
     if target.suffix != suffix:
         hint = f"Use {target.with_suffix(suffix)}, say." if target.name else "Name a file."
         raise ConfigError(f"{option} {path} does not end in {suffix}.", hint)

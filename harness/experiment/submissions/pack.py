@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigError, HarnessError, Problems
-from harness.core.files import explain_write_errors, make_folder, read_json, write_json
+from harness.core.files import expanded, explain_write_errors, make_folder, read_json, write_json
 from harness.core.version import __version__
 from harness.evaluation import kept_features
 from harness.experiment.submissions import untrusted
@@ -61,7 +61,7 @@ def submit(
         with problems.collecting():
             _check(run, features)
     problems.check()
-    target = Path(output).expanduser() / (name or _name(chosen))
+    target = expanded(output) / (name or _name(chosen))
     if not NAME.fullmatch(target.name):
         raise ConfigError(f"--name {target.name} is no name.", "Use letters, digits, '_' and '-'.")
     if target.exists() and not overwrite:

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.core.errors import ConfigError
-from harness.core.files import write_text
+from harness.core.files import expanded, write_text
 from harness.core.version import __version__
 from harness.results.comparisons import Comparison, comparisons
 from harness.results.palette import SCHEMES
@@ -80,13 +80,13 @@ def write_report(
     if folder is not None and style is None:
         raise ConfigError("--charts-dir needs --charts.", f"Add --charts {STYLES[0]}.")
     text, sections = _page(store)
-    path = Path(output).expanduser()
+    path = expanded(output)
     write_text(path, text)
     written = [path]
     if style is not None:
         from harness.results.report.charts import write_charts
 
-        place = Path(folder or path.with_name(f"{path.stem}-charts")).expanduser()
+        place = expanded(folder or path.with_name(f"{path.stem}-charts"))
         for section in sections:
             written += write_charts(section.charts, place, section.file_name, style)
     return written
