@@ -18,6 +18,7 @@ from harness.core.errors import HarnessError, listeners
 from harness.core.metrics import METRICS
 
 QUIET_SECONDS = 30.0  # interval between lines of a long phase in a plain log
+QUIET = 0.1  # share of the CPU that other work may take before it is shown beside the speed
 _EPOCH = {
     "loss": "loss {loss:.3f}", "clusters": "{clusters} clusters, {outliers} outliers",
     "ari": "ARI {ari:.2f}", "images_per_second": "{images_per_second:.0f} images/s",
@@ -28,6 +29,9 @@ def epoch_line(row: Mapping[str, Any]) -> str:
     """One line of text for a finished epoch's history row."""
     parts = [f"{row['stage']} {row['epoch']:>3}"]
     parts += [text.format_map(row) for key, text in _EPOCH.items() if key in row]
+    others = 1.0 - row.get("cpu_share", 1.0)
+    if "images_per_second" in row and others > QUIET:
+        parts[-1] += f" (other work took {others:.0%} of the CPU)"
     shown = [METRICS[key] for key in ("mAP", "rank1") if key in row]
     parts += [f"{metric.label} {row[metric.key]:.{metric.decimals}f}" for metric in shown]
     return "  ".join(parts)

@@ -11,13 +11,24 @@ from rich.console import Console
 
 from harness.core import errors
 from harness.core.errors import TrainingError, say_once
-from harness.core.progress import Reporter
+from harness.core.progress import Reporter, epoch_line
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 
 
 def reporter(terminal: bool = True) -> Reporter:
     return Reporter(Console(file=io.StringIO(), force_terminal=terminal, width=40))
+
+
+@pytest.mark.parametrize(
+    ("share", "speed"),
+    [(None, "113 images/s"), (0.95, "113 images/s"),
+     (0.49, "113 images/s (other work took 51% of the CPU)")],
+)  # fmt: skip
+def test_a_speed_beside_other_work_is_told_so(share: float | None, speed: str) -> None:
+    row = {"stage": "train", "epoch": 3, "images_per_second": 112.6, "mAP": 28.41}
+    row |= {} if share is None else {"cpu_share": share}
+    assert epoch_line(row) == f"train   3  {speed}  mAP 28.4"
 
 
 def test_the_log_holds_lines_notices_and_the_error(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import ConfigError
 from harness.results.figures.style import drawn, figure, heading, style
@@ -20,7 +21,7 @@ PANELS: dict[str, dict[str, str]] = {
     "Clusters": {"clusters": ""},
     "Outliers": {"outliers": ""},
     "Clusters against identities": {"ari": "ARI", "nmi": "NMI"},
-    "Throughput, images/s": {"images_per_second": ""},
+    "Images/s": {"images_per_second": ""},
 }
 DASHES = ("-", "--", ":", "-.")
 
@@ -41,6 +42,8 @@ def curves(run: Run) -> Figure:
     stages = list(dict.fromkeys(str(row["stage"]) for row in history))
     known = {key for row in history for key, value in row.items() if is_number(value)}
     shown = {title: keys for title, keys in PANELS.items() if known & keys.keys()}
+    if not any(row.get("outliers") for row in history):
+        shown.pop("Outliers", None)
     epochs = [row["epoch"] for row in history]
     xlabel = "epoch (below 0: warm-up)" if min(epochs) < 0 else "epoch"
     lines = -(-len(shown) // 3)
@@ -48,7 +51,7 @@ def curves(run: Run) -> Figure:
     grid = picture.subplots(lines, 3, squeeze=False, gridspec_kw={"hspace": 0.55, "wspace": 0.22})
     panels = [axes for line in grid for axes in line]
     for axes, (title, keys) in zip(panels, shown.items(), strict=False):
-        axes.set_title(title)
+        axes.set_title(title + (_other_work(history) if title == "Images/s" else ""))
         axes.set_xlabel(xlabel, color=FAINT)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for place, stage in enumerate(stages):
@@ -71,3 +74,12 @@ def curves(run: Run) -> Figure:
     heading(picture, run.name, left=0.04)
     picture.subplots_adjust(left=0.04, right=0.99, top=1 - 0.5 / picture.get_figheight())
     return picture
+
+
+def _other_work(history: Sequence[Mapping[str, Any]]) -> str:
+    """The share of the CPU that other work took during the run, for a title."""
+    shares = [100 - 100 * row["cpu_share"] for row in history if is_number(row.get("cpu_share"))]
+    if not shares:
+        return ""
+    low, high = f"{min(shares):.0f}", f"{max(shares):.0f}"
+    return f" (other work: {low} %)" if low == high else f" (other work: {low} to {high} %)"

@@ -98,10 +98,10 @@ def _seeds(data: ChartData) -> Chart | None:
 
 
 def _curve(data: ChartData, key: str) -> Chart | None:
-    """A value of the history over epochs; None where no row has it in two epochs."""
+    """A value of the history over epochs; None where no row has it in two epochs, or all are 0."""
     values = data.epochs.dropna(subset=[key]).groupby(["row", "epoch"])[key]
     curves = values.agg(["mean", "min", "max"]).round(5).reset_index()
-    if not curves["row"].duplicated().any():
+    if not curves["row"].duplicated().any() or (curves["max"] == 0).all():
         return None
     first, last, low = curves["epoch"].min(), curves["epoch"].max(), curves["mean"].min()
     x = alt.X("epoch:Q").title("epoch (below 0: warm-up)" if first < 0 else "epoch")

@@ -22,6 +22,22 @@ def test_curves_of_odd_histories(tmp_path: Path, command: Command) -> None:
     assert shown == ["Training loss"]
 
 
+def test_throughput_names_other_work_and_a_chart_of_zeros_is_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path, "busy", record("supervised", train=3.0))
+    rows = [
+        {"stage": "train", "epoch": epoch, "clusters": 9, "outliers": 0, "images_per_second": 50.0,
+         "cpu_share": share}
+        for epoch, share in enumerate((0.97, 0.5))
+    ]  # fmt: skip
+    (folder / "history.json").write_text(json.dumps(rows))
+    shown = [axes.get_title(loc="left") for axes in curves(Run(folder)).axes if axes.axison]
+    assert shown == ["Clusters", "Images/s (other work: 3 to 50 %)"]
+    rows[0]["outliers"] = 4
+    (folder / "history.json").write_text(json.dumps(rows))
+    shown = [axes.get_title(loc="left") for axes in curves(Run(folder)).axes if axes.axison]
+    assert "Outliers" in shown
+
+
 def test_ticks_of_epochs_are_integers(tmp_path: Path) -> None:
     folder = write(tmp_path, "short", record("mskd", student=3.0))
     for epochs, label in ((range(1), "epoch"), (range(-1, 2), "epoch (below 0: warm-up)")):
