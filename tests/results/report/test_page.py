@@ -307,3 +307,12 @@ def test_a_long_name_loses_its_middle() -> None:
     assert short_labels(["mskd [distiller.teacher=mskd-s0-2a2c31d2]"]) == [
         "mskd [distiller…d-s0-2a2c31d2]"
     ]
+
+
+def test_a_chart_of_zeros_is_left_out(command: Command, tmp_path: Path) -> None:
+    folder = add(tmp_path / "results" / "runs", "floor", "supervised", epochs=2)
+    rows = json.loads((folder / "history.json").read_text())
+    (folder / "history.json").write_text(json.dumps([{**row, "outliers": 0} for row in rows]))
+    assert command("report", "--charts", "svg").status == 0
+    charts = {path.stem.rsplit("-", 1)[1] for path in (tmp_path / "report-charts").iterdir()}
+    assert charts == {"loss", "clusters", "ari", "nmi"}
