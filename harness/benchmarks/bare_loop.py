@@ -26,7 +26,7 @@ def bare_train(workload: Workload, steps: int) -> Callable[[], Round]:
     trainer = make_bench_trainer(workload)
     parts, optimizer, scaler = trainer.components, trainer.optimizer, trainer.scaler
     backbone, objective, distiller = parts.backbone, parts.objective, parts.distiller
-    (batch,) = trainer._batches(0, iter(workload.drawn(1)), workload.labels.to(device))
+    (batch,) = trainer.batch_maker.make(0, iter(workload.drawn(1)), workload.labels.to(device), 1)
 
     def once() -> Round:
         started = synchronized_time(device)

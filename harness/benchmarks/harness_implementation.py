@@ -74,7 +74,7 @@ def make_bench_trainer(workload: Workload) -> Trainer:
     data = UnlabelledSet(workload.image_cache, workload.cameras)
     trainer = make_trainer(workload.stage, data, workload.device, workload.precision)
     features = workload.features(trainer.components.backbone)
-    trainer._start_epoch(0, workload.labels.to(workload.device), features)
+    trainer.start_epoch(0, workload.labels.to(workload.device), features)
     return trainer
 
 
@@ -91,13 +91,13 @@ def training_steps(
     Returns:
         the seconds of the steps, and the share of them spent waiting for data.
     """
-    made = trainer._with_source(epoch, trainer._batches(epoch, drawn, labels), steps + 1)
+    made = trainer.batch_maker.make(epoch, drawn, labels, steps + 1)
     batches = Prefetcher(made, trainer.device)
     started, done = 0.0, 0
     with fp32_as(trainer.precision), batches:
         for batch in batches:
             started = started or synchronized_time(trainer.device)
-            trainer._step(batch, False)
+            trainer.train_step(batch, False)
             done += 1
             if done == steps:
                 break

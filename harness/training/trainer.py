@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.components.backbones.batchnorm import separate_domains
-from harness.core.distributed.collectives import all_rows, broadcast_from_first, local_rows
+from harness.core.distributed.collectives import broadcast_from_first
 from harness.core.distributed.processes import is_distributed
 from harness.core.errors import TrainingError, say_once
 from harness.core.interfaces import (
@@ -29,7 +29,6 @@ from harness.core.interfaces import (
     Objective,
     PseudoLabeler,
     PseudoLabels,
-    SourceBatch,
     UnlabelledSet,
 )
 from harness.core.load import LoadMeter
@@ -37,10 +36,9 @@ from harness.core.precision import fp32_as, make_scaler
 from harness.core.progress import Reporter
 from harness.core.seeds import derive, generator
 from harness.core.throughput import rate, synchronized_time
-from harness.data.augment import AugmentParameters, normalize
-from harness.data.augmentation_settings import make_augment
-from harness.data.prefetcher import ImageReader, Images, Prefetcher
+from harness.data.prefetcher import Prefetcher
 from harness.data.samplers import SAMPLERS
+from harness.training.batches import BatchMaker
 from harness.training.compilation import compile_networks
 from harness.training.extraction import extract
 from harness.training.label_schedule import label_schedule, tested_epochs
@@ -96,7 +94,6 @@ class Trainer:
         self.tested = tested_epochs(-self.first_epoch, int(train.epochs), every)
         self.label_schedule = label_schedule(train.label_every, int(train.epochs))
         self.labels: PseudoLabels | None = None
-        self.augment = make_augment(self.config.images, self.components.backbone.preprocessing)
         self.batch_size = int(batch.identities) * int(batch.images)
         backbone, objective = self.components.backbone, self.components.objective
         distiller = self.components.distiller
@@ -111,10 +108,10 @@ class Trainer:
         self.trained = nn.ModuleList(m for m in modules if m is not None).to(self.device)
         self.trained.to(memory_format=torch.channels_last)
         compile_networks(self.trained, str(train.compile))
-        self.image_reader = ImageReader(self.data.images, self.device)
-        self.source_reader: ImageReader | None = None
-        if self.source is not None:
-            self.source_reader = ImageReader(self.source.images, self.device)
+        self.batch_maker = BatchMaker(
+            *(self.name, self.config, self.data, self.source),
+            *(backbone.preprocessing, distiller, self.device),
+        )
         self.scaler = make_scaler(self.precision, self.device)
         micro_batch = 0 if train.micro_batch == "auto" else int(train.micro_batch)
         self.step = Step(
@@ -136,7 +133,7 @@ class Trainer:
         while self.next_epoch <= self.last_epoch:
             epoch = self.next_epoch
             started = time.perf_counter()
-            if self.config.optimizer.reset_with_labels and self._labelings(epoch):
+            if self.config.optimizer.reset_with_labels and self.labelings(epoch):
                 self._reset_optimizer()
             epochs = self.last_epoch - self.first_epoch + 1
             lr = learning_rate(self.config.optimizer, epoch - self.first_epoch, epochs)
@@ -146,12 +143,12 @@ class Trainer:
             row: Row = {"stage": self.name, "epoch": epoch, "lr": lr}
             features, relabeling = self._features(epoch, row)
             labels = self._label(epoch, features, row)
-            iterations = self._iterations(labels, frozen=epoch < 0)
+            iterations = self.iterations(labels, frozen=epoch < 0)
             drawn = self._drawn(epoch, labels, iterations, row)
             # of the components' own draws and of dropout
             torch.manual_seed(derive(self.config.seed, self.name, epoch, "torch"))
             labels = labels.to(self.device)
-            self._start_epoch(epoch, labels, features, relabeling)
+            self.start_epoch(epoch, labels, features, relabeling)
             del features, relabeling  # up to gigabytes, which the iterations do not need
             self._train(epoch, labels, drawn, iterations, row)
             self.next_epoch = epoch + 1
@@ -174,7 +171,7 @@ class Trainer:
         settings, parameters = self.config.optimizer, self.trained.parameters()
         self.optimizer = make_optimizer(settings, parameters, networks)
 
-    def _labelings(self, epoch: int) -> int:
+    def labelings(self, epoch: int) -> int:
         """How often the labeler runs before an epoch; 0 keeps the labels of the previous one."""
         return 1 if epoch < 0 else self.label_schedule[epoch]
 
@@ -189,7 +186,7 @@ class Trainer:
 
     def _label(self, epoch: int, features: Tensor, row: Row) -> Tensor:
         """The epoch's pseudo-labels (N,), made from features (N, V, D) or kept."""
-        labeler, due = self.components.labeler, self._labelings(epoch)
+        labeler, due = self.components.labeler, self.labelings(epoch)
         if due:
             with self._timed("label", row):
                 self.reporter.phase(f"{self.name} {epoch}: labels")
@@ -278,7 +275,7 @@ class Trainer:
             and type(distiller).relabel is not Distiller.relabel
             and distiller.relabeled_by is None
         )
-        return bool(self._labelings(epoch)) or objective.reads_features or relabels
+        return bool(self.labelings(epoch)) or objective.reads_features or relabels
 
     def _train(
         self, epoch: int, labels: Tensor, drawn: Iterator[Tensor], iterations: int, row: Row
@@ -287,14 +284,13 @@ class Trainer:
         frozen = epoch < 0
         progress = self.reporter.phase(f"{self.name} {epoch}: {row['clusters']} clusters")
         total = torch.zeros((), device=self.device)
-        made = self._with_source(epoch, self._batches(epoch, drawn, labels), iterations)
-        batches = Prefetcher(made, self.device)
+        batches = Prefetcher(self.batch_maker.make(epoch, drawn, labels, iterations), self.device)
         load = LoadMeter()
         with self._timed("train", row), fp32_as(self.precision), batches:  # gradients too
             for step, batch in enumerate(batches, start=1):
                 done = 0 if frozen else epoch * iterations + step - 1
                 self.components.objective.progress = done / (iterations * (self.last_epoch + 1))
-                total += self._step(batch, frozen)
+                total += self.train_step(batch, frozen)
                 progress(step, iterations)
                 if step % 50 == 0 and not torch.isfinite(total):
                     break
@@ -316,7 +312,8 @@ class Trainer:
                     "then, because threads of one convolution wait for each other"
                 )
 
-    def _iterations(self, labels: Tensor, frozen: bool) -> int:
+    def iterations(self, labels: Tensor, frozen: bool) -> int:
+        """The iterations of an epoch with these labels (N,); `frozen`: a warm-up epoch."""
         settings = self.config.train
         iterations = settings.iterations
         if iterations == "auto":  # as many whole batches as the labeled images fill
@@ -340,7 +337,7 @@ class Trainer:
         return sampler.batches(iterations)
 
     @torch.no_grad()
-    def _start_epoch(
+    def start_epoch(
         self, epoch: int, labels: Tensor, features: Tensor, relabeling: Tensor | None = None
     ) -> None:
         """Give all components the epoch's labels (N,) and features (N, V, D).
@@ -359,65 +356,8 @@ class Trainer:
         if distiller is not None:
             distiller.start_epoch(epoch)
 
-    def _batches(self, epoch: int, drawn: Iterator[Tensor], labels: Tensor) -> Iterator[Batch]:
-        """Batches on the device, for indices (B,) of images and labels (N,)."""
-        distiller = self.components.distiller
-        copies = distiller.augmentations if distiller is not None else 1
-        # the first copy's draws do not depend on the number of copies
-        purposes = [("augment",), *(("augment", copy) for copy in range(1, copies))]
-        draws = [generator(self.config.seed, self.name, epoch, *purpose) for purpose in purposes]
-        made = local_rows if distiller is None or distiller.keeps_order else all_rows
-
-        def augmented(source: Images, rows: Tensor, draw: torch.Generator) -> Tensor:
-            parameters = self.augment.draw(len(rows), draw)
-
-            def make(own: slice) -> Tensor:
-                drawn = parameters[own]
-                return self.augment.apply(source, drawn, indices=rows[own], device=self.device)
-
-            return made(len(rows), make)
-
-        for indices in drawn:
-            source, rows = self.image_reader.rows(indices)
-            images = [augmented(source, rows, draw) for draw in draws]
-            plain = None
-            if distiller is not None and distiller.needs_plain:
-                how = self.components.backbone.preprocessing
-                plain = normalize(source[rows.numpy()], how, device=self.device)
-            on_device = indices.to(self.device)
-            yield Batch(images[0], labels[on_device], on_device, tuple(images[1:]), plain)
-
-    def _with_source(
-        self, epoch: int, batches: Iterator[Batch], iterations: int
-    ) -> Iterator[Batch]:
-        """The batches, each with as many images of the source; as they are without a source."""
-        if self.source is None or self.source_reader is None:
-            yield from batches
-            return
-        seed, batch, purpose = self.config.seed, self.config.batch, "source"
-        sampler = SAMPLERS["identity"](
-            self.source.identities, self.source.cameras, int(batch.identities), int(batch.images),
-            generator(seed, self.name, epoch, purpose, "sampler"),
-        )  # fmt: skip
-        draw = generator(seed, self.name, epoch, purpose, "augment")
-        identities = self.source.identities.to(self.device)
-        for own, indices in zip(batches, sampler.batches(iterations), strict=True):
-            images, rows = self.source_reader.rows(indices)
-            parameters = self.augment.draw(len(rows), draw)
-
-            def make(
-                part: slice, images: Images = images, rows: Tensor = rows,
-                parameters: AugmentParameters = parameters,
-            ) -> Tensor:  # fmt: skip
-                drawn = parameters[part]
-                return self.augment.apply(images, drawn, indices=rows[part], device=self.device)
-
-            made = local_rows(len(rows), make)
-            labels = identities[indices.to(self.device)]
-            yield replace(own, source=SourceBatch(made, labels))
-
-    def _step(self, batch: Batch, frozen: bool) -> Tensor:
-        """One optimizer step; returns the loss, detached."""
+    def train_step(self, batch: Batch, frozen: bool) -> Tensor:
+        """One optimizer step; returns the loss, detached. frozen: of a warm-up epoch."""
         return self.step(batch, self.optimizer, frozen)
 
     def state_dict(self) -> dict[str, Any]:

@@ -92,13 +92,13 @@ EXACT = ("pow", "linalg_vector_norm", "_softmax", "_log_softmax", "exp", "mm", "
 @pytest.mark.parametrize("method", ["mskd", "mmt", "ice/aware", "cap", "spcl", "pplr"])
 def test_what_stays_in_fp32(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions run in bf16, and nothing of a loss or a memory does."""
-    seen, step = Seen(), Trainer._step
+    seen, step = Seen(), Trainer.train_step
 
     def watched(self: Trainer, *arguments: Any) -> Tensor:
         with seen:
             return step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "train_step", watched)
     run_experiment(
         tiny_config(tmp_path, f"method={method}", "train.precision=bf16", "train.epochs=1")
     )
@@ -135,7 +135,7 @@ def test_the_scale_of_fp16_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.M
             device.type, init_scale=4.0, growth_interval=1, enabled=precision == "fp16"
         ),
     )
-    step, case, stop = Trainer._step, "whole", [0]
+    step, case, stop = Trainer.train_step, "whole", [0]
 
     def counted(self: Trainer, *arguments: Any) -> Tensor:
         stop[0] -= 1
@@ -145,7 +145,7 @@ def test_the_scale_of_fp16_outlives_a_kill(tmp_path: Path, monkeypatch: pytest.M
         scales[case].append(self.scaler.get_scale())
         return loss
 
-    monkeypatch.setattr(Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "train_step", counted)
     changes = ("method=cluster_contrast", "train.precision=fp16", "train.epochs=3")
     whole = run_experiment(tiny_config(tmp_path / "whole", *changes))
     case, stop[0] = "parts", 5  # in the last epoch of two steps

@@ -42,7 +42,7 @@ main(["run", *sys.argv[4:]])
 @pytest.mark.parametrize(
     ("module", "name", "count"),
     [
-        ("harness.training.trainer", "Trainer._step", 7),  # in the student's warm-up epoch
+        ("harness.training.trainer", "Trainer.train_step", 7),  # in the student's warm-up epoch
         ("harness.core.files", "os.fsync", 5),  # in the middle of writing the first checkpoints
         pytest.param("harness.core.files", "os.fsync", 13, marks=pytest.mark.slow),
         pytest.param(  # while labels are made
@@ -122,7 +122,9 @@ def test_killed_and_resumed_with_oracle_and_grouped_statistics(tmp_path: Path) -
     whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     assert_same(
         whole,
-        killed_in(tmp_path / "killed", settings, "harness.training.trainer", "Trainer._step", 8),
+        killed_in(
+            tmp_path / "killed", settings, "harness.training.trainer", "Trainer.train_step", 8
+        ),
     )
 
 

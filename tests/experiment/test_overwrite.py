@@ -98,7 +98,7 @@ def test_a_finished_result_stays_until_the_new_one_is_complete(
             run_experiment(tiny_config(root, *always))
     assert contents(run.folder) == before
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", Mock(side_effect=TrainingError("it failed")))
+        patch.setattr(Trainer, "train_step", Mock(side_effect=TrainingError("it failed")))
         with pytest.raises(TrainingError):
             run_experiment(tiny_config(root, *always))
     assert contents(run.folder) == before and "overwrite=always failed: it failed" in str(
@@ -109,7 +109,7 @@ def test_a_finished_result_stays_until_the_new_one_is_complete(
         with pytest.raises(KeyboardInterrupt):
             run_experiment(tiny_config(root, *always))
     assert contents(run.folder) == before
-    monkeypatch.setattr(Trainer, "_step", Mock(side_effect=AssertionError("trained again")))
+    monkeypatch.setattr(Trainer, "train_step", Mock(side_effect=AssertionError("trained again")))
     again = run_experiment(tiny_config(root, *always))
     assert again.record["metrics"] == run.record["metrics"]
     after = contents(again.folder)

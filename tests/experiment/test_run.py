@@ -264,7 +264,7 @@ def test_loss_that_is_not_finite_is_explained(
 ) -> None:
     from harness.training.trainer import Trainer
 
-    monkeypatch.setattr(Trainer, "_step", lambda *_: torch.tensor(float("nan")))
+    monkeypatch.setattr(Trainer, "train_step", lambda *_: torch.tensor(float("nan")))
     with pytest.raises(HarnessError, match="not finite"):
         run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
 

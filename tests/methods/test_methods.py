@@ -64,7 +64,7 @@ def test_interrupted_in_every_epoch_and_resumed(
     whole = run_experiment(compose(overrides(case, tmp_path / "whole")))
     steps = [row["iterations"] for row in whole.history()]
     assert len(steps) == 4
-    original = Trainer._step
+    original = Trainer.train_step
     for epoch in range(1, 4):
         # finish the interrupted epoch, then stop in the middle of the next one
         left = [steps[epoch - 1] + steps[epoch] // 2]
@@ -76,7 +76,7 @@ def test_interrupted_in_every_epoch_and_resumed(
             return original(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_step", interrupted)
+            patch.setattr(Trainer, "train_step", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run_experiment(compose(overrides(case, tmp_path / "parts")))
     same(whole, run_experiment(compose(overrides(case, tmp_path / "parts"))))
@@ -121,14 +121,14 @@ def test_bucs_parameter_groups_and_reset_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[list[float], bool]] = []
-    original = Trainer._step
+    original = Trainer.train_step
 
     def spied(self: Trainer, *arguments: Any) -> torch.Tensor:
         rates = [group["lr"] for group in self.optimizer.param_groups]
         seen.append((rates, not self.optimizer.state))
         return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     run = run_experiment(compose([*PUBLISHED, *places(tmp_path)]))
     ends = np.cumsum([0, *(row["iterations"] for row in run.history())])[:-1]
     assert [seen[first][1] for first in ends] == [True, False, True, True]

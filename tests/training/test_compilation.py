@@ -73,7 +73,7 @@ def test_compiled_and_resumed(method: str, tmp_path: Path, monkeypatch: pytest.M
     first = [run.history()[0]["loss"] for run in (eager, whole)]
     assert first[1] == pytest.approx(first[0], rel=1e-3)
 
-    step, steps = Trainer._step, [0]
+    step, steps = Trainer.train_step, [0]
     last = sum(row["iterations"] for row in whole.history())
 
     def interrupted(*arguments: Any) -> Tensor:
@@ -83,7 +83,7 @@ def test_compiled_and_resumed(method: str, tmp_path: Path, monkeypatch: pytest.M
         return step(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(tiny_config(tmp_path / "parts", *compiled))
     assert_same(whole, run_experiment(tiny_config(tmp_path / "parts", *compiled)))

@@ -88,7 +88,7 @@ def begun(folder: Path, method: str) -> tuple[Trainer, Tensor]:
     labels = torch.arange(len(features)) // int(trainer.config.batch.images)
     if trainer.source is not None:
         trainer.components.objective.start_source(features.detach(), trainer.source.identities)
-    trainer._start_epoch(0, labels, features)
+    trainer.start_epoch(0, labels, features)
     return trainer, labels
 
 
@@ -102,10 +102,11 @@ def batch_on_cuda(trainer: Trainer, labels: Tensor) -> Batch:
     (indices,) = sampler.batches(1)
     distiller = trainer.components.distiller
     copies = 1 if distiller is None else distiller.augmentations
-    drawn = [trainer.augment.draw(len(indices), torch.Generator()) for _ in range(copies)]
+    augment = trainer.batch_maker.augment
+    drawn = [augment.draw(len(indices), torch.Generator()) for _ in range(copies)]
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(trainer.data.images.shape, dtype=torch.uint8, device=CUDA)
-        made = [trainer.augment.apply(images, one, indices=indices, device=CUDA) for one in drawn]
+        made = [augment.apply(images, one, indices=indices, device=CUDA) for one in drawn]
         plain = None
         if distiller is not None and distiller.needs_plain:
             plain = normalize(images[: len(indices)], device=CUDA)

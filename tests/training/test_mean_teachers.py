@@ -55,7 +55,7 @@ def test_resumed_or_repeated_the_numbers_are_the_same(
     settings = (f"method={method}", *ALL_DRAWS)
     whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
     _same(whole, run_experiment(tiny_config(tmp_path / "again", *settings)))
-    steps, original = [0], Trainer._step
+    steps, original = [0], Trainer.train_step
 
     def interrupted(*arguments: Any) -> Tensor:
         steps[0] += 1
@@ -64,7 +64,7 @@ def test_resumed_or_repeated_the_numbers_are_the_same(
         return original(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         run_experiment(tiny_config(tmp_path / "parts", *settings))
     _same(whole, run_experiment(tiny_config(tmp_path / "parts", *settings)))
     other = run_experiment(tiny_config(tmp_path / "other", *settings, "seed=1"))
@@ -77,13 +77,13 @@ def test_the_record_is_of_the_tested_network(
 ) -> None:
     """The teacher is saved and named in the record, and loads as the stage's backbone."""
     trainers: list[Trainer] = []
-    step = Trainer._step
+    step = Trainer.train_step
 
     def spied(self: Trainer, *arguments: Any) -> Tensor:
         trainers[:] = [self]
         return step(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     run = run_experiment(tiny_config(tmp_path, f"method={method}"))
     name = NETWORKS[run.record["experiment"]["method"]]
     assert run.record["stages"]["train"]["network"] == name
@@ -103,13 +103,13 @@ def test_the_record_is_of_the_tested_network(
 def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
     """All batches that steps see."""
     seen: list[Batch] = []
-    step = Trainer._step
+    step = Trainer.train_step
 
     def spied(self: Trainer, batch: Batch, frozen: bool) -> Tensor:
         seen.append(batch)
         return step(self, batch, frozen)
 
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     yield seen
 
 

@@ -65,7 +65,7 @@ def test_interrupted_and_resumed(
     whole = run_experiment(tiny_config(tmp_path / "whole", *overrides))
     steps = [0]
     last = sum(row["iterations"] for row in whole.history())  # the run's last step, in epoch 2
-    original = Trainer._step
+    original = Trainer.train_step
 
     def interrupted(*arguments: Any) -> Tensor:
         steps[0] += 1
@@ -74,7 +74,7 @@ def test_interrupted_and_resumed(
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_experiment(tiny_config(tmp_path / "parts", *overrides))
     resumed = run_experiment(tiny_config(tmp_path / "parts", *overrides))
@@ -90,7 +90,7 @@ def test_objectives_are_told_the_progress(tmp_path: Path, monkeypatch: pytest.Mo
     """(e I + s − 1) / (I E) before step s of epoch e, 0 in warm-up epochs, and so when resumed."""
     told: list[float] = []
     stop = False
-    original = Trainer._step
+    original = Trainer.train_step
 
     def spied(self: Trainer, *arguments: Any) -> Tensor:
         told.append(self.components.objective.progress)
@@ -98,7 +98,7 @@ def test_objectives_are_told_the_progress(tmp_path: Path, monkeypatch: pytest.Mo
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     case = ("method=cluster_contrast", *CROSSED["mean teacher of warm-up"], "train.epochs=3")
     run_experiment(tiny_config(tmp_path / "whole", *case))
     assert told == [0] * 4 + [step / 6 for step in range(6)]
@@ -130,7 +130,7 @@ def test_a_busy_processor_is_recorded_and_told(
 
 def test_a_reset_optimizer_has_no_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: dict[str, list[int]] = {}
-    original = Trainer._step
+    original = Trainer.train_step
     case = ""
 
     def spied(self: Trainer, *arguments: Any) -> Tensor:
@@ -140,7 +140,7 @@ def test_a_reset_optimizer_has_no_moments(tmp_path: Path, monkeypatch: pytest.Mo
         )
         return loss
 
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     for case in ("false", "true"):
         run_experiment(
             tiny_config(
@@ -199,7 +199,7 @@ def test_features_are_freed_before_the_iterations(
 ) -> None:
     made: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
-    step = Trainer._step
+    step = Trainer.train_step
 
     def extracting(*arguments: Any, **options: Any) -> Tensor:
         features = extract(*arguments, **options)
@@ -211,7 +211,7 @@ def test_features_are_freed_before_the_iterations(
         return step(*arguments)
 
     monkeypatch.setattr("harness.training.trainer.extract", extracting)
-    monkeypatch.setattr(Trainer, "_step", spied)
+    monkeypatch.setattr(Trainer, "train_step", spied)
     run_experiment(tiny_config(tmp_path, "method=cluster_contrast"))
     assert made and alive and not any(alive)
 

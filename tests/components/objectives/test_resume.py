@@ -34,7 +34,7 @@ def test_the_same_numbers_after_a_kill(
 ) -> None:
     settings = (f"method={method}", setting, "train.epochs=3")
     whole = run_experiment(tiny_config(tmp_path / "whole", *settings))
-    step, calls = Trainer._step, [0]
+    step, calls = Trainer.train_step, [0]
 
     def until_killed(*args: object) -> torch.Tensor:
         calls[0] += 1
@@ -43,7 +43,7 @@ def test_the_same_numbers_after_a_kill(
         return step(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Trainer, "_step", until_killed)
+        patch.setattr(Trainer, "train_step", until_killed)
         run_experiment(tiny_config(tmp_path / "killed", *settings))
     resumed = run_experiment(tiny_config(tmp_path / "killed", *settings))
     assert resumed.record["metrics"] == whole.record["metrics"]

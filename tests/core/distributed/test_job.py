@@ -24,7 +24,7 @@ def _die_at(step: int, rank: int = 1) -> None:
     """Kill a process at its n-th training step, as a machine that is taken away would."""
     from harness.core.distributed import processes
 
-    original, steps = Trainer._step, [0]
+    original, steps = Trainer.train_step, [0]
 
     def deadly(self: Trainer, *arguments: object) -> object:
         steps[0] += 1
@@ -32,7 +32,7 @@ def _die_at(step: int, rank: int = 1) -> None:
             os.kill(os.getpid(), 9)
         return original(self, *arguments)  # type: ignore[arg-type]
 
-    Trainer._step = deadly  # type: ignore[method-assign, assignment]
+    Trainer.train_step = deadly  # type: ignore[method-assign, assignment]
 
 
 def _killed(folder: Path, step: int, rank: int) -> None:
