@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from harness.benchmarks import methods
-from harness.benchmarks.methods import Amounts, Features, StageCosts, counted_images
+from harness.benchmarks.stage_costs import (
+    Amounts,
+    Features,
+    Speeds,
+    StageCosts,
+    counted_images,
+)
 from harness.benchmarks.timing import Bounds, error_of_median
 from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
@@ -33,7 +39,7 @@ def stages_of(folder: Path, *overrides: str) -> list[StageCosts]:
     if any(has_own_backbone(word.removeprefix("method=")) for word in overrides):
         settings = [word for word in SETTINGS if not word.startswith("backbone.")] + [*TINY_VIT]
     names, shared = methods.split_methods([*settings, f"data.root={folder}/data", *overrides])
-    return methods._stages(names, shared, CPU, 1e-9, Reporter())
+    return methods.make_stages(names, shared, CPU, 1e-9, Reporter())
 
 
 def test_costs_beside_the_reference(command: Command, tmp_path: Path) -> None:
@@ -152,7 +158,7 @@ def test_amounts_are_those_of_a_run(
 
 
 def test_seconds_of_a_schedule() -> None:
-    speeds = methods.Speeds(step=2.0, image=0.01, labels=30.0, rank=5.0, start=1.0)
+    speeds = Speeds(step=2.0, image=0.01, labels=30.0, rank=5.0, start=1.0)
     amounts = Amounts(epochs=4, steps=100, extracted=1000, labelings=2, tests=3)
     expected = {"extract": 1000 * 0.01, "label": 2 * 30, "train": 4 * 1 + 100 * 2,
                 "test": 3 * (500 * 0.01 + 5)}  # fmt: skip
