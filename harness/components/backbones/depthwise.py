@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+#: numbers of the input whose gradient is computed at once: 4 MB in fp32, which stay in the cache
+AT_ONCE = 2**20
+
 
 class _FP32InputGradient(torch.autograd.Function):
     """A depthwise convolution of bf16 tensors; the gradient of its input is computed in fp32."""
@@ -25,14 +28,20 @@ class _FP32InputGradient(torch.autograd.Function):
         (gradient,), (x, weight), (stride, padding) = gradients, ctx.saved_tensors, ctx.geometry
         of_x, of_weight, _, _ = ctx.needs_input_grad
 
-        def differentiate(dtype: torch.dtype, mask: list[bool]) -> tuple[Tensor, ...]:
-            tensors = [t.to(dtype) for t in (gradient, x, weight)]
+        def differentiate(g: Tensor, x: Tensor, w: Tensor, mask: list[bool]) -> list[Tensor]:
             return torch.ops.aten.convolution_backward(
-                *tensors, None, stride, padding, [1, 1], False, [0, 0], len(weight), mask
+                *(g, x, w, None, stride, padding, [1, 1], False, [0, 0], len(w)), mask
             )
 
-        grad_x = differentiate(torch.float32, [True, False, False])[0].to(x) if of_x else None
-        grad_weight = differentiate(x.dtype, [False, True, False])[1] if of_weight else None
+        grad_x = grad_weight = None
+        if of_x:
+            grad_x, kernel = torch.empty_like(x), weight.float()
+            images = max(1, AT_ONCE // x[0].numel())
+            for g, result in zip(gradient.split(images), grad_x.split(images), strict=True):
+                shape = torch.empty_like(result, dtype=torch.float32)  # its values have no effect
+                result.copy_(differentiate(g.float(), shape, kernel, [True, False, False])[0])
+        if of_weight:
+            grad_weight = differentiate(gradient, x, weight, [False, True, False])[1]
         return grad_x, grad_weight, None, None
 
 

@@ -10,11 +10,12 @@ for triplets (ICLR 2020).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from harness.core.errors import ConfigError
 from harness.core.views import POOLED
@@ -39,6 +40,52 @@ VIEWS = ("global", "upper", "lower")
 THIRDS = ("top", "middle", "bottom")
 
 
+def _generalized_mean(maps: Tensor, p: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The pooled g (B, C), the powers max(x, eps)^p (B, C, H, W) and their mean (B, C)."""
+    powers = _at_least_fp32(maps).clamp(min=eps).pow(p)
+    mean = powers.mean(dim=(2, 3))
+    return mean.pow(1.0 / p), powers, mean
+
+
+def _at_least_fp32(maps: Tensor) -> Tensor:
+    return maps if maps.dtype == torch.float64 else maps.float()
+
+
+class _GeneralizedMean(torch.autograd.Function):
+    """The generalized mean, whose gradient reuses the powers.
+
+    With x̂ = max(x, eps), m = mean(x̂^p) and g = m^(1/p):
+
+    - ∂g/∂x = g / m · x̂^p / x̂ / (H W), and 0 where x ≤ eps;
+    - ∂g/∂p = g / m · (mean(x̂^p ln x̂) / p − m ln m / p²).
+
+    Autograd's own formulas compute x̂^(p − 1) as another power and select among special cases.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, p: Tensor, eps: float) -> Tensor:
+        pooled, powers, mean = _generalized_mean(maps, p, eps)
+        ctx.save_for_backward(maps, p, pooled, powers, mean)
+        ctx.eps = eps
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        maps, p, pooled, powers, mean = ctx.saved_tensors
+        upstream = gradients[0] * pooled / mean
+        base = _at_least_fp32(maps).clamp(min=ctx.eps)
+        of_maps = of_p = None
+        if ctx.needs_input_grad[0]:
+            positions = maps.shape[2] * maps.shape[3]
+            of_maps = (powers / base).mul_((upstream / positions)[:, :, None, None])
+            of_maps = torch.ops.aten.threshold_backward(of_maps, base, ctx.eps).to(maps.dtype)
+        if ctx.needs_input_grad[1]:
+            logarithms = base.log_().mul_(powers).mean(dim=(2, 3))
+            of_p = (upstream * (logarithms / p - mean * mean.log() / p**2)).sum().to(p.dtype)
+        return of_maps, of_p, None
+
+
 class GeM(nn.Module):
     """Generalized-mean pooling, g = (mean over positions of max(x, eps)^p)^(1/p).
 
@@ -53,15 +100,16 @@ class GeM(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps if maps.dtype == torch.float64 else maps.float()
-            return maps.clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
+            if torch.is_grad_enabled():
+                return _GeneralizedMean.apply(maps, self.p, self.eps)
+            return _generalized_mean(maps, self.p, self.eps)[0]
 
 
 class AveragePool(nn.Module):
     """Mean over positions, in fp32 at least: (B, C, H, W) → (B, C)."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        return (maps if maps.dtype == torch.float64 else maps.float()).mean(dim=(2, 3))
+        return _at_least_fp32(maps).mean(dim=(2, 3))
 
 
 class EmbeddingNeck(nn.Module):

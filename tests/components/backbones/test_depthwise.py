@@ -49,6 +49,19 @@ def test_outputs_are_the_same_and_gradients_are_close(kernel: int, size: tuple[i
         assert float((mine - true).abs().max()) < max(bound, float((theirs - true).abs().max()))
 
 
+@pytest.mark.parametrize("at_once", [1, 8 * 12 * 2, 10**9])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = depthwise()
+    speed_up_depthwise(fast)
+    x = torch.randn(5, 8, 6, 2).contiguous(memory_format=torch.channels_last)
+    whole = gradients(fast, x, torch.bfloat16)
+    monkeypatch.setattr("harness.components.backbones.depthwise.AT_ONCE", at_once)
+    for mine, theirs in zip(gradients(fast, x, torch.bfloat16), whole, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def test_fp32_and_evaluation_are_left_to_torch() -> None:
     plain = depthwise()
     fast = copy.deepcopy(plain)

@@ -32,6 +32,47 @@ def test_gem_learns_its_exponent() -> None:
     assert pool.p.grad.abs() > 0
 
 
+def plain_gem(maps: torch.Tensor, p: torch.Tensor, eps: float) -> torch.Tensor:
+    """The formula, differentiated by autograd."""
+    return maps.clamp(min=eps).pow(p).mean(dim=(2, 3)).pow(1.0 / p)
+
+
+@pytest.mark.parametrize("p", [1.0, 3.0, 4.5])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_of_gem_are_those_of_its_formula(p: float, layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, 5, 4, 2, dtype=torch.float64, generator=generator)
+    maps = maps.to(memory_format=layout).requires_grad_()
+    pool = GeM(p, eps=0.01).double()
+    upstream = torch.randn(3, 5, dtype=torch.float64, generator=generator)
+    own = torch.autograd.grad(pool(maps), [maps, pool.p], upstream)
+    theirs = torch.autograd.grad(plain_gem(maps, pool.p, pool.eps), [maps, pool.p], upstream)
+    for mine, expected in zip(own, theirs, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-14)
+    assert bool((own[0][maps < pool.eps] == 0).all())
+
+
+def test_gem_of_a_map_that_is_zero_or_of_bf16_or_part_of_another() -> None:
+    pool = GeM()
+    (dead,) = torch.autograd.grad(
+        pool(maps := torch.zeros(2, 3, 4, 2).requires_grad_()).sum(), maps
+    )
+    assert bool((dead == 0).all())
+    whole = torch.rand(2, 3, 4, 2).bfloat16().requires_grad_()
+    half = whole[:, :, :2]
+    (own,) = torch.autograd.grad(pool(half).sum(), whole)
+    (theirs,) = torch.autograd.grad(plain_gem(half.float(), pool.p, pool.eps).sum(), whole)
+    assert own.dtype == torch.bfloat16
+    torch.testing.assert_close(own, theirs, rtol=2**-7, atol=0)  # a step of bf16
+
+
+def test_gem_is_the_same_with_and_without_gradients() -> None:
+    maps = torch.randn(4, 6, 3, 5)
+    with torch.no_grad():
+        plain = GeM()(maps)
+    torch.testing.assert_close(GeM()(maps), plain, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("pooling", [GeM, AveragePool])
 def test_pooling_leaves_reduced_precision(pooling: type[torch.nn.Module]) -> None:
     maps = torch.rand(1, 2, 3, 3).bfloat16()
