@@ -13,7 +13,8 @@ demo: $(VENV)/.demo  ## install, run MSKD on synthetic pedestrians, print the le
 	$(BIN)/harness table --dataset synthetic
 
 test: $(VENV)/.test  ## install with the test extra, run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@# compiled modules are kept, because the tests start many processes
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 install-cpu: | $(BIN)/python  ## install without CUDA's 4 GB of libraries; EXTRAS=test adds an extra
 	$(BIN)/python -m pip install $(PIP_ARGS) --index-url https://download.pytorch.org/whl/cpu torch torchvision

@@ -27,14 +27,14 @@ from harness.experiment import experiment as run_module
 from harness.experiment import labelled_source, preflight
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
-from harness.experiment.labelled_source import reads_identities
+from harness.experiment.labelled_source import reads_identities, source_stages
 from harness.experiment.recipe import make_recipe
 from harness.experiment.run import run_experiment
 from harness.experiment.stages import Stage, build_labeler, load_data
 from harness.results.comparisons import comparisons
 from harness.results.store import Run
 from tests.same import assert_same, weights
-from tests.tiny import has_own_backbone, source_of, tiny_config
+from tests.tiny import SOURCE, has_own_backbone, tiny_config
 
 PLUGINS = plugins.find()["methods"]
 #: variants in another setting than their method: with a labeled source
@@ -72,7 +72,10 @@ def ran(folder: Path) -> Ran:
 @cache
 def as_published(name: str) -> DictConfig:
     """A method's published configuration; do not change it."""
-    return compose([f"method={name}", "protocol=published", *source_of(name)])
+    given = [f"method={name}", "protocol=published"]
+    config = compose(given)
+    needs_source = config.source is None and source_stages(make_recipe(config).stages)
+    return compose([*given, *SOURCE]) if needs_source else config
 
 
 TRAINED = [name for name in METHODS if as_published(name).stages]
