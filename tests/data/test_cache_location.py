@@ -98,7 +98,7 @@ def test_all_locations_give_the_same_run(
     for place in ("mmap", "device", "gathered"):
         if place == "gathered":  # as from pinned or mapped memory to a GPU
             monkeypatch.setattr(
-                "harness.training.trainer.ImageReader", partial(ImageReader, gathers=True)
+                "harness.training.batches.ImageReader", partial(ImageReader, gathers=True)
             )
             monkeypatch.setattr(
                 "harness.training.extraction.ImageReader", partial(ImageReader, gathers=True)
