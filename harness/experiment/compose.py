@@ -57,7 +57,8 @@ def _task(config: DictConfig) -> dict[str, Any]:
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         if in_sweep and job.all_failed(int(HydraConfig.get().job.num)):
             return sweeps.failure(problem)
-        refused = isinstance(problem, OSError) and problem.filename is not None  # a file
+        # the system refused a file, which the command line answers like an error of the harness
+        refused = isinstance(problem, OSError) and problem.filename is not None
         if not refused and not isinstance(problem, HarnessError):
             raise
         _failed.append(problem)

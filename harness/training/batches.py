@@ -26,6 +26,8 @@ Share = Callable[[int, Callable[[slice], Tensor]], Tensor]
 class BatchMaker:
     """Makes the batches of one stage, of this `name` and `config`.
 
+    preprocessing: what the backbone's weights expect. distiller: says how many augmentations of an
+        image a batch has, and whether it has the plain image, too.
     source: the labeled source of joint training: each batch gets as many of its images.
     """
 

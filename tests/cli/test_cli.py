@@ -66,6 +66,12 @@ def test_a_path_that_cannot_exist(command: Command, words: list[str], path: str)
     assert answer.err.startswith("error: ") and "Traceback" not in answer.err
 
 
+def test_a_list_of_a_store_whose_path_is_too_long(command: Command) -> None:
+    answer = command("list", "runs", "--store", NO_PATHS[0])
+    assert answer.status in (1, 2)
+    assert answer.err.startswith("error: ") and "Traceback" not in answer.err
+
+
 def test_a_file_that_may_not_be_read(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever the system refuses a file, the answer names it."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: numbers of the input whose gradient is computed at once: 4 MB in fp32, which stay in the cache
+#: values of the input whose gradient is computed at once: 4 MB in fp32 fit into a cache
 AT_ONCE = 2**20
 
 
