@@ -22,7 +22,7 @@ INDEX = """\
 Every number is made from a record in `results/leaderboard/` by `harness table`, in percent, as
 mean ± standard deviation over seeds. Rows of different protocols or data never share a table:
 below each table is the card of what is held equal. *Cameras* says whether a method uses camera
-labels, be it in its sampler only. Speeds, hours and costs appear where `harness bench methods`
+labels, even if only in its sampler. Speeds, hours and costs appear where `harness bench methods`
 has timed the methods side by side. None of these numbers is taken from a paper; [published
 numbers](published.md) have a page of their own.
 

@@ -1,13 +1,14 @@
 """`harness bench gpu`: everything that needs a GPU, one step after the other.
 
-A finished step leaves a mark and is not repeated; a stopped run resumes from its last finished
-epoch. A step that failed, or that took more than the whole time, comes after the others the next
-time; of several, the one that was tried last is the last. Repeating the command therefore completes
-the work on machines that are lent for minutes.
+A finished step leaves a mark and is not repeated for this commit and GPU; a stopped run resumes
+from its last finished epoch. A step that failed, or that took more than the whole time, comes after
+the others the next time; of several, the one that was tried last is the last. Repeating the command
+therefore completes the work on a GPU that is available for minutes at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,14 +23,16 @@ from harness.core.environment import commit, device_name
 from harness.core.errors import ConfigError, HarnessError
 
 MARKS = Path("results/bench/.done")
-#: the methods that are timed first; to time all methods takes longer than a machine is lent
+#: seconds that a stopped step has to delete its temporary files
+GRACE = 5.0
+#: the methods that are timed first; all of them would leave no time for the other steps
 FIRST = "method=cluster_contrast,mskd,direct_transfer,o2cap,cap,mmt"
 
 
 def steps(store: str) -> dict[str, list[str]]:
     """Name → arguments of a Python process, in the order of their worth."""
     harness, bench, market = ["-m", "harness"], ["-m", "harness", "bench"], "dataset=market1501"
-    # where time is short, a disturbed timing is better than none; its file shows the load
+    # disturbed timings are kept, because time is short; their files record the load
     any_load = ["--max-load", "1"]
     output = [*any_load, "--max-spread", "9", "--output", "results/bench"]
     timings = {
@@ -40,7 +43,7 @@ def steps(store: str) -> dict[str, list[str]]:
                "--max-error", "9", "--output", "results/bench"]  # fmt: skip
     return {
         "tests": ["-m", "pytest", "-m", "gpu and not slow"],
-        "bench methods": [*methods, "--seconds", "0.5", FIRST],
+        "bench methods": [*methods, FIRST],
         **timings,
         "bench labels": [*bench, "labels", *output],
         "bench eval": [*bench, "eval", *output],
@@ -51,7 +54,7 @@ def steps(store: str) -> dict[str, list[str]]:
         "MSKD as published": [*harness, "run", "method=mskd", market, "protocol=published",
                               "train.precision=bf16", f"store={store}"],
         "tests of compilation": ["-m", "pytest", "-m", "gpu and slow"],
-        "bench all methods": [*methods, "--seconds", "0.5"],
+        "bench all methods": methods,
         "table": [*harness, "table", "--store", store, "--dataset", "market1501"],
     }  # fmt: skip
 
@@ -73,7 +76,7 @@ def run(minutes: float | None, store: str) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     if left:
-        print(f"Time is over. Left: {', '.join(left)}. Repeat the command to continue.")
+        print(f"The time is over. Steps left: {', '.join(left)}. Repeat the command to continue.")
 
 
 def do(
@@ -98,9 +101,13 @@ def do(
         if states[name] == "done":
             say(f"{name}: already done")
             continue
+        seconds = None if end is None else end - time.monotonic()
+        if begun and seconds is not None and seconds <= 0:
+            left = [each for each in order[position:] if states[each] != "done"]
+            break
         say(f"{name}: {' '.join(todo[name][1:])}")
         begun += 1
-        status = _run(todo[name], None if end is None else max(0.0, end - time.monotonic()))
+        status = _run(todo[name], seconds)
         if status == 0 and name != "table":
             _mark(marks, name, f"done {version}")
         elif status:
@@ -142,8 +149,10 @@ def _mark(marks: Path, name: str, text: str) -> None:
 
 
 def _run(arguments: Sequence[str], seconds: float | None) -> int | None:
-    """The exit status of a Python process; None if it was stopped after `seconds`, with all
-    processes that it started.
+    """The exit status of a Python process; None if it was stopped after `seconds`.
+
+    A process that is stopped gets SIGINT, and after `GRACE` is killed with all processes that it
+    started.
     """
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -155,8 +164,17 @@ def _run(arguments: Sequence[str], seconds: float | None) -> int | None:
         return None
     finally:
         if process.returncode is None:  # also after Ctrl-C, which does not reach another session
-            if hasattr(os, "killpg"):
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-            process.wait()
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if not hasattr(os, "killpg"):
+        process.kill()
+        process.wait()
+        return
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):  # none of its group is left
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.benchmarks.timing import Round
 from harness.benchmarks.workload import Workload
 from harness.components.backbones import set_samples_per_bn
+from harness.core.errors import ConfigError
 from harness.core.interfaces import Backbone, LabelledSet, UnlabelledSet
 from harness.core.precision import fp32_as
 from harness.core.progress import Reporter
@@ -70,7 +71,15 @@ def make_trainer(
 
 
 def make_bench_trainer(workload: Workload) -> Trainer:
-    """The trainer of the workload's stage, in an epoch of random features."""
+    """The trainer of the workload's stage, in an epoch of random features.
+
+    Raises:
+        ConfigError: the stage trains on a labeled source, of which a workload has none.
+    """
+    if is_joint(workload.stage) or reads_identities(workload.stage):
+        name = workload.config.method.name
+        raise ConfigError(f"bench train has no labeled source, which {name} trains on.",
+                          "harness bench methods times such methods.")  # fmt: skip
     data = UnlabelledSet(workload.image_cache, workload.cameras)
     trainer = make_trainer(workload.stage, data, workload.device, workload.precision)
     features = workload.features(trainer.components.backbone)

@@ -40,7 +40,7 @@ DEFAULTS = ("dataset=synthetic", "protocol=common", "backbone.weights=none")
 
 def measure(
     overrides: Sequence[str], device: torch.device, reference: str = "cluster_contrast",
-    repeats: int = 3, seconds: float = 2.0, bounds: Bounds = USUAL,
+    repeats: int = 20, seconds: float = 0.5, bounds: Bounds = USUAL,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Time methods under one protocol.
@@ -66,7 +66,7 @@ def measure(
     names, shared = split_methods(overrides)
     if reference not in options()["method"]:
         known = ", ".join(name for name in options()["method"] if "/" not in name)
-        raise ConfigError(f"--reference {reference} is no method.", f"Known: {known}.")
+        raise ConfigError(f"--reference {reference} is not a method.", f"Known: {known}.")
     stages = make_stages(
         [reference, *(n for n in names if n != reference)], shared, device, seconds, reporter
     )
@@ -86,6 +86,7 @@ def measure(
         stage.facts |= {key: value for key, value in about.items() if key not in same}
     methods = costs(stages, reference, repeats)
     measured["disturbed"] += imprecise(methods, bounds)
+    measured["load"]["bounds"]["error"] = bounds.error
     setting = {"reference": reference, **same, "seconds_per_round": seconds}
     return {"what": "methods", "setting": setting, "machine": machine(device), "methods": methods,
             "candidates": {each.name: each.summary() for each in candidates},
@@ -93,7 +94,7 @@ def measure(
 
 
 def split_methods(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The methods that `method=` names, all of them without one, and the other overrides.
+    """The methods that `method=` names, each once, or all of them, and the other overrides.
 
     Raises:
         ConfigError: it names none, or one that does not exist.
@@ -113,7 +114,7 @@ def split_methods(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         wrong = f"no method '{unknown[0]}'" if names else f"no method like {given[-1]}"
         shown = ", ".join(name for name in known if "/" not in name)
         raise ConfigError(f"There is {wrong}.", f"Known: {shown}.")
-    return names, others
+    return list(dict.fromkeys(names)), others
 
 
 def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[str, Any]:

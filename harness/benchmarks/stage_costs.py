@@ -35,8 +35,9 @@ from harness.training import extraction
 from harness.training.trainer import Trainer
 
 PARTS = ("train", "extract", "labels", "rank")
-#: parts that take a few percent of a schedule are timed in every fourth round only
-EVERY = {"labels": 4, "rank": 4}
+#: parts that take a few percent of a schedule are timed in every fifth round only; of these rounds
+#: every second one has the reverse order
+EVERY = {"labels": 5, "rank": 5}
 #: the stage of a method that does not train
 UNTRAINED = "initial"
 
@@ -242,7 +243,7 @@ class StageCosts:
         )
         passes = round(passed[0] / trainer.batch_size, 3)
         self.facts = {"forward_passes": passes, "trained_parameters": trained}
-        steps = self._enough(first, lambda: compute(1))
+        steps = self._enough(first, compute(1))
         return lambda: compute(steps)
 
     def _extract(self) -> Callable[[], Round]:
@@ -256,7 +257,7 @@ class StageCosts:
             return Round(count, synchronized_time(device) - began)
 
         first = min(extraction.BATCH, len(images))
-        batches = self._enough(compute(first), lambda: compute(first))
+        batches = self._enough(compute(first), compute(first))
         return lambda: compute(batches * first)
 
     def _labels(self) -> Callable[[], Round]:
@@ -286,10 +287,11 @@ class StageCosts:
         self.evaluator.score(query, gallery)
         return lambda: self._repeated(lambda: self.evaluator.score(query, gallery), len(query))
 
-    def _enough(self, first: Round, again: Callable[[], Round]) -> int:
-        """How often to repeat work that fills a round; the first time it took longer than usual."""
-        one = first if first.seconds > 2 * self.seconds else again()
-        return math.ceil(self.seconds / one.seconds)
+    def _enough(self, *tries: Round) -> int:
+        """How often to repeat work that fills a round: at its fastest, as the first try, and one
+        beside other work, take longer than usual.
+        """
+        return math.ceil(self.seconds / min(each.seconds for each in tries))
 
     def _repeated(self, call: Callable[[], object], images: int) -> Round:
         """A round of calls with that many images each; `once` is the time of one call."""

@@ -1,4 +1,5 @@
-"""Candidates timed in alternating rounds (A B C A B C), so that other load affects all alike.
+"""Candidates timed in alternating rounds (A B C, C B A, …), so that other load and a drift of the
+machine's speed affect all alike.
 
 Each measurement notes how much of the processor other work took. One that was disturbed is
 repeated, and a result that stays disturbed says so and is not written to a file.
@@ -73,7 +74,7 @@ class Candidate:
 
     Attributes:
         about: settings of this candidate alone, for its summary.
-        every: it is timed in each so many rounds; the others repeat its last time.
+        every: it is timed in one of so many rounds; the others repeat its last time.
         cpu_rates: images per CPU second of each round, worker processes included.
         loads: other work during each round; None if it is unknown.
         repeated: how many disturbed rounds were repeated.
@@ -152,8 +153,11 @@ def take_turns(
 ) -> dict[str, Any]:
     """Time candidates in turns: one round each to warm up, then `repeats` rounds each.
 
+    Every second round has the reverse order.
+
     Returns:
-        `load`: other work during the rounds that count, and how many rounds were repeated.
+        `load`: other work during the rounds that count, how many rounds were repeated, and the
+            bound. The run queue at the start and the end is for information only.
         `disturbed`: a line if other work took more than the bound, with the candidates' names.
     """
     total = (1 + repeats) * len(candidates)
@@ -162,7 +166,7 @@ def take_turns(
         progress(done, total)
     queue, whole = run_queue(), LoadMeter()
     for number in range(repeats):
-        for candidate in candidates:
+        for candidate in reversed(candidates) if number % 2 else candidates:
             if number % candidate.every:
                 candidate.rounds.append(candidate.rounds[-1])
             else:
@@ -181,7 +185,7 @@ def take_turns(
         load["steal"] = round(statistics.median(each.steal for each in known), 4)
         load["highest"] = round(max(each.total for each in known), 4)
     load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
-    load["bounds"] = {"load": bounds.load, "spread": bounds.spread, "error": bounds.error}
+    load["bounds"] = {"load": bounds.load}
     disturbed = []
     worst = max((each.total for each in known), default=0.0)
     if worst > bounds.load:
@@ -206,6 +210,7 @@ def compare(
     """
     measured = take_turns(candidates, repeats, device, bounds)
     measured["disturbed"] += unsteady({each.name: each.rates for each in candidates}, bounds)
+    measured["load"]["bounds"]["spread"] = bounds.spread
     first, *others = candidates
     ratios: dict[str, dict[str, float]] = {}
     for other in others:

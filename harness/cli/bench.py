@@ -144,8 +144,8 @@ def _show(result: Mapping[str, Any]) -> None:
         first = next(iter(candidates))
         for name, ratio in result["ratios"].items():
             wall, cpu = ratio["images_per_second"], ratio["images_per_core_second"]
-            within = f" ± {ratio['error']:.0%}" if "error" in ratio else ""
-            print(f"{first} is {wall}{within} times as fast as {name} ({cpu} times by CPU time)")
+            print(f"{first} is {wall} ± {ratio['error']:.0%} times as fast as {name} "
+                  f"({cpu} times by CPU time)")  # fmt: skip
     load = result["load"]
     if load["others"] is not None:
         print(f"other processes took {load['others']:.1%} of the CPU, other virtual machines "

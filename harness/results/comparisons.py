@@ -333,7 +333,7 @@ def _rows(
     unlike: str, measured: Sequence[MeasuredCosts],
 ) -> tuple[pd.DataFrame, MeasuredCosts | None]:  # fmt: skip
     """One row per label and whatever else must not be averaged; and the measurement of costs that
-    is of most rows, the last one of several.
+    fits most rows, the last one of several, or None if none fits.
     """
     keys = ["method", "name", "stage", "final", "changed", "cameras", "selection", "tuned"]
     dataset = runs["dataset"].iloc[0]
@@ -344,8 +344,9 @@ def _rows(
             row |= published.beside(dataset, card["name"], row["name"], cameras, setting)
         row["cameras"] = "yes" if row["cameras"] else "no"
     fits = [[one.of_run(row, configs[row["runs"][0]]) for row in found] for one in measured]
-    best = max(range(len(fits)), key=lambda at: (sum(map(bool, fits[at])), at), default=None)
-    for row, cost in zip(found, fits[best] if best is not None else [{}] * len(found), strict=True):
+    some = [at for at, costs in enumerate(fits) if any(costs)]
+    best = max(some, key=lambda at: (sum(map(bool, fits[at])), at), default=None)
+    for row, cost in zip(found, [{}] * len(found) if best is None else fits[best], strict=True):
         row |= dict.fromkeys(COSTS) | cost
     rows = pd.DataFrame(found).astype(dict.fromkeys(COSTS, float)).drop(columns="changed")
     return rows, None if best is None else measured[best]

@@ -73,7 +73,11 @@ class _Machine(BaseModel):
 
 
 class _Load(BaseModel):
-    others: float | None
+    """highest: share of the CPU that other processes and other virtual machines took in the most
+    disturbed round.
+    """
+
+    highest: float | None
 
 
 class _Measurement(BaseModel):
@@ -139,11 +143,12 @@ class MeasuredCosts:
         return found
 
     def phases(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Hours by phase of all stages of the rows that are a method's last: row, phase, hours."""
+        """Hours by phase of all stages of a method, for its last row: row, phase, hours.
+
+        Rows without `hours`, which do not fit the measurement, are left out.
+        """
         found = []
-        for row in rows.to_dict("records"):
-            if not (row["final"] and self.of_row(row)):
-                continue
+        for row in rows[rows["final"] & rows["hours"].notna()].to_dict("records"):
             for stage in self.methods[row["name"]].stages.values():
                 for phase, hours in stage.hours_by_phase.items():
                     found.append({"row": row["row"], "phase": phase, "hours": hours})
@@ -184,16 +189,16 @@ def measurements(
         try:
             result = _Measurement.model_validate(read_json(path))
         except (OSError, ValidationError, ValueError):
-            say_once(f"{path} is no result of harness bench methods, and is left out.")
+            say_once(f"{path} is not a result of harness bench methods, and is left out.")
             continue
         methods = {one.name: one for one in result.methods.values() if one.card == key}
-        setting, machine, others = result.setting, result.machine, result.load.others
+        setting, machine, highest = result.setting, result.machine, result.load.highest
         about = {**data, "dataset": data["name"]}
         if not methods or result.disturbed or not _fits(setting, about):
             continue
         errors = [one.cost_error for one in methods.values() if one.cost_error is not None]
         certain = f", costs within ± {max(errors):.0%} (95% intervals)" if errors else ""
-        shared = "" if others is None else f"; other work took {others:.0%} of the CPU"
+        shared = "" if highest is None else f"; other work took at most {highest:.0%} of the CPU"
         note = (
             f"Images/s (in training), hours (of the schedule) and cost (hours over those of "
             f"{setting.reference}) were timed side by side by harness bench methods on "

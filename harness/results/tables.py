@@ -34,8 +34,8 @@ HEAD = """\
 
 Made by `harness table --format markdown` from records{finished}; not to be edited.
 Percent, mean ± standard deviation over seeds. Rows of different protocols or data never share a
-table. Cameras: whether the method uses camera labels, be it in its sampler only. Speeds, hours and
-costs are those that `harness bench methods` timed side by side, where it has.
+table. Cameras: whether the method uses camera labels, even if only in its sampler. Speeds, hours
+and costs are from `harness bench methods`, which times methods side by side, where it has been run.
 """
 STYLES = {"best": "bold", "second": "underline"}
 #: columns that a narrow terminal does without, the first ones first

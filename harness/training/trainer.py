@@ -308,8 +308,8 @@ class Trainer:
             row["cpu_share"] = round(1.0 - others.total, 3)
             if self.device.type == "cpu" and others.total > BUSY and torch.get_num_threads() > 1:
                 say_once(
-                    f"other work takes {others.total:.0%} of the processor; threads=1 is faster "
-                    "then, because threads of one convolution wait for each other"
+                    f"other work takes {others.total:.0%} of the processor; fewer threads can be "
+                    "faster then (threads=N), because a convolution waits for its slowest thread"
                 )
 
     def iterations(self, labels: Tensor, frozen: bool) -> int:

@@ -69,6 +69,35 @@ def test_a_step_that_takes_more_than_the_whole_time_comes_last(tmp_path: Path) -
     assert not child.exists(), "what a step started ends with it"
 
 
+def test_a_stopped_step_deletes_its_temporary_files(tmp_path: Path) -> None:
+    step = "import tempfile, time\nwith tempfile.TemporaryDirectory(dir={!r}): time.sleep(60)"
+    left = gpu.do({"long": ["-c", step.format(str(tmp_path))]}, tmp_path / "m", "v", 2 / 60, print)
+    assert left == ["long"]
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_step_that_ignores_signals_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "GRACE", 0.5)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    began = time.monotonic()
+    assert gpu.do({"deaf": ["-c", deaf]}, tmp_path, "v", 2 / 60, print) == ["deaf"]
+    assert time.monotonic() - began < 30
+
+
+def test_nothing_begins_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 1.0, 61.0])
+    monkeypatch.setattr("harness.benchmarks.gpu.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(gpu, "_run", lambda arguments, seconds: 0)
+    lines: list[str] = []
+    todo = {"one": ["-c", "1"], "two": ["-c", "2"], "three": ["-c", "3"]}
+    assert gpu.do(todo, tmp_path, "v", 1.0, lines.append) == ["two", "three"]
+    assert lines == ["one: 1"]
+
+
 def test_steps_that_come_later_take_turns(tmp_path: Path) -> None:
     flaky = tmp_path / "flaky"
     fails_once = f"from pathlib import Path; p = Path({str(flaky)!r}); n = p.exists(); p.touch(); "

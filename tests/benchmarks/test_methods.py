@@ -221,6 +221,7 @@ def test_images_are_shared(tmp_path: Path) -> None:
     [
         ("method=mskd", ["mskd"]),
         ("method=mskd,mskd/no_views", ["mskd", "mskd/no_views"]),
+        ("method=mskd,mskd", ["mskd"]),
         ("method=glob(m*)", ["mmt", "mskd"]),
     ],
 )
@@ -246,7 +247,7 @@ def test_unknown_methods_are_refused(word: str, problem: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "problem"), [("clustr", "is no method"), ("direct_transfer", "does not train")]
+    ("reference", "problem"), [("clustr", "is not a method"), ("direct_transfer", "does not train")]
 )
 def test_a_reference_has_to_train(reference: str, problem: str, tmp_path: Path) -> None:
     overrides = [*SETTINGS, f"data.root={tmp_path}/data", "method=direct_transfer"]

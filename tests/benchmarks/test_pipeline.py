@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,18 @@ import pytest
 import torch
 from torchvision import transforms as T
 
+from harness.benchmarks import bare_loop, dataloader_baseline
 from harness.benchmarks.dataloader_baseline import DecodedImages
+from harness.benchmarks.harness_implementation import make_bench_trainer
 from harness.benchmarks.pipeline import ROUNDS as PIPELINE
 from harness.benchmarks.workload import DEFAULTS, Workload, as_files, with_defaults
+from harness.core.precision import fp32_as
 from harness.data.augment import normalize
 from harness.data.image_cache import build_image_cache
 from harness.data.image_files import ImageFiles
 from harness.data.image_source import Subset
 from harness.experiment.compose import compose
+from harness.training.trainer import Trainer
 from tests.conftest import Command
 from tests.paths import ROOT
 
@@ -53,15 +59,90 @@ def test_pipeline_beside_the_dataloader_baseline(
     assert found["candidates"]["baseline"]["workers"] == 0
     assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["disturbed"] == []
-    assert found["load"]["bounds"] == {"load": 1.0, "spread": 99.0, "error": 0.1}
+    assert found["load"]["bounds"] == {"load": 1.0, "spread": 99.0}
     (path,) = (tmp_path / "timings").glob("*.json")
     assert path.name.startswith(f"{what}-") and json.loads(path.read_text()) == found
 
 
-def test_the_fastest_number_of_workers_is_chosen(command: Command) -> None:
+@pytest.mark.parametrize("fastest", [0, 1, 4, 8])
+def test_the_fastest_number_of_workers_is_chosen(
+    fastest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataloader_baseline, "cores", lambda: 8)
+
+    def batches(images: object, drawn: list[object], workers: int, device: object) -> Iterator[int]:
+        yield 0
+        time.sleep(0.0 if workers == fastest else 0.05)
+        yield 1
+
+    monkeypatch.setattr(dataloader_baseline, "_load", batches)
+    workload = Workload(SMALL, torch.device("cpu"), 20, tmp_path)
+    images = DecodedImages(workload, augmented=False)
+    assert dataloader_baseline.best_workers(images, workload, batches=2) == fastest
+
+
+def test_without_workers_the_fastest_number_is_taken(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.benchmarks.pipeline.best_workers", lambda *rest, **more: 0)
     options = (*SMALL, *OPTIONS, "--steps", "1", "--baseline", "--json")
     found = json.loads(command("bench", "augment", *options).out)
-    assert found["candidates"]["baseline"]["workers"] >= 0
+    assert found["candidates"]["baseline"]["workers"] == 0
+
+
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
+    """The trainers that the bare loop makes."""
+    made: list[Trainer] = []
+
+    def make(workload: Workload) -> Trainer:
+        made.append(make_bench_trainer(workload))
+        return made[-1]
+
+    monkeypatch.setattr(bare_loop, "make_bench_trainer", make)
+    return made
+
+
+@pytest.mark.parametrize("method", ["mskd", "ice", "pplr"])
+def test_a_step_of_the_bare_loop_is_one_of_training(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = Workload((*SMALL, f"method={method}"), torch.device("cpu"), 48, tmp_path)
+    made = captured(monkeypatch)
+    found = bare_loop.bare_train(workload, 2)()
+    (bare,) = made
+    usual = make_bench_trainer(workload)
+    before = [p.detach().clone() for p in usual.components.backbone.parameters()]
+    (batch,) = usual.batch_maker.make(0, iter(workload.drawn(1)), workload.labels, 1)
+    with fp32_as("fp32"):
+        for _ in range(2):
+            usual.train_step(batch, False)
+    pairs = zip(bare.trained.parameters(), usual.trained.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    after = usual.components.backbone.parameters()
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert found.images == 2 * workload.batch
+
+
+def test_the_bare_forward_pass_embeds_as_many_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workload = Workload(SMALL, torch.device("cpu"), 48, tmp_path)
+    network, passed = workload.backbone(), list[int]()
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert not module.training and not torch.is_grad_enabled()
+        passed.append(len(inputs[0]))
+
+    network.register_forward_pre_hook(note)
+    monkeypatch.setattr(workload, "backbone", lambda: network)
+    found = bare_loop.bare_extract(workload, 3)()
+    assert sum(passed) == found.images >= 3 * workload.batch
+
+
+@pytest.mark.parametrize("method", ["spcl/uda", "supervised"])
+def test_training_on_a_labeled_source_is_refused(method: str, command: Command) -> None:
+    found = command("bench", "train", *SMALL, *OPTIONS, f"method={method}", "source=synthetic")
+    assert found.status == 2 and "bench train has no labeled source" in found.err
 
 
 def test_table_on_a_terminal(command: Command) -> None:

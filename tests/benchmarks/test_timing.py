@@ -32,7 +32,7 @@ def test_candidates_take_turns_and_ratios_are_of_a_round() -> None:
         Candidate("b", rounds("b", 99.0, 2.0, 20.0, 30.0)),
     ]
     found = compare("train", {"batch": 4}, candidates, 3, CPU)
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"], "every second round is reversed"
     assert found["candidates"]["a"]["rounds"] == [100.0, 10.0, 10.0]
     assert found["candidates"]["a"]["images_per_second"] == 10.0
     assert found["candidates"]["a"]["spread"] == 9.0, "(100 - 10) / 10"

@@ -81,7 +81,7 @@ def measure(store: Path, name: str, date: str = "2026-01-01", **costs: float) ->
     result = {
         "setting": {"reference": "cluster_contrast", "dataset": "market1501"},
         "machine": {"device": "CPU", "cpu": "EPYC, 2 cores", "date": date},
-        "load": {"others": 0.02}, "disturbed": [],
+        "load": {"others": 0.02, "highest": 0.09}, "disturbed": [],
         "methods": {
             method: {
                 "name": method, "card": cost_key(CARD), "cost": cost, "hours": 5 * cost,

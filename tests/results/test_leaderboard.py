@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import plugins
+from harness.experiment import plan
 from harness.experiment.compose import compose
 from harness.experiment.plan import make_plan
 from harness.results.store import Store
@@ -48,6 +49,11 @@ SYNTHETIC = {
     and run.record["dataset"]["name"] == "synthetic"
     and run.record["protocol"]["name"] == "demo"
 }
+MARKET = {
+    run.name: run.record["protocol"]["weights"]
+    for run in Store(RESULTS / "leaderboard").runs()
+    if run.finished and run.record["protocol"]["name"] == "market1501_cpu"
+}
 #: name of a method or variant in records → as `method=` takes it
 METHODS = {
     name: f"{method}/{variant}" if variant else method
@@ -72,3 +78,17 @@ def test_records_are_of_the_experiments_as_configured_now(method: str) -> None:
         card = SYNTHETIC[name]["protocol"]["hash"]
         beside = {n.split("-")[0] for n, r in SYNTHETIC.items() if r["protocol"]["hash"] == card}
         assert beside - {method} and card != SYNTHETIC[now]["protocol"]["hash"]
+
+
+@pytest.mark.parametrize("method", sorted({name.split("-")[0] for name in MARKET}))
+def test_records_of_market1501_cpu_are_of_today(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for the experiment on real images; the file of weights is known by its digest."""
+    own = {name: weights for name, weights in MARKET.items() if name.split("-")[0] == method}
+    (weights,) = set(own.values())
+    monkeypatch.setattr(plan, "describe_weights", lambda value: weights)
+    words = [f"method={METHODS[method]}", "+experiment=market1501_cpu", "backbone.weights=/a.pth"]
+    now = make_plan(compose([*words, "seed=0"]), "bf16").name
+    assert now in own, "its settings have changed: run it again"
+    assert {name.split("-")[3] for name in own} == {now.split("-")[3]}, "of one setting"

@@ -48,8 +48,8 @@ def test_costs_stand_beside_accuracy(store: Path) -> None:
     }  # fmt: skip
     (found,) = comparisons(store)
     (note,) = (note for note in leaderboard(found).notes if "bench methods" in note)
-    assert "EPYC, 2 cores, 2026-01-01; other work took 2% of the CPU" in note
-    assert "Cost × cluster_contrast" in render(store) and "other work took 2%" in render(store)
+    assert "EPYC, 2 cores, 2026-01-01; other work took at most 9% of the CPU" in note
+    assert "Cost × cluster_contrast" in render(store) and "took at most 9%" in render(store)
 
 
 def test_tables_are_sorted_by_cost(store: Path) -> None:
@@ -74,9 +74,11 @@ def test_charts_show_measured_costs(store: Path) -> None:
 
 
 def test_variants_have_no_cost(store: Path) -> None:
-    measure(store, "epyc", cluster_contrast=1.0)
+    measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
     write(store, "d", record("cluster_contrast", settings="22222222", train=51.0))
-    assert {cost for (cost,) in shown(store, "Cost × cluster_contrast").values()} == {"–"}
+    costs = {name: cost for name, (cost,) in shown(store, "Cost × cluster_contrast").items()}
+    assert costs.pop("mskd") == "2.40" and costs.pop("mskd (teacher)") == "0.96"
+    assert set(costs.values()) == {"–"} and len(costs) == 3
 
 
 def test_another_protocol_data_set_or_a_disturbed_measurement_is_none(store: Path) -> None:
@@ -103,7 +105,7 @@ def test_a_file_of_something_else_is_named_and_left_out(
 ) -> None:
     put(store, "broken", result)
     assert not measurements(store, MARKET, CARD)
-    assert "methods-broken.json is no result of harness bench" in capsys.readouterr().err
+    assert "methods-broken.json is not a result of harness bench" in capsys.readouterr().err
 
 
 def test_costs_are_of_runs_like_those_that_were_timed(store: Path) -> None:
@@ -127,6 +129,27 @@ def test_runs_that_are_compiled_or_tested_more_often_have_no_cost(
         (store / run / "config.json").write_text(json.dumps({section: {option: value}}))
     costs = {name: cost for name, (cost,) in shown(store, "Cost × cluster_contrast").items()}
     assert costs["mskd"] == "2.40" and costs["cluster_contrast"] == "–"
+
+
+def test_a_measurement_that_fits_no_run_is_not_named(store: Path) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    put(store, "epyc", result | {"setting": result["setting"] | {"compile": "default"}})
+    for run in "abc":
+        (store / run / "config.json").write_text(json.dumps({"train": {"compile": "off"}}))
+    (found,) = comparisons(store)
+    assert found.costs is None
+    assert "bench methods" not in FORMATS["markdown"]([leaderboard(found)])
+
+
+def test_hours_by_phase_are_of_the_runs_that_have_hours(store: Path) -> None:
+    result = measure(store, "epyc", cluster_contrast=1.0, mskd=2.4)
+    put(store, "epyc", result | {"setting": result["setting"] | {"compile": "off"}})
+    for run, compiled in (("a", "off"), ("b", "default")):
+        (store / run / "config.json").write_text(json.dumps({"train": {"compile": compiled}}))
+    (found,) = comparisons(store)
+    assert found.costs is not None
+    timed = found.costs.phases(found.rows.assign(row=found.rows["method"]))
+    assert set(timed["row"]) == {"mskd"}
 
 
 def test_an_earlier_stage_has_the_cost_of_its_own_rounds(store: Path) -> None:
