@@ -34,7 +34,7 @@ class StageCost(BaseModel):
     hours: float
     compile: str | None = None
     test_every: int | None = None
-    cost: float | None = None
+    cost: float
     hours_by_phase: dict[str, float]
     images_per_second: float | None = None
 
@@ -134,10 +134,7 @@ class MeasuredCosts:
             return {}
         stage = method.stages[row["stage"]]
         hours = method.hours if row["final"] else stage.hours
-        cost = method.cost if row["final"] else stage.cost
-        if cost is None:  # measured before stages had a cost of their own
-            cost = method.cost * hours / method.hours
-        found = {"hours": hours, "cost": cost}
+        found = {"hours": hours, "cost": method.cost if row["final"] else stage.cost}
         if stage.images_per_second is not None:
             found["images_per_second"] = stage.images_per_second
         return found

@@ -216,6 +216,21 @@ def test_an_experiment_brings_its_own_data_set_and_protocol() -> None:
     assert compose(with_defaults(DEFAULTS, ["batch.identities=4"])).dataset.name == "synthetic"
 
 
+def test_committed_costs_are_in_the_docs() -> None:
+    """Rows `method` | protocol | cost | ± of the page are those of a file."""
+    page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"^\| `(\w+)` \| (\w+) \| ([\d.]+) \| (\d+ %) \|", page, re.MULTILINE))
+    measured, days = set(), set()
+    for path in (ROOT / "results" / "bench").glob("methods-*.json"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        days.add(found["machine"]["date"])
+        for name, one in found["methods"].items():
+            error = f"{100 * one['cost_error']:.0f} %"
+            measured.add((name, found["setting"]["protocol"], f"{one['cost']:.2f}", error))
+    assert len(told) > 10 and told <= measured
+    assert all(day in page for day in days)
+
+
 def test_committed_timings_are_in_the_docs() -> None:
     page = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
     kinds, used = set(), set()

@@ -72,7 +72,7 @@ def write(store: Path, name: str, content: dict[str, Any] | str | None) -> Path:
 
 def _stage(hours: float, speed: float | None) -> dict[str, Any]:
     phases = {"extract": hours / 4, "label": 0.0, "train": hours / 2, "test": hours / 4}
-    return {"hours": hours, "hours_by_phase": phases, "images_per_second": speed}
+    return {"hours": hours, "cost": hours / 5, "hours_by_phase": phases, "images_per_second": speed}
 
 
 def measure(store: Path, name: str, date: str = "2026-01-01", **costs: float) -> dict[str, Any]:
