@@ -8,7 +8,7 @@ one round, over that of the reference in the same round.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,15 @@ from omegaconf import OmegaConf
 
 from harness.benchmarks.harness_implementation import make_network
 from harness.benchmarks.stage_costs import PARTS, Features, StageCosts
-from harness.benchmarks.timing import USUAL, Bounds, error_of_median, machine, spread, take_turns
+from harness.benchmarks.timing import (
+    USUAL,
+    Bounds,
+    error_of_median,
+    machine,
+    spread,
+    take_turns,
+    uncertain,
+)
 from harness.benchmarks.workload import with_defaults
 from harness.core.errors import ConfigError
 from harness.core.host_memory import keep_freed_memory
@@ -85,8 +93,8 @@ def measure(
     for stage, about in zip(stages, described, strict=True):
         stage.facts |= {key: value for key, value in about.items() if key not in same}
     methods = costs(stages, reference, repeats)
-    measured["disturbed"] += imprecise(methods, bounds)
-    measured["load"]["bounds"]["error"] = bounds.error
+    errors = {name: found["cost_error"] for name, found in methods.items()}
+    measured["disturbed"] += uncertain("cost", errors, bounds)
     setting = {"reference": reference, **same, "seconds_per_round": seconds}
     return {"what": "methods", "setting": setting, "machine": machine(device), "methods": methods,
             "candidates": {each.name: each.summary() for each in candidates},
@@ -165,15 +173,6 @@ def costs(stages: Sequence[StageCosts], reference: str, repeats: int) -> dict[st
             "schedule": vars(stage.amounts),
         }  # fmt: skip
     return found
-
-
-def imprecise(methods: Mapping[str, Mapping[str, Any]], bounds: Bounds) -> list[str]:
-    """A line for each method whose cost is not known within the bound."""
-    return [
-        f"{name}: cost {found['cost']} is uncertain by ± {found['cost_error']:.0%}"
-        for name, found in methods.items()
-        if found["cost_error"] > bounds.error
-    ]
 
 
 def _memory(stage: StageCosts) -> dict[str, Any]:

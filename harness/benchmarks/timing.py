@@ -54,15 +54,13 @@ class Bounds:
     """When a measurement counts as disturbed.
 
     load: share of our cores that other processes and other virtual machines may take.
-    spread: of a candidate's rates, their range over their median.
-    error: of a method's cost, half the 95% interval over the cost itself.
+    error: `error_of_median` of a candidate's rates, or of a method's cost.
     retries: how often a disturbed measurement is repeated; the least disturbed one counts.
     """
 
     load: float = 0.1
-    spread: float = 0.25
-    retries: int = 2
     error: float = 0.1
+    retries: int = 2
 
 
 USUAL = Bounds()
@@ -185,7 +183,7 @@ def take_turns(
         load["steal"] = round(statistics.median(each.steal for each in known), 4)
         load["highest"] = round(max(each.total for each in known), 4)
     load |= {"run_queue": [queue, run_queue()], "repeated": sum(c.repeated for c in candidates)}
-    load["bounds"] = {"load": bounds.load}
+    load["bounds"] = {"load": bounds.load, "error": bounds.error}
     disturbed = []
     worst = max((each.total for each in known), default=0.0)
     if worst > bounds.load:
@@ -205,12 +203,12 @@ def compare(
     Returns:
         `candidates`: each one's summary. `ratios`: how many times as fast the first one is as each
         other one, the median of the ratios within a round, and its `error_of_median`. `machine`:
-        hardware, versions, date. `load` and `disturbed`: see `take_turns`; candidates whose rates
-        spread too far are added.
+        hardware, versions, date. `load` and `disturbed`: see `take_turns`; candidates whose median
+        rate is too uncertain are added.
     """
     measured = take_turns(candidates, repeats, device, bounds)
-    measured["disturbed"] += unsteady({each.name: each.rates for each in candidates}, bounds)
-    measured["load"]["bounds"]["spread"] = bounds.spread
+    errors = {each.name: error_of_median(each.rates) for each in candidates}
+    measured["disturbed"] += uncertain("rate", errors, bounds)
     first, *others = candidates
     ratios: dict[str, dict[str, float]] = {}
     for other in others:
@@ -238,13 +236,12 @@ def spread(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / statistics.median(values)
 
 
-def unsteady(values: Mapping[str, Sequence[float]], bounds: Bounds) -> list[str]:
-    """A line for each name whose values, one per round, spread beyond the bound."""
-    found = {name: spread(each) for name, each in values.items()}
+def uncertain(what: str, errors: Mapping[str, float], bounds: Bounds) -> list[str]:
+    """A line for each name whose `error_of_median` is above the bound."""
     return [
-        f"{name}: the rounds differ by {wide:.0%} of their median"
-        for name, wide in found.items()
-        if wide > bounds.spread
+        f"{name}: the {what} is uncertain by ± {error:.0%}"
+        for name, error in errors.items()
+        if error > bounds.error
     ]
 
 
@@ -261,7 +258,7 @@ def save(result: Mapping[str, Any], folder: str) -> Path:
         raise HarnessError(
             f"The measurement was disturbed and is not written. {'; '.join(result['disturbed'])}.",
             "Repeat it when nothing else runs, with more --retries or --repeats, or accept it: "
-            "--max-load 1 --max-spread 9 (or --max-error 9).",
+            "--max-load 1 --max-error 9.",
         )
     about = result["machine"]
     device = hardware(about["device"], about["cpu"])

@@ -75,17 +75,13 @@ def main(arguments: Sequence[str]) -> None:
     if what == "eval":
         parser.add_argument("--scale", type=share, default=1.0, help="a share of the test set")
         parser.add_argument("--rerank", action="store_true", help="with k-reciprocal re-ranking")
-    repeats = 20 if what == "methods" else 3
+    repeats = 20 if what == "methods" else 5
     parser.add_argument("--repeats", type=count, default=repeats,
                         help=f"rounds after the warm-up; default {repeats}")  # fmt: skip
     parser.add_argument("--max-load", type=positive, default=0.1,
                         help="share of the CPU that other work may take; default 0.1")  # fmt: skip
-    if what == "methods":
-        parser.add_argument("--max-error", type=positive, default=0.1,
-                            help="of a cost, half its 95%% interval; default 0.1")  # fmt: skip
-    else:
-        parser.add_argument("--max-spread", type=positive, default=0.25,
-                            help="range of the rounds over their median; default 0.25")  # fmt: skip
+    parser.add_argument("--max-error", type=positive, default=0.1,
+                        help="half the 95%% interval of a cost or rate; default 0.1")  # fmt: skip
     parser.add_argument("--retries", type=natural, default=2, help="of a disturbed measurement")
     parser.add_argument("--device", default="auto", help="auto (the default), cpu or cuda")
     parser.add_argument("--threads", type=count, help="CPU threads; default: all")
@@ -107,11 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     if threads:
         torch.set_num_threads(threads)
     options["device"] = resolve_device(options["device"])
-    bounds = {"max_load": "load", "max_spread": "spread", "max_error": "error",
-              "retries": "retries"}  # fmt: skip
-    options["bounds"] = timing.Bounds(
-        **{field: options.pop(key) for key, field in bounds.items() if key in options}
-    )
+    bounds = {"load": "max_load", "error": "max_error", "retries": "retries"}
+    options["bounds"] = timing.Bounds(**{name: options.pop(key) for name, key in bounds.items()})
     if what in PIPELINE:
         result = pipeline.measure(what, **options)
     elif what == "methods":

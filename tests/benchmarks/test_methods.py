@@ -16,7 +16,7 @@ from harness.benchmarks.stage_costs import (
     StageCosts,
     counted_images,
 )
-from harness.benchmarks.timing import Bounds, error_of_median
+from harness.benchmarks.timing import Bounds, error_of_median, uncertain
 from harness.components.objectives import CameraProxies
 from harness.core.errors import ConfigError
 from harness.core.progress import Reporter
@@ -171,8 +171,8 @@ def test_the_error_of_a_median() -> None:
     assert error_of_median([0.9, 1.1] * 5) == pytest.approx(expected)
     assert error_of_median([2.0] * 4) == 0
     assert error_of_median([2.0]) == 1, "nothing is known of a single round's error"
-    found = {"a": {"cost": 2.0, "cost_error": 0.2}, "b": {"cost": 1.0, "cost_error": 0.01}}
-    assert methods.imprecise(found, Bounds()) == ["a: cost 2.0 is uncertain by ± 20%"]
+    errors = {"a": 0.2, "b": 0.01}
+    assert uncertain("cost", errors, Bounds()) == ["a: the cost is uncertain by ± 20%"]
 
 
 def test_terms_that_begin_later_are_timed(tmp_path: Path) -> None:
