@@ -29,7 +29,7 @@ from harness.benchmarks.timing import (
     uncertain,
 )
 from harness.benchmarks.workload import with_defaults
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, did_you_mean
 from harness.core.host_memory import keep_freed_memory
 from harness.core.precision import resolve_precision
 from harness.core.progress import Reporter
@@ -73,8 +73,8 @@ def measure(
     register()
     names, shared = split_methods(overrides)
     if reference not in options()["method"]:
-        known = ", ".join(name for name in options()["method"] if "/" not in name)
-        raise ConfigError(f"--reference {reference} is not a method.", f"Known: {known}.")
+        hint = did_you_mean(reference, (name for name in options()["method"] if "/" not in name))
+        raise ConfigError(f"--reference {reference} is not a method.", hint)
     stages = make_stages(
         [reference, *(n for n in names if n != reference)], shared, device, seconds, reporter
     )
@@ -120,8 +120,8 @@ def split_methods(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         names = list(map(str, value.list)) if isinstance(value, ChoiceSweep) else [str(value)]
     if not names or (unknown := [name for name in names if name not in known]):
         wrong = f"no method '{unknown[0]}'" if names else f"no method like {given[-1]}"
-        shown = ", ".join(name for name in known if "/" not in name)
-        raise ConfigError(f"There is {wrong}.", f"Known: {shown}.")
+        hint = did_you_mean(unknown[0] if names else "", (n for n in known if "/" not in n))
+        raise ConfigError(f"There is {wrong}.", hint)
     return list(dict.fromkeys(names)), others
 
 

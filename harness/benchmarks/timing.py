@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from harness.core.environment import environment
-from harness.core.errors import HarnessError
-from harness.core.files import expanded, make_folder, read_json, write_json
+from harness.core.errors import ConfigError, HarnessError
+from harness.core.files import check_writable, expanded, make_folder, read_json, write_json
 from harness.core.hashing import settings_digest
 from harness.core.host_memory import PeakMemory
 from harness.core.load import Load, LoadMeter, cpu_seconds, run_queue
@@ -245,6 +245,18 @@ def uncertain(what: str, errors: Mapping[str, float], bounds: Bounds) -> list[st
     ]
 
 
+def check_folder(folder: str) -> None:
+    """Refuse a folder that `save` could not write to. Makes nothing.
+
+    Raises:
+        ConfigError: it is a file. HarnessError: it cannot be made or written.
+    """
+    path = expanded(folder)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--output {folder} is a file.", "Give a folder.")
+    check_writable(path)
+
+
 def save(result: Mapping[str, Any], folder: str) -> Path:
     """Write a result into a folder, as `train-nvidia-h200.json`.
 
@@ -293,9 +305,15 @@ def _digest_of(path: Path) -> str | None:
 def error_of_median(values: Sequence[float]) -> float:
     """Half the width of the median's 95% interval, over the median; 1 for a single value.
 
-    The interval is that of normally distributed values: ± 1.96 · 1.2533 · s / √n.
+    The interval lies between two of the sorted values, whatever their distribution: the k-th
+    lowest and the k-th highest, k the largest with P(B < k) ≤ 2.5 % for B ~ Binomial(n, ½). Of
+    fewer than six values it is their range, and covers less than 95 %.
     """
-    if len(values) < 2:
+    n, ordered = len(values), sorted(values)
+    if n < 2:
         return 1.0
-    error = 1.96 * 1.2533 * statistics.stdev(values) / math.sqrt(len(values))
-    return error / statistics.median(values)
+    k, tail = 0, 0.0
+    while (tail := tail + math.comb(n, k) / 2**n) <= 0.025:
+        k += 1
+    k = max(k, 1)
+    return (ordered[n - k] - ordered[k - 1]) / (2 * statistics.median(values))

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness.cli.parser import report_error
+from harness.cli.parser import FLAGS, report_error
 from harness.core.errors import ConfigError, HarnessError, did_you_mean
 from harness.core.files import expanded, shown
 from harness.core.host_memory import before_torch
@@ -62,8 +62,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except HarnessError as error:
-        with_flags = not {*OVERRIDES}.intersection(arguments)
-        sys.exit(report_error(error, with_flags))
+        flags = [] if {*OVERRIDES}.intersection(arguments) else [*FLAGS]
+        if arguments[:1] == ["bench"]:  # it takes both
+            flags = ["device", "threads"]
+        sys.exit(report_error(error, flags))
     except KeyboardInterrupt:
         print(f"\nStopped.{RESUME.get(''.join(arguments[:1]), '')}", file=sys.stderr)
         sys.exit(130)

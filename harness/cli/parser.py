@@ -6,6 +6,7 @@ import argparse
 import os.path
 import re
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
 from harness.core.errors import ConfigError, DataError, HarnessError
@@ -83,17 +84,18 @@ def _up_to(text: str, most: float, words: str) -> float:
     return value
 
 
-def report_error(error: HarnessError, with_flags: bool = False) -> int:
+def report_error(error: HarnessError, flags: Iterable[str] = ()) -> int:
     """Print an error; returns the exit status.
 
-    with_flags: the command takes `--data-root DIR`, where `harness run` takes `data.root=DIR`.
+    flags: keys of `FLAGS` that the command takes as `--data-root DIR`, not as `data.root=DIR`.
     """
-    text = f"error: {error}"  # its hint is indented
-    print(_with_flags(text) if with_flags else text, file=sys.stderr)
+    print(_with_flags(f"error: {error}", flags), file=sys.stderr)  # its hint is indented
     return 2 if isinstance(error, ConfigError | DataError) else 1
 
 
-def _with_flags(text: str) -> str:
+def _with_flags(text: str, flags: Iterable[str]) -> str:
     """`data.root=DIR` as `--data-root DIR`."""
-    pattern = rf"(?<![\w.'-])({'|'.join(map(re.escape, FLAGS))})=([\w/~.:-]*[\w/])?"
+    if not (keys := "|".join(map(re.escape, flags))):
+        return text
+    pattern = rf"(?<![\w.'-])({keys})=([\w/~.:-]*[\w/])?"
     return re.sub(pattern, lambda found: f"{FLAGS[found[1]]} {found[2] or ''}".strip(), text)

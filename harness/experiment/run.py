@@ -89,8 +89,10 @@ def _prepared_process(config: DictConfig, device: torch.device) -> Iterator[None
     if device.type == "cpu":
         keep_freed_memory()
     before = torch.get_num_threads()
-    if config.threads or processes.is_distributed():  # torchrun sets a single thread for each
-        torch.set_num_threads(int(config.threads) or processes.threads_per_process())
+    if config.threads:
+        processes.use_threads(int(config.threads), f"threads={config.threads}")
+    elif processes.is_distributed():  # torchrun sets a single thread for each
+        torch.set_num_threads(processes.threads_per_process())
     reset_peak_memory(device)  # else a record has the peak of the largest run of the sweep so far
     try:
         yield

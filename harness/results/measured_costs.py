@@ -197,8 +197,8 @@ def measurements(
         certain = f", costs within ± {max(errors):.0%} (95% intervals)" if errors else ""
         shared = "" if highest is None else f"; other work took at most {highest:.0%} of the CPU"
         note = (
-            f"Images/s (in training), hours (of the schedule) and cost (hours over those of "
-            f"{setting.reference}) were timed side by side by harness bench methods on "
+            "Images/s (training, of a row's stage), hours (of the schedule) and cost (hours over "
+            f"those of {setting.reference}) were timed side by side by harness bench methods on "
             f"{hardware(machine.device, machine.cpu)}, {machine.date}{certain}{shared}."
         )
         order = len(methods), machine.date

@@ -308,7 +308,7 @@ class Trainer:
             row["cpu_share"] = round(1.0 - others.total, 3)
             if self.device.type == "cpu" and others.total > BUSY and torch.get_num_threads() > 1:
                 say_once(
-                    f"other work takes {others.total:.0%} of the processor; fewer threads can be "
+                    f"other work takes more than {BUSY:.0%} of the processor; fewer threads can be "
                     "faster then (threads=N), because a convolution waits for its slowest thread"
                 )
 

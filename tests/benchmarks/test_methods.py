@@ -166,9 +166,11 @@ def test_seconds_of_a_schedule() -> None:
 
 
 def test_the_error_of_a_median() -> None:
-    # s = 0.1 · √(10 / 9) for five values each of 0.9 and 1.1
-    expected = 1.96 * 1.2533 * (0.1 * (10 / 9) ** 0.5) / 10**0.5
-    assert error_of_median([0.9, 1.1] * 5) == pytest.approx(expected)
+    # of 20 values the 6th and the 15th enclose the median with a probability of 95.9 %
+    assert error_of_median([*range(1, 21)]) == pytest.approx((15 - 6) / 2 / 10.5)
+    assert error_of_median([1000, *range(2, 21), 1]) == pytest.approx((16 - 6) / 2 / 11)
+    assert error_of_median([1, 2, 3, 4, 5, 6]) == pytest.approx((6 - 1) / 2 / 3.5)
+    assert error_of_median([1.0, 2.0, 9.0]) == 2, "the range of few values"
     assert error_of_median([2.0] * 4) == 0
     assert error_of_median([2.0]) == 1, "nothing is known of a single round's error"
     errors = {"a": 0.2, "b": 0.01}

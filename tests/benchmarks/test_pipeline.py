@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchvision import transforms as T
 
-from harness.benchmarks import bare_loop, dataloader_baseline
+from harness.benchmarks import bare_loop, dataloader_baseline, pipeline
 from harness.benchmarks.dataloader_baseline import DecodedImages
 from harness.benchmarks.harness_implementation import make_bench_trainer
 from harness.benchmarks.pipeline import ROUNDS as PIPELINE
@@ -168,7 +168,7 @@ def test_synthetic_features(
     assert found["candidates"][candidate][key] > 0
     ratio = found["ratios"][candidate]["images_per_second"]
     answer = command(*common)
-    assert ratio > 0 and f"times as fast as {candidate}" in answer.out
+    assert ratio > 0 and f"times the images/s of {candidate}" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -181,11 +181,26 @@ def test_synthetic_features(
         (("train.precision=fp16",), "needs a GPU"),
         (("data.cache_location=pinned",), "needs a GPU"),
         (("--max-load", "0"), "must be a number above 0"),
+        (("--threads", "9999"), "--threads 9999 must be from 0 (all)"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:
     found = command("bench", "augment", *SMALL, *OPTIONS, *arguments)
     assert found.status == 2 and answer in found.err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_first(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*rest: object, **more: object) -> None:
+        pytest.fail("measured before the folder was checked")
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    (tmp_path / "file").write_text("")
+    found = command("bench", "train", *OPTIONS, "--output", str(tmp_path / "file"))
+    assert found.status == 2 and "is a file. \n  Give a folder" in found.err.replace(".\n", ". \n")
+    found = command("bench", "train", *OPTIONS, "--output", str(tmp_path / "file" / "inside"))
+    assert found.status in (1, 2) and "cannot be" in found.err and "Traceback" not in found.err
 
 
 def test_unknown_benchmarks_are_refused(command: Command) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from harness.cli.main import COMMANDS
-from harness.cli.parser import report_error
+from harness.cli.parser import FLAGS, report_error
 from harness.core.errors import ConfigError
 from harness.experiment.compose import compose
 from harness.results.store import Store
@@ -398,7 +398,7 @@ def test_hints_name_the_flags_of_the_command(
     hint: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`harness eval` takes --data-root, `harness run` takes data.root=."""
-    report_error(ConfigError("wrong", hint), with_flags=True)
+    report_error(ConfigError("wrong", hint), FLAGS)
     assert shown in capsys.readouterr().err
     report_error(ConfigError("wrong", hint))
     assert hint in capsys.readouterr().err
@@ -408,6 +408,8 @@ def test_commands_with_flags_suggest_flags(command: Command) -> None:
     assert "harness: --device gpu" not in command("run", "method=mskd", "device=gpu").err
     answer = command("label", "x.npy", "--out", "y.npy", "--device", "gpu")
     assert "--device gpu is unknown" in answer.err and "'cuda'" in answer.err
+    where = command("bench", "train", "dataset=market1501", "data.root=nowhere")
+    assert "data.root=" in where.err and "--data-root" not in where.err, "bench has no such flag"
 
 
 @pytest.mark.slow  # Hydra prepares its overrides for each of 145 groups

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from harness.components.objectives import ClusterMemory
+from harness.core.distributed import processes
 from harness.core.errors import ConfigError, HarnessError
 from harness.experiment.compose import compose
 from harness.experiment.experiment import Experiment
@@ -85,10 +86,18 @@ def test_the_next_run_of_the_process_finds_the_threads_of_before(
         execute(self, afresh)
 
     monkeypatch.setattr(Experiment, "execute", counted)
+    monkeypatch.setattr(processes, "cores", lambda: 2)
     with contextlib.suppress(KeyboardInterrupt):
         run_experiment(tiny_config(tmp_path, "method=direct_transfer", "threads=2"))
     assert counts == [2]
     assert torch.get_num_threads() == 1
+
+
+def test_more_threads_than_processors_are_refused(tmp_path: Path) -> None:
+    too_many = processes.cores() + 1
+    with pytest.raises(ConfigError, match=rf"threads={too_many} must be from 0 \(all\) to the"):
+        run_experiment(tiny_config(tmp_path, "method=direct_transfer", f"threads={too_many}"))
+    assert not any((tmp_path / "runs").glob("*"))
 
 
 def test_a_finished_run_is_reported_without_the_libraries_that_train(tmp_path: Path) -> None:

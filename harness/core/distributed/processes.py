@@ -123,6 +123,24 @@ def cores() -> int:
     return len(found) or os.cpu_count() or 1
 
 
+def use_threads(count: int, option: str) -> None:
+    """Let torch compute with `count` CPU threads.
+
+    Args:
+        option: its name and value, for the error.
+
+    Raises:
+        ConfigError: there are fewer processors than threads, which would take turns, slowly.
+    """
+    if not 1 <= count <= cores():
+        raise ConfigError(
+            f"{option} must be from 0 (all) to the number of processors that this process may use, "
+            f"{cores()}.",
+            "Omit it to use all of them.",
+        )
+    torch.set_num_threads(count)
+
+
 def threads_per_process() -> int:
     """CPU threads of each process if all processes of a machine share its cores equally."""
     return max(1, cores() // processes_here())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from harness.core.distributed.processes import use_threads
 from harness.core.environment import device_name, peak_memory
 from harness.core.errors import ConfigError, HarnessError
 from harness.core.files import expanded, make_folder
@@ -36,10 +37,8 @@ class Costs:
     """Device, time and memory of a command."""
 
     def __init__(self, device: str, threads: int) -> None:
-        if not 0 <= threads <= 1024:
-            raise ConfigError(f"--threads {threads} is not from 0 to 1024.", "0: all cores.")
         if threads:
-            torch.set_num_threads(threads)
+            use_threads(threads, f"--threads {threads}")
         self.device = resolve_device(device)
         if self.device.type not in ("cpu", "cuda"):
             raise ConfigError(f"--device {device} is not supported.", "Use auto, cpu or cuda.")
