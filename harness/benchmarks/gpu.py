@@ -152,10 +152,15 @@ def _run(arguments: Sequence[str], seconds: float | None) -> int | None:
     A process that is stopped gets SIGINT, and after `GRACE` is killed with all processes that it
     started.
     """
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
-    )  # fmt: skip
+    # a process that was started in the background ignores SIGINT, and so would the step
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:

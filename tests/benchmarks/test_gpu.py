@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def test_a_step_that_takes_more_than_the_whole_time_comes_last(tmp_path: Path) -
     assert not child.exists(), "what a step started ends with it"
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["usual", "background"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How this process takes SIGINT: in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_stopped_step_deletes_its_temporary_files(tmp_path: Path) -> None:
     step = "import tempfile, time\nwith tempfile.TemporaryDirectory(dir={!r}): time.sleep(60)"
     left = gpu.do({"long": ["-c", step.format(str(tmp_path))]}, tmp_path / "m", "v", 2 / 60, print)
