@@ -176,8 +176,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
         return
     os.killpg(process.pid, signal.SIGINT)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE)
-    with contextlib.suppress(ProcessLookupError):  # none of its group is left
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE)
+    finally:  # also after a second Ctrl-C
+        with contextlib.suppress(ProcessLookupError):  # none of its group is left
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

@@ -181,7 +181,7 @@ def test_synthetic_features(
         (("train.precision=fp16",), "needs a GPU"),
         (("data.cache_location=pinned",), "needs a GPU"),
         (("--max-load", "0"), "must be a number above 0"),
-        (("--threads", "9999"), "--threads 9999 must be from 0 (all)"),
+        (("--threads", "9999"), "--threads 9999 must be from 1"),
     ],
 )
 def test_refused(arguments: tuple[str, ...], answer: str, command: Command) -> None:

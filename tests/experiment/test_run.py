@@ -95,7 +95,7 @@ def test_the_next_run_of_the_process_finds_the_threads_of_before(
 
 def test_more_threads_than_processors_are_refused(tmp_path: Path) -> None:
     too_many = processes.cores() + 1
-    with pytest.raises(ConfigError, match=rf"threads={too_many} must be from 0 \(all\) to the"):
+    with pytest.raises(ConfigError, match=rf"threads={too_many} must be from 1 to the"):
         run_experiment(tiny_config(tmp_path, "method=direct_transfer", f"threads={too_many}"))
     assert not any((tmp_path / "runs").glob("*"))
 

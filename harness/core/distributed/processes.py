@@ -134,7 +134,7 @@ def use_threads(count: int, option: str) -> None:
     """
     if not 1 <= count <= cores():
         raise ConfigError(
-            f"{option} must be from 0 (all) to the number of processors that this process may use, "
+            f"{option} must be from 1 to the number of processors that this process may use, "
             f"{cores()}.",
             "Omit it to use all of them.",
         )

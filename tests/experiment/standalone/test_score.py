@@ -325,8 +325,8 @@ SLIPS = {
     "q.npz g.npz --out there.json": ["there.json exists", "--force"],
     "q.npz g.npz --force --per-query g.npz": ["g.npz is the gallery file"],
     "q.npz g.npz --out one.npy/s.json": ["cannot be written", "--out"],
-    "q.npz g.npz --threads -2": ["--threads -2 must be from 0 (all)"],
-    "q.npz g.npz --threads 9999": ["--threads 9999 must be from 0 (all)"],
+    "q.npz g.npz --threads -2": ["--threads -2 must be from 1"],
+    "q.npz g.npz --threads 9999": ["--threads 9999 must be from 1"],
     "q.npz g.npz --device gpu": ["gpu"],
 }
 
